@@ -1,0 +1,35 @@
+# Everything runs in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: install demo test lint bench docs clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bfn-toolkit needs Python 3.11 or newer; found %d.%d. Write: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+demo: install  ## the main job: data, training, samples, scores, figures
+	$(BIN)/bfn train --out $(RUN) --force
+
+test: install lint  ## laws, command line, code blocks of README and docs
+	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+
+bench: install  ## ratios to bare torch, which docs/benchmarks.md records
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
+
+docs: install
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html
+
+clean:
+	rm -rf .venv build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

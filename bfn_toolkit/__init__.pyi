@@ -1,0 +1,166 @@
+# The public names, and where each is defined: read by type checkers, and by lazy_loader at run time.
+from .datasets import (
+    Batch as Batch,
+)
+from .datasets import (
+    Dataset as Dataset,
+)
+from .datasets import (
+    Split as Split,
+)
+from .datasets import (
+    minibatches as minibatches,
+)
+from .datasets import (
+    split_rows as split_rows,
+)
+from .distributions import (
+    Delta as Delta,
+)
+from .distributions import (
+    Finite as Finite,
+)
+from .distributions import (
+    Kernel as Kernel,
+)
+from .distributions import (
+    Mixture as Mixture,
+)
+from .distributions import (
+    NormalMixture as NormalMixture,
+)
+from .distributions import (
+    Output as Output,
+)
+from .distributions import (
+    kl as kl,
+)
+from .distributions import (
+    normal as normal,
+)
+from .errors import (
+    BFNError as BFNError,
+)
+from .errors import (
+    ConfigError as ConfigError,
+)
+from .errors import (
+    DataError as DataError,
+)
+from .errors import (
+    NonFiniteError as NonFiniteError,
+)
+from .errors import (
+    PluginError as PluginError,
+)
+from .errors import (
+    ResourceError as ResourceError,
+)
+from .errors import (
+    RunDirectoryError as RunDirectoryError,
+)
+from .errors import (
+    StepCountError as StepCountError,
+)
+from .errors import (
+    UnknownPlugin as UnknownPlugin,
+)
+from .evaluation import (
+    Estimate as Estimate,
+)
+from .evaluation import (
+    LikelihoodBound as LikelihoodBound,
+)
+from .evaluation import (
+    likelihood_bound as likelihood_bound,
+)
+from .evaluation import (
+    mmd as mmd,
+)
+from .evaluation import (
+    sliced_w1 as sliced_w1,
+)
+from .evaluation import (
+    w1 as w1,
+)
+from .experiment import Experiment as Experiment
+from .experiment import Training as Training
+from .families import (
+    AdditiveFamily as AdditiveFamily,
+)
+from .families import (
+    ChannelFamily as ChannelFamily,
+)
+from .families import (
+    Family as Family,
+)
+from .families import (
+    OutputHead as OutputHead,
+)
+from .families import (
+    SteppedFamily as SteppedFamily,
+)
+from .hookspecs import HOOK_API as HOOK_API
+from .hookspecs import Entry as Entry
+from .hookspecs import hookimpl as hookimpl
+from .losses import (
+    ContinuousTimeLoss as ContinuousTimeLoss,
+)
+from .losses import (
+    DiscreteTimeLoss as DiscreteTimeLoss,
+)
+from .losses import (
+    Loss as Loss,
+)
+from .losses import (
+    Model as Model,
+)
+from .losses import (
+    ReconstructionLoss as ReconstructionLoss,
+)
+from .losses import (
+    draw_times as draw_times,
+)
+from .model import BFN as BFN
+from .model import FlowModel as FlowModel
+from .model import Oracle as Oracle
+from .networks import Network as Network
+from .networks import NetworkBuilder as NetworkBuilder
+from .networks import NetworkIO as NetworkIO
+from .randomness import seed_of as seed_of
+from .randomness import seeded as seeded
+from .registry import Registry as Registry
+from .runs import Run as Run
+from .runs import load_run as load_run
+from .samplers import AncestralSampler as AncestralSampler
+from .samplers import Sampler as Sampler
+from .samplers import SamplerState as SamplerState
+from .schedules import (
+    AccuracySchedule as AccuracySchedule,
+)
+from .schedules import (
+    GeometricSchedule as GeometricSchedule,
+)
+from .schedules import (
+    QuadraticSchedule as QuadraticSchedule,
+)
+from .schedules import (
+    TableSchedule as TableSchedule,
+)
+from .shapes import (
+    as_shape as as_shape,
+)
+from .shapes import (
+    batch_size as batch_size,
+)
+from .shapes import (
+    expand as expand,
+)
+from .shapes import (
+    per_example as per_example,
+)
+from .shapes import (
+    select as select,
+)
+from .trainer import train as train
+from .validators import finite as finite

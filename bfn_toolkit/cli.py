@@ -1,0 +1,504 @@
+"""The ``bfn`` command.  Torch and the plugins are imported inside the commands that need them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bfn_toolkit.errors import BFNError, ConfigError
+
+if TYPE_CHECKING:
+    from bfn_toolkit.report import SamplePlan
+    from bfn_toolkit.testing.kit import Verdict
+
+BUG = 70  # exit status of a fault of ours
+
+_POSITIVE = click.IntRange(min=1)
+_SEED = click.IntRange(min=0, max=2**63 - 1)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with:  bfn train --out runs/first",
+    no_args_is_help=True,
+)
+@click.version_option(version("bfn-toolkit"), message="%(prog)s %(version)s")
+def bfn() -> None:
+    """Train, sample and judge Bayesian flow networks made of plugins."""
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Dotted keys and values from ``--network.width 256`` or ``--network.width=256``.
+
+    Raises:
+        ConfigError: If a value is missing or an argument is no option.
+    """
+    overrides, rest = [], list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token == "--":
+            raise ConfigError(f"unexpected argument '{token}'; options are written --network.width 256")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} needs a value")
+            value = rest.pop(0)
+        overrides.append((key, value))
+    return overrides
+
+
+def _free_folder() -> Path:
+    return next(path for i in itertools.count(1) if not (path := Path("runs") / f"{i:03d}").exists())
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]]:
+    """A bar with loss and rate on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        every = max(1, steps // 10)
+
+        def line(metrics: list[Mapping[str, float]]) -> None:
+            for m in metrics:
+                step = int(m["step"])
+                if "valid_loss" in m:
+                    _say(f"step {step}/{steps}  validation loss {m['valid_loss']:.4f}")
+                elif step % every == 0 or step == steps:
+                    _say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
+
+        def advance(metrics: list[Mapping[str, float]]) -> None:
+            for m in metrics:
+                if "loss" in m:
+                    rate = bar.tasks[0].speed or 0.0
+                    bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
+
+        yield advance
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _scores_table(scores: Mapping[str, Any]) -> None:
+    def estimate(key: str) -> str:
+        return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
+
+    samples = scores["samples"]
+    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
+    rows = [
+        (messages, estimate("loss_nats") + " nats"),
+        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
+        ("bound of -ln p(x)", estimate("total_nats") + " nats"),
+        ("", estimate("bits_per_dimension") + " bits per dimension"),
+    ]
+    names = {"w1": "W1 to the data", "sliced_w1": "sliced W1 to the data", "mmd": "MMD squared to the data"}
+    rows += [(name, f"{samples[key]:.4f}") for key, name in names.items() if key in samples]
+    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+    title = (
+        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
+        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
+    )
+    _table(title, rows)
+
+
+@bfn.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="""\b
+Examples:
+  bfn train                                         four Gaussians, a Siren, Gaussian updates
+  bfn train --out runs/wide --network.width 256 --training.steps 1000
+  bfn train --preset post                           the recipe of the blog post
+  bfn train --config my.toml --seed 1               a file, with one value replaced
+  bfn train --family.head noise --training.ema_decay 0.99
+  bfn train --options                               every option, its type and its default""",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--preset", help="Named experiment beneath the file: default, post.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run directory to make  [default: runs/001, runs/002, ...]"
+)
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
+@click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    config: Path | None,
+    preset: str | None,
+    out: Path | None,
+    force: bool,
+    no_report: bool,
+    show_options: bool,
+) -> None:
+    """Train a model, then sample, score and draw it.
+
+    Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
+    --family.head noise, --training.lr 1e-3.
+    """
+    overrides = parse_overrides(ctx.args)
+    from bfn_toolkit.experiment import load_experiment
+
+    experiment = load_experiment(config, preset, overrides)
+    if show_options:
+        for key, type_, value in experiment.options():
+            click.echo(f"--{key}  {type_}  [{value}]")
+        return
+
+    from bfn_toolkit.runs import check_out
+    from bfn_toolkit.trainer import train as run_training
+
+    folder = out or _free_folder()
+    check_out(folder, force=force)
+    with _progress(experiment.training.steps) as on_metrics:
+        run = run_training(experiment, folder, force=force, on_metrics=on_metrics)
+    _say(f"run: {folder}")
+    if no_report:
+        return
+
+    from bfn_toolkit.report import SamplePlan, complete_run
+
+    _scores_table(complete_run(run, SamplePlan(seed=experiment.seed), _say))
+
+
+def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the draws."),
+        click.option("--sampler", default="ancestral", show_default=True, help="Sampler, by name."),
+        click.option("-n", "n", type=_POSITIVE, default=1000, show_default=True, help="Number of samples."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    ):
+        command = option(command)
+    return command
+
+
+def _open(path: Path, device: str) -> Any:
+    from bfn_toolkit.runs import Run
+    from bfn_toolkit.trainer import resolve_device
+
+    run = Run.open(path)
+    run.model.to(resolve_device(device))
+    return run
+
+
+def _plan(n: int, steps: int, sampler: str, seed: int) -> SamplePlan:
+    from bfn_toolkit.report import SamplePlan
+
+    return SamplePlan(n=n, steps=steps, sampler=sampler, seed=seed)
+
+
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn sample runs/001
+  bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
+  bfn sample runs/001 -n 50 --out samples.csv""",
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
+)
+@click.option("--force", is_flag=True, help="Replace the file.")
+@_plan_options
+def sample(run: Path, n: int, steps: int, sampler: str, seed: int, device: str, out: Path | None, force: bool) -> None:
+    """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{seed}.npy"
+    if out.is_dir():
+        raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
+
+    from bfn_toolkit.report import check_format, draw_samples, write_samples
+
+    check_format(out)
+    write_samples(out, draw_samples(_open(run, device), _plan(n, steps, sampler, seed)))
+    click.echo(str(out))
+
+
+class _Steps(click.ParamType[Any]):
+    name = "N|inf"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "inf":
+            return "inf"
+        steps: int = _POSITIVE.convert(value, param, ctx)
+        return steps
+
+
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn evaluate runs/001
+  bfn evaluate runs/001 --steps 20 --json
+  bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--steps", type=_Steps(), default="inf", show_default=True, help="Number of messages of the bound.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "test", "all"]),
+    default="test",
+    show_default=True,
+    help="Whose likelihood; samples are always held against all data.",
+)
+@click.option("--draws", type=_POSITIVE, help="Draws for each example  [default: about a million in all]")
+@click.option("--sample-steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@_plan_options
+def evaluate(
+    run: Path,
+    steps: int | str,
+    split: Any,
+    draws: int | None,
+    sample_steps: int,
+    as_json: bool,
+    n: int,
+    sampler: str,
+    seed: int,
+    device: str,
+) -> None:
+    """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
+    from bfn_toolkit.report import evaluate as evaluate_run
+    from bfn_toolkit.report import to_json
+
+    plan = _plan(n, sample_steps, sampler, seed)
+    n_steps = None if isinstance(steps, str) else steps
+    scores = evaluate_run(_open(run, device), plan, n_steps=n_steps, split=split, draws=draws)
+    if as_json:
+        click.echo(to_json(scores))
+    else:
+        _scores_table(scores)
+
+
+@bfn.command(epilog="Example:  bfn plot runs/001 --steps 20")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
+@_plan_options
+def plot(run: Path, steps: int, out: Path | None, n: int, sampler: str, seed: int, device: str) -> None:
+    """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
+    from bfn_toolkit.report import draw_samples, write_figures
+    from bfn_toolkit.runs import FIGURES
+
+    opened, plan = _open(run, device), _plan(n, steps, sampler, seed)
+    for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
+        click.echo(str(path))
+
+
+@bfn.command(epilog="Example:  bfn plugins --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--verbose", is_flag=True, help="Show the tracebacks of what failed.")
+def plugins(as_json: bool, verbose: bool) -> None:
+    """List the installed plugins, and what failed to load and why."""
+    from bfn_toolkit.registry import default_registry
+
+    registry = default_registry()
+    found = [
+        {
+            "kind": item.kind,
+            "name": item.name,
+            "module": item.module,
+            "distribution": item.distribution,
+            "version": item.version,
+        }
+        for item in registry.entries()
+    ]
+    failed = [
+        {
+            "entry_point": failure.entry_point,
+            "distribution": failure.distribution,
+            "version": failure.version,
+            "reason": failure.reason,
+            **({"traceback": failure.traceback} if verbose else {}),
+        }
+        for failure in registry.failures
+    ]
+    if as_json:
+        click.echo(json.dumps({"plugins": found, "failures": failed, "problems": list(registry.problems)}, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("kind", "name", "module", "distribution", "version")
+    for line in found:
+        table.add_row(*line.values())
+    console.print(table)
+    for failure in failed:
+        click.echo(f"failed: {failure['entry_point']} of {failure['distribution']}: {failure['reason']}")
+        if verbose:
+            click.echo(failure["traceback"])
+    for problem in registry.problems:
+        click.echo(f"problem: {problem}")
+
+
+def _expectations(texts: Sequence[str]) -> dict[str, str]:
+    expected = {}
+    for text in texts:
+        law, equals, reason = text.partition("=")
+        if not equals or not reason.strip():
+            raise ConfigError(f"--expect {text}: give the reason: --expect '{law}=why it is known to be broken'")
+        expected[law.strip()] = reason.strip()
+    return expected
+
+
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn check gaussian
+  bfn check my_plugin.py:MyFamily --law bayes-rule --examples 500
+  bfn check my_package.my_module:instance --expect "accuracies-add=they do not, by design\"""",
+)
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.option("--law", "laws", multiple=True, help="Try this law only; may be given again.")
+@click.option("--examples", type=_POSITIVE, help="Examples of each law that searches for one.")
+@click.option("--expect", multiple=True, metavar="LAW=REASON", help="A law that is known to be broken, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def check(
+    subjects: tuple[str, ...], laws: tuple[str, ...], examples: int | None, expect: tuple[str, ...], as_json: bool
+) -> int:
+    """Test SUBJECTs by the laws of their kind; exit status 1 if one does not hold.
+
+    A subject is a name that bfn plugins lists, module:attribute or path/file.py:attribute, where the attribute is an
+    instance, or a class or factory that needs no arguments.
+    """
+    expected = _expectations(expect)
+    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.testing.kit import verdicts
+    from bfn_toolkit.testing.subjects import find_subjects
+
+    found = [(name, subject) for name in subjects for subject in find_subjects(name, default_registry())]
+    report, passed = [], True
+    for name, subject in found:
+        lines = list(verdicts(subject, laws=laws, examples=examples, expected=expected))
+        passed = passed and all(line.passed for line in lines)
+        report.append(
+            {
+                "subject": name,
+                "instance": repr(subject),
+                "laws": [
+                    {
+                        "law": v.law.name,
+                        "verdict": v.verdict,
+                        "figure": v.figure,
+                        "fault": v.fault and str(v.fault),
+                        "reason": v.reason,
+                    }
+                    for v in lines
+                ],
+            }
+        )
+        if not as_json:
+            _verdict_table(repr(subject), lines)
+    if as_json:
+        click.echo(json.dumps({"passed": passed, "subjects": report}, indent=2))
+    return 0 if passed else 1
+
+
+def _verdict_table(title: str, lines: Sequence[Verdict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("law", "verdict", "figure")
+    for line in lines:
+        verdict = line.verdict if line.reason is None else f"{line.verdict}: {line.reason}"
+        table.add_row(line.law.name, verdict, "" if line.figure is None else f"{line.figure:.2g}")
+    click.echo(title)
+    Console().print(table)
+    for line in lines:
+        if line.fault is not None and not line.passed:
+            click.echo(str(line.fault))
+
+
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn new-plugin ring --kind family
+  bfn new-plugin my-net --kind network --out ~/projects/my-net""",
+)
+@click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice(["network", "family", "dataset", "sampler"]),
+    required=True,
+    help="What the plugin adds.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make  [default: bfn-NAME]")
+@click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
+def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
+    """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
+    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.scaffold import new_plugin as write
+
+    folder = out or Path(f"bfn-{name}")
+    for path in write(name, kind, folder, default_registry(), force=force):
+        click.echo(str(path))
+    place = shlex.quote(str(folder))
+    use = "bfn sample RUN --sampler" if kind == "sampler" else f"bfn train --{kind}"
+    _say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
+    try:
+        status = bfn.main(None if arguments is None else list(arguments), prog_name="bfn", standalone_mode=False)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BFNError as error:
+        _say("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        return error.exit_status
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has what it wanted; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        traceback.print_exc()
+        _say("This is a bug of bfn-toolkit: please report it with the lines above.")
+        return BUG
+    return status if isinstance(status, int) else 0

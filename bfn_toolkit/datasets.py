@@ -1,0 +1,99 @@
+"""Datasets: batches of examples, split for training, validation and test.
+
+A data set is a frozen attrs class: its fields say where the data come from (a generator, a file of the user's, a
+package), and the data are a function of them.  Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from bfn_toolkit.errors import DataError
+from bfn_toolkit.randomness import seeded
+
+Split: TypeAlias = Literal["train", "valid", "test", "all"]
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """Examples and what they are conditioned on.
+
+    Arguments:
+        x: Data, with shape (B, *site).
+        condition: Named tensors with B rows, handed to the network as keywords.
+    """
+
+    x: Tensor
+    condition: Mapping[str, Tensor] = attrs.field(factory=dict)
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def rows(self, index: Tensor) -> Batch:
+        """The examples with these numbers."""
+        condition = {name: value.index_select(0, index) for name, value in self.condition.items()}
+        return Batch(self.x.index_select(0, index), condition)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same examples on a device."""
+        return Batch(self.x.to(device), {name: value.to(device) for name, value in self.condition.items()})
+
+
+def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers for training and for validation: disjoint, shuffled, fixed by the seed.
+
+    Raises:
+        DataError: If either part would be empty.
+    """
+    n_valid = round(n * valid_fraction)
+    if not 0 < n_valid < n:
+        part = "training" if n_valid else "validation"
+        raise DataError(f"valid_fraction={valid_fraction} leaves no {part} rows of {n}")
+    with seeded(seed, "split"):
+        rows = torch.randperm(n)
+    return rows[n_valid:], rows[:n_valid]
+
+
+def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
+    """Batches that cover the rows once, in an order that is a function of the seed and the epoch.
+
+    Rows that fill no whole batch are left to other epochs; where all rows fit in one batch, that is the batch.
+    """
+    n = len(rows)
+    if n <= batch_size:
+        yield rows
+        return
+    with seeded(seed, "order", epoch):
+        order = torch.randperm(n).to(rows.x.device)
+    for i in range(0, n - batch_size + 1, batch_size):
+        yield rows.rows(order[i : i + batch_size])
+
+
+class Dataset(abc.ABC):
+    """Examples of one shape in splits."""
+
+    kind: ClassVar[str] = "dataset"
+
+    @property
+    @abc.abstractmethod
+    def site_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+
+    @abc.abstractmethod
+    def split(self, name: Split) -> Batch:
+        """All examples of a split, in memory; "all" is the training and validation rows together."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What a family, its head or a network may want to know: fields of these names take them as their defaults."""
+        return {"site_shape": self.site_shape}
+
+    def mode_shares(self, x: Tensor) -> Mapping[str, float] | None:
+        """Share of the examples near each of the distribution's modes, where the data set knows its modes."""
+        return None

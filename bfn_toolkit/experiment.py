@@ -1,0 +1,198 @@
+"""Experiment: the tree of values that a TOML file, the command line and Python all build.
+
+.. code-block:: toml
+
+    seed = 0
+    dataset = "gaussian-mixture"            # short for {name = "gaussian-mixture"}
+
+    [family]
+    name = "gaussian"                       # chooses the class; the other keys are its fields
+    head = {name = "noise", clip = 1.0}
+
+    [network]
+    name = "siren"
+
+    [loss]
+    name = "continuous-time"
+
+    [training]
+    steps = 400
+
+Fields of the family, its head and the network that are left out take the dataset's ``facts`` of the same names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import tomli_w
+
+from bfn_toolkit.configuration import Configuration
+from bfn_toolkit.destructuring import destructure
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.fields import options_of
+from bfn_toolkit.registry import Registry, default_registry
+from bfn_toolkit.structuring import facts_of, structure
+from bfn_toolkit.validators import integer, not_one_of, number, one_of
+
+BASE = "default"  # the preset beneath every configuration
+
+
+def _device(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value)):
+        raise ConfigError(not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
+
+
+def _word(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, str) and value):
+        raise ConfigError(f"expected a name, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Training:
+    """How to train.
+
+    Arguments:
+        steps: Number of optimiser steps.
+        batch_size: Rows of a batch; clipped to the number of rows.
+        optimizer: Name of the optimiser.
+        lr: Learning rate at the start.
+        scheduler: "cosine" takes it to zero over the steps; "constant" leaves it.
+        clip_norm: Largest norm of the gradient; inf for no clipping.
+        ema_decay: Decay of the moving average of the weights; 0 for none.
+        checkpoint_every: Steps between checkpoints; 0 for none but the last.
+        validate_every: Steps between validations; 0 for none.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: Of the network; beliefs and loss are float32 always.
+    """
+
+    steps: int = attrs.field(default=400, validator=integer(1, 10**12))
+    batch_size: int = attrs.field(default=4096, validator=integer(1, 2**31 - 1))
+    optimizer: str = attrs.field(default="adam", validator=_word)
+    lr: float = attrs.field(default=3e-3, validator=number(0, 1e3, above=True))
+    scheduler: Literal["cosine", "constant"] = attrs.field(default="cosine", validator=one_of("cosine", "constant"))
+    clip_norm: float = attrs.field(default=1.0, validator=number(0, float("inf"), above=True))
+    ema_decay: float = attrs.field(default=0.0, validator=number(0, 1, below=True))
+    checkpoint_every: int = attrs.field(default=0, validator=integer(0, 10**12))
+    validate_every: int = attrs.field(default=0, validator=integer(0, 10**12))
+    device: str = attrs.field(default="auto", validator=_device)
+    precision: Literal["fp32", "bf16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16"))
+
+
+@attrs.frozen
+class Experiment:
+    """Everything that a run is a function of.
+
+    Arguments:
+        dataset: A :class:`~bfn_toolkit.Dataset`.
+        family: A :class:`~bfn_toolkit.Family`.
+        network: A :class:`~bfn_toolkit.NetworkBuilder`.
+        loss: The :class:`~bfn_toolkit.Loss` to train with.
+        training: How to train.
+        seed: Of every draw, in [0, 2**63).
+    """
+
+    dataset: Any = attrs.field(metadata={"kind": "dataset"})
+    family: Any = attrs.field(metadata={"kind": "family", "facts_from": "dataset"})
+    network: Any = attrs.field(metadata={"kind": "network", "facts_from": "dataset"})
+    loss: Any = attrs.field(metadata={"kind": "loss"})
+    training: Training = attrs.field(factory=Training, validator=attrs.validators.instance_of(Training))
+    seed: int = attrs.field(default=0, validator=integer(0, 2**63 - 1))
+
+    @classmethod
+    def from_toml(
+        cls,
+        path: str | Path,
+        preset: str | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+        registry: Registry | None = None,
+        *,
+        base: str | None = BASE,
+    ) -> Experiment:
+        """Builds an experiment from a TOML file, as :func:`load_experiment` does.
+
+        Arguments:
+            path: The file.
+            preset: Preset beneath the file.
+            overrides: Dotted keys and texts, above the file.
+            registry: Who knows the names of parts; by default the installed plugins.
+            base: Preset beneath everything; None where the file is complete, as that of a run is.
+        Raises:
+            ConfigErrors: All mistakes at once.
+        """
+        return load_experiment(Path(path), preset, overrides, registry, base=base)
+
+    @classmethod
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        preset: str | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+        registry: Registry | None = None,
+        *,
+        base: str | None = None,
+    ) -> Experiment:
+        """Builds an experiment from plain values; complete by itself, unless a preset or a base lies beneath.
+
+        Arguments and errors are those of :meth:`from_toml`.
+        """
+        configuration = _beneath(base, preset)
+        configuration.add_mapping(mapping)
+        configuration.add_options(overrides)
+        return structure(cls, configuration, registry or default_registry())
+
+    def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
+        """Returns plain values, every field among them, from which :meth:`from_mapping` builds an equal experiment.
+
+        Raises:
+            ConfigError: If a part has no name in the registry.
+        """
+        return destructure(self, registry or default_registry(), facts_of(self.dataset))
+
+    def to_toml(self, registry: Registry | None = None) -> str:
+        """Returns :meth:`to_mapping` as TOML text."""
+        return tomli_w.dumps(self.to_mapping(registry))
+
+    def options(self) -> Iterator[tuple[str, str, object]]:
+        """Yields the dotted key of each option, its type in words, and its value here."""
+        return options_of(self)
+
+
+def load_experiment(
+    config: Path | None = None,
+    preset: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    registry: Registry | None = None,
+    *,
+    base: str | None = BASE,
+) -> Experiment:
+    """Builds an experiment from layers: a base, a preset, a file and the options of the command line.
+
+    Arguments:
+        config: TOML file.
+        preset: Name of a preset.
+        overrides: Dotted keys and texts: ``("network.width", "256")``.
+        registry: Who knows the names of parts; by default the installed plugins.
+        base: Preset beneath everything, or None.
+    Raises:
+        ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
+        ConfigError: If a file cannot be read, or is not TOML.
+        PluginError: If a part that is named cannot be loaded.
+    """
+    configuration = _beneath(base, preset)
+    if config is not None:
+        configuration.add_file(config)
+    configuration.add_options(overrides)
+    return structure(Experiment, configuration, registry or default_registry())
+
+
+def _beneath(*names: str | None) -> Configuration:
+    configuration = Configuration()
+    for name in names:
+        if name is not None:
+            configuration.add_preset(name)
+    return configuration

@@ -1,0 +1,280 @@
+r"""Distribution families: the beliefs about the data, and how messages sharpen them.
+
+One round of a Bayesian flow network: a *sender* who knows the data x adds noise of accuracy alpha and sends y; the
+receiver, who holds beliefs theta, updates them by Bayes' rule; the network turns the beliefs into an *output
+distribution*, and the loss is what the sender's message costs given the receiver's guess.
+
+.. math::
+    y \sim p_S(y \mid x; \alpha), \qquad \theta' = h(\theta, y, \alpha), \qquad
+    L = \mathrm{KL}\big(p_S(\cdot \mid x; \alpha) \,\|\, p_R(\cdot \mid \theta; t, \alpha)\big)
+
+The law of theta' is the *Bayesian update distribution* p_U; the law of theta after all messages up to time t is the
+*Bayesian flow distribution* p_F.  Which law a family claims is the base class it inherits:
+
+* :class:`AdditiveFamily`: a message of accuracy a and one of b are worth one of a + b, so that
+  :math:`p_F(\theta \mid x; t) = p_U(\theta \mid \theta_0, x; \beta(t))`: the flow is one message.
+* :class:`ChannelFamily`: additive, through a Gaussian channel: natural parameters v of the beliefs, given x, are
+  :math:`v \sim N(B\,\phi(x), B\,I)` for an embedding phi of the data and an additive accuracy B.
+* :class:`SteppedFamily`: no such law; the flow is the fold of the schedule's messages, and the number of steps is
+  part of the model.
+
+Verbs that follow from others have their definition as the default; a family overrides one only to be faster or exact.
+
+Source: Graves et al. 2023 (arXiv 2308.07037), section 3.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bfn_toolkit.distributions import Output, normal
+from bfn_toolkit.errors import ConfigError, DataError, StepCountError
+from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
+from bfn_toolkit.shapes import batch_size, expand, per_example, select
+
+P = TypeVar("P")
+
+
+def check_n_steps(n_steps: int) -> int:
+    """Returns n_steps if it is an integer of at least 1; raises StepCountError otherwise."""
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
+        raise StepCountError(f"the number of steps must be an integer of at least 1, got {n_steps!r}")
+    return n_steps
+
+
+class Family(abc.ABC, Generic[P]):
+    """Beliefs P about data of shape ``site_shape``, and everything the engine does with them.
+
+    Concrete families are frozen attrs classes; their fields are their configuration.  The engine passes times
+    ``s < t`` and treats data, messages, params and accuracies as opaque.
+    """
+
+    kind: ClassVar[str] = "family"
+
+    @property
+    @abc.abstractmethod
+    def network_io(self) -> NetworkIO:
+        """Sizes of the network that serves this family: site shape, features F, raw numbers R."""
+
+    @abc.abstractmethod
+    def times(self, n_steps: int) -> Tensor:
+        """Times 0 = t_0 < ... < t_n = 1 of n messages: float64, on the CPU, with shape (n + 1,).
+
+        Raises:
+            StepCountError: If this number of steps is not allowed.
+        """
+
+    @abc.abstractmethod
+    def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
+        """Accuracy of the message sent over (s, t]; shape of s and t, (B,) or ()."""
+
+    @abc.abstractmethod
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> P:
+        """Beliefs theta_0 before any message."""
+
+    @abc.abstractmethod
+    def input(self, params: P) -> Distribution:
+        """Input distribution p_I(x | theta), independent over sites."""
+
+    @abc.abstractmethod
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """Sender distribution p_S(y | x; alpha), independent over sites."""
+
+    @abc.abstractmethod
+    def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
+        """Bayesian update h(theta, y, alpha): the beliefs after message y of accuracy alpha, by Bayes' rule."""
+
+    @abc.abstractmethod
+    def flow(self, x: Tensor, t: Tensor) -> P:
+        """Bayesian flow: draws theta ~ p_F(. | x; t), with t of shape (B,)."""
+
+    @abc.abstractmethod
+    def features(self, params: P) -> Tensor:
+        """What the network sees of the beliefs: (B, *site, F)."""
+
+    @abc.abstractmethod
+    def output(self, raw: Tensor, params: P) -> Output:
+        """Output distribution p_O(x | theta; t) from the network's raw numbers (B, *site, R)."""
+
+    @abc.abstractmethod
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """Integrand of the continuous-time loss at time t, in nats per example, with shape (B,)."""
+
+    def receiver(self, output: Output, alpha: Tensor) -> Distribution:
+        """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
+        return output.mix(lambda x: self.sender(x, alpha))
+
+    def draw_update(self, params: P, x: Tensor, alpha: Tensor) -> P:
+        """Draws theta' ~ p_U(. | theta, x; alpha): the beliefs after one message about x."""
+        return self.update(params, self.sender(x, alpha).sample(), alpha)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Factor, with shape (B,), that brings the loss rate of a fresh network to unit scale at every t."""
+        return torch.ones_like(t)
+
+    def check_data(self, x: Tensor) -> None:
+        """Checks data at a public entry, once: shape and domain.
+
+        Raises:
+            DataError: If x is not of shape (B, *site) or has values outside the family's domain.
+        """
+        site = self.network_io.site_shape
+        if tuple(x.shape[1:]) != site:
+            expected, found = ", ".join(["B", *map(str, site)]), tuple(x.shape)
+            raise DataError(f"{type(self).__name__} expects data of shape ({expected}), found {found}")
+
+
+class OutputHead(abc.ABC, Generic[P]):
+    """How the network's raw numbers become an output distribution: a field of the families that offer a choice.
+
+    Heads receive the family, so that one head serves all configurations of it.
+    """
+
+    kind: ClassVar[str] = "head"
+    features_per_site: ClassVar[int] = 1
+    raw_per_site: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def features(self, family: Any, params: P) -> Tensor:
+        """What the network sees of the beliefs: (B, *site, F)."""
+
+    @abc.abstractmethod
+    def output(self, family: Any, raw: Tensor, params: P) -> Output:
+        """Output distribution from the raw numbers (B, *site, R)."""
+
+    def loss_weight(self, family: Any, t: Tensor) -> Tensor:
+        """See :meth:`Family.loss_weight`."""
+        return torch.ones_like(t)
+
+
+class AdditiveFamily(Family[P]):
+    """Family whose accuracies add: messages of a, then of b, are worth one of a + b, in any order."""
+
+    @property
+    @abc.abstractmethod
+    def schedule(self) -> AccuracySchedule:
+        """Accuracy schedule beta(t)."""
+
+    @abc.abstractmethod
+    def kl_rate(self, x: Tensor, output: Output) -> Tensor:
+        """Limit of KL(p_S || p_R) / alpha for alpha to 0, in nats at each site: (B, *site)."""
+
+    def times(self, n_steps: int) -> Tensor:
+        """Equal steps, n + 1 times."""
+        return torch.linspace(0.0, 1.0, check_n_steps(n_steps) + 1, dtype=torch.float64)
+
+    def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
+        """beta(t) - beta(s)."""
+        return self.schedule.accuracy(s, t)
+
+    def flow(self, x: Tensor, t: Tensor) -> P:
+        """One message of accuracy beta(t), received by the prior."""
+        dtype = x.dtype if x.is_floating_point() else t.dtype
+        return self.draw_update(self.prior(batch_size(x), device=x.device, dtype=dtype), x, self.schedule.beta(t))
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """alpha(t) times the KL rate, summed over the sites."""
+        return self.schedule.alpha(t) * per_example(self.kl_rate(x, output))
+
+
+class ChannelFamily(AdditiveFamily[P]):
+    r"""Family that is a Gaussian channel: natural parameters :math:`v \mid x \sim N(B \phi(x), B I)`.
+
+    A subclass gives the embedding phi, the reading of (v, B) as beliefs, and the output; sender, update, receiver, flow
+    and loss rate follow.
+
+    .. math:: y \sim N(\alpha \phi(x), \alpha I), \quad v' = v + y, \quad B' = B + \alpha, \quad
+              \text{rate} = \tfrac{1}{2} \lVert \phi(x) - E_{p_O} \phi \rVert^2
+    """
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> int:
+        """Dimension d of the embedding at one site."""
+
+    @abc.abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """Embedding phi(x) of the data: (B, *site, d)."""
+
+    @abc.abstractmethod
+    def channel(self, params: P) -> tuple[Tensor, Tensor]:
+        """Coordinates in which the solvers work: v with shape (B, *site, d), and B with shape (B,)."""
+
+    @abc.abstractmethod
+    def from_channel(self, v: Tensor, accuracy: Tensor) -> P:
+        """Params from natural parameters v and accumulated accuracy B; the inverse of :meth:`channel`."""
+
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> P:
+        """v = 0 and B = 0: nothing has been received."""
+        shape = (batch_size, *self.network_io.site_shape, self.channels)
+        return self.from_channel(
+            torch.zeros(shape, device=device, dtype=dtype), torch.zeros(batch_size, device=device, dtype=dtype)
+        )
+
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """N(alpha phi(x), alpha I)."""
+        phi = self.embed(x)
+        return normal(expand(alpha, phi) * phi, alpha.sqrt())
+
+    def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
+        """v' = v + y, B' = B + alpha."""
+        v, accuracy = self.channel(params)
+        return self.from_channel(v + y, accuracy + alpha)
+
+    def kl_rate(self, x: Tensor, output: Output) -> Tensor:
+        """Half the squared distance of phi(x) from its expectation under the output."""
+        return 0.5 * (self.embed(x) - output.expect(self.embed)).square().sum(-1)
+
+
+class SteppedFamily(Family[P]):
+    """Family without additive accuracies: the flow is the fold of the messages of a table."""
+
+    @property
+    @abc.abstractmethod
+    def schedule(self) -> TableSchedule:
+        """Accuracies of the messages, one by one."""
+
+    def times(self, n_steps: int) -> Tensor:
+        """i / n for the n of the schedule, and no other."""
+        n = self.schedule.n_steps
+        if check_n_steps(n_steps) != n:
+            raise StepCountError(
+                f"{type(self).__name__} was built with {n} steps; got n_steps={n_steps}. "
+                f"Use n_steps={n}, or build it with a schedule of {n_steps} steps."
+            )
+        return torch.linspace(0.0, 1.0, n + 1, dtype=torch.float64)
+
+    def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
+        """Accuracy of the table's message over (s, t]."""
+        return self.schedule.accuracy(s, t)
+
+    def flow(self, x: Tensor, t: Tensor) -> P:
+        """The messages of the table up to time t, one after the other."""
+        dtype = x.dtype if x.is_floating_point() else t.dtype
+        params = self.prior(batch_size(x), device=x.device, dtype=dtype)
+        sent = self.schedule.step(t)
+        for i, alpha in enumerate(self.schedule.accuracies):
+            alphas = torch.full((batch_size(x),), alpha, device=x.device, dtype=dtype)
+            params = select(sent > i, self.draw_update(params, x, alphas), params)
+        return params
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """There is none: accuracies that do not add have no continuous-time limit.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no continuous-time loss, because its accuracies do not add. "
+            f"Use the discrete-time loss with n_steps={self.schedule.n_steps}."
+        )

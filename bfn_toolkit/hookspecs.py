@@ -1,0 +1,116 @@
+"""The hooks of bfn-toolkit: all that a plugin needs to know.
+
+A plugin is a module with some of the functions below, each marked ``@hookimpl``, and one entry point in the group
+``bfn_toolkit``.  A hook only returns entries; none of them runs anything.
+
+    @attrs.frozen
+    class MyNetwork(NetworkBuilder):
+        width: int = 128
+        ...
+
+    @hookimpl
+    def bfn_networks():
+        return [Entry("my-network", MyNetwork, examples=(MyNetwork(width=8),))]
+
+    [project.entry-points.bfn_toolkit]      # in its pyproject.toml
+    my-network = "my_module"
+
+The module may state the version it was written for, ``BFN_HOOK_API = 1``.
+"""
+
+# mypy: disable-error-code="empty-body"
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+import pluggy
+
+PROJECT = "bfn_toolkit"
+HOOK_API = 1
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+def _attrs_class(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not (isinstance(value, type) and attrs.has(value)):
+        raise TypeError(
+            f"Entry.{field.name}: expected an attrs class, got {value!r}; write @attrs.frozen above the class"
+        )
+
+
+def _tuple(value: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(value)
+
+
+def _instances(entry: Entry, field: attrs.Attribute[Any], value: tuple[Any, ...]) -> None:
+    for example in value:
+        if not isinstance(example, entry.build):
+            raise TypeError(f"Entry.{field.name}: expected instances of {entry.build.__name__}, got {example!r}")
+
+
+@attrs.frozen
+class Entry:
+    """One part and its name.
+
+    Arguments:
+        name: Kebab-case name, by which configurations choose the part.
+        build: An attrs class; its fields are the options of the part in a configuration.
+        examples: Small instances, on which the conformance kit tests the part.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z][a-z0-9]*(-[a-z0-9]+)*"))
+    build: type[Any] = attrs.field(validator=_attrs_class)
+    examples: Sequence[Any] = attrs.field(default=(), converter=_tuple, validator=_instances)
+
+
+@hookspec
+def bfn_families() -> Sequence[Entry]:
+    """Distribution families: subclasses of :class:`bfn_toolkit.Family`."""
+
+
+@hookspec
+def bfn_networks() -> Sequence[Entry]:
+    """Networks: subclasses of :class:`bfn_toolkit.NetworkBuilder`."""
+
+
+@hookspec
+def bfn_datasets() -> Sequence[Entry]:
+    """Datasets: subclasses of :class:`bfn_toolkit.Dataset`."""
+
+
+@hookspec
+def bfn_samplers() -> Sequence[Entry]:
+    """Samplers: subclasses of :class:`bfn_toolkit.Sampler`."""
+
+
+@hookspec
+def bfn_heads() -> Sequence[Entry]:
+    """Output heads, a field of a family: subclasses of :class:`bfn_toolkit.OutputHead`."""
+
+
+@hookspec
+def bfn_losses() -> Sequence[Entry]:
+    """Losses to train with: subclasses of :class:`bfn_toolkit.Loss`."""
+
+
+@hookspec
+def bfn_schedules() -> Sequence[Entry]:
+    """Accuracy schedules, a field of a family: subclasses of :class:`bfn_toolkit.AccuracySchedule`."""
+
+
+# Kind of part -> its hook.  The base class of each kind says which it is: ``kind: ClassVar[str] = "family"``.
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "family": "bfn_families",
+        "network": "bfn_networks",
+        "dataset": "bfn_datasets",
+        "sampler": "bfn_samplers",
+        "head": "bfn_heads",
+        "loss": "bfn_losses",
+        "schedule": "bfn_schedules",
+    }
+)

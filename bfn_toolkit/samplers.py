@@ -1,0 +1,107 @@
+r"""Samplers: from the prior to a sample, message by message.
+
+The ancestral sampler draws the messages of a sender who knows a sample of the output distribution:
+
+.. math::
+    x' \sim p_O(\cdot \mid \theta_{i-1}; t_{i-1}), \quad y \sim p_S(\cdot \mid x'; \alpha_i), \quad
+    \theta_i = h(\theta_{i-1}, y, \alpha_i), \qquad i = 1..n
+
+which is exact in distribution for every n if the output distribution is.  At the end x is drawn from the output at
+t = 1.
+
+Source: Graves et al. 2023, algorithms 3 and 9.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, ClassVar, Generic, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.losses import Model
+
+
+@attrs.frozen(eq=False)
+class SamplerState:
+    """What a sampler carries from step to step.
+
+    Arguments:
+        params: Beliefs of all examples.
+    """
+
+    params: Any
+
+
+S = TypeVar("S", bound=SamplerState)
+
+
+class Sampler(abc.ABC, Generic[S]):
+    """A way from the prior to a sample: :meth:`init`, then :meth:`step` over the family's times."""
+
+    kind: ClassVar[str] = "sampler"
+
+    @abc.abstractmethod
+    def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> S:
+        """State before the first step."""
+
+    @abc.abstractmethod
+    def step(self, model: Model, state: S, s: Tensor, t: Tensor, **condition: Tensor) -> S:
+        """State at time t from the state at time s < t; both are scalar float64 tensors on the CPU."""
+
+    def trajectory(
+        self,
+        model: Model,
+        batch_size: int,
+        *,
+        n_steps: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **condition: Tensor,
+    ) -> Iterator[S]:
+        """Yields the n + 1 states, from the prior to t = 1; keeps none of them."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"the number of samples must be an integer of at least 1, got {batch_size!r}")
+        times = model.family.times(n_steps)
+        device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
+        state = self.init(model, batch_size, device=device, dtype=dtype)
+        yield state
+        for s, t in pairwise(times.unbind()):
+            state = self.step(model, state, s, t, **condition)
+            yield state
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        model: Model,
+        batch_size: int,
+        *,
+        n_steps: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **condition: Tensor,
+    ) -> Tensor:
+        """Draws samples, with shape (batch_size, *site), in n_steps + 1 evaluations of the network."""
+        for state in self.trajectory(model, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition):
+            params = state.params
+        return model.output(params, torch.ones((), dtype=torch.float64), **condition).sample()
+
+
+@attrs.frozen
+class AncestralSampler(Sampler[SamplerState]):
+    """The paper's sampler: the reference that the others are held against."""
+
+    def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
+        """The prior."""
+        return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
+
+    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+        """One draw of the output, one message, one update."""
+        family = model.family
+        x = model.output(state.params, s, **condition).sample()
+        return SamplerState(family.draw_update(state.params, x, family.accuracy(s, t)))

@@ -1,0 +1,171 @@
+"""The laws that a family claims by the base class that it inherits: additive, channel or stepped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bfn_toolkit.distributions import Delta
+from bfn_toolkit.errors import BFNError, StepCountError
+from bfn_toolkit.families import AdditiveFamily, ChannelFamily, SteppedFamily
+from bfn_toolkit.shapes import expand, per_example
+from bfn_toolkit.testing.core import Judge, law, search
+from bfn_toolkit.testing.draws import seeded
+from bfn_toolkit.testing.family_laws import EXAMPLES
+from bfn_toolkit.testing.probes import (
+    EXACT,
+    MANY,
+    alphas,
+    fold,
+    fold_one,
+    is_stepped,
+    probe,
+    raw_numbers,
+    rows_of,
+    scale,
+)
+from bfn_toolkit.testing.strategies import Case, cases, data
+
+
+def is_additive(family: Any) -> bool:
+    """Whether the family claims that accuracies add."""
+    return isinstance(family, AdditiveFamily)
+
+
+def is_channel(family: Any) -> bool:
+    """Whether the family claims to be a Gaussian channel."""
+    return isinstance(family, ChannelFamily)
+
+
+# Additive families
+
+
+@law("family", "a message of a, then one of b, is worth one of a + b", is_additive)
+def check_accuracies_add(family: AdditiveFamily[Any]) -> float:
+    """Two messages and one of their total accuracy give beliefs of one distribution (two-sample test)."""
+    judge = Judge(check_accuracies_add, family)
+    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    for a, b in ((0.5, 0.5), (0.2, 4.0)):
+        with seeded(0, "add", str(a)):
+            two = probe(family, fold(family, x, [alphas(len(x), a), alphas(len(x), b)]), x)
+            one = probe(family, fold(family, x, [alphas(len(x), a + b)]), x)
+        judge.same_law(one, two)
+    return judge.figure
+
+
+@law("family", "the accuracies of n steps add up to beta(1)", is_additive)
+def check_steps_telescope(family: AdditiveFamily[Any]) -> float:
+    """However many steps there are, they tell the same in all."""
+    judge = Judge(check_steps_telescope, family)
+    for n in (1, 2, 10, 1000):
+        grid = family.times(n)
+        judge.close(grid, torch.linspace(0.0, 1.0, n + 1, dtype=torch.float64), 1e-12)
+        total = family.schedule.beta(torch.ones((), dtype=torch.float64))
+        judge.error((family.accuracy(grid[:-1], grid[1:]).sum() - total).abs(), 1e-12 * total)
+    return judge.figure
+
+
+@law("family", "loss rate = alpha(t) lim KL(p_S || p_R) / alpha, for alpha to 0", is_additive)
+def check_loss_rate_is_the_limit_of_the_price(family: AdditiveFamily[Any]) -> float:
+    """The continuous-time loss is the limit of many small messages.
+
+    The limit is taken at prices of 0.02 and 0.01 nats (of the worst of three outputs) and extrapolated.  With
+    r = p_R / p_S, the mean of r - 1 - ln r is the price, as is that of -ln r; its standard deviation is of the order of
+    the price, not of its square root.
+    """
+    judge = Judge(check_loss_rate_is_the_limit_of_the_price, family)
+    n, samples = MANY // 4, []
+    params, t = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long)), alphas(n, 0.5)
+    for seed in (0, 1, 2):
+        raw = 2.0 ** (seed - 1) * raw_numbers(family, 1, seed=seed)
+        x, output = data(family, 1, seed), family.output(raw.expand(n, *raw.shape[1:]), params)
+        x = x.expand(n, *x.shape[1:])
+        rate, slope = family.loss_rate(x, output, t), per_example(family.kl_rate(x, output))
+        judge.close(rate, family.schedule.alpha(t) * slope, EXACT * (1.0 + rate.abs()))
+        samples.append((x, output, slope))
+    worst = torch.stack([slope for _, _, slope in samples]).amax()
+    for x, output, slope in samples:
+        slopes = []
+        for price in (0.02, 0.01):
+            alpha = (price / worst).expand(n)
+            with seeded(0, "limit"):
+                y = family.sender(x, alpha).sample()
+            log_ratio = family.receiver(output, alpha).log_prob(y) - family.sender(x, alpha).log_prob(y)
+            slopes.append((log_ratio.expm1() - log_ratio) / alpha)
+        judge.mean((2.0 * slopes[1] - slopes[0]) / slope, 1.0, slack=0.02)
+    return judge.figure
+
+
+# Channel families
+
+
+@law("family", "from_channel(channel(theta)) = theta, and channel(from_channel(v, B)) = (v, B)", is_channel)
+def check_channel_coordinates_round_trip(
+    family: ChannelFamily[Any], *, case: Case | None = None, examples: int = EXAMPLES
+) -> float:
+    """The coordinates of the solvers lose nothing."""
+
+    def body(judge: Judge, case: Case) -> None:
+        x, params = case.data(family), case.beliefs(family)
+        v, accuracy = family.channel(params)
+        again = family.from_channel(v, accuracy)
+        before = probe(family, params, x)
+        judge.close(probe(family, again, x), before, EXACT * scale(before))
+        w, total = family.channel(again)
+        judge.close(w, v, EXACT * expand(scale(v).squeeze(-1), v))
+        judge.close(total, accuracy, EXACT * (1.0 + accuracy))
+        judge.true(v.shape == (*x.shape, family.channels), f"v of shape {tuple(v.shape)}", "(B, *site, d)")
+
+    return search(check_channel_coordinates_round_trip, family, cases(), body, case, examples)
+
+
+@law("family", "v | x ~ N(B phi(x), B I)", is_channel)
+def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
+    """Mean and covariance of the natural parameters after messages of accuracy B."""
+    judge = Judge(check_flow_is_a_gaussian_channel, family)
+    x = data(family, 1).expand(MANY, *family.network_io.site_shape)
+    with seeded(0, "channel"):
+        v, accuracy = family.channel(family.flow(x, alphas(MANY, 0.5)))
+    total = family.schedule.beta(torch.tensor(0.5, dtype=torch.float64))
+    judge.error((accuracy - total).abs(), EXACT * (1.0 + total))
+    noise = ((v - total * family.embed(x)) / total.sqrt()).flatten(1)
+    for i, column in enumerate(noise.unbind(1)):
+        judge.mean(column, 0.0)
+        judge.mean(column.square(), 1.0)
+        if i:
+            judge.mean(column * noise[:, i - 1], 0.0)
+    return judge.figure
+
+
+# Stepped families
+
+
+@law("family", "only the number of steps of the table is allowed", is_stepped)
+def check_other_step_counts_are_refused(family: SteppedFamily[Any]) -> float:
+    """The steps of a family whose accuracies do not add are part of the model."""
+    judge = Judge(check_other_step_counts_are_refused, family)
+    n = family.schedule.n_steps
+    judge.close(family.times(n), torch.linspace(0.0, 1.0, n + 1, dtype=torch.float64), 1e-12)
+    for wrong in (n - 1, n + 1, 2 * n):
+        try:
+            family.times(wrong)
+        except StepCountError as error:
+            judge.true(str(n) in str(error), str(error), f"an error that names {n}")
+        else:
+            judge.broken(f"n_steps = {wrong} is accepted", f"StepCountError, for a table of {n}")
+    try:
+        family.loss_rate(data(family, 1), Delta(data(family, 1)), alphas(1, 0.5))
+    except BFNError:
+        return judge.figure
+    return judge.broken("a continuous-time loss", "an error: there is no such limit")
+
+
+@law("family", "the message over the i-th step has the i-th accuracy of the table", is_stepped)
+def check_steps_follow_the_table(family: SteppedFamily[Any]) -> float:
+    """Sender, flow and sampler use one list of accuracies."""
+    judge = Judge(check_steps_follow_the_table, family)
+    grid = family.times(family.schedule.n_steps)
+    table = torch.tensor(family.schedule.accuracies, dtype=torch.float64)
+    judge.close(family.accuracy(grid[:-1], grid[1:]), table, 1e-12 * table)
+    return judge.figure

@@ -1,0 +1,403 @@
+r"""The laws of distribution families.
+
+Exact laws are compared in float64, at a tolerance of 1e-9 of the largest number that enters: thousands of rounding
+errors, and a billionth of any fault in a formula.  Statistical laws have fixed seeds and state their false-alarm rate
+through :data:`~bfn_toolkit.testing.core.Z` and :data:`~bfn_toolkit.testing.core.P`.  Beliefs are compared by the
+log-densities they give to test points, so that a law needs to know nothing of a family's params.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_toolkit.distributions import Delta, Output, kl
+from bfn_toolkit.families import Family
+from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.testing.core import Judge, law, round_trip, search
+from bfn_toolkit.testing.draws import seeded
+from bfn_toolkit.testing.probes import (
+    EXACT,
+    MANY,
+    DrawnDtypes,
+    alphas,
+    fold,
+    fold_one,
+    is_stepped,
+    probe,
+    raw_numbers,
+    reads_values,
+    rows_of,
+    scale,
+    steps_of,
+    tensors,
+)
+from bfn_toolkit.testing.strategies import Case, cases, data, times
+from bfn_toolkit.testing.toys import Toy
+
+EXAMPLES = 25  # of a law that searches
+
+
+@law("family", "ln p_I(x|h(theta,y,alpha)) - ln p_I(x|theta) - ln p_S(y|x;alpha) is the same for every x")
+def check_bayes_rule(family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES) -> float:
+    """The update is Bayes' rule: posterior odds are prior odds times the sender's likelihood ratio."""
+
+    def body(judge: Judge, case: Case) -> None:
+        x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1.5)
+        y = case.message(family, x, 1.5, 99)
+        after, before = family.input(family.update(params, y, alpha)), family.input(params)
+        points = [x, *(data(family, case.rows, seed) for seed in (101, 102, 103))]
+        terms = [(after.log_prob(p), before.log_prob(p), family.sender(p, alpha).log_prob(y)) for p in points]
+        ratio = torch.stack([a - b - s for a, b, s in terms], -1)
+        judge.close(ratio, ratio[:, :1].expand_as(ratio), EXACT * scale(*(torch.stack(t, -1) for t in terms)))
+
+    return search(check_bayes_rule, family, cases(), body, case, examples)
+
+
+@law("family", "h(h(theta,y,a),z,b) = h(h(theta,z,b),y,a)")
+def check_updates_are_exchangeable(family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES) -> float:
+    """The order in which two messages arrive does not matter."""
+
+    def body(judge: Judge, case: Case) -> None:
+        x, params, a, b = case.data(family), case.beliefs(family), case.alpha(0.7), case.alpha(2.0)
+        y, z = case.message(family, x, 0.7, 98), case.message(family, x, 2.0, 99)
+        first = probe(family, family.update(family.update(params, y, a), z, b), x)
+        second = probe(family, family.update(family.update(params, z, b), y, a), x)
+        judge.close(first, second, EXACT * scale(first))
+
+    return search(check_updates_are_exchangeable, family, cases(), body, case, examples)
+
+
+@law("family", "a message of accuracy 1e-12 changes ln p_I(x|theta) by less than 1e-4 of its scale")
+def check_zero_accuracy_changes_nothing(
+    family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES
+) -> float:
+    """A message that tells nothing leaves the beliefs as they are."""
+
+    def body(judge: Judge, case: Case) -> None:
+        x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1e-12)
+        before = probe(family, params, x)
+        with seeded(case.seed, "zero"):
+            drawn = probe(family, family.draw_update(params, x, alpha), x)
+        updated = probe(family, family.update(params, case.message(family, x, 1e-12, 99), alpha), x)
+        # The noise of the message is of order sqrt(alpha) = 1e-6.
+        judge.close(drawn, before, 1e-4 * scale(before))
+        judge.close(updated, before, 1e-4 * scale(before))
+
+    return search(check_zero_accuracy_changes_nothing, family, cases(), body, case, examples)
+
+
+@law("family", "theta ~ p_F(. | x; 0) is theta_0")
+def check_flow_starts_at_the_prior(family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES) -> float:
+    """At t = 0 nothing has been told."""
+
+    def body(judge: Judge, case: Case) -> None:
+        x = case.data(family)
+        with seeded(case.seed, "flow"):
+            started = probe(family, family.flow(x, torch.zeros(case.rows, dtype=torch.float64)), x)
+        prior = probe(family, family.prior(case.rows, dtype=torch.float64), x)
+        judge.close(started, prior, EXACT * scale(prior))
+
+    return search(check_flow_starts_at_the_prior, family, cases(0), body, case, examples)
+
+
+@law("family", "p_F(. | x; t) is the law of the messages up to t, received one after the other")
+def check_flow_is_the_chain_of_updates(family: Family[Any]) -> float:
+    """The one-shot flow and the fold of updates give beliefs of one distribution (two-sample test)."""
+    judge = Judge(check_flow_is_the_chain_of_updates, family)
+    grid = family.times(steps_of(family))
+    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    for last in {1, len(grid) - 1}:
+        with seeded(0, "chain", last):
+            messages = [family.accuracy(s, t).expand(len(x)) for s, t in pairwise(grid[: last + 1])]
+            chain = probe(family, fold(family, x, messages), x)
+            flow = probe(family, family.flow(x, grid[last].expand(len(x))), x)
+        judge.same_law(flow, chain)
+    return judge.figure
+
+
+@law("family", "p_U(. | theta, x; alpha) is the law of h(theta, y, alpha) with y ~ p_S(. | x; alpha)")
+def check_draw_update_is_the_update_of_a_message(family: Family[Any]) -> float:
+    """The fused draw of an update and its definition give beliefs of one distribution (two-sample test)."""
+    judge = Judge(check_draw_update_is_the_update_of_a_message, family)
+    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    for accuracy in (0.3, 3.0):
+        alpha = alphas(len(x), accuracy)
+        with seeded(0, "update", str(accuracy)):
+            params = fold(family, x, [alphas(len(x), 0.5)])
+            fused = probe(family, family.draw_update(params, x, alpha), x)
+            defined = probe(family, Family.draw_update(family, params, x, alpha), x)
+        judge.same_law(fused, defined)
+    return judge.figure
+
+
+@law("family", "E[p_I(x0 | theta')] = p_I(x0 | theta), over x ~ p_I(. | theta) and y ~ p_S(. | x; alpha)")
+def check_beliefs_are_a_martingale(family: Family[Any]) -> float:
+    """The tower property: on average a message does not change the beliefs."""
+    judge = Judge(check_beliefs_are_a_martingale, family)
+    one = fold_one(family)
+    params, alpha = rows_of(one, torch.zeros(MANY, dtype=torch.long)), alphas(MANY, 1.3)
+    with seeded(0, "martingale"):
+        x = family.input(params).sample()
+        after = family.input(family.update(params, family.sender(x, alpha).sample(), alpha))
+    for seed in (101, 102, 103):
+        point = data(family, 1, seed)
+        expected = float(family.input(one).log_prob(point).exp())
+        density = after.log_prob(point.expand(MANY, *point.shape[1:])).exp()
+        judge.mean(density / expected, 1.0)
+    return judge.figure
+
+
+@law("family", "the integral of p_I(x | theta') over x is 1")
+def check_beliefs_are_normalised(family: Family[Any]) -> float:
+    """Beliefs after a message still sum to one: E[p_I(x | theta') / p_I(x | theta)] = 1 over x ~ p_I(. | theta)."""
+    judge = Judge(check_beliefs_are_normalised, family)
+    one = fold_one(family)
+    index = torch.zeros(MANY, dtype=torch.long)
+    with seeded(0, "normalised"):
+        later = family.draw_update(one, data(family, 1), alphas(1, 0.5))
+        x = family.input(rows_of(one, index)).sample()
+    log_ratio = family.input(rows_of(later, index)).log_prob(x) - family.input(rows_of(one, index)).log_prob(x)
+    judge.mean(log_ratio.exp(), 1.0)
+    return judge.figure
+
+
+@law("family", "p_R(y | theta; t, alpha) = E[p_S(y | x'; alpha)] over x' ~ p_O(. | theta; t)")
+def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
+    """The receiver averages the sender over the output distribution (importance ratio, Monte Carlo)."""
+    judge = Judge(check_receiver_is_the_mixture_of_senders, family)
+    n, accuracy = MANY // 4, 1.5
+    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
+    raw = raw_numbers(family, 1).expand(n, *raw_numbers(family, 1).shape[1:])
+    output, alpha = family.output(raw, params), alphas(n, accuracy)
+    receiver = family.receiver(output, alpha)
+    with seeded(0, "receiver"):
+        # A message by ancestry is a message of the receiver: both give functions of it the same mean.
+        ancestral = family.sender(output.sample(), alpha).sample()
+        received = receiver.sample()
+        judge.same_law(ancestral.double(), received.double())
+        # And its density is the mean of the sender's: E over x' of p_S(y | x') / p_R(y) is 1 at any y.
+        for y in ancestral[:3]:
+            same = y.expand(n, *y.shape)
+            log_ratio = family.sender(output.sample(), alpha).log_prob(same) - receiver.log_prob(same)
+            judge.mean(log_ratio.exp(), 1.0)
+    return judge.figure
+
+
+@law("family", "a value is drawn as often as p_O says; E[p_O(x) / p_O'(x)] = 1 over x ~ p_O'")
+def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
+    """The price of x under the output distribution is that of a distribution: it sums to one, and it is sampled.
+
+    Where draws repeat, their frequencies are compared with the probabilities; else p_O with a neighbour of it.  A
+    :class:`~bfn_toolkit.Delta` has no density of its own.
+    """
+    judge = Judge(check_output_density_is_that_of_its_draws, family)
+    n = MANY // 4
+    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
+    raw, other = (raw_numbers(family, 1, seed=seed).expand(n, *raw_numbers(family, 1).shape[1:]) for seed in (0, 1))
+    output, neighbour = family.output(raw, params), family.output(raw + 0.05 * other, params)
+    if isinstance(output, Delta):
+        return judge.figure
+    with seeded(0, "output"):
+        x, near = output.sample(), neighbour.sample()
+    values, which, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
+    for k in counts.argsort(descending=True)[:3].tolist() if len(values) < n // 2 else ():
+        value = values[k].reshape(1, *x.shape[1:]).expand_as(x)
+        judge.mean((which == k).double(), float(output.log_prob(value)[0].exp()))
+    judge.mean((output.log_prob(near) - neighbour.log_prob(near)).exp(), 1.0)
+    return judge.figure
+
+
+@law("family", "KL(p_S || p_R) = E[ln p_S(y) - ln p_R(y)] >= 0, and 0 where the output is certain of the truth")
+def check_message_price_is_a_divergence(family: Family[Any]) -> float:
+    """The n-step loss is a divergence: it agrees with Monte Carlo, is not negative, and is 0 at the truth."""
+    judge = Judge(check_message_price_is_a_divergence, family)
+    n = MANY // 4
+    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
+    raw = raw_numbers(family, 1).expand(n, *raw_numbers(family, 1).shape[1:])
+    x, alpha = data(family, 1).expand(n, *family.network_io.site_shape), alphas(n, 0.5)
+    sender, receiver = family.sender(x, alpha), family.receiver(family.output(raw, params), alpha)
+    with seeded(0, "price"):
+        y = sender.sample()
+        sampled = sender.log_prob(y) - receiver.log_prob(y)
+        price = kl(sender, receiver)
+    stderr = float((sampled.std() ** 2 + price.std() ** 2).sqrt()) / n**0.5
+    judge.mean(sampled - price, 0.0)
+    judge.error(-float(price.mean()), 6.0 * stderr + 1e-9)
+    certain = family.receiver(Delta(x), alpha)
+    judge.error((sender.log_prob(y) - certain.log_prob(y)).abs(), EXACT * (1.0 + sender.log_prob(y).abs()))
+    return judge.figure
+
+
+@law("family", "E[L^n + L^r] = H(X) for every n, when the output is the exact posterior")
+def check_information_is_conserved(family: Family[Any]) -> float:
+    """What the messages cost and what is left to tell add up to the entropy, with an oracle for a network.
+
+    One lost factor 1/2, a missing n, bits for nats, a norm for its square, an update that is not Bayes' rule: all fail
+    here.  The family's own receiver is for its own outputs, so the definition is used for the oracle's.
+    """
+    judge = Judge(check_information_is_conserved, family)
+    toy = Toy.of(family)
+    for n_steps in [steps_of(family)] if is_stepped(family) else (1, 3, 10):
+        with seeded(0, "conserved", n_steps):
+            x = toy.sample(MANY)
+            price = DiscreteTimeLoss(n_steps)(_Plain(toy), x) + ReconstructionLoss()(_Plain(toy), x)
+        judge.mean(price, toy.entropy)
+    return judge.figure
+
+
+class _Plain:
+    """An oracle whose family receives by the definition."""
+
+    def __init__(self, toy: Toy) -> None:
+        self.family: Any = _Receiving(toy.family)
+        self.output = toy.oracle.output
+
+
+class _Receiving:
+    def __init__(self, family: Family[Any]) -> None:
+        self._family = family
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._family, name)
+
+    def receiver(self, output: Output, alpha: Tensor) -> Any:
+        return Family.receiver(self._family, output, alpha)
+
+
+@law("family", "row i of a result depends on row i of the arguments alone")
+def check_rows_are_independent(family: Family[Any]) -> float:
+    """An update of some rows is the rows of the update, and the noise of two rows is not the same."""
+    judge = Judge(check_rows_are_independent, family)
+    case = Case(rows=4, accuracies=(0.5,))
+    x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1.0)
+    y, index = case.message(family, x, 1.0, 99), torch.tensor([2, 0])
+    some = family.update(rows_of(params, index), y[index], alpha[index])
+    whole = probe(family, rows_of(family.update(params, y, alpha), index), x[index])
+    judge.close(probe(family, some, x[index]), whole, EXACT * scale(whole))
+    seen = family.features(params)[index]
+    judge.close(family.features(rows_of(params, index)), seen, EXACT * (1.0 + seen.abs().max()))
+    # Noise: rows that are told the same hear different messages, without correlation.
+    same = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    with seeded(0, "rows"):
+        flows = {
+            "flow": family.flow(same, alphas(len(same), 1.0)),
+            "draw_update": family.draw_update(
+                family.prior(len(same), dtype=torch.float64), same, alphas(len(same), 0.5)
+            ),
+        }
+        senders = family.sender(same, alphas(len(same), 0.5)).sample()
+    for name, drawn in [*((name, family.features(params)) for name, params in flows.items()), ("sender", senders)]:
+        columns = drawn.double().flatten(1)
+        varied = columns[:, columns.std(0) > EXACT * columns.abs().amax(0)]  # more than rounding
+        judge.true(varied.shape[1] > 0, f"{name} gives all rows the same noise", "noise of its own for each row")
+        centred = (varied - varied.mean(0)) / varied.std(0)
+        for lag in (1, len(centred) // 2):  # neighbours, and the halves of a batch of mirror images
+            judge.mean((centred[lag:] * centred[:-lag]).mean(1), 0.0)
+    return judge.figure
+
+
+@law("family", "no verb changes its arguments")
+def check_arguments_are_not_changed(family: Family[Any]) -> float:
+    """Tensors that go in come out as they were."""
+    judge = Judge(check_arguments_are_not_changed, family)
+    case = Case(rows=3, accuracies=(0.5,))
+    x, params, alpha, raw = case.data(family), case.beliefs(family), case.alpha(1.0), raw_numbers(family, 3)
+    t, y = torch.full((3,), 0.5, dtype=torch.float64), case.message(family, x, 1.0, 99)
+    given = {"x": x, "alpha": alpha, "raw": raw, "t": t, "y": y, **tensors(params)}
+    before = {name: value.clone() for name, value in given.items()}
+    with seeded(0, "changes"):
+        output = family.output(raw, params)
+        verbs: dict[str, Callable[[], object]] = {
+            "features": lambda: family.features(params),
+            "output": lambda: output.sample(),
+            "update": lambda: family.update(params, y, alpha),
+            "draw_update": lambda: family.draw_update(params, x, alpha),
+            "flow": lambda: family.flow(x, t),
+            "sender": lambda: family.sender(x, alpha).sample(),
+            "receiver": lambda: family.receiver(output, alpha).sample(),
+            "input": lambda: family.input(params).log_prob(x),
+        }
+        if not is_stepped(family):
+            verbs["loss_rate"] = lambda: family.loss_rate(x, output, t)
+        for verb, run in verbs.items():
+            run()
+            for name, value in given.items():
+                judge.true(torch.equal(value, before[name]), f"{verb} changed {name}", "nothing changed")
+    return judge.figure
+
+
+@law("family", "floating results have the dtype of the data and the device of the data")
+def check_dtype_and_device_are_kept(family: Family[Any]) -> float:
+    """Float32 in, float32 out; noise of float64 is drawn in float64; and no verb leaves the device, or reads a value.
+
+    A sender that draws by rejection has to read values, so its family is not drawn from on the meta device.
+    """
+    judge = Judge(check_dtype_and_device_are_kept, family)
+    for dtype, device in ((torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")):
+        with seeded(0, "dtype"):
+            x = data(family, 64)
+            x = x.to(device, dtype) if x.is_floating_point() else x.to(device)
+            t, alpha = (torch.full((64,), value, dtype=dtype, device=device) for value in (0.5, 0.7))
+            params = family.prior(64, device=device, dtype=dtype)
+            flow = told = params
+            if device == "cpu" or not reads_values(family.sender(x, alpha)):
+                with DrawnDtypes() as drawn:
+                    flow, told = family.flow(x, t), family.draw_update(params, x, alpha)
+                if dtype == torch.float64:
+                    judge.true(drawn.dtypes <= {dtype}, f"noise in {drawn.dtypes}", f"in {dtype}")
+            raw = raw_numbers(family, 64, dtype).to(device)
+            results = {
+                **{f"prior.{name}": value for name, value in tensors(params).items()},
+                **{f"flow.{name}": value for name, value in tensors(flow).items()},
+                **{f"draw_update.{name}": value for name, value in tensors(told).items()},
+                "features": family.features(flow),
+            }
+            if device == "cpu" and not is_stepped(family):
+                results["loss_rate"] = family.loss_rate(x, family.output(raw, flow), t)
+        for name, value in results.items():
+            judge.true(value.device.type == device, f"{name} on {value.device}", f"on {device}")
+            if value.is_floating_point():
+                judge.true(value.dtype == dtype, f"{name} in {value.dtype}", f"in {dtype}")
+                if device == "cpu":
+                    judge.true(bool(torch.isfinite(value).all()), f"{name} is not finite", "finite numbers")
+    return judge.figure
+
+
+@law("family", "loss rate and its gradient are finite at every t, both ends among them")
+def check_gradients_are_finite(family: Family[Any], *, case: float | None = None, examples: int = EXAMPLES) -> float:
+    """No division by what is 0 at t = 0, no overflow at t = 1, in float32."""
+
+    def body(judge: Judge, t: float) -> None:
+        x = data(family, 8)
+        x = x.float() if x.is_floating_point() else x
+        raw = raw_numbers(family, 8, torch.float32).requires_grad_()
+        moments = torch.full((8,), t)
+        if is_stepped(family):
+            grid = family.times(steps_of(family)).float()
+            moments = grid[(moments * (len(grid) - 1)).long()]
+        with seeded(0, "finite"):
+            params = family.flow(x, moments)
+            output = family.output(raw, params)
+            if is_stepped(family):
+                alpha = torch.full((8,), family.schedule.accuracies[0])  # type: ignore[attr-defined]
+                price = kl(family.sender(x, alpha), family.receiver(output, alpha))
+            else:
+                price = family.loss_rate(x, output, moments) * family.loss_weight(moments)
+        judge.true(price.shape == (8,), f"shape {tuple(price.shape)}", "shape (8,)")
+        price.sum().backward()  # type: ignore[no-untyped-call]
+        results = {"features": family.features(params), "price": price, "gradient": torch.as_tensor(raw.grad)}
+        for name, value in results.items():
+            judge.true(bool(torch.isfinite(value).all()), f"{name} is not finite at t = {t!r}", "finite numbers")
+
+    return search(check_gradients_are_finite, family, times(), body, case, examples)
+
+
+@law("family", "repr, pickle and TOML give back an equal configuration, and equal ones have one hash")
+def check_configuration_round_trips(family: Family[Any]) -> float:
+    """A family is a value: what is written of it is all of it."""
+    return round_trip(Judge(check_configuration_round_trips, family))

@@ -1,0 +1,13 @@
+"""All laws: plain functions ``check_<law>(subject)``, by the kind of their subject.
+
+>>> from bfn_gaussian import Gaussian
+>>> check_bayes_rule(Gaussian()) <= 1.0
+True
+"""
+
+from bfn_toolkit.testing import claim_laws, family_laws, part_laws  # noqa: F401 - they register their laws
+from bfn_toolkit.testing.core import LAWS, Law, LawBroken
+
+_CHECKS = {law.check.__name__: law.check for law in LAWS.values()}
+globals().update(_CHECKS)
+__all__ = ["LAWS", "Law", "LawBroken", *sorted(_CHECKS)]

@@ -1,0 +1,108 @@
+"""How laws look at a family: its beliefs by their log-densities, its params by their tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bfn_toolkit.families import Family, SteppedFamily
+from bfn_toolkit.shapes import batch_size
+from bfn_toolkit.testing.draws import seeded
+from bfn_toolkit.testing.strategies import data
+
+EXACT = 1e-9  # of the largest number that enters, in float64
+MANY = 20_000  # rows of a statistical law
+
+
+def is_stepped(family: Any) -> bool:
+    """Whether the family is tied to a table of messages."""
+    return isinstance(family, SteppedFamily)
+
+
+def probe(family: Family[Any], params: Any, x: Tensor) -> Tensor:
+    """Log-densities (B, 4) that beliefs give to the data and to three points that are far from special."""
+    points = [x, *(data(family, batch_size(x), seed) for seed in (101, 102, 103))]
+    belief = family.input(params)
+    return torch.stack([belief.log_prob(point) for point in points], -1)
+
+
+def scale(*values: Tensor) -> Tensor:
+    """1 plus the largest magnitude in each row."""
+    return 1.0 + torch.stack([value.abs().flatten(1).amax(1) for value in values]).amax(0).unsqueeze(-1)
+
+
+def tensors(params: Any) -> dict[str, Tensor]:
+    """The tensors of params, by field; of nested params too."""
+    if isinstance(params, Tensor):
+        return {"": params}
+    if not isinstance(params, dict):
+        params = {field.name: getattr(params, field.name) for field in attrs.fields(type(params))}
+    return {f"{name}.{key}".rstrip("."): value for name, part in params.items() for key, value in tensors(part).items()}
+
+
+def rows_of(params: Any, index: Tensor) -> Any:
+    """The params of some rows."""
+    if isinstance(params, Tensor):
+        return params[index]
+    if isinstance(params, dict):
+        return {name: rows_of(part, index) for name, part in params.items()}
+    return type(params)(*(rows_of(getattr(params, f.name), index) for f in attrs.fields(type(params))))
+
+
+def raw_numbers(family: Family[Any], rows: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """What an untrained network might return."""
+    io = family.network_io
+    with seeded(seed, "raw"):
+        return torch.randn(rows, *io.site_shape, io.raw, dtype=dtype)
+
+
+def alphas(rows: int, accuracy: float) -> Tensor:
+    """One accuracy for all rows."""
+    return torch.full((rows,), accuracy, dtype=torch.float64)
+
+
+class DrawnDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Scope that collects the floating dtypes of the random numbers that are drawn in it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and result.is_floating_point():
+            self.dtypes.add(result.dtype)
+        return result
+
+
+def reads_values(distribution: Distribution) -> bool:
+    """Whether a draw has to read values, as rejection sampling does; for a distribution on the meta device."""
+    try:
+        distribution.sample()
+    except RuntimeError as error:
+        return "item() cannot be called on meta" in str(error)
+    return False
+
+
+def steps_of(family: Family[Any]) -> int:
+    """A number of steps that the family allows."""
+    return family.schedule.n_steps if isinstance(family, SteppedFamily) else 4
+
+
+def fold(family: Family[Any], x: Tensor, accuracy: list[Tensor]) -> Any:
+    """The prior after messages of these accuracies, by sender and update alone."""
+    params = family.prior(batch_size(x), dtype=torch.float64)
+    for alpha in accuracy:
+        params = family.update(params, family.sender(x, alpha).sample(), alpha)
+    return params
+
+
+def fold_one(family: Family[Any]) -> Any:
+    """Beliefs of one row after one message of accuracy 1/2."""
+    with seeded(0, "one"):
+        return fold(family, data(family, 1), [alphas(1, 0.5)])

@@ -1,0 +1,161 @@
+r"""Enumerable toys: data that take a few known values, whose posterior every family can compute for itself.
+
+Give value x_k the probability w_k.  By Bayes' rule the messages that led from theta_0 to theta have changed the odds of
+the values by :math:`p_I(x \mid \theta) / p_I(x \mid \theta_0)`, so the exact posterior is
+
+.. math:: p(x_k \mid \theta) \propto w_k \; p_I(x_k \mid \theta) \, / \, p_I(x_k \mid \theta_0)
+
+whatever the family.  It is the network that a perfect training would find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from bfn_toolkit.distributions import Delta, Kernel, Mixture, Output, normal
+from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.model import Oracle
+from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.schedules import GeometricSchedule
+from bfn_toolkit.shapes import batch_size, expand
+from bfn_toolkit.testing.draws import seeded
+
+
+@attrs.frozen(eq=False)
+class Atoms:
+    """Output distribution on a few values of whole examples.
+
+    Arguments:
+        values: The K values, with shape (K, *site).
+        logits: Unnormalised log-weights, with shape (B, K).
+    """
+
+    values: Tensor
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], for data that can be averaged."""
+        return self.expect(lambda x: x)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable value."""
+        return self.values[self.logits.argmax(-1)]
+
+    def sample(self) -> Tensor:
+        """Draws a value for each example."""
+        choice: Tensor = Categorical(logits=self.logits).sample()  # type: ignore[no-untyped-call]
+        return self.values[choice]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability of values, each of which is one of the K."""
+        same = (x.unsqueeze(1) == self.values).flatten(2).all(-1)
+        return self.logits.log_softmax(-1).masked_fill(~same, -torch.inf).logsumexp(-1)
+
+    def _points(self) -> list[Tensor]:
+        return [value.expand(batch_size(self.logits), *value.shape) for value in self.values]
+
+    def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """E[function(x)]."""
+        weights = self.logits.softmax(-1)
+        terms = [function(point) for point in self._points()]
+        return torch.stack([expand(w, term) * term for w, term in zip(weights.unbind(-1), terms, strict=True)]).sum(0)
+
+    def mix(self, kernel: Kernel) -> Distribution:
+        """Mixture of the kernel over the values, one choice per example."""
+        return Mixture(self.logits, [kernel(point) for point in self._points()])
+
+
+@attrs.frozen(eq=False)
+class Evidence:
+    """Beliefs of :class:`Line`: natural parameter v (B, 1) and accuracy (B,)."""
+
+    v: Tensor
+    accuracy: Tensor
+
+
+@attrs.frozen
+class Line(ChannelFamily[Evidence]):
+    """One real number through a Gaussian channel: the plainest family, on which samplers are tested."""
+
+    schedule: GeometricSchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
+    network_io: NetworkIO = NetworkIO((1,))  # noqa: RUF009
+    channels: int = 1
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The number itself."""
+        return x.unsqueeze(-1)
+
+    def channel(self, params: Evidence) -> tuple[Tensor, Tensor]:
+        """The beliefs are the coordinates."""
+        return params.v.unsqueeze(-1), params.accuracy
+
+    def from_channel(self, v: Tensor, accuracy: Tensor) -> Evidence:
+        """The coordinates are the beliefs."""
+        return Evidence(v.squeeze(-1), accuracy)
+
+    def input(self, params: Evidence) -> Distribution:
+        """N(v / (1 + B), 1 / (1 + B))."""
+        return normal(params.v / (1.0 + params.accuracy).unsqueeze(-1), (1.0 + params.accuracy).rsqrt())
+
+    def features(self, params: Evidence) -> Tensor:
+        """The mean."""
+        return self.input(params).mean.unsqueeze(-1)
+
+    def output(self, raw: Tensor, params: Evidence) -> Output:
+        """A point."""
+        return Delta(raw.squeeze(-1))
+
+
+@attrs.frozen(eq=False)
+class Toy:
+    """Three values of a family's data with unequal weights, and their exact posterior.
+
+    Arguments:
+        family: The family.
+        values: The values, with shape (K, *site).
+        weights: Their probabilities, with shape (K,).
+    """
+
+    family: Family[Any]
+    values: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, family: Family[Any], seed: int = 0, k: int = 3) -> Toy:
+        """Values drawn from the family's prior, all different, in float64."""
+        with seeded(seed, "toy"):
+            draws = family.input(family.prior(64, dtype=torch.float64)).sample()
+        values = torch.stack(list({tuple(x.flatten().tolist()): x for x in draws}.values())[:k])
+        weights = torch.arange(1.0, len(values) + 1.0, dtype=torch.float64)
+        return cls(family, values, weights / weights.sum())
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the data, in nats."""
+        return float(-(self.weights * self.weights.log()).sum())
+
+    def sample(self, n: int) -> Tensor:
+        """Draws data, with shape (n, *site)."""
+        return self.values[torch.multinomial(self.weights, n, replacement=True)]
+
+    def posterior(self, params: Any) -> Atoms:
+        """The exact posterior under beliefs of the family."""
+        belief = self.family.input(params)
+        n = belief.batch_shape[0]
+        prior = self.family.input(self.family.prior(n, dtype=torch.float64))
+        points = [value.expand(n, *value.shape) for value in self.values]
+        odds = torch.stack([belief.log_prob(x) - prior.log_prob(x) for x in points], -1)
+        return Atoms(self.values, self.weights.log() + odds)
+
+    @property
+    def oracle(self) -> Oracle:
+        """The model that a perfect network would make."""
+        return Oracle(self.family, self.posterior)

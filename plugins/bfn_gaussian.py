@@ -1,0 +1,319 @@
+r"""Gaussian family for continuous data (plugin).
+
+Beliefs are a mean and a precision at each site, starting from N(0, 1).  With sender y ~ N(x, 1/alpha), Bayes' rule is
+
+.. math:: \rho' = \rho + \alpha, \qquad \mu' = \mu + \frac{\alpha}{\rho'} (y - \mu),
+
+the difference form, which returns mu to the bit where alpha = 0.  With gamma(t) = 1 - sigma_1^{2t} the flow is
+
+.. math:: \mu \sim N\big(\gamma x, \gamma (1 - \gamma)\big), \qquad \rho = \sigma_1^{-2t}.
+
+A *head* reads the network's raw number as a point estimate x_hat (a :class:`~bfn_toolkit.Delta`).
+
+Source: Graves et al. 2023 (arXiv 2308.07037), section 4: eq. 49, 50 (update), 72 (schedule), 77, 80 (flow), 84 (noise
+head), 86 (sender), 101 (loss).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs import field, validators
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bfn_toolkit import (
+    ChannelFamily,
+    DataError,
+    Delta,
+    Entry,
+    GeometricSchedule,
+    Loss,
+    Model,
+    NetworkIO,
+    Output,
+    OutputHead,
+    as_shape,
+    draw_times,
+    expand,
+    finite,
+    hookimpl,
+    normal,
+    per_example,
+)
+
+
+@attrs.frozen(eq=False)
+class GaussianParams:
+    """Beliefs N(mean, 1 / precision).
+
+    Arguments:
+        mean: mu, with shape (B, *site).
+        precision: rho, with shape (B,), or like the mean where sites differ.
+    """
+
+    mean: Tensor
+    precision: Tensor
+
+
+Head = OutputHead[GaussianParams]
+
+
+@attrs.frozen
+class DataHead(Head):
+    """Data prediction: the raw number is x_hat."""
+
+    def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
+        """The mean."""
+        return params.mean.unsqueeze(-1)
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The raw number itself."""
+        return Delta(raw.squeeze(-1), family.sigma_1)
+
+
+@attrs.frozen
+class NoiseHead(Head):
+    r"""Noise prediction: the raw number is the noise in mu.
+
+    .. math:: \hat x = \mu / \gamma - \sqrt{(1 - \gamma) / \gamma} \, \hat\epsilon, \qquad
+              \hat x = 0 \text{ for } t < t_{min}
+
+    Arguments:
+        clip: x_hat is clipped to [-clip, clip]; inf for no clipping.
+        t_min: Time before which x_hat is 0, because 1 / gamma grows without bound.
+
+    Source: Graves et al. 2023, eq. 84.
+    """
+
+    clip: float = field(default=1.0, validator=validators.gt(0.0))
+    t_min: float = field(default=1e-6, validator=[validators.ge(0.0), validators.lt(1.0)])
+
+    def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
+        """The mean."""
+        return params.mean.unsqueeze(-1)
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The mean with the noise taken out; finite, with a finite gradient, at every t."""
+        beta = params.precision - 1.0
+        early = beta < math.expm1(family.schedule.rate * self.t_min)
+        # The early rows are computed with beta = 1, because a gradient of where(early, 0, inf) would be NaN.
+        beta = torch.where(early | (beta <= 0.0), 1.0, beta)
+        mean_scale, noise_scale = expand(1.0 + 1.0 / beta, params.mean), expand(beta.rsqrt(), params.mean)
+        x_hat = mean_scale * params.mean - noise_scale * raw.squeeze(-1)
+        x_hat = torch.where(expand(early, x_hat), 0.0, x_hat)
+        return Delta(x_hat if math.isinf(self.clip) else x_hat.clamp(-self.clip, self.clip), family.sigma_1)
+
+    def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
+        """The weight that makes the rate the squared error of the noise: 2 beta / alpha."""
+        return 2.0 * family.schedule.beta(t) / family.schedule.alpha(t)
+
+
+@attrs.frozen
+class SkipHead(Head):
+    r"""Bounded form: the best linear estimate of x, plus the raw number at the scale of its residual.
+
+    With data variance v and beta = rho - 1,
+
+    .. math:: \hat x = \frac{v \rho}{1 + v \beta} \mu + \sqrt{\frac{v}{1 + v \beta}} \, F(c \mu, t), \qquad
+              c = \frac{\rho}{\sqrt{\beta (1 + v \beta)}} ,
+
+    so that features and target of the network have unit scale at every t, and nothing grows at either end.
+
+    Arguments:
+        data_variance: v, the mean square of the data (the configuration takes the data set's).
+
+    Source: the preconditioning of Karras et al. 2022 (arXiv 2206.00364), for this family as in BSI (arXiv 2502.07580).
+    """
+
+    data_variance: float = field(default=1.0, validator=[validators.gt(0.0), finite])
+
+    def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
+        """The mean at unit scale; 0 at t = 0."""
+        # Below 1e-6 float32 does not resolve rho - 1, and the mean is pure noise.
+        beta = (params.precision - 1.0).clamp_min(1e-6)
+        scale = params.precision * torch.addcmul(beta, beta, beta, value=self.data_variance).rsqrt()
+        return (params.mean * expand(scale, params.mean)).unsqueeze(-1)
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """Linear estimate plus scaled residual."""
+        rho = expand(params.precision, params.mean)
+        deviation = (rho + (1.0 / self.data_variance - 1.0)).rsqrt()  # sqrt(v / (1 + v beta))
+        x_hat = torch.addcmul(raw.squeeze(-1), params.mean, deviation * rho).mul_(deviation)
+        return Delta(x_hat, family.sigma_1)
+
+    def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
+        """The weight that makes the rate the squared error of the raw number."""
+        schedule = family.schedule
+        return (1.0 / self.data_variance + schedule.beta(t)) * 2.0 / schedule.alpha(t)
+
+
+@attrs.frozen
+class Gaussian(ChannelFamily[GaussianParams]):
+    """Continuous data of zero mean and about unit range.
+
+    Arguments:
+        site_shape: Shape of one example.
+        sigma_1: Standard deviation of the beliefs at t = 1, to which the data are resolved; in [1e-8, 1).
+        head: How raw numbers become the output distribution.
+
+    >>> g = Gaussian(site_shape=(1,), sigma_1=0.1)
+    >>> belief = g.update(g.prior(1), torch.tensor([[0.5]]), torch.tensor([3.0]))
+    >>> belief.mean, belief.precision
+    (tensor([[0.3750]]), tensor([4.]))
+    """
+
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    sigma_1: float = field(default=0.01, validator=[validators.ge(1e-8), validators.lt(1.0)])
+    head: Head = field(factory=SkipHead, validator=validators.instance_of(OutputHead))  # type: ignore[type-abstract]
+    schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "schedule", GeometricSchedule(self.sigma_1))
+
+    @site_shape.validator
+    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
+        if not all(isinstance(size, int) and size >= 1 for size in value):
+            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
+
+    @property
+    def network_io(self) -> NetworkIO:  # noqa: D102
+        return NetworkIO(self.site_shape, self.head.features_per_site, self.head.raw_per_site)
+
+    @property
+    def channels(self) -> int:  # noqa: D102
+        return 1
+
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> GaussianParams:
+        """N(0, 1) at each site."""
+        mean = torch.zeros((batch_size, *self.site_shape), device=device, dtype=dtype)
+        return GaussianParams(mean, torch.ones(batch_size, device=device, dtype=dtype))
+
+    def input(self, params: GaussianParams) -> Distribution:
+        """N(mean, 1 / precision)."""
+        return normal(params.mean, params.precision.rsqrt())
+
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """N(x, 1 / alpha)."""
+        return normal(x, alpha.rsqrt())
+
+    def update(self, params: GaussianParams, y: Tensor, alpha: Tensor) -> GaussianParams:
+        """Eq. 49 and 50, in the difference form."""
+        precision = params.precision + expand(alpha, params.precision)
+        return GaussianParams(torch.lerp(params.mean, y, expand(alpha, y) / expand(precision, y)), precision)
+
+    def draw_update(self, params: GaussianParams, x: Tensor, alpha: Tensor) -> GaussianParams:
+        """Eq. 52: the sender's noise enters the mean at scale sqrt(alpha) / rho', so that no 1 / alpha is formed."""
+        precision = params.precision + expand(alpha, params.precision)
+        alpha, rho = expand(alpha, x), expand(precision, x)
+        mean = torch.lerp(params.mean, x, alpha / rho)
+        noise = torch.randn_like(mean)
+        return GaussianParams(mean.addcmul_(noise, alpha.sqrt() / rho), precision)
+
+    def flow(self, x: Tensor, t: Tensor) -> GaussianParams:
+        """Eq. 77 and 80 as mu = (sqrt(beta) x + noise) sqrt(beta) / rho: accurate at both ends of time."""
+        beta = self.schedule.beta(t)
+        precision, signal = beta + 1.0, beta.sqrt()
+        noise = torch.randn_like(x)
+        mean = noise.addcmul_(x, expand(signal, x)).mul_(expand(signal / precision, x))
+        return GaussianParams(mean, precision)
+
+    def features(self, params: GaussianParams) -> Tensor:
+        """As the head has them."""
+        return self.head.features(self, params)
+
+    def output(self, raw: Tensor, params: GaussianParams) -> Output:
+        """As the head has it."""
+        return self.head.output(self, raw, params)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """As the head has it."""
+        return self.head.loss_weight(self, t)
+
+    def kl_rate(self, x: Tensor, output: Output) -> Tensor:
+        """Half the squared error of the output's mean."""
+        return 0.5 * (x - output.mean).square()
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """Eq. 101."""
+        return per_example(F.mse_loss(output.mean, x, reduction="none")) * (0.5 * self.schedule.alpha(t))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The data themselves."""
+        return x.unsqueeze(-1)
+
+    def channel(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
+        """v = rho mu, B = rho - 1."""
+        v = params.mean * expand(params.precision, params.mean)
+        return v.unsqueeze(-1), params.precision - 1.0
+
+    def from_channel(self, v: Tensor, accuracy: Tensor) -> GaussianParams:
+        """mu = v / (1 + B), rho = 1 + B."""
+        precision, v = accuracy + 1.0, v.squeeze(-1)
+        return GaussianParams(v / expand(precision, v), precision)
+
+    def check_data(self, x: Tensor) -> None:
+        """Shape, floating point and finite."""
+        super().check_data(x)
+        if not x.is_floating_point():
+            raise DataError(f"Gaussian expects floating-point data, found {x.dtype}; convert with x.float()")
+        bad = ~torch.isfinite(x)
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            raise DataError(
+                f"Gaussian expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
+            )
+
+
+@attrs.frozen
+class UnsquaredNormLoss(Loss):
+    r"""Continuous-time loss with the norm of the error where the paper has its square: the recipe of the blog post.
+
+    .. math:: -\ln \sigma_1 \; E_t \; \sigma_1^{-2t} \lVert x - \hat x \rVert
+
+    It is not a likelihood: its minimiser is the conditional median.  At zero error torch's vector norm has gradient 0.
+
+    Source: https://proger.github.io/posts/bfn/normal.html
+    """
+
+    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
+        family: Any = model.family
+        t = draw_times(x)
+        output = model.output(family.flow(x, t), t, **condition)
+        error: Tensor = torch.linalg.vector_norm((x - output.mean).flatten(1), dim=1)
+        weight: Tensor = 0.5 * family.schedule.alpha(t)
+        return weight * error
+
+
+@hookimpl
+def bfn_families() -> Sequence[Entry]:
+    """The family."""
+    examples: Sequence[Any] = (
+        Gaussian(),
+        Gaussian(site_shape=(2, 3), sigma_1=0.1, head=NoiseHead()),
+        Gaussian(site_shape=(4,), sigma_1=0.02, head=DataHead()),
+    )
+    return [Entry("gaussian", Gaussian, examples)]
+
+
+@hookimpl
+def bfn_heads() -> Sequence[Entry]:
+    """Its heads."""
+    return [
+        Entry("skip", SkipHead, (SkipHead(),)),
+        Entry("noise", NoiseHead, (NoiseHead(),)),
+        Entry("data", DataHead, (DataHead(),)),
+    ]
+
+
+@hookimpl
+def bfn_losses() -> Sequence[Entry]:
+    """The loss of the blog post."""
+    return [Entry("unsquared-norm", UnsquaredNormLoss, (UnsquaredNormLoss(),))]

@@ -1,0 +1,177 @@
+r"""Mixture of Gaussians (plugin): a generator whose posterior, entropy and log-density are known.
+
+The posterior of x under beliefs that have received v = rho mu with accuracy beta = rho - 1 is again a mixture.  For
+components in D dimensions with weights pi_k, means m_k and standard deviations s_k, and with c_k = 1 + s_k^2 beta,
+
+.. math::
+    p(x \mid \theta) = \sum_k w_k \, N\Big(x; \frac{m_k + s_k^2 v}{c_k}, \frac{s_k^2}{c_k} I\Big), \qquad
+    \ln w_k = \ln \pi_k - \frac{D}{2} \ln c_k
+             + \frac{m_k \cdot v + s_k^2 \lVert v \rVert^2 / 2 - \beta \lVert m_k \rVert^2 / 2}{c_k} + \text{const},
+
+which holds down to beta = 0.  With it as the output distribution, samples and likelihoods must come out exactly right
+without any training: see :class:`~bfn_toolkit.Oracle`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, expand, hookimpl, seeded, split_rows
+
+
+class Beliefs(Protocol):
+    """Params with a mean (B, *site) and a precision (B,), such as ``GaussianParams``."""
+
+    mean: Tensor
+    precision: Tensor
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, Sequence) else value
+
+
+@attrs.frozen
+class GaussianMixture(Dataset):
+    """Points drawn from a mixture of Gaussians, a fixed number from each component.
+
+    The defaults are the four Gaussians of https://proger.github.io/posts/bfn/normal.html, with the same draws.
+
+    Arguments:
+        means: One number for each component, or one point of D numbers.
+        std: Standard deviation, common or one for each component.
+        count: Number of points, common or one for each component; the weights of the mixture follow from them.
+        seed: Seed of the draws.
+        valid_fraction: Share of the points held out for validation.
+
+    >>> GaussianMixture().split("all").x.shape
+    torch.Size([4000, 1])
+    """
+
+    means: tuple[float, ...] | tuple[tuple[float, ...], ...] = field(
+        default=(-0.75, -0.25, 0.25, 0.75), converter=_tuples
+    )
+    std: float | tuple[float, ...] = field(default=0.05, converter=_tuples)
+    count: int | tuple[int, ...] = field(default=1000, converter=_tuples)
+    seed: int = field(default=3407, validator=[validators.ge(0), validators.lt(2**63)])
+    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+
+    def __attrs_post_init__(self) -> None:
+        k = len(self.means)
+        points = [mean if isinstance(mean, tuple) else (mean,) for mean in self.means]
+        if k == 0 or len({len(point) for point in points}) != 1 or not points[0]:
+            raise ValueError(f"means must be numbers, or points of equal length, at least one; got {self.means}")
+        if not all(math.isfinite(number) for point in points for number in point):
+            raise ValueError(f"means must be finite, got {self.means}")
+        for name, least in (("std", 0.0), ("count", 1)):
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) and len(value) != k:
+                raise ValueError(f"{name} must be one number, or one for each of the {k} means; got {len(value)}")
+            if not all(math.isfinite(v) and v >= least and v > 0 for v in values):
+                raise ValueError(f"{name} must be finite and above 0, got {value}")
+
+    @property
+    def _means(self) -> Tensor:
+        """(K, D) in float64."""
+        return torch.tensor(self.means, dtype=torch.float64).reshape(len(self.means), -1)
+
+    @property
+    def _stds(self) -> Tensor:
+        """(K,) in float64."""
+        return torch.tensor(self.std, dtype=torch.float64).expand(len(self.means))
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return self.count if isinstance(self.count, tuple) else (self.count,) * len(self.means)
+
+    @property
+    def _log_weights(self) -> Tensor:
+        """(K,) in float64."""
+        return torch.tensor(self._counts, dtype=torch.float64).log().log_softmax(0)
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """(D,)."""
+        return (self._means.shape[1],)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """Site shape, and the mean square of the data."""
+        squares = self._means.square().mean(1) + self._stds.square()
+        variance = float((self._log_weights.exp() * squares).sum())
+        return {"site_shape": self.site_shape, "data_variance": round(variance, 6)}
+
+    def _draw(self, generator: torch.Generator | None) -> Tensor:
+        parts = [
+            mean + std * torch.randn(count, self.site_shape[0], generator=generator)
+            for mean, std, count in zip(self._means.float(), self._stds.tolist(), self._counts, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def split(self, name: Split) -> Batch:
+        """The points; "test" is a fresh draw of the same size."""
+        if name == "test":
+            with seeded(self.seed, "test"):
+                return Batch(self._draw(None))
+        x = self._draw(torch.Generator().manual_seed(self.seed))
+        if name == "all":
+            return Batch(x)
+        train, valid = split_rows(len(x), self.valid_fraction, self.seed)
+        return Batch(x).rows(train if name == "train" else valid)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact log-density of points (B, D), in nats, with shape (B,)."""
+        return self._prior(x).log_prob(x)
+
+    def _prior(self, like: Tensor) -> NormalMixture:
+        b, (k, d) = like.shape[0], self._means.shape
+        means, stds, logits = (v.to(like) for v in (self._means, self._stds, self._log_weights))
+        return NormalMixture(logits.expand(b, k), means.expand(b, k, d), stds.expand(b, k))
+
+    def entropy(self, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
+        """Entropy in nats, and its standard error.
+
+        For D = 1 by quadrature, with error 0; else the mean of -ln p over ``samples`` stratified draws.
+        """
+        if self.site_shape == (1,):
+            reach = 12.0 * float(self._stds.max())
+            low, high = float(self._means.min()) - reach, float(self._means.max()) + reach
+            grid = torch.linspace(low, high, 200_001, dtype=torch.float64).unsqueeze(-1)
+            log_p = self.log_prob(grid)
+            return float(torch.trapezoid(-log_p.exp() * log_p, grid.squeeze(-1))), 0.0
+        with seeded(seed, "entropy"):
+            x = self._prior(torch.empty(samples, 1, dtype=torch.float64)).sample()
+        price = -self.log_prob(x)
+        return float(price.mean()), float(price.std() / math.sqrt(samples))
+
+    def exact_output(self, params: Beliefs) -> NormalMixture:
+        """The exact posterior p(x | theta) under Gaussian beliefs: the oracle that a perfect network would be."""
+        rho = expand(params.precision, params.mean)
+        v = (params.mean * rho).unsqueeze(1)  # (B, 1, D)
+        beta = params.precision.reshape(-1, 1) - 1.0  # (B, 1)
+        means, variances, logits = (u.to(params.mean) for u in (self._means, self._stds.square(), self._log_weights))
+        c = 1.0 + beta * variances  # (B, K)
+        exponent = (means * v).sum(-1) + 0.5 * variances * v.square().sum(-1) - 0.5 * beta * means.square().sum(-1)
+        logits = logits - 0.5 * means.shape[1] * c.log() + exponent / c
+        centres = (means + variances.unsqueeze(-1) * v) / c.unsqueeze(-1)
+        return NormalMixture(logits, centres, (variances / c).sqrt())
+
+    def mode_shares(self, x: Tensor) -> Mapping[str, float]:
+        """Share of points whose nearest mean is each of the means."""
+        nearest = torch.cdist(x.flatten(1).double(), self._means.to(x.device)).argmin(1)
+        shares = torch.bincount(nearest, minlength=len(self.means)) / len(x)
+        return {str(mean): share for mean, share in zip(self.means, shares.tolist(), strict=True)}
+
+
+@hookimpl
+def bfn_datasets() -> Sequence[Entry]:
+    """The data set."""
+    plane = GaussianMixture(means=((-0.5, 0.0), (0.5, 0.5), (0.0, -0.5)), std=(0.1, 0.05, 0.2), count=(50, 60, 70))
+    return [Entry("gaussian-mixture", GaussianMixture, (GaussianMixture(), plane))]

@@ -1,0 +1,213 @@
+"""What is timed: one network and one batch, bare, under the toolkit and under the textbook code.
+
+*Bare* is the same network on the same input: forward, backward with a fixed output gradient, a step of
+``torch.optim.AdamW``; no loss and no random number.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bfn_gaussian import Gaussian, SkipHead
+from bfn_siren import Siren
+from bfn_toolkit import BFN, Batch, ContinuousTimeLoss, NetworkIO, draw_times, minibatches
+from bfn_toolkit.experiment import Training
+from bfn_toolkit.trainer import Loop
+
+from . import textbook
+from .timing import Variant
+
+SIGMA_1 = 0.02
+# A fixed gradient would drive the weights away at the default rate, and the sine of a large number costs more.
+RATE = 1e-6
+
+
+class MLP(nn.Module):
+    """64 + 1 -> 256 -> 256 -> 256 -> 64 with SiLU."""
+
+    def __init__(self, size: int, width: int = 256, depth: int = 3) -> None:
+        super().__init__()
+        widths = [size + 1, *[width] * depth]
+        layers = [[nn.Linear(i, o), nn.SiLU()] for i, o in itertools.pairwise(widths)]
+        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Linear(width, size))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        out: Tensor = self.layers(torch.cat([features.flatten(1), t.unsqueeze(-1)], -1))
+        return out.view_as(features)
+
+
+class OneParameter(nn.Module):
+    """The least network that has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        return features * self.weight
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network for data of some size, and a batch of them."""
+
+    name: str
+    size: int
+    batch_size: int
+    sampler_batch_size: int
+    build: Callable[[], nn.Module]
+
+    @property
+    def family(self) -> Gaussian:
+        """Its family."""
+        return Gaussian(site_shape=(self.size,), sigma_1=SIGMA_1, head=SkipHead())
+
+
+def _siren() -> nn.Module:
+    return Siren(width=64, depth=3).build(NetworkIO((1,), 1, 1))
+
+
+WORKLOADS = (
+    Workload("(a) Siren 1-64-64-64-1", 1, 4000, 1000, _siren),
+    Workload("(b) MLP 64+1-256x3-64", 64, 512, 512, lambda: MLP(64)),
+)
+
+
+def network_input(work: Workload, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and times as the loss would hand them to the network: the sine's cost depends on its argument."""
+    t = draw_times(x)
+    return work.family.features(work.family.flow(x, t)), t
+
+
+def bare_step(work: Workload, network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Forward, backward, AdamW."""
+    features, t = network_input(work, x)
+    gradient = torch.randn_like(features) / len(x)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        network(features, t).backward(gradient)
+        optimizer.step()
+
+    return run
+
+
+def loss_step(network: nn.Module, loss: Callable[[], Tensor], *, fused: bool | None = None) -> Callable[[], None]:
+    """Loss, backward, and the same AdamW."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, fused=fused)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss().mean().backward()
+        optimizer.step()
+
+    return run
+
+
+def loss_alone(network: OneParameter, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Loss and backward on the least network: the toolkit's own part of a step."""
+
+    def run() -> None:
+        loss().mean().backward()
+        network.weight.grad = None
+
+    return run
+
+
+def loop_step(work: Workload, network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A step of the toolkit's training loop: seeded scope, loss, fused AdamW, clipping, moving average."""
+    training = Training(
+        optimizer="adamw", lr=RATE, scheduler="constant", clip_norm=1.0, ema_decay=0.999, batch_size=len(x)
+    )
+    loop = Loop(BFN(work.family, network), ContinuousTimeLoss(), training, seed=0)
+    batch, steps = Batch(x), itertools.count()
+    return lambda: loop.step(batch, next(steps)) and None
+
+
+def textbook_loop_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """The loop that goes with the textbook: default AdamW, clipping, a Python loop for the moving average, a read."""
+    average = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss = textbook.continuous_time_loss(network, x, SIGMA_1).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), network.parameters(), strict=True):
+                a.mul_(0.999).add_(p, alpha=0.001)
+        loss.item()
+
+    return run
+
+
+def training(work: Workload, *, rows: int | None = None, repeats: int = 1) -> dict[str, Variant]:
+    """Training steps of one workload."""
+    torch.manual_seed(0)
+    rows = rows or work.batch_size
+    x, network = torch.rand(rows, work.size) * 2 - 1, work.build()
+    nets = [copy.deepcopy(network) for _ in range(6)]
+    one = OneParameter()
+    model, fused, tiny = (BFN(work.family, net) for net in (nets[1], nets[5], one))
+    loss = ContinuousTimeLoss()
+    runs = {
+        "bare": bare_step(work, nets[0], x),
+        "step": loss_step(nets[1], lambda: loss(model, x)),
+        "fused step": loss_step(nets[5], lambda: loss(fused, x), fused=True),
+        "loss": loss_alone(one, lambda: loss(tiny, x)),
+        "loop": loop_step(work, nets[2], x),
+        "textbook step": loss_step(nets[3], lambda: textbook.continuous_time_loss(nets[3], x, SIGMA_1)),
+        "textbook loss": loss_alone(one, lambda: textbook.continuous_time_loss(one, x, SIGMA_1)),
+        "textbook loop": textbook_loop_step(nets[4], x),
+    }
+    return {name: Variant(run, repeats) for name, run in runs.items()}
+
+
+def feeding(work: Workload, batches: int = 25) -> dict[str, Variant]:
+    """An epoch of batches from memory; one unit is one batch."""
+    torch.manual_seed(0)
+    x = torch.rand(batches * work.batch_size, work.size) * 2 - 1
+    rows, loader, epochs = Batch(x), textbook.batches(x, work.batch_size), itertools.count()
+
+    def run() -> None:
+        for _ in minibatches(rows, work.batch_size, seed=0, epoch=next(epochs)):
+            pass
+
+    def run_loader() -> None:
+        for _ in loader:
+            pass
+
+    bare = bare_step(work, work.build(), x[: work.batch_size])
+    return {
+        "bare": Variant(bare, repeats=10),
+        "feeding": Variant(run, units=batches),
+        "textbook feeding": Variant(run_loader, units=batches),
+    }
+
+
+def sampling(work: Workload, n_steps: int = 100) -> dict[str, Variant]:
+    """Ancestral sampling; one unit of bare is one forward pass."""
+    torch.manual_seed(0)
+    rows, network = work.sampler_batch_size, work.build().eval()
+    model = BFN(work.family, network)
+    features, t = network_input(work, torch.rand(rows, work.size) * 2 - 1)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for _ in range(n_steps):
+            network(features, t)
+
+    return {
+        "bare": Variant(bare),
+        "ancestral": Variant(lambda: model.sample(rows, n_steps=n_steps)),
+        "textbook ancestral": Variant(lambda: textbook.sample(network, (rows, work.size), n_steps, SIGMA_1)),
+    }

@@ -1,0 +1,30 @@
+"""What all tests share: hypothesis profiles, one thread, and torch's generator in hypothesis's hands."""
+
+import os
+
+import torch
+from hypothesis import register_random, settings
+
+# Laws draw tensors, which takes milliseconds that vary with the load of the machine: no deadline in either profile.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+torch.set_num_threads(1)  # the tests run side by side, and sums come out in one order
+
+
+class TorchRandom:
+    """torch's CPU generator behind the interface of ``random.Random`` that hypothesis asks for."""
+
+    def seed(self, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+
+    def getstate(self) -> torch.Tensor:
+        return torch.default_generator.get_state()
+
+    def setstate(self, state: torch.Tensor) -> None:
+        torch.default_generator.set_state(state)
+
+
+TORCH_RANDOM = TorchRandom()  # hypothesis keeps a weak reference
+register_random(TORCH_RANDOM)

@@ -1,0 +1,327 @@
+"""The command line, end to end in temporary folders, and what it says to mistakes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bfn_toolkit import load_run
+from bfn_toolkit.cli import BUG, main, parse_overrides
+
+SMALL = ["--training.steps", "6", "--dataset.count", "50", "--network.width", "16"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with all of its files."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--out", str(path), *SMALL]) == 0
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> Callable[..., str]:
+    """Checks that a command ends with a status, all words on stderr, nothing on stdout and no traceback."""
+
+    def check(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(list(arguments)) == status
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "Traceback" not in said.err
+        assert [word for word in words if word not in said.err] == []
+        return said.err
+
+    return check
+
+
+def test_train_writes_a_complete_run(trained: Path) -> None:
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    names = ("data", "smoke_test", "schedule", "training", "samples", "flows")
+    expected = {"experiment.toml", "metrics.jsonl", "model.safetensors", "model.json", "evaluation.json", "samples.npy"}
+    assert files == expected | {f"figures/{name}.png" for name in names}
+    metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert all(line["loss"] > 0 and line["grad_norm"] > 0 and line["lr"] > 0 for line in metrics)
+    assert np.load(trained / "samples.npy", allow_pickle=False).shape == (1000, 1)
+    for name in names:
+        assert (trained / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_experiment_of_a_run_repeats_it_to_the_bit(trained: Path) -> None:
+    assert main(["train", "--config", str(trained / "experiment.toml"), "--out", "again", "--no-report"]) == 0
+    assert Path("again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert Path("again/experiment.toml").read_text() == (trained / "experiment.toml").read_text()
+
+
+def test_another_seed_trains_another_model(trained: Path) -> None:
+    assert main(["train", "--out", "other", "--no-report", "--seed", "1", *SMALL]) == 0
+    assert Path("other/model.safetensors").read_bytes() != (trained / "model.safetensors").read_bytes()
+
+
+def test_default_folders_are_numbered() -> None:
+    for _ in range(2):
+        assert main(["train", "--no-report", *SMALL]) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["001", "002"]
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "samples.safetensors", "samples.csv"])
+def test_same_seed_gives_the_same_bytes(trained: Path, name: str) -> None:
+    for folder, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        out = f"{folder}/{name}"
+        assert main(["sample", str(trained), "-n", "20", "--steps", "5", "--seed", seed, "--out", out]) == 0
+    a, b, c = (Path(folder, name).read_bytes() for folder in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_formats_hold_the_same_samples(trained: Path) -> None:
+    for name in ("x.npy", "x.safetensors", "x.csv"):
+        assert main(["sample", str(trained), "-n", "7", "--steps", "3", "--out", name]) == 0
+    array = np.load("x.npy", allow_pickle=False)
+    assert np.array_equal(load_file("x.safetensors")["samples"], array)
+    with open("x.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["x1"]
+    assert np.array_equal(np.array(rows[1:], dtype=np.float32), array)
+
+
+@pytest.mark.parametrize("steps", ["inf", "5"])
+def test_evaluate_prints_one_json_object(trained: Path, steps: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--steps", steps, "--draws", "4", "-n", "50", "--sample-steps", "5", "--json"]
+    assert main(["evaluate", str(trained), *options]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["steps"] == (steps if steps == "inf" else int(steps))
+    for key in ("loss_nats", "loss_nats_stderr", "reconstruction_nats", "bits_per_dimension"):
+        assert isinstance(scores[key], float)
+    samples = scores["samples"]
+    assert (samples["n"], samples["steps"], samples["sampler"]) == (50, 5, "ancestral")
+    assert samples["w1"] >= 0
+    assert sum(samples["mode_shares"].values()) == pytest.approx(1.0)
+
+
+def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--draws", "2", "-n", "20", "--sample-steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "bits per dimension" in out
+    assert "±" in out
+
+
+def test_samples_of_the_plane_are_scored_by_sliced_w1_and_mmd(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", "plane", "--dataset.means", "[[0.0, 0.5], [0.5, 0.0]]", *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "plane", "--draws", "2", "-n", "30", "--sample-steps", "2", "--json"]) == 0
+    assert {"sliced_w1", "mmd", "mode_shares"} <= json.loads(capsys.readouterr().out)["samples"].keys()
+
+
+def test_plot_redraws_the_figures(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", str(trained), "--out", "pictures", "--steps", "5", "-n", "50"]) == 0
+    written = capsys.readouterr().out.split()
+    assert len(written) == 6
+    assert all(Path(path).is_file() for path in written)
+
+
+def test_plugins_lists_the_trio(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--json"]) == 0
+    names = {(line["kind"], line["name"]) for line in json.loads(capsys.readouterr().out)["plugins"]}
+    assert {("family", "gaussian"), ("network", "siren"), ("dataset", "gaussian-mixture")} <= names
+    assert main(["plugins"]) == 0
+    assert "gaussian-mixture" in capsys.readouterr().out
+
+
+def test_every_part_can_be_replaced_by_name() -> None:
+    options = [
+        "--family.head",
+        "noise",
+        "--loss",
+        "discrete-time",
+        "--loss.n_steps",
+        "5",
+        "--training.ema_decay",
+        "0.9",
+    ]
+    assert main(["train", "--out", "run", "--no-report", *SMALL, *options]) == 0
+    assert json.loads(Path("run/model.json").read_text())["weights"] == "ema"
+    assert type(load_run("run").family.head).__name__ == "NoiseHead"
+
+
+def test_preset_post_trains() -> None:
+    assert main(["train", "--preset", "post", "--out", "run", "--no-report", "--training.steps", "3"]) == 0
+    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in metrics] == [1e-3] * 3
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "plot", "plugins"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"bfn {command}" in capsys.readouterr().out.split("Example")[1]
+
+
+def test_options_are_the_fields_of_the_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--options"]) == 0
+    keys = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert {"--seed", "--network.width", "--family.head", "--training.steps", "--loss.weighting"} <= keys
+
+
+BAD = [
+    (2, ["trian"], ["Did you mean 'train'"]),
+    (2, ["train", "--step", "5"], ["--step", "did you mean --training.steps"]),
+    (2, ["train", "--network.widht", "256"], ["did you mean --network.width"]),
+    (2, ["train", "--training.steps", "0"], ["--training.steps"]),
+    (2, ["train", "--training.steps", "2.5"], ["expected an integer"]),
+    (2, ["train", "--training.lr", "nan"], ["finite"]),
+    (2, ["train", "--training.lr", "-1"], ["--training.lr"]),
+    (2, ["train", "--training.batch_size", "0"], ["--training.batch_size"]),
+    (2, ["train", "--training.ema_decay", "1.0"], ["--training.ema_decay"]),
+    (2, ["train", "--training.precision", "fp8"], ["fp32", "bf16"]),
+    (2, ["train", "--training.optimizer", "adm"], ["Did you mean 'adam'"]),
+    (2, ["train", "--training.optimizer", "muon", "--network.bias", "true"], ["Muon refuses"]),
+    (2, ["train", "--family.sigma_1", "2"], ["--family.sigma_1"]),
+    (2, ["train", "--family.sigma_1", "nan"], ["finite"]),
+    (2, ["train", "--family", "gausian"], ["Did you mean 'gaussian'"]),
+    (2, ["train", "--family.head", "skp"], ["Did you mean 'skip'"]),
+    (2, ["train", "--dataset.std", "-0.1"], ["std"]),
+    (2, ["train", "--dataset.means", "[]"], ["means"]),
+    (2, ["train", "--dataset.means", "[0.1, inf]"], ["means"]),
+    (2, ["train", "--dataset.valid_fraction", "1.0"], ["valid_fraction"]),
+    (2, ["train", "--seed", "-1"], ["--seed"]),
+    (2, ["train", "--seed", "1", "--seed", "2"], ["--seed", "twice"]),
+    (2, ["train", "--network.width"], ["needs a value"]),
+    (2, ["train", "stray"], ["unexpected argument 'stray'"]),
+    (2, ["train", "--config", "missing.toml"], ["missing.toml"]),
+    (2, ["train", "--preset", "pots"], ["post"]),
+    (3, ["train", "--dataset.count", "1", "--dataset.valid_fraction", "0.01"], ["no validation rows"]),
+    (4, ["sample", "nowhere"], ["nowhere", "not a run directory"]),
+    (4, ["evaluate", "nowhere"], ["not a run directory"]),
+    (4, ["plot", "."], ["not a run directory"]),
+    (7, ["train", "--training.device", "cuda:99"], ["found: cpu"]),
+]
+
+
+@pytest.mark.parametrize(("status", "arguments", "words"), BAD, ids=[" ".join(case[1]) for case in BAD])
+def test_mistakes_are_named_and_nothing_is_written(
+    status: int, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fails(capsys, status, *words)(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_WITH_RUN = [
+    (2, ["sample", "RUN", "-n", "0"], ["-n"]),
+    (2, ["sample", "RUN", "--steps", "0"], ["--steps"]),
+    (2, ["sample", "RUN", "--steps", "2.5"], ["--steps"]),
+    (2, ["sample", "RUN", "--sampler", "ancestrl"], ["Did you mean 'ancestral'"]),
+    (2, ["sample", "RUN", "--out", "x.txt"], [".npy", ".safetensors", ".csv"]),
+    (2, ["sample", "RUN", "--out", "."], ["is a directory"]),
+    (2, ["sample", "RUN", "--seed", "-1"], ["--seed"]),
+    (2, ["evaluate", "RUN", "--steps", "0"], ["--steps"]),
+    (2, ["evaluate", "RUN", "--steps", "many"], ["--steps"]),
+    (2, ["evaluate", "RUN", "--split", "al"], ["--split"]),
+    (2, ["plot", "RUN", "--steps", "-1"], ["--steps"]),
+]
+
+
+@pytest.mark.parametrize(("status", "arguments", "words"), BAD_WITH_RUN, ids=[" ".join(c[1]) for c in BAD_WITH_RUN])
+def test_mistakes_about_a_run_are_named(
+    status: int, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    fails(capsys, status, *words)(*[str(trained) if word == "RUN" else word for word in arguments])
+
+
+def test_all_mistakes_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.toml").write_text("seed = 1.5\n[network]\nwidht = 3\n[training]\nsteps = 'ten'\n")
+    said = fails(capsys, 2, "bad.toml:1: seed", "bad.toml:3: network.widht", "bad.toml:5: training.steps")
+    assert len(said("train", "--config", "bad.toml").splitlines()) == 3
+
+
+def test_an_existing_run_is_kept(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "model.json").stat().st_mtime_ns
+    fails(capsys, 2, "--force")("train", "--out", str(trained), *SMALL)
+    assert (trained / "model.json").stat().st_mtime_ns == before
+
+
+def test_force_replaces_a_run_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", "run", "--no-report", *SMALL]) == 0
+    Path("run/notes.txt").write_text("mine")
+    assert main(["train", "--out", "run", "--no-report", "--force", "--seed", "1", *SMALL]) == 0
+    assert "seed = 1\n" in Path("run/experiment.toml").read_text()
+    assert Path("run/notes.txt").read_text() == "mine"
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("do not touch")
+    fails(capsys, 2, "not a run directory")("train", "--out", "mine", "--force", *SMALL)
+    assert Path("mine/thesis.txt").read_text() == "do not touch"
+
+
+def test_an_existing_file_of_samples_is_kept(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.npy").write_text("mine")
+    fails(capsys, 2, "--force")("sample", str(trained), "--out", "x.npy")
+    assert Path("x.npy").read_text() == "mine"
+    assert main(["sample", str(trained), "-n", "2", "--steps", "2", "--out", "x.npy", "--force"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    fails(capsys, 7, "file/run")("train", "--out", "file/run", *SMALL)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    # One step of this size makes the next output overflow, weighted by up to 1e16.
+    options = [
+        "--training.lr",
+        "1e3",
+        "--training.optimizer",
+        "sgd",
+        "--training.clip_norm",
+        "inf",
+        "--loss.weighting",
+        "paper",
+    ]
+    fails(capsys, 6, "step", "Lower training.lr")(
+        "train", "--out", "run", *SMALL, *options, "--family.head", "data", "--family.sigma_1", "1e-8"
+    )
+    assert not Path("run/model.safetensors").exists()
+    fails(capsys, 4, "did not end")("sample", "run")
+
+
+def test_damage_is_detected_before_use(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path("copy")
+    copy.mkdir()
+    for path in trained.iterdir():
+        if path.is_file():
+            (copy / path.name).write_bytes(path.read_bytes())
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    fails(capsys, 4, "damaged")("sample", str(copy))
+    (copy / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    (copy / "experiment.toml").write_text((copy / "experiment.toml").read_text().replace("width = 16", "width = 8"))
+    fails(capsys, 4, "does not fit the network")("sample", str(copy))
+
+
+def test_a_fault_of_ours_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("bfn_toolkit.registry.default_registry", lambda: 1 / 0)
+    assert main(["plugins"]) == BUG
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "report" in said
+
+
+def test_overrides_take_both_forms() -> None:
+    assert parse_overrides(["--a.b", "1", "--c=--d"]) == [("a.b", "1"), ("c", "--d")]
+
+
+def test_a_closed_reader_is_no_error(trained: Path) -> None:
+    command = f"{sys.executable} -m bfn_toolkit train --options | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stderr == ""

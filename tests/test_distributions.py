@@ -1,0 +1,198 @@
+"""Laws of distributions over data and messages: averages, draws, densities and mixtures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from significance import Z, ks_two_sample, z_of_mean, z_of_variance
+from strategies import dtypes, tensors, values
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from bfn_toolkit import Delta, Finite, Mixture, NormalMixture, Output, kl, normal, seeded
+
+N, DOUBLE = 200_000, torch.float64
+SUPPORT = torch.tensor([-0.8, 0.1, 0.5], dtype=DOUBLE)
+LOGITS = torch.tensor([[[0.3, -1.0, 2.0], [0.0, 0.0, 0.0]]], dtype=DOUBLE)  # one example, two sites, three values
+MEANS = torch.tensor([[[-1.0, 0.5], [2.0, 0.0]]], dtype=DOUBLE)  # one example, two components, two sites
+SCALES, CHOICE = torch.tensor([[0.3, 1.5]], dtype=DOUBLE), torch.tensor([[0.0, 0.7]], dtype=DOUBLE)
+
+
+def rows(x: Tensor, n: int = N) -> Tensor:
+    return x.expand(n, *x.shape[1:])
+
+
+def outputs(n: int) -> dict[str, Output]:
+    """The same output distribution n times."""
+    return {
+        "delta": Delta(rows(torch.tensor([[0.2, -0.9]], dtype=DOUBLE), n), 0.1),
+        "finite": Finite(SUPPORT, rows(LOGITS, n)),
+        "normals": NormalMixture(rows(CHOICE, n), rows(MEANS, n), rows(SCALES, n)),
+    }
+
+
+KINDS = pytest.mark.parametrize("kind", ["delta", "finite", "normals"])
+
+
+@KINDS
+def test_draws_have_the_mean(kind: str) -> None:
+    output = outputs(N)[kind]
+    with seeded(0, kind):
+        x = output.sample()
+    assert x.shape == output.mean.shape == output.mode.shape == (N, 2)
+    assert x.dtype == output.mean.dtype == DOUBLE
+    if kind == "delta":
+        assert torch.equal(x, output.mean)
+    else:
+        assert z_of_mean(x, output.mean[0]) <= Z
+
+
+@KINDS
+def test_expectation_is_linear_and_starts_from_the_mean(kind: str) -> None:
+    output = outputs(3)[kind]
+    assert torch.allclose(output.expect(lambda x: 3 * x - 1), 3 * output.mean - 1, rtol=1e-14)  # float64
+    # a function may add axes: an embedding
+    stacked = output.expect(lambda x: torch.stack([x, -x], -1))
+    assert stacked.shape == (3, 2, 2)
+    assert torch.allclose(stacked[..., 1], -output.mean, rtol=1e-14)
+
+
+@KINDS
+def test_mix_is_the_law_of_a_message_about_a_draw(kind: str) -> None:
+    # Ancestral: x ~ p_O, y ~ kernel(x).  Both ways must give the same law of y, at each site and of their product.
+    output = outputs(N)[kind]
+
+    def kernel(x: Tensor) -> Distribution:
+        return normal(x, torch.full((len(x),), 0.4, dtype=DOUBLE))
+
+    with seeded(1, kind):
+        direct, ancestral = output.mix(kernel).sample(), kernel(output.sample()).sample()
+    assert direct.shape == ancestral.shape == (N, 2)
+    for function in (lambda y: y[:, 0], lambda y: y[:, 1], lambda y: y[:, 0] * y[:, 1]):
+        assert ks_two_sample(function(direct), function(ancestral)) <= 1
+
+
+@KINDS
+def test_mix_has_the_density_that_its_draws_have(kind: str) -> None:
+    # Importance: the mean of q(y) / p(y) over y ~ p is 1 for any density q, here a wide normal.
+    output = outputs(N)[kind]
+    mixed = output.mix(lambda x: normal(x, torch.full((len(x),), 0.4, dtype=DOUBLE)))
+    wide = Normal(torch.tensor(0.1, dtype=DOUBLE), 0.3)
+    with seeded(2, kind):
+        y = mixed.sample()
+    ratio = (wide.log_prob(y).sum(1) - mixed.log_prob(y)).exp()
+    assert mixed.log_prob(y).shape == (N,)
+    assert z_of_mean(ratio, 1.0) <= Z
+
+
+def test_normal_mixture_density_is_the_definition() -> None:
+    output, x = outputs(1)["normals"], torch.tensor([[0.4, -0.3]], dtype=DOUBLE)
+    expected = sum(
+        w * Normal(mean, scale).log_prob(x[0]).sum().exp()  # one choice for both sites
+        for w, mean, scale in zip(CHOICE.softmax(-1)[0], MEANS[0], SCALES[0], strict=True)
+    ).log()
+    assert torch.allclose(output.log_prob(x), expected, rtol=1e-13)  # float64, plain exponentials
+    assert torch.equal(output.mode, MEANS[:, 1])
+
+
+def test_finite_density_and_mode_are_the_definition() -> None:
+    output, weights = outputs(1)["finite"], LOGITS.softmax(-1)[0]
+    total = 0.0
+    for i, a in enumerate(SUPPORT):
+        for j, b in enumerate(SUPPORT):
+            price = output.log_prob(torch.stack([a, b]).unsqueeze(0))
+            assert torch.allclose(price, (weights[0, i] * weights[1, j]).log(), rtol=1e-13)
+            total += price.exp().item()
+    assert abs(total - 1) <= 1e-14
+    assert output.mode[0, 0] == SUPPORT[2]
+
+
+def test_finite_draws_each_value_with_its_weight_and_sites_are_independent() -> None:
+    with seeded(3):
+        x = outputs(N)["finite"].sample()
+    hits = (x.unsqueeze(-1) == SUPPORT).double()
+    assert z_of_mean(hits, LOGITS.softmax(-1)[0]) <= Z
+    joint = torch.einsum("bi,bj->bij", hits[:, 0], hits[:, 1])
+    assert z_of_mean(joint, torch.outer(*LOGITS.softmax(-1)[0])) <= Z
+
+
+@given(st.data(), dtypes, st.integers(2, 40))
+def test_finite_never_draws_what_has_no_weight(draw: st.DataObject, dtype: torch.dtype, k: int) -> None:
+    logits = draw.draw(tensors(values.map(lambda v: 20 * v), (1, 1, k), dtype))
+    barred = draw.draw(st.lists(st.booleans(), min_size=k, max_size=k).filter(lambda flags: not all(flags)))
+    logits[0, 0, barred] = -math.inf
+    x = Finite(torch.arange(k), logits.expand(200, 1, k)).sample()
+    assert not torch.tensor(barred)[x].any()
+
+
+@pytest.mark.parametrize(("u", "value"), [(0.0, 1), (1 - 2**-24, 3)])
+def test_finite_inverts_both_ends_of_the_interval(monkeypatch: pytest.MonkeyPatch, u: float, value: int) -> None:
+    # torch.rand gives 0 once in 2^24 draws of float32: not often enough to wait for.
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, u))
+    weights = torch.tensor([0.0, 0.3, 0.3, 0.4, 0.0])  # the first and the last value must never be drawn
+    assert Finite(torch.arange(5), weights.log().expand(2, 1, 5)).sample().tolist() == [[value]] * 2
+
+
+def test_finite_on_integers_keeps_them() -> None:
+    output = Finite(torch.arange(3), rows(LOGITS.float(), 4))
+    assert output.sample().dtype == output.mode.dtype == torch.long
+    assert output.mean.dtype == torch.float32
+    assert output.log_prob(torch.tensor([[2, 0]]).expand(4, 2)).shape == (4,)
+
+
+def test_delta_prices_an_error_by_its_tolerance() -> None:
+    delta, x = outputs(2)["delta"], torch.tensor([[0.25, -1.0], [0.2, -0.9]], dtype=DOUBLE)
+    expected = Normal(delta.value, 0.1).log_prob(x).sum(1)
+    assert torch.allclose(delta.log_prob(x), expected, rtol=1e-13)
+    with pytest.raises(ValueError, match="tolerance"):
+        Delta(delta.value).log_prob(x)
+
+
+@pytest.mark.parametrize("site", [(), (2,), (2, 3)])
+def test_normal_sums_over_sites_and_keeps_examples(site: tuple[int, ...]) -> None:
+    mean, scale = torch.zeros(4, *site, dtype=DOUBLE), torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=DOUBLE)
+    law, x = normal(mean, scale), torch.full((4, *site), 0.7, dtype=DOUBLE)
+    one = Normal(0.0, scale).log_prob(torch.tensor(0.7, dtype=DOUBLE))
+    assert law.batch_shape == (4,)
+    assert law.event_shape == site
+    assert torch.allclose(law.log_prob(x), one * math.prod(site), rtol=1e-14)
+    q = normal(mean + 1, scale)
+    assert torch.allclose(kl(law, q), 0.5 * math.prod(site) / scale.square(), rtol=1e-12)  # closed form
+
+
+@pytest.mark.parametrize("sample_shape", [(), (3,), (3, 2)])
+@pytest.mark.parametrize("per_site", [False, True])
+def test_mixture_draws_have_the_shape_of_torch(sample_shape: tuple[int, ...], per_site: bool) -> None:
+    logits = LOGITS.expand(5, 2, 3) if per_site else LOGITS[:, 0].expand(5, 3)
+    parts = [normal(torch.full((5, 2, 4), float(k), dtype=DOUBLE), torch.ones(5, dtype=DOUBLE)) for k in range(3)]
+    mixture = Mixture(logits, parts)
+    assert mixture.sample(sample_shape).shape == (*sample_shape, 5, 2, 4)
+    assert mixture.log_prob(mixture.sample()).shape == (5,)
+
+
+@pytest.mark.parametrize("per_site", [False, True])
+def test_mixture_chooses_once_per_example_or_once_per_site(per_site: bool) -> None:
+    weights = torch.tensor([0.3, 0.7], dtype=DOUBLE)
+    logits = weights.log().expand(N, 2, 2) if per_site else weights.log().expand(N, 2)
+    parts = [normal(torch.full((N, 2), k, dtype=DOUBLE), torch.full((N,), 0.1, dtype=DOUBLE)) for k in (-1.0, 1.0)]
+    with seeded(4, str(per_site)):
+        y = Mixture(logits, parts).sample()
+    assert z_of_mean(y, 0.4) <= Z
+    assert z_of_variance(y, 0.01 + 0.84) <= Z
+    assert z_of_mean(y.prod(1), 0.16 if per_site else 1.0) <= Z
+
+
+def test_mixture_with_weights_per_site_needs_independent_parts() -> None:
+    whole = torch.distributions.MultivariateNormal(torch.zeros(1, 2), torch.eye(2))
+    with pytest.raises(TypeError, match="Independent over sites"):
+        Mixture(torch.zeros(1, 2, 1), [whole]).log_prob(torch.zeros(1, 2))
+
+
+def test_mixture_of_equal_parts_is_that_part() -> None:
+    part, x = normal(torch.zeros(1, 2, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE)), torch.tensor([[0.3, 4.0]]).double()
+    for logits in (LOGITS, LOGITS[:, 0]):
+        assert torch.allclose(Mixture(logits, [part] * 3).log_prob(x), part.log_prob(x), rtol=1e-14)

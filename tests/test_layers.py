@@ -1,0 +1,20 @@
+"""The import directions that import-linter cannot see: plugins are modules, and use public names only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PLUGINS = sorted(Path(__file__).parent.parent.joinpath("plugins").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
+def test_plugins_import_public_names_only(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    ours = {node.module for node in imports if node.module.split(".")[0] == "bfn_toolkit"}
+    assert ours == {"bfn_toolkit"}
+    plain = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    assert not [name for name in plain if name.startswith("bfn_")]
+    others = {node.module for node in imports if node.module.startswith("bfn_")} - ours
+    assert not others, "a plugin stands by itself"
