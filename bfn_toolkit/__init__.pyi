@@ -33,10 +33,16 @@ from .distributions import (
     Output as Output,
 )
 from .distributions import (
+    VonMises as VonMises,
+)
+from .distributions import (
     kl as kl,
 )
 from .distributions import (
     normal as normal,
+)
+from .distributions import (
+    von_mises as von_mises,
 )
 from .errors import (
     BFNError as BFNError,

@@ -28,7 +28,8 @@ from typing import Protocol, TypeAlias
 import attrs
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence, register_kl
+from torch.distributions import VonMises as TorchVonMises
 
 from bfn_toolkit.shapes import expand, per_example
 
@@ -76,6 +77,74 @@ def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
     except NotImplementedError:
         y = p.sample(torch.Size((samples,)))
         return torch.stack([p.log_prob(row) - q.log_prob(row) for row in y]).mean(0)
+
+
+class VonMises(Distribution):
+    """von Mises distribution on the circle, with density proportional to exp(v . (cos x, sin x)).
+
+    Arguments:
+        v: Natural parameters with shape (*batch, 2): the concentration times the mean direction.  Zero is uniform.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+
+    def __init__(self, v: Tensor) -> None:
+        self.v = v
+        super().__init__(v.shape[:-1], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean direction in (-pi, pi]."""
+        return torch.atan2(self.v[..., 1], self.v[..., 0])
+
+    @property
+    def concentration(self) -> Tensor:
+        """Length of v."""
+        kappa: Tensor = torch.linalg.vector_norm(self.v, dim=-1)
+        return kappa
+
+    @property
+    def variance(self) -> Tensor:
+        """Circular variance 1 - I_1(kappa) / I_0(kappa)."""
+        return 1.0 - mean_resultant(self.concentration)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, with a normaliser that is precise for every concentration."""
+        kappa = self.concentration
+        density: Tensor = -2.0 * kappa * ((value - self.mean) / 2).sin().square() - torch.special.i0e(kappa).log()
+        return density - math.log(2.0 * math.pi)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws with shape sample_shape + batch shape; NaN where v is not finite.
+
+        By torch's rejection sampler (Best and Fisher 1979), which would search for ever at NaN and at zero.
+        """
+        with torch.no_grad():
+            finite = torch.isfinite(self.v).all(-1)
+            v = torch.where(finite.unsqueeze(-1), self.v, 1.0)
+            proper = TorchVonMises(torch.atan2(v[..., 1], v[..., 0]), v.norm(dim=-1).clamp_min(1e-9), False)
+            draws: Tensor = proper.sample(torch.Size(sample_shape))  # type: ignore[no-untyped-call]
+            return torch.where(finite, draws, torch.nan)
+
+
+def mean_resultant(kappa: Tensor) -> Tensor:
+    """I_1(kappa) / I_0(kappa): the mean of cos(x - mean) under a von Mises distribution."""
+    resultant: Tensor = torch.special.i1e(kappa) / torch.special.i0e(kappa)
+    return resultant
+
+
+def von_mises(v: Tensor) -> Distribution:
+    """von Mises distributions (B,) with independent sites, of natural parameters v (B, *site, 2)."""
+    return Independent(VonMises(v), v.ndim - 2, validate_args=False)
+
+
+@register_kl(VonMises, VonMises)  # type: ignore[no-untyped-call, untyped-decorator]
+def _kl_von_mises(p: VonMises, q: VonMises) -> Tensor:
+    resultant = mean_resultant(p.concentration)
+    pull = (p.v * (p.v - q.v)).sum(-1) / p.concentration.clamp_min(torch.finfo(p.v.dtype).tiny)
+    normalisers = (torch.special.i0e(q.concentration) / torch.special.i0e(p.concentration)).log()
+    divergence: Tensor = resultant * pull + normalisers + q.concentration - p.concentration
+    return divergence
 
 
 class Mixture(Distribution):

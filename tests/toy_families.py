@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, VonMises
+from torch.distributions import Categorical, Distribution, Independent
 
 from bfn_gaussian import GaussianParams
 from bfn_toolkit import (
@@ -25,6 +25,7 @@ from bfn_toolkit import (
     TableSchedule,
     expand,
     normal,
+    von_mises,
 )
 
 
@@ -56,9 +57,7 @@ class Circle(ChannelFamily[CircleParams]):
         return CircleParams(v, accuracy)
 
     def input(self, params: CircleParams) -> Distribution:
-        v = params.v
-        base = VonMises(torch.atan2(v[..., 1], v[..., 0]), v.norm(dim=-1), validate_args=False)
-        return Independent(base, v.ndim - 2, validate_args=False)
+        return von_mises(params.v)
 
     def features(self, params: CircleParams) -> Tensor:
         return params.v / expand(1 + params.accuracy, params.v)

@@ -10,7 +10,7 @@ import torch
 from attrs import field
 from subjects import Angles, ByDefinition, Circle, Classes, Direction, Residual, ResidualModule, Told, Wheel
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, VonMises, register_kl
+from torch.distributions import Distribution, Independent, Normal, register_kl
 
 from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
 from bfn_toolkit import (
@@ -28,10 +28,11 @@ from bfn_toolkit import (
     expand,
     normal,
     seeded,
+    von_mises,
 )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Mutant:
     """A subject, and the laws that reject it: all of them.
 
@@ -67,6 +68,7 @@ def rejected_by(*laws: str, published: str | None = None, **fields: Any) -> Any:
     "updates-are-exchangeable",
     "zero-accuracy-changes-nothing",
     "flow-is-the-chain-of-updates",
+    "beliefs-are-a-martingale",
     "information-is-conserved",
     "accuracies-add",
     published="MaximeRobeyns bfn.py:432: softmax(theta e^y) for theta e^y / sum",
@@ -91,9 +93,8 @@ class ProbabilitySpace(Classes):
 @rejected_by("bayes-rule", published="CrysBFN crysbfn.py:113: atan2(sin + 1e-6, cos + 1e-6)")
 class ShiftedAngle(Wheel):
     def input(self, params: Direction) -> Distribution:
-        v = params.v + 1e-6
-        kappa = params.v.norm(dim=-1).clamp_min(1e-12)
-        return Independent(VonMises(torch.atan2(v[..., 1], v[..., 0]), kappa, validate_args=False), v.ndim - 2)
+        shifted = params.v + 1e-6
+        return von_mises(shifted * (params.v.norm(dim=-1) / shifted.norm(dim=-1)).unsqueeze(-1))
 
 
 @rejected_by(

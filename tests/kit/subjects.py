@@ -9,7 +9,7 @@ import attrs
 import torch
 from attrs import field, validators
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, VonMises
+from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import one_hot, silu
 
 from bfn_toolkit import (
@@ -36,15 +36,10 @@ from bfn_toolkit import (
     normal,
     seeded,
     split_rows,
+    von_mises,
 )
 
 # Families
-
-
-def von_mises(v: Tensor) -> Distribution:
-    """von Mises distribution of mean direction arg v and concentration |v|, independent over the sites."""
-    kappa = v.norm(dim=-1).clamp_min(1e-12)  # torch's sampler rejects every proposal at 0
-    return Independent(VonMises(torch.atan2(v[..., 1], v[..., 0]), kappa, validate_args=False), v.ndim - 2)
 
 
 def on_the_circle(x: Tensor) -> Tensor:
