@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
+# The networks of the demo and of the tests are small: a second thread costs more than it gives.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: install demo test lint bench docs clean
 
 install: .venv/installed
@@ -26,7 +29,7 @@ lint: install
 	$(BIN)/lint-imports --config pyproject.toml
 
 bench: install  ## ratios to bare torch, which docs/benchmarks.md records
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench
 
 docs: install
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

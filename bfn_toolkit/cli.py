@@ -8,8 +8,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.errors import BFNError, ConfigError
+from bfn_toolkit.terminal import plugins_table, progress, say, scores_table, verdicts_table
 
 if TYPE_CHECKING:
     from bfn_toolkit.report import SamplePlan
-    from bfn_toolkit.testing.kit import Verdict
+    from bfn_toolkit.runs import Run
 
 BUG = 70  # exit status of a fault of ours
 
@@ -36,10 +36,6 @@ _SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.version_option(version("bfn-toolkit"), message="%(prog)s %(version)s")
 def bfn() -> None:
     """Train, sample and judge Bayesian flow networks made of plugins."""
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -64,78 +60,6 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 def _free_folder() -> Path:
     return next(path for i in itertools.count(1) if not (path := Path("runs") / f"{i:03d}").exists())
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]]:
-    """A bar with loss and rate on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        every = max(1, steps // 10)
-
-        def line(metrics: list[Mapping[str, float]]) -> None:
-            for m in metrics:
-                step = int(m["step"])
-                if "valid_loss" in m:
-                    _say(f"step {step}/{steps}  validation loss {m['valid_loss']:.4f}")
-                elif step % every == 0 or step == steps:
-                    _say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
-
-        def advance(metrics: list[Mapping[str, float]]) -> None:
-            for m in metrics:
-                if "loss" in m:
-                    rate = bar.tasks[0].speed or 0.0
-                    bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
-
-        yield advance
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _scores_table(scores: Mapping[str, Any]) -> None:
-    def estimate(key: str) -> str:
-        return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
-
-    samples = scores["samples"]
-    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
-    rows = [
-        (messages, estimate("loss_nats") + " nats"),
-        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
-        ("bound of -ln p(x)", estimate("total_nats") + " nats"),
-        ("", estimate("bits_per_dimension") + " bits per dimension"),
-    ]
-    names = {"w1": "W1 to the data", "sliced_w1": "sliced W1 to the data", "mmd": "MMD squared to the data"}
-    rows += [(name, f"{samples[key]:.4f}") for key, name in names.items() if key in samples]
-    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
-    title = (
-        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
-        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
-    )
-    _table(title, rows)
 
 
 @bfn.command(
@@ -186,20 +110,20 @@ def train(
 
     folder = out or _free_folder()
     check_out(folder, force=force)
-    with _progress(experiment.training.steps) as on_metrics:
+    with progress(experiment.training.steps) as on_metrics:
         run = run_training(experiment, folder, force=force, on_metrics=on_metrics)
-    _say(f"run: {folder}")
+    say(f"run: {folder}")
     if no_report:
         return
 
     from bfn_toolkit.report import SamplePlan, complete_run
 
-    _scores_table(complete_run(run, SamplePlan(seed=experiment.seed), _say))
+    scores_table(complete_run(run, SamplePlan(seed=experiment.seed), say))
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the draws."),
+        click.option("--seed", type=_SEED, help="Seed of the draws  [default: that of the run]"),
         click.option("--sampler", default="ancestral", show_default=True, help="Sampler, by name."),
         click.option("-n", "n", type=_POSITIVE, default=1000, show_default=True, help="Number of samples."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
@@ -208,7 +132,7 @@ def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _open(path: Path, device: str) -> Any:
+def _open(path: Path, device: str) -> Run:
     from bfn_toolkit.runs import Run
     from bfn_toolkit.trainer import resolve_device
 
@@ -217,10 +141,10 @@ def _open(path: Path, device: str) -> Any:
     return run
 
 
-def _plan(n: int, steps: int, sampler: str, seed: int) -> SamplePlan:
+def _plan(run: Run, n: int, steps: int, sampler: str, seed: int | None) -> SamplePlan:
     from bfn_toolkit.report import SamplePlan
 
-    return SamplePlan(n=n, steps=steps, sampler=sampler, seed=seed)
+    return SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
 
 
 @bfn.command(
@@ -239,18 +163,21 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
 @_plan_options
-def sample(run: Path, n: int, steps: int, sampler: str, seed: int, device: str, out: Path | None, force: bool) -> None:
+def sample(
+    run: Path, n: int, steps: int, sampler: str, seed: int | None, device: str, out: Path | None, force: bool
+) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
-    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{seed}.npy"
+    from bfn_toolkit.report import check_format, draw_samples, write_samples
+
+    opened = _open(run, device)
+    plan = _plan(opened, n, steps, sampler, seed)
+    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{plan.seed}.npy"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
-
-    from bfn_toolkit.report import check_format, draw_samples, write_samples
-
     check_format(out)
-    write_samples(out, draw_samples(_open(run, device), _plan(n, steps, sampler, seed)))
+    write_samples(out, draw_samples(opened, plan))
     click.echo(str(out))
 
 
@@ -293,20 +220,21 @@ def evaluate(
     as_json: bool,
     n: int,
     sampler: str,
-    seed: int,
+    seed: int | None,
     device: str,
 ) -> None:
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
     from bfn_toolkit.report import evaluate as evaluate_run
     from bfn_toolkit.report import to_json
 
-    plan = _plan(n, sample_steps, sampler, seed)
+    opened = _open(run, device)
+    plan = _plan(opened, n, sample_steps, sampler, seed)
     n_steps = None if isinstance(steps, str) else steps
-    scores = evaluate_run(_open(run, device), plan, n_steps=n_steps, split=split, draws=draws)
+    scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws)
     if as_json:
         click.echo(to_json(scores))
     else:
-        _scores_table(scores)
+        scores_table(scores)
 
 
 @bfn.command(epilog="Example:  bfn plot runs/001 --steps 20")
@@ -314,12 +242,13 @@ def evaluate(
 @click.option("--steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
-def plot(run: Path, steps: int, out: Path | None, n: int, sampler: str, seed: int, device: str) -> None:
+def plot(run: Path, steps: int, out: Path | None, n: int, sampler: str, seed: int | None, device: str) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.report import draw_samples, write_figures
     from bfn_toolkit.runs import FIGURES
 
-    opened, plan = _open(run, device), _plan(n, steps, sampler, seed)
+    opened = _open(run, device)
+    plan = _plan(opened, n, steps, sampler, seed)
     for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
         click.echo(str(path))
 
@@ -356,14 +285,7 @@ def plugins(as_json: bool, verbose: bool) -> None:
         click.echo(json.dumps({"plugins": found, "failures": failed, "problems": list(registry.problems)}, indent=2))
         return
 
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("kind", "name", "module", "distribution", "version")
-    for line in found:
-        table.add_row(*line.values())
-    console.print(table)
+    plugins_table(found)
     for failure in failed:
         click.echo(f"failed: {failure['entry_point']} of {failure['distribution']}: {failure['reason']}")
         if verbose:
@@ -429,25 +351,10 @@ def check(
             }
         )
         if not as_json:
-            _verdict_table(repr(subject), lines)
+            verdicts_table(repr(subject), lines)
     if as_json:
         click.echo(json.dumps({"passed": passed, "subjects": report}, indent=2))
     return 0 if passed else 1
-
-
-def _verdict_table(title: str, lines: Sequence[Verdict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("law", "verdict", "figure")
-    for line in lines:
-        verdict = line.verdict if line.reason is None else f"{line.verdict}: {line.reason}"
-        table.add_row(line.law.name, verdict, "" if line.figure is None else f"{line.figure:.2g}")
-    click.echo(title)
-    Console().print(table)
-    for line in lines:
-        if line.fault is not None and not line.passed:
-            click.echo(str(line.fault))
 
 
 @bfn.command(
@@ -475,7 +382,7 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
         click.echo(str(path))
     place = shlex.quote(str(folder))
     use = "bfn sample RUN --sampler" if kind == "sampler" else f"bfn train --{kind}"
-    _say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
+    say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -488,10 +395,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except BFNError as error:
-        _say("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        say("\n".join(f"error: {line}" for line in str(error).splitlines()))
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+        say("interrupted")
         return 130
     except BrokenPipeError:
         # The reader has what it wanted; Python would complain once more when it flushes at exit.
@@ -499,6 +406,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except Exception:
         traceback.print_exc()
-        _say("This is a bug of bfn-toolkit: please report it with the lines above.")
+        say("This is a bug of bfn-toolkit: please report it with the lines above.")
         return BUG
     return status if isinstance(status, int) else 0

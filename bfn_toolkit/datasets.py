@@ -91,7 +91,7 @@ class Dataset(abc.ABC):
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What a family, its head or a network may want to know: fields of these names take them as their defaults."""
+        """What a family, its head or a network may want to know; fields of these names take them as their defaults."""
         return {"site_shape": self.site_shape}
 
     def mode_shares(self, x: Tensor) -> Mapping[str, float] | None:

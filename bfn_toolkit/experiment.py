@@ -157,9 +157,13 @@ class Experiment:
         """Returns :meth:`to_mapping` as TOML text."""
         return tomli_w.dumps(self.to_mapping(registry))
 
-    def options(self) -> Iterator[tuple[str, str, object]]:
-        """Yields the dotted key of each option, its type in words, and its value here."""
-        return options_of(self)
+    def options(self, registry: Registry | None = None) -> Iterator[tuple[str, str, object]]:
+        """Yields the dotted key of each option, its type in words, and its value here.
+
+        Raises:
+            ConfigError: If a part has no name in the registry.
+        """
+        return options_of(self, registry or default_registry())
 
 
 def load_experiment(

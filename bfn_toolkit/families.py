@@ -60,7 +60,7 @@ class Family(abc.ABC, Generic[P]):
     @property
     @abc.abstractmethod
     def network_io(self) -> NetworkIO:
-        """Sizes of the network that serves this family: site shape, features F, raw numbers R."""
+        """Site shape, features F and raw numbers R of the network that serves this family."""
 
     @abc.abstractmethod
     def times(self, n_steps: int) -> Tensor:

@@ -13,6 +13,7 @@ import attrs
 from bfn_toolkit.configuration import Key, dotted
 from bfn_toolkit.errors import PluginError
 from bfn_toolkit.hookspecs import KINDS
+from bfn_toolkit.registry import Registry
 
 NONE = "none"  # how a configuration writes None, which TOML has not
 ANY_OF = {kind: type(kind, (), {"kind": kind}) for kind in KINDS}  # type of a field whose metadata state its kind
@@ -62,14 +63,17 @@ def default_of(field: attrs.Attribute[Any]) -> Any:
     return default
 
 
-def options_of(value: Any, key: Key = ()) -> Iterator[tuple[str, str, object]]:
-    """Yields the dotted key, the type in words and the value of each option of an attrs value, parts and all."""
+def options_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[str, str, object]]:
+    """Yields the dotted key, the type in words and the value of each option of an attrs value, parts and all.
+
+    The value of a part is its registered name.
+    """
     for name, (field, type_) in fields_of(type(value)).items():
         part, at = getattr(value, field.name), (*key, name)
         if attrs.has(type(part)):
-            if kind_of(type_):
-                yield dotted(at), words(type_), type(part).__name__
-            yield from options_of(part, at)
+            if kind := kind_of(type_):
+                yield dotted(at), words(type_), registry.name_of(kind, type(part))
+            yield from options_of(part, registry, at)
         else:
             yield dotted(at), words(type_), part
 

@@ -35,10 +35,10 @@ def _columns(x: Tensor) -> Tensor:
     return x.detach().flatten(1).double().cpu()
 
 
-def _draw(axis: Axes, x: Tensor, colour: str, label: str) -> None:
+def _draw(axis: Axes, x: Tensor, colour: str, label: str, bins: Sequence[float] | int = 100) -> None:
     points = _columns(x)
     if points.shape[1] == 1:
-        axis.hist(points[:, 0].tolist(), bins=100, color=colour, alpha=0.7, density=True, label=label)
+        axis.hist(points[:, 0].tolist(), bins=bins, color=colour, alpha=0.7, density=True, label=label)
         axis.set(xlabel="x", ylabel="density")
     else:
         axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour, label=label)
@@ -54,14 +54,21 @@ def data_figure(x: Tensor) -> Figure:
 
 
 def samples_figure(samples: Tensor, data: Tensor, n_steps: int) -> Figure:
-    """Samples beside the data."""
+    """Samples beside the data, in the same bins or between the same limits; the title counts what lies outside."""
     figure, axes = _figure(7.0, 3.2, axes=2)
-    _draw(axes[0], data, _BLUE, "data")
-    axes[0].set_title("data")
-    _draw(axes[1], samples, _ORANGE, "samples")
-    axes[1].set(title=f"{len(samples):,} samples, {n_steps} steps", xlim=axes[0].get_xlim())
-    if samples[0].numel() > 1:
-        axes[1].set_ylim(axes[0].get_ylim())
+    points = _columns(data)
+    low, high = points.amin(0), points.amax(0)
+    edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
+    _draw(axes[0], data, _BLUE, "data", edges)
+    _draw(axes[1], samples, _ORANGE, "samples", edges)
+    sampled = _columns(samples)
+    outside = int(((sampled < low) | (sampled > high)).any(1).sum())
+    title = f"{len(samples):,} samples, {n_steps} steps"
+    axes[0].set_title(f"data ({len(data):,} examples)")
+    axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside else title)
+    for axis in axes if points.shape[1] == 1 else ():
+        axis.set_ylim(0.0, max(part.get_ylim()[1] for part in axes))
+    axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     return figure
 
 

@@ -278,7 +278,9 @@ class _Reader:
         if self._facts and key in self._facts:
             return self._fact(key, type_)
         if field.default is attrs.NOTHING:
-            raise _Mistakes([]) if self._facts is None else self._mistake(f"missing; expected {words(type_)}")
+            if self._facts is None and not kind_of(type_):
+                raise _Mistakes([])  # the data set, which is wrong, might have said it
+            raise self._mistake(f"missing; expected {words(type_)}")
         if self._facts and kind_of(type_):
             default = default_of(field)
             return self._informed(default) if attrs.has(type(default)) else attrs.NOTHING

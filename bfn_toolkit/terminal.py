@@ -1,0 +1,118 @@
+"""What the commands print: tables, progress and lines.  Rich is imported where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bfn_toolkit.testing.kit import Verdict
+
+
+def say(line: str) -> None:
+    """Prints a line to stderr."""
+    click.echo(line, err=True)
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]]:
+    """A bar with loss and rate on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        every = max(1, steps // 10)
+
+        def line(metrics: list[Mapping[str, float]]) -> None:
+            for m in metrics:
+                step = int(m["step"])
+                if "valid_loss" in m:
+                    say(f"step {step}/{steps}  validation loss {m['valid_loss']:.4f}")
+                elif step % every == 0 or step == steps:
+                    say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
+
+        def advance(metrics: list[Mapping[str, float]]) -> None:
+            for m in metrics:
+                if "loss" in m:
+                    rate = bar.tasks[0].speed or 0.0
+                    bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
+
+        yield advance
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def scores_table(scores: Mapping[str, Any]) -> None:
+    """The scores of :func:`~bfn_toolkit.report.evaluate`."""
+
+    def estimate(key: str) -> str:
+        return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
+
+    samples = scores["samples"]
+    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
+    rows = [
+        (messages, estimate("loss_nats") + " nats"),
+        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
+        ("bound of -ln p(x)", estimate("total_nats") + " nats"),
+        ("", estimate("bits_per_dimension") + " bits per dimension"),
+    ]
+    names = {"w1": "W1 to the data", "sliced_w1": "sliced W1 to the data", "mmd": "MMD squared to the data"}
+    rows += [(name, f"{samples[key]:.4f}") for key, name in names.items() if key in samples]
+    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+    title = (
+        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
+        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
+    )
+    _table(title, rows)
+
+
+def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
+    """The registered parts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("kind", "name", "module", "distribution", "version")
+    for part in parts:
+        table.add_row(*part.values())
+    Console().print(table)
+
+
+def verdicts_table(title: str, lines: Sequence[Verdict]) -> None:
+    """Law, verdict and figure of each law, and what is to be told of the broken ones."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("law", "verdict", "figure")
+    for line in lines:
+        verdict = line.verdict if line.reason is None else f"{line.verdict}: {line.reason}"
+        table.add_row(line.law.name, verdict, "" if line.figure is None else f"{line.figure:.2g}")
+    click.echo(title)
+    Console().print(table)
+    for line in lines:
+        if line.fault is not None and not line.passed:
+            click.echo(str(line.fault))
