@@ -86,6 +86,13 @@ def test_same_seed_gives_the_same_bytes(trained: Path, name: str) -> None:
     assert a != c
 
 
+def test_the_default_seed_is_that_of_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", "seeded", "--seed", "5", *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "seeded", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("seeded/evaluation.json").read_text())
+
+
 def test_formats_hold_the_same_samples(trained: Path) -> None:
     for name in ("x.npy", "x.safetensors", "x.csv"):
         assert main(["sample", str(trained), "-n", "7", "--steps", "3", "--out", name]) == 0
@@ -170,8 +177,10 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 def test_options_are_the_fields_of_the_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--options"]) == 0
-    keys = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
-    assert {"--seed", "--network.width", "--family.head", "--training.steps", "--loss.weighting"} <= keys
+    lines = capsys.readouterr().out.splitlines()
+    values = {line.split()[0]: line.rpartition("[")[2].rstrip("]") for line in lines}
+    assert (values["--dataset"], values["--family.head"]) == ("gaussian-mixture", "skip")
+    assert values.keys() >= {"--seed", "--network.width", "--family.head", "--training.steps", "--loss.weighting"}
 
 
 BAD = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from strategies import dtypes, tensors, values
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from bfn_toolkit import Delta, Finite, Mixture, NormalMixture, Output, kl, normal, seeded
+from bfn_toolkit import Delta, Finite, Mixture, NormalMixture, Output, VonMises, kl, normal, seeded, von_mises
 
 N, DOUBLE = 200_000, torch.float64
 SUPPORT = torch.tensor([-0.8, 0.1, 0.5], dtype=DOUBLE)
@@ -196,3 +198,47 @@ def test_mixture_of_equal_parts_is_that_part() -> None:
     part, x = normal(torch.zeros(1, 2, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE)), torch.tensor([[0.3, 4.0]]).double()
     for logits in (LOGITS, LOGITS[:, 0]):
         assert torch.allclose(Mixture(logits, [part] * 3).log_prob(x), part.log_prob(x), rtol=1e-14)
+
+
+def turned(kappa: float, angle: float = 0.7) -> Tensor:
+    return torch.tensor([kappa * math.cos(angle), kappa * math.sin(angle)], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1e-6, 0.5, 3.0, 100.0, 1e6])
+def test_von_mises_density_is_the_definition(kappa: float) -> None:
+    x = torch.linspace(-math.pi, math.pi, 10_001, dtype=DOUBLE)[1:]
+    log_density = VonMises(turned(kappa)).log_prob(x)
+    reference = torch.from_numpy(scipy.stats.vonmises.logpdf(x.numpy(), max(kappa, 1e-300), loc=0.7))
+    if kappa:
+        # Subtracting numbers of size kappa costs kappa units in the last place of float64; scipy does it, too.
+        assert torch.allclose(log_density, reference, rtol=1e-9, atol=1e-15 * kappa)
+    else:
+        assert torch.allclose(log_density, torch.full_like(x, -math.log(2 * math.pi)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 50.0])
+def test_von_mises_draws_have_the_density(kappa: float) -> None:
+    with seeded(0, kappa):
+        x = VonMises(turned(kappa).expand(N, 2)).sample()
+    reference = scipy.stats.vonmises(max(kappa, 1e-12))  # uniform at zero
+    wrapped = torch.remainder(x - 0.7 + math.pi, 2 * math.pi) - math.pi
+    assert scipy.stats.kstest(wrapped.numpy(), reference.cdf).pvalue > 1e-6
+    resultant = 1 - float(VonMises(turned(kappa)).variance)
+    assert z_of_mean((x - 0.7).cos(), torch.tensor(resultant)) <= Z
+
+
+def test_von_mises_of_nan_draws_nan_and_ends() -> None:
+    v = torch.tensor([[math.nan, 0.0], [0.0, 2.0], [math.inf, 0.0]])
+    assert torch.isfinite(VonMises(v).sample()).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 0.3, 20.0])
+def test_divergence_of_von_mises_is_that_of_the_sender_and_the_receiver(accuracy: float) -> None:
+    """KL = a A(a) (1 - cos(x - x')) at equal concentrations; in general it is that of Monte Carlo."""
+    p, q = (von_mises(turned(accuracy, angle).reshape(1, 1, 2)) for angle in (0.7, -1.1))
+    resultant = scipy.special.i1e(accuracy) / scipy.special.i0e(accuracy)
+    assert float(kl(p, q)) == pytest.approx(accuracy * resultant * (1 - math.cos(1.8)), rel=1e-12)
+    other = von_mises(turned(2.0, 0.1).reshape(1, 1, 2))
+    with seeded(0, accuracy):
+        y = p.sample(torch.Size((N,)))
+    assert z_of_mean(p.log_prob(y) - other.log_prob(y), kl(p, other)) <= Z

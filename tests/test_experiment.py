@@ -283,6 +283,12 @@ def test_missing_parts_and_options_are_named() -> None:
     }
 
 
+def test_all_missing_parts_are_named_at_once() -> None:
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_mapping({}, registry=REGISTRY)
+    assert {line.partition(":")[0] for line in raised.value.lines} == {"dataset", "family", "network", "loss"}
+
+
 def test_a_wrong_dataset_does_not_make_the_family_look_wrong() -> None:
     assert mistakes({"dataset": {"name": "gaussian-mixture", "std": "x"}}) == (
         'dataset.std: expected a number or an array of numbers, got "x" (a string)',
@@ -583,7 +589,7 @@ def test_a_part_without_a_name_cannot_be_written() -> None:
 
 
 def test_options_are_described() -> None:
-    described = {key: (words, value) for key, words, value in build().options()}
+    described = {key: (words, value) for key, words, value in build().options(REGISTRY)}
     assert described["training.steps"] == ("an integer", 400)
     assert described["family.head.clip"] == ("a number", 1.0)
     assert described["network.classes"] == ('an integer or "none"', 3)
