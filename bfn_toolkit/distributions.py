@@ -83,7 +83,7 @@ class VonMises(Distribution):
     """von Mises distribution on the circle, with density proportional to exp(v . (cos x, sin x)).
 
     Arguments:
-        v: Natural parameters with shape (*batch, 2): the concentration times the mean direction.  Zero is uniform.
+        v: Natural parameters with shape (..., 2), the concentration times the mean direction; zero is uniform.
     """
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
