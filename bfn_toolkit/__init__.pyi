@@ -15,22 +15,7 @@ from .datasets import (
     split_rows as split_rows,
 )
 from .distributions import (
-    Delta as Delta,
-)
-from .distributions import (
-    Finite as Finite,
-)
-from .distributions import (
-    Kernel as Kernel,
-)
-from .distributions import (
     Mixture as Mixture,
-)
-from .distributions import (
-    NormalMixture as NormalMixture,
-)
-from .distributions import (
-    Output as Output,
 )
 from .distributions import (
     VonMises as VonMises,
@@ -122,6 +107,9 @@ from .losses import (
     Model as Model,
 )
 from .losses import (
+    Price as Price,
+)
+from .losses import (
     ReconstructionLoss as ReconstructionLoss,
 )
 from .losses import (
@@ -133,6 +121,30 @@ from .model import Oracle as Oracle
 from .networks import Network as Network
 from .networks import NetworkBuilder as NetworkBuilder
 from .networks import NetworkIO as NetworkIO
+from .outputs import (
+    Delta as Delta,
+)
+from .outputs import (
+    Finite as Finite,
+)
+from .outputs import (
+    Kernel as Kernel,
+)
+from .outputs import (
+    NormalMixture as NormalMixture,
+)
+from .outputs import (
+    Output as Output,
+)
+from .products import (
+    Joint as Joint,
+)
+from .products import (
+    JointOutput as JointOutput,
+)
+from .products import (
+    ProductFamily as ProductFamily,
+)
 from .randomness import seed_of as seed_of
 from .randomness import seeded as seeded
 from .registry import Registry as Registry

@@ -167,11 +167,12 @@ def sample(
     run: Path, n: int, steps: int, sampler: str, seed: int | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
-    from bfn_toolkit.report import check_format, draw_samples, write_samples
+    from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
 
     opened = _open(run, device)
     plan = _plan(opened, n, steps, sampler, seed)
-    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{plan.seed}.npy"
+    suffix = Path(samples_name(opened)).suffix
+    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{plan.seed}{suffix}"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.shapes import Data, batch_size, device_of, map_data
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
 
@@ -25,24 +26,25 @@ class Batch:
     """Examples and what they are conditioned on.
 
     Arguments:
-        x: Data, with shape (B, *site).
+        x: Data, with shape (B, *site), or a mapping from the names of parts to such.
         condition: Named tensors with B rows, handed to the network as keywords.
     """
 
-    x: Tensor
+    x: Data
     condition: Mapping[str, Tensor] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
-        return self.x.shape[0]
+        return batch_size(self.x)
 
     def rows(self, index: Tensor) -> Batch:
         """The examples with these numbers."""
         condition = {name: value.index_select(0, index) for name, value in self.condition.items()}
-        return Batch(self.x.index_select(0, index), condition)
+        return Batch(map_data(lambda part: part.index_select(0, index), self.x), condition)
 
     def to(self, device: torch.device) -> Batch:
         """The same examples on a device."""
-        return Batch(self.x.to(device), {name: value.to(device) for name, value in self.condition.items()})
+        condition = {name: value.to(device) for name, value in self.condition.items()}
+        return Batch(map_data(lambda part: part.to(device), self.x), condition)
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +72,7 @@ def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Itera
         yield rows
         return
     with seeded(seed, "order", epoch):
-        order = torch.randperm(n).to(rows.x.device)
+        order = torch.randperm(n).to(device_of(rows.x))
     for i in range(0, n - batch_size + 1, batch_size):
         yield rows.rows(order[i : i + batch_size])
 
@@ -82,8 +84,8 @@ class Dataset(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def site_shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+    def site_shape(self) -> tuple[int, ...] | Mapping[str, tuple[int, ...]]:
+        """Shape of one example, or the shapes of its parts."""
 
     @abc.abstractmethod
     def split(self, name: Split) -> Batch:
@@ -92,8 +94,8 @@ class Dataset(abc.ABC):
     @property
     def facts(self) -> Mapping[str, object]:
         """What a family, its head or a network may want to know; fields of these names take them as their defaults."""
-        return {"site_shape": self.site_shape}
+        return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
 
-    def mode_shares(self, x: Tensor) -> Mapping[str, float] | None:
+    def mode_shares(self, x: Data) -> Mapping[str, float] | None:
         """Share of the examples near each of the distribution's modes, where the data set knows its modes."""
         return None

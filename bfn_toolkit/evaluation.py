@@ -5,22 +5,26 @@ each example; its standard error is that of the mean over examples, so it counts
 
 Distances between a sample and the data: the Wasserstein-1 distance for one number per example, its average over random
 directions otherwise (sliced W1), and the maximum mean discrepancy (MMD, the square, with a Gaussian kernel whose width
-is the median distance; Gretton et al. 2012, eq. 3).  None is zero for finite samples: compare with the distance of
+is the median distance; Gretton et al. 2012, eq. 3).  Of classes: the total variation distance between the frequencies
+of the classes at each site, and of pairs of neighbours.  None is zero for finite samples: compare with the distance of
 fresh data.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from bfn_toolkit.datasets import Batch
-from bfn_toolkit.losses import ReconstructionLoss
+from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, Price, ReconstructionLoss
 from bfn_toolkit.model import FlowModel
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.shapes import Data, device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
 CHUNK = 8192  # rows in one evaluation
@@ -41,26 +45,45 @@ class Estimate:
 
 
 @attrs.frozen
-class LikelihoodBound:
-    """Upper bound of -ln p(x), the mean over examples in nats.
+class CodeLength:
+    """What one part of the data costs, the mean over examples in nats.
 
     Arguments:
-        n_steps: Number of messages; None for continuous time.
         messages: L^n, or L^inf.
         reconstruction: L^r.
         total: Their sum.
-        dimensions: Numbers in one example.
-        examples: Number of examples.
-        draws: Draws of the time for each example.
     """
 
-    n_steps: int | None
     messages: Estimate
     reconstruction: Estimate
     total: Estimate
+
+    @classmethod
+    def of(cls, messages: Tensor, reconstruction: Tensor) -> CodeLength:
+        """Estimates from one number per example of each."""
+        return cls(*map(Estimate.of, (messages, reconstruction, messages + reconstruction)))
+
+
+@attrs.frozen
+class LikelihoodBound(CodeLength):
+    """Upper bound of -ln p(x), the mean over examples in nats.
+
+    Arguments:
+        messages: L^n, or L^inf.
+        reconstruction: L^r.
+        total: Their sum.
+        n_steps: Number of messages; None for continuous time.
+        dimensions: Numbers in one example.
+        examples: Number of examples.
+        draws: Draws of the time for each example.
+        parts: The same for each part of a product; empty for other families.
+    """
+
+    n_steps: int | None
     dimensions: int
     examples: int
     draws: int
+    parts: Mapping[str, CodeLength]
 
     @property
     def bits_per_dimension(self) -> Estimate:
@@ -82,28 +105,33 @@ def likelihood_bound(
         draws: Draws for each example; by default as many as make about a million evaluations, at most 4096.
         seed: Seed of the draws.
     """
-    n = len(data)
+    n, device = len(data), device_of(data.x)
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
-    rows = torch.arange(n, device=data.x.device)
-    messages = torch.zeros(n, dtype=torch.float64, device=data.x.device)
-    reconstruction = torch.zeros_like(messages)
-    reconstruct = ReconstructionLoss()
-    with seeded(seed, "likelihood", device=data.x.device):
+    rows = torch.arange(n, device=device)
+    losses: tuple[Price, Price] = (
+        ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
+        ReconstructionLoss(),
+    )
+    sums = {name: torch.zeros(2, n, dtype=torch.float64, device=device) for name in model.family.parts}
+    with seeded(seed, "likelihood", device=device):
         # Every draw of every example, in chunks of a bounded size.
         for index in torch.split(rows.repeat(draws), CHUNK):
             batch = data.rows(index)
-            messages.index_add_(0, index, model.loss(batch.x, n_steps=n_steps, **batch.condition).double())
-            price = reconstruct(model, batch.x, **batch.condition)
-            reconstruction.index_add_(0, index, price.double())
-    messages, reconstruction = messages / draws, reconstruction / draws
+            for i, loss in enumerate(losses):
+                for name, nats in loss.terms(model, batch.x, **batch.condition).items():
+                    sums[name][i].index_add_(0, index, nats.double())
+    messages, reconstruction = torch.stack(list(sums.values())).sum(0) / draws
+    parts = {name: CodeLength.of(*(part / draws)) for name, part in sums.items() if name}
+    whole = CodeLength.of(messages, reconstruction)
     return LikelihoodBound(
+        whole.messages,
+        whole.reconstruction,
+        whole.total,
         n_steps=n_steps,
-        messages=Estimate.of(messages),
-        reconstruction=Estimate.of(reconstruction),
-        total=Estimate.of(messages + reconstruction),
-        dimensions=data.x[0].numel(),
+        dimensions=sum(leaf[0].numel() for leaf in leaves(data.x)),
         examples=n,
         draws=draws,
+        parts=parts,
     )
 
 
@@ -137,3 +165,27 @@ def mmd(a: Tensor, b: Tensor, most: int = 2000, seed: int = 0) -> float:
     n, m = len(a), len(b)
     within = (kaa.sum() - n) / (n * (n - 1)) + (kbb.sum() - m) / (m * (m - 1))
     return float(within - 2.0 * kab.mean())
+
+
+def total_variation(a: Tensor, b: Tensor) -> float:
+    """Total variation distance in [0, 1] between the frequencies of the rows of two samples of integers, (N, D)."""
+    rows, index = torch.unique(torch.cat([a, b]), dim=0, return_inverse=True)
+    of_a, of_b = (torch.bincount(part, minlength=len(rows)) / len(part) for part in index.split([len(a), len(b)]))
+    return 0.5 * float((of_a.double() - of_b.double()).abs().sum())
+
+
+def distances(samples: Data, data: Data) -> dict[str, Any]:
+    """How far samples are from data, by the distances that suit them; for a mapping, part by part."""
+    if isinstance(data, Mapping):
+        return {"parts": {name: distances(samples[name], part) for name, part in data.items()}}
+    samples, data = samples.flatten(1).cpu(), data.flatten(1).cpu()
+    if data.is_floating_point():
+        if data.shape[1] == 1:
+            return {"w1": w1(samples, data)}
+        return {"sliced_w1": sliced_w1(samples, data), "mmd": mmd(samples, data)}
+    pairs = list(zip(range(data.shape[1]), range(1, data.shape[1]), strict=False))
+    sites = [total_variation(samples[:, [i]], data[:, [i]]) for i in range(data.shape[1])]
+    scores = {"tv_site": sum(sites) / len(sites)}
+    if pairs:
+        scores["tv_pair"] = sum(total_variation(samples[:, pair], data[:, pair]) for pair in pairs) / len(pairs)
+    return scores

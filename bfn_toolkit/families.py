@@ -26,15 +26,17 @@ Source: Graves et al. 2023 (arXiv 2308.07037), section 3.
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit.distributions import Output, normal
+from bfn_toolkit.distributions import kl, normal
 from bfn_toolkit.errors import ConfigError, DataError, StepCountError
 from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.outputs import Output
 from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
 from bfn_toolkit.shapes import batch_size, expand, per_example, select
 
@@ -108,9 +110,25 @@ class Family(abc.ABC, Generic[P]):
     def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
         """Integrand of the continuous-time loss at time t, in nats per example, with shape (B,)."""
 
+    @property
+    def parts(self) -> Mapping[str, Family[Any]]:
+        """The families whose prices are told apart: this one, under the name "", unless it is a product."""
+        return {"": self}
+
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
         return output.mix(lambda x: self.sender(x, alpha))
+
+    def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+        """KL(p_S || p_R) in nats per example, with shape (B,): in closed form where there is one.
+
+        Arguments:
+            x: Data.
+            output: Output distribution.
+            alpha: Accuracy of the message.
+            samples: Draws of the message where the divergence has no closed form.
+        """
+        return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
 
     def draw_update(self, params: P, x: Tensor, alpha: Tensor) -> P:
         """Draws theta' ~ p_U(. | theta, x; alpha): the beliefs after one message about x."""
@@ -139,8 +157,16 @@ class OutputHead(abc.ABC, Generic[P]):
     """
 
     kind: ClassVar[str] = "head"
-    features_per_site: ClassVar[int] = 1
-    raw_per_site: ClassVar[int] = 1
+
+    @property
+    def features_per_site(self) -> int:
+        """Features F of the beliefs at one site."""
+        return 1
+
+    @property
+    def raw_per_site(self) -> int:
+        """Raw numbers R of the network at one site."""
+        return 1
 
     @abc.abstractmethod
     def features(self, family: Any, params: P) -> Tensor:
@@ -153,6 +179,13 @@ class OutputHead(abc.ABC, Generic[P]):
     def loss_weight(self, family: Any, t: Tensor) -> Tensor:
         """See :meth:`Family.loss_weight`."""
         return torch.ones_like(t)
+
+    def check_data(self, family: Any, x: Tensor) -> None:
+        """Checks what this head asks of the data beyond the family; nothing, unless overridden.
+
+        Raises:
+            DataError: If x has values that the head's output distribution cannot have.
+        """
 
 
 class AdditiveFamily(Family[P]):

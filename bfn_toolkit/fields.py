@@ -69,13 +69,20 @@ def options_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[
     The value of a part is its registered name.
     """
     for name, (field, type_) in fields_of(type(value)).items():
-        part, at = getattr(value, field.name), (*key, name)
-        if attrs.has(type(part)):
-            if kind := kind_of(type_):
-                yield dotted(at), words(type_), registry.name_of(kind, type(part))
-            yield from options_of(part, registry, at)
-        else:
-            yield dotted(at), words(type_), part
+        yield from _option(getattr(value, field.name), type_, registry, (*key, name))
+
+
+def _option(value: Any, type_: Any, registry: Registry, key: Key) -> Iterator[tuple[str, str, object]]:
+    if attrs.has(type(value)):
+        if kind := kind_of(type_):
+            yield dotted(key), words(type_), registry.name_of(kind, type(value))
+        yield from options_of(value, registry, key)
+    elif isinstance(value, Mapping):
+        inner = get_args(type_)[1] if len(get_args(type_)) == 2 else Any
+        for name, part in value.items():
+            yield from _option(part, inner, registry, (*key, name))
+    else:
+        yield dotted(key), words(type_), value
 
 
 def is_union(type_: Any) -> bool:

@@ -17,7 +17,8 @@ Source: Graves et al. 2023, eq. 24 (n steps), 41 (continuous time), section 3 (r
 from __future__ import annotations
 
 import abc
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import lru_cache, reduce
 from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
@@ -25,9 +26,10 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from bfn_toolkit.distributions import Output, kl
 from bfn_toolkit.families import Family
-from bfn_toolkit.shapes import batch_size
+from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import streams
+from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
 
 
 class Model(Protocol):
@@ -46,15 +48,14 @@ def _lattice(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return turns.to(dtype).mul_(2.0**-32)
 
 
-def draw_times(x: Tensor) -> Tensor:
+def draw_times(x: Data) -> Tensor:
     """Times in (0, 1], one for each example, in the dtype of the data.
 
     They form a golden-ratio lattice with one uniform random offset: each time is uniform by itself, and a batch, or any
     run of rows in it, covers the interval evenly, whatever the order of the data.
     """
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    lattice = _lattice(batch_size(x), x.device, dtype)
-    return 1.0 - (lattice + torch.rand(1, device=x.device, dtype=dtype)).frac_()
+    device, dtype = device_of(x), dtype_of(x)
+    return 1.0 - (_lattice(batch_size(x), device, dtype) + torch.rand(1, device=device, dtype=dtype)).frac_()
 
 
 class Loss(abc.ABC):
@@ -63,12 +64,23 @@ class Loss(abc.ABC):
     kind: ClassVar[str] = "loss"
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:
+    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:
         """Loss of each example, with shape (B,)."""
 
 
+class Price(Loss):
+    """A loss that is a price in nats: what each part of the data costs, and the sum."""
+
+    @abc.abstractmethod
+    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:
+        """Price of each part of the family, with shape (B,); of a family that is no product, under the name ""."""
+
+    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:  # noqa: D102
+        return reduce(torch.add, self.terms(model, x, **condition).values())
+
+
 @attrs.frozen
-class ContinuousTimeLoss(Loss):
+class ContinuousTimeLoss(Price):
     """Unbiased estimate of the continuous-time loss from one time per example.
 
     Arguments:
@@ -79,15 +91,22 @@ class ContinuousTimeLoss(Loss):
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.in_(("paper", "unit")))
 
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
-        family, t = model.family, draw_times(x)
-        params = family.flow(x, t)
-        rate = family.loss_rate(x, model.output(params, t, **condition), t)
+    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+        t = draw_times(x)
+        params = model.family.flow(x, t)
+        output = model.output(params, t, **condition)
+        return {
+            name: self._rate(part, part_of(x, name), part_of(output, name), t)
+            for name, part in model.family.parts.items()
+        }
+
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
+        rate = family.loss_rate(x, output, t)
         return rate * family.loss_weight(t) if self.weighting == "unit" else rate
 
 
 @attrs.frozen
-class DiscreteTimeLoss(Loss):
+class DiscreteTimeLoss(Price):
     """Unbiased estimate of the n-step loss from one step per example.
 
     Arguments:
@@ -98,22 +117,25 @@ class DiscreteTimeLoss(Loss):
     n_steps: int = field(default=100, validator=validators.ge(1))
     samples: int = field(default=1, validator=validators.ge(1))
 
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
+    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)
-        times = family.times(self.n_steps).to(x.device, u.dtype, non_blocking=True)
+        times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        alpha = family.accuracy(s, t)
-        params = family.flow(x, s)
-        output = model.output(params, s, **condition)
-        return self.n_steps * kl(family.sender(x, alpha), family.receiver(output, alpha), self.samples)
+        output = model.output(family.flow(x, s), s, **condition)
+        stream, price = streams(), {}
+        for name, part in family.parts.items():
+            with stream(name):
+                alpha = part.accuracy(s, t)
+                price[name] = part.message_price(part_of(x, name), part_of(output, name), alpha, self.samples)
+        return {name: self.n_steps * nats for name, nats in price.items()}
 
 
 @attrs.frozen
-class ReconstructionLoss(Loss):
+class ReconstructionLoss(Price):
     """Price of x under the output distribution after all messages."""
 
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        t = torch.ones(batch_size(x), device=x.device, dtype=dtype)
-        return -model.output(model.family.flow(x, t), t, **condition).log_prob(x)
+    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+        t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
+        output = model.output(model.family.flow(x, t), t, **condition)
+        return {name: -part_of(output, name).log_prob(part_of(x, name)) for name in model.family.parts}

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.distributions import Output
 from bfn_toolkit.errors import PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
+from bfn_toolkit.outputs import Output
 from bfn_toolkit.samplers import AncestralSampler, Sampler
 from bfn_toolkit.shapes import times_like
 

@@ -1,6 +1,7 @@
 """Figures of a run, as ``matplotlib.figure.Figure`` values: no window, no global state.
 
-One number per example is drawn as a histogram, two as points in the plane; of more, the first two.
+One number per example is drawn as a histogram, two as points in the plane; of more, the first two; classes by their
+frequencies, images as a sheet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bfn_toolkit.networks import NetworkBuilder, NetworkIO
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import Run
 from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.shapes import Data, part_of
 
 _BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
@@ -35,41 +37,80 @@ def _columns(x: Tensor) -> Tensor:
     return x.detach().flatten(1).double().cpu()
 
 
-def _draw(axis: Axes, x: Tensor, colour: str, label: str, bins: Sequence[float] | int = 100) -> None:
-    points = _columns(x)
-    if points.shape[1] == 1:
-        axis.hist(points[:, 0].tolist(), bins=bins, color=colour, alpha=0.7, density=True, label=label)
+def _named_parts(x: Data) -> list[tuple[str, Tensor]]:
+    return list(x.items()) if isinstance(x, Mapping) else [("", x)]
+
+
+def _is_image(x: Tensor) -> bool:
+    return x.ndim == 3 and min(x.shape[1:]) >= 4
+
+
+def _draw_images(axis: Axes, x: Tensor, columns: int = 12) -> None:
+    """The first examples as a sheet of grey images."""
+    rows = min(columns, len(x) // columns) or 1
+    tiles = torch.nn.functional.pad(x[: rows * columns].double().cpu(), (1, 1, 1, 1), value=float("nan"))
+    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, rows * columns - len(tiles)), value=float("nan"))
+    sheet = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
+    axis.imshow(sheet.numpy(), cmap="gray_r", vmin=float(x.min()), vmax=float(x.max()), interpolation="nearest")
+    axis.set_axis_off()
+
+
+def _draw(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
+    """One tensor of samples: a sheet of images, frequencies, a histogram or points, in the limits of the data."""
+    points, reference = _columns(x), _columns(data)
+    low, high = reference.amin(0), reference.amax(0)
+    if _is_image(x):
+        _draw_images(axis, x)
+    elif not x.is_floating_point():
+        classes = int(reference.max()) + 1
+        share = torch.bincount(points.long().flatten(), minlength=classes)[:classes] / points.numel()
+        axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
+        axis.set(xlabel="class", ylabel="frequency")
+    elif points.shape[1] == 1:
+        edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
+        axis.hist(points[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
         axis.set(xlabel="x", ylabel="density")
     else:
-        axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour, label=label)
+        axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
         axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
 
 
-def data_figure(x: Tensor) -> Figure:
-    """The data."""
-    figure, (axis,) = _figure()
-    _draw(axis, x, _BLUE, "data")
-    axis.set_title(f"data ({len(x):,} examples)")
+def data_figure(x: Data) -> Figure:
+    """The data, part by part."""
+    parts = _named_parts(x)
+    figure, axes = _figure(7.0, 7.0 if _is_image(parts[0][1]) else 3.2, axes=len(parts))
+    for axis, (name, part) in zip(axes, parts, strict=True):
+        _draw(axis, part, part, _BLUE)
+        axis.set_title(f"{name or 'data'} ({len(part):,} examples)")
     return figure
 
 
-def samples_figure(samples: Tensor, data: Tensor, n_steps: int) -> Figure:
-    """Samples beside the data, in the same bins or between the same limits; the title counts what lies outside."""
-    figure, axes = _figure(7.0, 3.2, axes=2)
-    points = _columns(data)
-    low, high = points.amin(0), points.amax(0)
-    edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
-    _draw(axes[0], data, _BLUE, "data", edges)
-    _draw(axes[1], samples, _ORANGE, "samples", edges)
-    sampled = _columns(samples)
-    outside = int(((sampled < low) | (sampled > high)).any(1).sum())
-    title = f"{len(samples):,} samples, {n_steps} steps"
-    axes[0].set_title(f"data ({len(data):,} examples)")
-    axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside else title)
-    for axis in axes if points.shape[1] == 1 else ():
-        axis.set_ylim(0.0, max(part.get_ylim()[1] for part in axes))
+def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
+    """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
+    parts = _named_parts(data)
+    figure = Figure(figsize=(7.0, 3.2 * len(parts)), dpi=150, layout="constrained")
+    for row, (name, part) in enumerate(parts):
+        drawn = samples[name] if name else samples
+        axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
+        _draw(axes[0], part, part, _BLUE)
+        _draw(axes[1], drawn, part, _ORANGE)
+        reference, points = _columns(part), _columns(drawn)
+        outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
+        title = f"{len(drawn):,} samples, {n_steps} steps"
+        axes[0].set_title(f"{name or 'data'} ({len(part):,} examples)")
+        axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside else title)
+        for axis in axes:
+            axis.spines[["top", "right"]].set_visible(False)
+        if not _is_image(part):
+            _share_limits(axes, points.shape[1] == 1 or not part.is_floating_point())
+    return figure
+
+
+def _share_limits(axes: Sequence[Axes], heights: bool) -> None:
+    """The second axis as the first; where its y is a height, both reach to the higher one."""
+    if heights:
+        axes[0].set_ylim(0.0, max(axis.get_ylim()[1] for axis in axes))
     axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-    return figure
 
 
 def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
@@ -94,14 +135,18 @@ def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
 
 
 def schedule_figure(family: Family[Any], n_steps: int = 200) -> Figure:
-    """Accuracy rate, and the precision of the beliefs that start at 1, against time."""
+    """Accuracy rate, and the precision of beliefs that start at 1, against time."""
     times = family.times(n_steps)
-    accuracy = family.accuracy(times[:-1], times[1:])
     middle = (0.5 * (times[1:] + times[:-1])).tolist()
     figure, axes = _figure(axes=2)
-    axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=_BLUE)
+    for i, (name, part) in enumerate(family.parts.items()):
+        accuracy = part.accuracy(times[:-1], times[1:])
+        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=f"C{i}" if name else _BLUE)
+        precision = (1.0 + accuracy.cumsum(0)).tolist()
+        axes[1].semilogy(times[1:].tolist(), precision, color=f"C{i}" if name else _BLUE, label=name)
+        if name:
+            axes[1].legend(frameon=False)
     axes[0].set(xlabel="t", title=r"accuracy rate $\alpha(t)$")
-    axes[1].semilogy(times[1:].tolist(), (1.0 + accuracy.cumsum(0)).tolist(), color=_BLUE)
     axes[1].set(xlabel="t", title=r"posterior precision $1 + \beta(t)$")
     return figure
 
@@ -125,28 +170,39 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def _belief(family: Family[Any], params: Any) -> Tensor:
+    """What beliefs are followed by: their mean, or what the network sees of them where classes have none."""
+    mean = family.input(params).mean
+    seen = mean if mean.is_floating_point() and not mean.isnan().all() else family.features(params)
+    return _columns(seen)
+
+
 @torch.inference_mode()
 def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
-    """How the means of the beliefs travel from the prior to the samples."""
+    """How the beliefs travel from the prior to the samples, part by part."""
     family = model.family
     weight = next(model.parameters())
-    states = (sampler or AncestralSampler()).trajectory(
+    tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
+    for state in (sampler or AncestralSampler()).trajectory(
         model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype
-    )
-    means = torch.stack([_columns(family.input(state.params).mean) for state in states])  # (n + 1, paths, D)
-    figure, (axis,) = _figure(7.0, 4.0)
-    if means.shape[2] == 1:
-        axis.plot(family.times(n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
-        axis.set(xlabel="t", ylabel=r"mean $\mu$")
-    else:
-        for i in range(paths):
-            axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
-        axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
-    axis.set_title(f"sample flows: {paths} paths of {n_steps} steps")
+    ):
+        for name, part in family.parts.items():
+            tracks[name].append(_belief(part, part_of(state.params, name)))
+    figure, axes = _figure(7.0, 4.0, axes=len(tracks))
+    for axis, (name, track) in zip(axes, tracks.items(), strict=True):
+        means = torch.stack(track)  # (n + 1, paths, D)
+        if means.shape[2] == 2:
+            for i in range(paths):
+                axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+            axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
+        else:
+            axis.plot(family.times(n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+            axis.set(xlabel="t", ylabel=r"mean $\mu$")
+        axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
     return figure
 
 
-def figures(run: Run, samples: Tensor, n_steps: int, seed: int = 0) -> Mapping[str, Callable[[], Figure]]:
+def figures(run: Run, samples: Data, n_steps: int, seed: int = 0) -> Mapping[str, Callable[[], Figure]]:
     """The figures of a run by name, each drawn when called."""
     experiment = run.experiment
     data = experiment.dataset.split("all").x

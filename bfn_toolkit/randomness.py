@@ -7,8 +7,8 @@ gives the caller's state back.  No other generator is touched: neither Python's 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -43,3 +43,14 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def streams() -> Callable[[str], AbstractContextManager[None]]:
+    """Scopes of draws by name: what one part draws, or that it is there, changes nothing of what the others draw.
+
+    All of them are a function of one number from torch's generator of the CPU; they hold for the CPU and for the
+    current CUDA device.
+    """
+    key = int(torch.randint(2**62, ()))
+    device = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
+    return lambda name: seeded(key, name, device=device)

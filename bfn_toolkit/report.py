@@ -5,24 +5,26 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bfn_toolkit.checkpoint import write_atomically
 from bfn_toolkit.datasets import Split
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.evaluation import likelihood_bound, mmd, sliced_w1, w1
+from bfn_toolkit.evaluation import CodeLength, distances, likelihood_bound
 from bfn_toolkit.plots import figures
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.samplers import Sampler
+from bfn_toolkit.shapes import Data
 
 FORMATS = (".npy", ".safetensors", ".csv")
 
@@ -49,11 +51,31 @@ class SamplePlan:
         return sampler
 
 
-def draw_samples(run: Run, plan: SamplePlan) -> Tensor:
-    """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes."""
+def draw_samples(run: Run, plan: SamplePlan) -> Data:
+    """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
+
+    Where the data set has conditions, those of the samples are drawn from its training rows.
+    """
     device = next(run.model.parameters()).device
+    with seeded(plan.seed, "conditions"):
+        condition = _conditions(run, plan.n)
     with seeded(plan.seed, "samples", device=device):
-        return run.model.sample(plan.n, n_steps=plan.steps, sampler=plan.make_sampler())
+        return run.model.sample(
+            plan.n,
+            n_steps=plan.steps,
+            sampler=plan.make_sampler(),
+            **{name: value.to(device) for name, value in condition.items()},
+        )
+
+
+def _conditions(run: Run, n: int) -> dict[str, Tensor]:
+    rows = run.experiment.dataset.split("train").condition
+    return {name: value[torch.randint(len(value), (n,))] for name, value in rows.items()}
+
+
+def samples_name(run: Run) -> str:
+    """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
+    return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
 
 
 def check_format(path: Path) -> None:
@@ -66,42 +88,58 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"cannot tell the format of '{path.name}'; end its name in {', '.join(FORMATS)}")
 
 
-def write_samples(path: Path, samples: Tensor) -> None:
-    """Writes samples as an array (.npy), a tensor named "samples" (.safetensors) or, if they are flat, a table (.csv).
+def write_samples(path: Path, samples: Data) -> None:
+    """Writes samples: an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
+
+    The tensor of samples that have no parts is named "samples".
 
     Raises:
-        ConfigError: If the ending is none of these, or the samples are not flat and it is .csv.
+        ConfigError: If the ending is none of these, or is not for samples such as these.
         ResourceError: If the file cannot be written.
     """
     check_format(path)
-    samples = samples.detach().cpu().contiguous()
+    parts = samples if isinstance(samples, Mapping) else {"samples": samples}
+    parts = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
     if path.suffix == ".npy":
+        if len(parts) > 1:
+            raise ConfigError(f"samples of the parts {', '.join(parts)} are no single array; write .safetensors")
         buffer = io.BytesIO()
-        np.save(buffer, samples.numpy(), allow_pickle=False)
+        np.save(buffer, next(iter(parts.values())).numpy(), allow_pickle=False)
         content = buffer.getvalue()
     elif path.suffix == ".safetensors":
-        content = save_tensors({"samples": samples})
+        content = save_tensors(parts)
     else:
-        if samples.ndim != 2:
-            raise ConfigError(f"samples of shape {tuple(samples.shape[1:])} are not flat; write .npy or .safetensors")
-        lines = [",".join(f"x{i + 1}" for i in range(samples.shape[1]))]
-        lines += [",".join(map(repr, row)) for row in samples.tolist()]
-        content = ("\n".join(lines) + "\n").encode()
+        content = _table(samples if isinstance(samples, Mapping) else {"x": samples})
     write_atomically(path, content)
 
 
-def sample_scores(run: Run, samples: Tensor) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set knows them."""
+def _table(parts: Mapping[str, Tensor]) -> bytes:
+    """Flat samples as a table with a column for each number."""
+    for part in parts.values():
+        if part.ndim != 2:
+            raise ConfigError(f"samples of shape {tuple(part.shape[1:])} are not flat; write .npy or .safetensors")
+    header = [f"{name}{i + 1}" for name, part in parts.items() for i in range(part.shape[1])]
+    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
+    lines = [",".join(header), *(",".join(repr(number) for part in row for number in part) for row in rows)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
+    """Distances of samples to all data of the run, and the shares of the modes where the data set knows its modes."""
     dataset = run.experiment.dataset
-    data = dataset.split("all").x
-    if data[0].numel() == 1:
-        scores: dict[str, Any] = {"w1": w1(samples, data)}
-    else:
-        scores = {"sliced_w1": sliced_w1(samples, data), "mmd": mmd(samples, data)}
+    scores = distances(samples, dataset.split("all").x)
     shares = dataset.mode_shares(samples)
-    if shares is not None:
-        scores["mode_shares"] = dict(shares)
-    return scores
+    return scores if shares is None else {**scores, "mode_shares": dict(shares)}
+
+
+def _code_length(cost: CodeLength) -> dict[str, float]:
+    """The figures of a bound, or of a part of it."""
+    figures = {"loss": cost.messages, "reconstruction": cost.reconstruction, "total": cost.total}
+    return {
+        key: number
+        for name, estimate in figures.items()
+        for key, number in ((f"{name}_nats", estimate.value), (f"{name}_nats_stderr", estimate.stderr))
+    }
 
 
 def evaluate(
@@ -111,7 +149,7 @@ def evaluate(
     n_steps: int | None = None,
     split: Split = "test",
     draws: int | None = None,
-    samples: Tensor | None = None,
+    samples: Data | None = None,
 ) -> dict[str, Any]:
     """The likelihood bound on a split and the quality of samples, as one JSON object.
 
@@ -132,15 +170,10 @@ def evaluate(
         "split": split,
         "examples": bound.examples,
         "draws": bound.draws,
-        "loss_nats": bound.messages.value,
-        "loss_nats_stderr": bound.messages.stderr,
-        "reconstruction_nats": bound.reconstruction.value,
-        "reconstruction_nats_stderr": bound.reconstruction.stderr,
-        "total_nats": bound.total.value,
-        "total_nats_stderr": bound.total.stderr,
+        **_code_length(bound),
         "bits_per_dimension": bound.bits_per_dimension.value,
         "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
-        "parts": {},
+        "parts": {name: _code_length(part) for name, part in bound.parts.items()},
         "samples": {
             "n": plan.n,
             "steps": plan.steps,
@@ -151,7 +184,7 @@ def evaluate(
     }
 
 
-def write_figures(run: Run, folder: Path, samples: Tensor, plan: SamplePlan) -> list[Path]:
+def write_figures(run: Run, folder: Path, samples: Data, plan: SamplePlan) -> list[Path]:
     """Draws the figures of a run into a folder, as PNG."""
     paths = []
     for name, draw in figures(run, samples, plan.steps, plan.seed).items():
@@ -179,8 +212,9 @@ def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")
     samples = draw_samples(run, plan)
-    write_samples(run.path / SAMPLES, samples)
-    say(f"{plan.n:,} samples in {plan.steps} steps: {run.path / SAMPLES}")
+    path = run.path / samples_name(run)
+    write_samples(path, samples)
+    say(f"{plan.n:,} samples in {plan.steps} steps: {path}")
     scores = evaluate(run, plan, samples=samples)
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
     for path in write_figures(run, run.path / FIGURES, samples, plan):

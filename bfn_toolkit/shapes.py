@@ -2,16 +2,49 @@
 
 Data, messages and means have shape ``(B, *site)``: the batch, then the data's own shape.  Times and accuracies have
 shape ``(B,)``, one per example, or ``()``, one for all.  Losses have shape ``(B,)``, summed over the sites.
+
+Data of several parts (:class:`~bfn_toolkit.ProductFamily`) are a mapping from the names of the parts to their data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
+
+Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to such; what it is, is the family's business
+
+
+def leaves(x: Data) -> list[Tensor]:
+    """The tensors of data, in the order of the parts."""
+    return [leaf for part in x.values() for leaf in leaves(part)] if isinstance(x, Mapping) else [x]
+
+
+def map_data(function: Callable[[Tensor], Any], x: Data) -> Any:
+    """A mapping of the same parts with the function applied to each tensor; its value, where there are no parts."""
+    return {name: map_data(function, part) for name, part in x.items()} if isinstance(x, Mapping) else function(x)
+
+
+def part_of(value: Any, name: str) -> Any:
+    """A part's portion of data, params, accuracies, times or distributions; what has no parts is for all of them.
+
+    The name is empty for the one part of what is no product.
+    """
+    return value[name] if name and not isinstance(value, Tensor) else value
+
+
+def device_of(x: Data) -> torch.device:
+    """Device of data."""
+    return leaves(x)[0].device
+
+
+def dtype_of(x: Data) -> torch.dtype:
+    """Floating dtype of data: of the first real-valued tensor, or torch's default for classes alone."""
+    real = (leaf.dtype for leaf in leaves(x) if leaf.is_floating_point())
+    return next(real, torch.get_default_dtype())
 
 
 def as_shape(value: Iterable[int]) -> tuple[int, ...]:
@@ -19,9 +52,9 @@ def as_shape(value: Iterable[int]) -> tuple[int, ...]:
     return tuple(value)
 
 
-def batch_size(x: Tensor) -> int:
-    """Number of examples B of a tensor of shape (B, ...)."""
-    return x.shape[0]
+def batch_size(x: Data) -> int:
+    """Number of examples B of data of shape (B, ...)."""
+    return leaves(x)[0].shape[0]
 
 
 def expand(a: Tensor, like: Tensor) -> Tensor:

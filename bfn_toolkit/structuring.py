@@ -263,7 +263,10 @@ class _Reader:
         for key, (field, type_) in fields.items():
             try:
                 with self._at(key), self._facts_for(field, values):
-                    value = self.structure(table[key], type_) if key in table else self._left_out(key, field, type_)
+                    if key in table:
+                        value = self.structure(_beneath((self._facts or {}).get(key), table[key]), type_)
+                    else:
+                        value = self._left_out(key, field, type_)
                 if value is not attrs.NOTHING:
                     values[key] = value
             except _Mistakes as error:
@@ -354,6 +357,15 @@ class _Reader:
                 value = self._fact(key, type_)
             values[key] = self._informed(value) if attrs.has(type(value)) else value
         return self._build(type(part), values, None)
+
+
+def _beneath(fact: object, given: object) -> object:
+    """What is given, above a fact where both are tables; another name of a part leaves nothing of the fact."""
+    if not isinstance(fact, Mapping) or not isinstance(given, Mapping):
+        return given
+    if "name" in given and given["name"] != fact.get("name"):
+        return given
+    return {**fact, **{key: _beneath(fact.get(key), value) for key, value in given.items()}}
 
 
 def _depth(error: _Mistakes) -> int:

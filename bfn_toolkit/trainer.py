@@ -28,6 +28,7 @@ from bfn_toolkit.losses import Loss
 from bfn_toolkit.model import BFN
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import Run, append_metrics, describe, start_run
+from bfn_toolkit.shapes import device_of
 
 READ_EVERY = 20  # steps between two looks at the losses
 
@@ -136,7 +137,7 @@ class Loop:
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns the loss and the norm of the gradient, on the device."""
-        device = batch.x.device
+        device = device_of(batch.x)
         low = self.training.precision == "bf16"
         with (
             seeded(self.seed, step, device=device),
@@ -162,7 +163,7 @@ def _batches(rows: Batch, batch_size: int, seed: int) -> Iterator[Batch]:
 @torch.no_grad()
 def _validate(loop: Loop, rows: Batch, step: int) -> float:
     """Mean training loss on the validation rows."""
-    with seeded(loop.seed, "validation", step, device=rows.x.device):
+    with seeded(loop.seed, "validation", step, device=device_of(rows.x)):
         chunks = minibatches(rows, loop.training.batch_size, seed=loop.seed, epoch=0)
         losses = [loop.loss(loop.model, chunk.x, **chunk.condition) for chunk in chunks]
     return float(torch.cat(losses).mean())

@@ -16,6 +16,7 @@ head), 86 (sender), 101 (loss).
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,14 @@ class GaussianParams:
 Head = OutputHead[GaussianParams]
 
 
+class PointHead(Head):
+    """Heads that read a raw number as an estimate of x: an affine function of it, whose slope is its scale."""
+
+    @abc.abstractmethod
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+        """Estimates of x from raw numbers (B, *site, C), and the scale of a raw number, (B,), in units of the data."""
+
+
 @attrs.frozen
 class DataHead(Head):
     """Data prediction: the raw number is x_hat."""
@@ -78,7 +87,7 @@ class DataHead(Head):
 
 
 @attrs.frozen
-class NoiseHead(Head):
+class NoiseHead(PointHead):
     r"""Noise prediction: the raw number is the noise in mu.
 
     .. math:: \hat x = \mu / \gamma - \sqrt{(1 - \gamma) / \gamma} \, \hat\epsilon, \qquad
@@ -98,15 +107,19 @@ class NoiseHead(Head):
         """The mean."""
         return params.mean.unsqueeze(-1)
 
-    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
-        """The mean with the noise taken out; finite, with a finite gradient, at every t."""
-        beta = params.precision - 1.0
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+        """The mean with the noise taken out; finite, with a finite gradient, at every t.  Before t_min, 0 at scale 1."""
+        beta, mean = params.precision - 1.0, params.mean.unsqueeze(-1)
         early = beta < math.expm1(family.schedule.rate * self.t_min)
         # The early rows are computed with beta = 1, because a gradient of where(early, 0, inf) would be NaN.
         beta = torch.where(early | (beta <= 0.0), 1.0, beta)
-        mean_scale, noise_scale = expand(1.0 + 1.0 / beta, params.mean), expand(beta.rsqrt(), params.mean)
-        x_hat = mean_scale * params.mean - noise_scale * raw.squeeze(-1)
-        x_hat = torch.where(expand(early, x_hat), 0.0, x_hat)
+        scale = beta.rsqrt()
+        x_hat = expand(1.0 + 1.0 / beta, mean) * mean - expand(scale, raw) * raw
+        return torch.where(expand(early, x_hat), 0.0, x_hat), torch.where(early, 1.0, scale)
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The estimate, clipped."""
+        x_hat = self.estimates(family, raw, params)[0].squeeze(-1)
         return Delta(x_hat if math.isinf(self.clip) else x_hat.clamp(-self.clip, self.clip), family.sigma_1)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
@@ -115,7 +128,7 @@ class NoiseHead(Head):
 
 
 @attrs.frozen
-class SkipHead(Head):
+class SkipHead(PointHead):
     r"""Bounded form: the best linear estimate of x, plus the raw number at the scale of its residual.
 
     With data variance v and beta = rho - 1,
@@ -140,12 +153,16 @@ class SkipHead(Head):
         scale = params.precision * torch.addcmul(beta, beta, beta, value=self.data_variance).rsqrt()
         return (params.mean * expand(scale, params.mean)).unsqueeze(-1)
 
-    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
         """Linear estimate plus scaled residual."""
-        rho = expand(params.precision, params.mean)
+        rho, mean = params.precision, params.mean.unsqueeze(-1)
         deviation = (rho + (1.0 / self.data_variance - 1.0)).rsqrt()  # sqrt(v / (1 + v beta))
-        x_hat = torch.addcmul(raw.squeeze(-1), params.mean, deviation * rho).mul_(deviation)
-        return Delta(x_hat, family.sigma_1)
+        x_hat = torch.addcmul(raw, mean, expand(deviation * rho, mean)).mul_(expand(deviation, raw))
+        return x_hat, deviation
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The estimate."""
+        return Delta(self.estimates(family, raw, params)[0].squeeze(-1), family.sigma_1)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
         """The weight that makes the rate the squared error of the raw number."""
@@ -260,7 +277,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return GaussianParams(v / expand(precision, v), precision)
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, floating point and finite."""
+        """Shape, floating point and finite; then what the head asks for."""
         super().check_data(x)
         if not x.is_floating_point():
             raise DataError(f"Gaussian expects floating-point data, found {x.dtype}; convert with x.float()")
@@ -270,6 +287,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
             raise DataError(
                 f"Gaussian expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
             )
+        self.head.check_data(self, x)
 
 
 @attrs.frozen

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from bfn_toolkit.distributions import Delta
 from bfn_toolkit.errors import BFNError, StepCountError
 from bfn_toolkit.families import AdditiveFamily, ChannelFamily, SteppedFamily
+from bfn_toolkit.outputs import Delta
 from bfn_toolkit.shapes import expand, per_example
 from bfn_toolkit.testing.core import Judge, law, search
 from bfn_toolkit.testing.draws import seeded
@@ -22,6 +22,7 @@ from bfn_toolkit.testing.probes import (
     is_stepped,
     probe,
     raw_numbers,
+    repeat,
     rows_of,
     scale,
 )
@@ -45,7 +46,7 @@ def is_channel(family: Any) -> bool:
 def check_accuracies_add(family: AdditiveFamily[Any]) -> float:
     """Two messages and one of their total accuracy give beliefs of one distribution (two-sample test)."""
     judge = Judge(check_accuracies_add, family)
-    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    x = repeat(data(family, 1), MANY // 4)
     for a, b in ((0.5, 0.5), (0.2, 4.0)):
         with seeded(0, "add", str(a)):
             two = probe(family, fold(family, x, [alphas(len(x), a), alphas(len(x), b)]), x)
@@ -79,8 +80,7 @@ def check_loss_rate_is_the_limit_of_the_price(family: AdditiveFamily[Any]) -> fl
     params, t = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long)), alphas(n, 0.5)
     for seed in (0, 1, 2):
         raw = 2.0 ** (seed - 1) * raw_numbers(family, 1, seed=seed)
-        x, output = data(family, 1, seed), family.output(raw.expand(n, *raw.shape[1:]), params)
-        x = x.expand(n, *x.shape[1:])
+        x, output = repeat(data(family, 1, seed), n), family.output(repeat(raw, n), params)
         rate, slope = family.loss_rate(x, output, t), per_example(family.kl_rate(x, output))
         judge.close(rate, family.schedule.alpha(t) * slope, EXACT * (1.0 + rate.abs()))
         samples.append((x, output, slope))
@@ -122,12 +122,14 @@ def check_channel_coordinates_round_trip(
 
 @law("family", "v | x ~ N(B phi(x), B I)", is_channel)
 def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
-    """Mean and covariance of the natural parameters after messages of accuracy B."""
+    """Mean and covariance of the natural parameters, where B is the accuracy in the unit of the channel."""
     judge = Judge(check_flow_is_a_gaussian_channel, family)
-    x = data(family, 1).expand(MANY, *family.network_io.site_shape)
+    x = repeat(data(family, 1), MANY)
     with seeded(0, "channel"):
         v, accuracy = family.channel(family.flow(x, alphas(MANY, 0.5)))
-    total = family.schedule.beta(torch.tensor(0.5, dtype=torch.float64))
+        _, last = family.channel(family.flow(x[:1], alphas(1, 1.0)))
+    half, whole = family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    total = last[0] * (half / whole)
     judge.error((accuracy - total).abs(), EXACT * (1.0 + total))
     noise = ((v - total * family.embed(x)) / total.sqrt()).flatten(1)
     for i, column in enumerate(noise.unbind(1)):

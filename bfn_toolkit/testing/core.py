@@ -275,6 +275,9 @@ def _values(value: Any) -> Iterator[Any]:
         yield value
         for field in attrs.fields(type(value)):
             yield from _values(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _values(part)
 
 
 def accepts_examples(check: Callable[..., Any]) -> bool:

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_toolkit.distributions import Delta, Output, kl
+from bfn_toolkit.distributions import kl
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.outputs import Delta, Output
+from bfn_toolkit.shapes import map_data, part_of
 from bfn_toolkit.testing.core import Judge, law, round_trip, search
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.probes import (
@@ -26,12 +28,15 @@ from bfn_toolkit.testing.probes import (
     MANY,
     DrawnDtypes,
     alphas,
+    cast,
+    columns,
     fold,
     fold_one,
     is_stepped,
     probe,
     raw_numbers,
     reads_values,
+    repeat,
     rows_of,
     scale,
     steps_of,
@@ -112,12 +117,15 @@ def check_flow_is_the_chain_of_updates(family: Family[Any]) -> float:
     """The one-shot flow and the fold of updates give beliefs of one distribution (two-sample test)."""
     judge = Judge(check_flow_is_the_chain_of_updates, family)
     grid = family.times(steps_of(family))
-    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    n = MANY // 4
+    x = repeat(data(family, 1), n)
     for last in {1, len(grid) - 1}:
         with seeded(0, "chain", last):
-            messages = [family.accuracy(s, t).expand(len(x)) for s, t in pairwise(grid[: last + 1])]
+            messages = [
+                map_data(lambda alpha: alpha.expand(n), family.accuracy(s, t)) for s, t in pairwise(grid[: last + 1])
+            ]
             chain = probe(family, fold(family, x, messages), x)
-            flow = probe(family, family.flow(x, grid[last].expand(len(x))), x)
+            flow = probe(family, family.flow(x, grid[last].expand(n)), x)
         judge.same_law(flow, chain)
     return judge.figure
 
@@ -126,11 +134,12 @@ def check_flow_is_the_chain_of_updates(family: Family[Any]) -> float:
 def check_draw_update_is_the_update_of_a_message(family: Family[Any]) -> float:
     """The fused draw of an update and its definition give beliefs of one distribution (two-sample test)."""
     judge = Judge(check_draw_update_is_the_update_of_a_message, family)
-    x = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    n = MANY // 4
+    x = repeat(data(family, 1), n)
     for accuracy in (0.3, 3.0):
-        alpha = alphas(len(x), accuracy)
+        alpha = alphas(n, accuracy)
         with seeded(0, "update", str(accuracy)):
-            params = fold(family, x, [alphas(len(x), 0.5)])
+            params = fold(family, x, [alphas(n, 0.5)])
             fused = probe(family, family.draw_update(params, x, alpha), x)
             defined = probe(family, Family.draw_update(family, params, x, alpha), x)
         judge.same_law(fused, defined)
@@ -144,11 +153,11 @@ def check_beliefs_are_a_martingale(family: Family[Any]) -> float:
     one = fold_one(family)
 
     def log_ratio(point: Tensor, accuracy: float) -> Tensor:
-        params, alpha = rows_of(one, torch.zeros(MANY, dtype=torch.long)), alphas(MANY, accuracy)
+        params, alpha = repeat(one, MANY), alphas(MANY, accuracy)
         with seeded(0, "martingale"):
             x = family.input(params).sample()
             after = family.input(family.update(params, family.sender(x, alpha).sample(), alpha))
-        return after.log_prob(point.expand(MANY, *point.shape[1:])) - family.input(one).log_prob(point)
+        return after.log_prob(repeat(point, MANY)) - family.input(one).log_prob(point)
 
     for seed in (101, 102, 103):
         judge.mean(tame(partial(log_ratio, data(family, 1, seed)), 1.3).exp(), 1.0)
@@ -160,13 +169,13 @@ def check_beliefs_are_normalised(family: Family[Any]) -> float:
     """Beliefs after a message still sum to one: E[p_I(x | theta') / p_I(x | theta)] = 1 over x ~ p_I(. | theta)."""
     judge = Judge(check_beliefs_are_normalised, family)
     one = fold_one(family)
-    before = family.input(rows_of(one, torch.zeros(MANY, dtype=torch.long)))
+    before = family.input(repeat(one, MANY))
 
     def log_ratio(accuracy: float) -> Tensor:
         with seeded(0, "normalised"):
             later = family.draw_update(one, data(family, 1), alphas(1, accuracy))
             x = before.sample()
-        return family.input(rows_of(later, torch.zeros(MANY, dtype=torch.long))).log_prob(x) - before.log_prob(x)
+        return family.input(repeat(later, MANY)).log_prob(x) - before.log_prob(x)
 
     judge.mean(tame(log_ratio, 0.5).exp(), 1.0)
     return judge.figure
@@ -177,21 +186,21 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
     """The receiver averages the sender over the output distribution (importance ratio, Monte Carlo)."""
     judge = Judge(check_receiver_is_the_mixture_of_senders, family)
     n = MANY // 4
-    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
-    raw = raw_numbers(family, 1).expand(n, *raw_numbers(family, 1).shape[1:])
+    params = repeat(fold_one(family), n)
+    raw = repeat(raw_numbers(family, 1), n)
     output = family.output(raw, params)
     # A message by ancestry is a message of the receiver: both give functions of it the same mean.
     alpha = alphas(n, 1.5)
     with seeded(0, "receiver"):
         ancestral = family.sender(output.sample(), alpha).sample()
-        judge.same_law(ancestral.double(), family.receiver(output, alpha).sample().double())
+        judge.same_law(columns(ancestral), columns(family.receiver(output, alpha).sample()))
 
     # And its density is the mean of the sender's: E over x' of p_S(y | x') / p_R(y) is 1 at any y.
     def log_ratio(row: int, accuracy: float) -> Tensor:
         alpha = alphas(n, accuracy)
         with seeded(0, "receiver"):
-            y = family.sender(output.sample(), alpha).sample()[row]
-            same = y.expand(n, *y.shape)
+            y = family.sender(output.sample(), alpha).sample()
+            same = rows_of(y, torch.full((n,), row))
             return family.sender(output.sample(), alpha).log_prob(same) - family.receiver(output, alpha).log_prob(same)
 
     for row in range(3):
@@ -208,12 +217,18 @@ def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
     """
     judge = Judge(check_output_density_is_that_of_its_draws, family)
     n = MANY // 4
-    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
-    raw, other = (raw_numbers(family, 1, seed=seed).expand(n, *raw_numbers(family, 1).shape[1:]) for seed in (0, 1))
+    params = repeat(fold_one(family), n)
+    raw, other = (repeat(raw_numbers(family, 1, seed=seed), n) for seed in (0, 1))
     output, neighbour = family.output(raw, params), family.output(raw + 0.05 * other, params)
+    for name in family.parts:
+        _check_density(judge, part_of(output, name), part_of(neighbour, name), n)
+    return judge.figure
+
+
+def _check_density(judge: Judge, output: Output, neighbour: Output, n: int) -> None:
     if isinstance(output, Delta):
         judge.true(bool(torch.isfinite(output.value).all()), "a point that is not finite", "finite numbers")
-        return judge.figure
+        return
     with seeded(0, "output"):
         x, near = output.sample(), neighbour.sample()
     values, which, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
@@ -221,7 +236,6 @@ def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
         value = values[k].reshape(1, *x.shape[1:]).expand_as(x)
         judge.mean((which == k).double(), float(output.log_prob(value)[0].exp()))
     judge.mean((output.log_prob(near) - neighbour.log_prob(near)).exp(), 1.0)
-    return judge.figure
 
 
 @law("family", "KL(p_S || p_R) = E[ln p_S(y) - ln p_R(y)] >= 0, and 0 where the output is certain of the truth")
@@ -229,14 +243,14 @@ def check_message_price_is_a_divergence(family: Family[Any]) -> float:
     """The n-step loss is a divergence: it agrees with Monte Carlo, is not negative, and is 0 at the truth."""
     judge = Judge(check_message_price_is_a_divergence, family)
     n = MANY // 4
-    params = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long))
-    raw = raw_numbers(family, 1).expand(n, *raw_numbers(family, 1).shape[1:])
-    x, alpha = data(family, 1).expand(n, *family.network_io.site_shape), alphas(n, 0.5)
+    params = repeat(fold_one(family), n)
+    raw = repeat(raw_numbers(family, 1), n)
+    x, alpha = repeat(data(family, 1), n), alphas(n, 0.5)
     sender, receiver = family.sender(x, alpha), family.receiver(family.output(raw, params), alpha)
     with seeded(0, "price"):
         y = sender.sample()
         sampled = sender.log_prob(y) - receiver.log_prob(y)
-        price = kl(sender, receiver)
+        price = family.message_price(x, family.output(raw, params), alpha)
     stderr = float((sampled.std() ** 2 + price.std() ** 2).sqrt()) / n**0.5
     judge.mean(sampled - price, 0.0)
     judge.error(-float(price.mean()), 6.0 * stderr + 1e-9)
@@ -277,8 +291,12 @@ class _Receiving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    def receiver(self, output: Output, alpha: Tensor) -> Any:
-        return Family.receiver(self._family, output, alpha)
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"": self}
+
+    def message_price(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:
+        return kl(self._family.sender(x, alpha), Family.receiver(self._family, output, alpha), samples)
 
 
 @law("family", "row i of a result depends on row i of the arguments alone")
@@ -288,24 +306,23 @@ def check_rows_are_independent(family: Family[Any]) -> float:
     case = Case(rows=4, accuracies=(0.5,))
     x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1.0)
     y, index = case.message(family, x, 1.0, 99), torch.tensor([2, 0])
-    some = family.update(rows_of(params, index), y[index], alpha[index])
-    whole = probe(family, rows_of(family.update(params, y, alpha), index), x[index])
-    judge.close(probe(family, some, x[index]), whole, EXACT * scale(whole))
+    some = family.update(rows_of(params, index), rows_of(y, index), alpha[index])
+    whole = probe(family, rows_of(family.update(params, y, alpha), index), rows_of(x, index))
+    judge.close(probe(family, some, rows_of(x, index)), whole, EXACT * scale(whole))
     seen = family.features(params)[index]
     judge.close(family.features(rows_of(params, index)), seen, EXACT * (1.0 + seen.abs().max()))
     # Noise: rows that are told the same hear different messages, without correlation.
-    same = data(family, 1).expand(MANY // 4, *family.network_io.site_shape)
+    n = MANY // 4
+    same = repeat(data(family, 1), n)
     with seeded(0, "rows"):
         flows = {
-            "flow": family.flow(same, alphas(len(same), 1.0)),
-            "draw_update": family.draw_update(
-                family.prior(len(same), dtype=torch.float64), same, alphas(len(same), 0.5)
-            ),
+            "flow": family.flow(same, alphas(n, 1.0)),
+            "draw_update": family.draw_update(family.prior(n, dtype=torch.float64), same, alphas(n, 0.5)),
         }
-        senders = family.sender(same, alphas(len(same), 0.5)).sample()
+        senders = family.sender(same, alphas(n, 0.5)).sample()
     for name, drawn in [*((name, family.features(params)) for name, params in flows.items()), ("sender", senders)]:
-        columns = drawn.double().flatten(1)
-        varied = columns[:, columns.std(0) > EXACT * columns.abs().amax(0)]  # more than rounding
+        numbers = columns(drawn)
+        varied = numbers[:, numbers.std(0) > EXACT * numbers.abs().amax(0)]  # more than rounding
         judge.true(varied.shape[1] > 0, f"{name} gives all rows the same noise", "noise of its own for each row")
         centred = (varied - varied.mean(0)) / varied.std(0)
         for lag in (1, len(centred) // 2):  # neighbours, and the halves of a batch of mirror images
@@ -320,7 +337,7 @@ def check_arguments_are_not_changed(family: Family[Any]) -> float:
     case = Case(rows=3, accuracies=(0.5,))
     x, params, alpha, raw = case.data(family), case.beliefs(family), case.alpha(1.0), raw_numbers(family, 3)
     t, y = torch.full((3,), 0.5, dtype=torch.float64), case.message(family, x, 1.0, 99)
-    given = {"x": x, "alpha": alpha, "raw": raw, "t": t, "y": y, **tensors(params)}
+    given = {"alpha": alpha, "raw": raw, "t": t, **tensors({"x": x, "y": y}), **tensors(params)}
     before = {name: value.clone() for name, value in given.items()}
     with seeded(0, "changes"):
         output = family.output(raw, params)
@@ -352,8 +369,7 @@ def check_dtype_and_device_are_kept(family: Family[Any]) -> float:
     judge = Judge(check_dtype_and_device_are_kept, family)
     for dtype, device in ((torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")):
         with seeded(0, "dtype"):
-            x = data(family, 64)
-            x = x.to(device, dtype) if x.is_floating_point() else x.to(device)
+            x = cast(data(family, 64), dtype, device)
             t, alpha = (torch.full((64,), value, dtype=dtype, device=device) for value in (0.5, 0.7))
             params = family.prior(64, device=device, dtype=dtype)
             flow = told = params
@@ -385,8 +401,7 @@ def check_gradients_are_finite(family: Family[Any], *, case: float | None = None
     """No division by what is 0 at t = 0, no overflow at t = 1, in float32."""
 
     def body(judge: Judge, t: float) -> None:
-        x = data(family, 8)
-        x = x.float() if x.is_floating_point() else x
+        x = cast(data(family, 8), torch.float32)
         raw = raw_numbers(family, 8, torch.float32).requires_grad_()
         moments = torch.full((8,), t)
         if is_stepped(family):
@@ -396,8 +411,8 @@ def check_gradients_are_finite(family: Family[Any], *, case: float | None = None
             params = family.flow(x, moments)
             output = family.output(raw, params)
             if is_stepped(family):
-                alpha = torch.full((8,), family.schedule.accuracies[0])  # type: ignore[attr-defined]
-                price = kl(family.sender(x, alpha), family.receiver(output, alpha))
+                first, second = (moment.expand(8) for moment in grid[:2])
+                price = family.message_price(x, output, family.accuracy(first, second))
             else:
                 price = family.loss_rate(x, output, moments) * family.loss_weight(moments)
         judge.true(price.shape == (8,), f"shape {tuple(price.shape)}", "shape (8,)")

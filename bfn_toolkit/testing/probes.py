@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn_toolkit.families import Family, SteppedFamily
-from bfn_toolkit.shapes import batch_size
+from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.strategies import data
 
@@ -20,12 +20,20 @@ EXACT = 1e-9  # of the largest number that enters, in float64
 MANY = 20_000  # rows of a statistical law
 
 
+def stepped_parts(family: Any) -> list[SteppedFamily[Any]]:
+    """The family itself, or the parts of a product, that are tied to a table of messages."""
+    if isinstance(family, SteppedFamily):
+        return [family]
+    parts = family.parts.values() if isinstance(family, Family) else ()
+    return [found for part in parts if part is not family for found in stepped_parts(part)]
+
+
 def is_stepped(family: Any) -> bool:
-    """Whether the family is tied to a table of messages."""
-    return isinstance(family, SteppedFamily)
+    """Whether the family, or a part of it, is tied to a table of messages."""
+    return bool(stepped_parts(family))
 
 
-def probe(family: Family[Any], params: Any, x: Tensor) -> Tensor:
+def probe(family: Family[Any], params: Any, x: Data) -> Tensor:
     """Log-densities (B, 4) that beliefs give to the data and to three points that are far from special."""
     points = [x, *(data(family, batch_size(x), seed) for seed in (101, 102, 103))]
     belief = family.input(params)
@@ -53,6 +61,21 @@ def rows_of(params: Any, index: Tensor) -> Any:
     if isinstance(params, dict):
         return {name: rows_of(part, index) for name, part in params.items()}
     return type(params)(*(rows_of(getattr(params, f.name), index) for f in attrs.fields(type(params))))
+
+
+def repeat(value: Any, rows: int) -> Any:
+    """The first row of data or params, many times."""
+    return rows_of(value, torch.zeros(rows, dtype=torch.long))
+
+
+def columns(x: Data) -> Tensor:
+    """All numbers of data side by side, with shape (B, D), in float64."""
+    return torch.cat([leaf.double().flatten(1) for leaf in leaves(x)], 1)
+
+
+def cast(x: Data, dtype: torch.dtype, device: str = "cpu") -> Data:
+    """Data on a device, with real numbers in a dtype."""
+    return map_data(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype), x)
 
 
 def raw_numbers(family: Family[Any], rows: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -92,10 +115,10 @@ def reads_values(distribution: Distribution) -> bool:
 
 def steps_of(family: Family[Any]) -> int:
     """A number of steps that the family allows."""
-    return family.schedule.n_steps if isinstance(family, SteppedFamily) else 4
+    return next((part.schedule.n_steps for part in stepped_parts(family)), 4)
 
 
-def fold(family: Family[Any], x: Tensor, accuracy: list[Tensor]) -> Any:
+def fold(family: Family[Any], x: Data, accuracy: list[Any]) -> Any:
     """The prior after messages of these accuracies, by sender and update alone."""
     params = family.prior(batch_size(x), dtype=torch.float64)
     for alpha in accuracy:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bfn_toolkit.families import Family
+from bfn_toolkit.shapes import Data
 from bfn_toolkit.testing.draws import seeded
 
 
@@ -58,7 +59,7 @@ class Case:
     accuracies: tuple[float, ...] = ()
     seed: int = 0
 
-    def data(self, family: Family[Any]) -> Tensor:
+    def data(self, family: Family[Any]) -> Data:
         """Data of the family, drawn from its prior, in float64 where they are real numbers."""
         return data(family, self.rows, self.seed)
 
@@ -69,7 +70,7 @@ class Case:
             params = family.update(params, self.message(family, x, accuracy, i), self.alpha(accuracy))
         return params
 
-    def message(self, family: Family[Any], x: Tensor, accuracy: float, number: int) -> Tensor:
+    def message(self, family: Family[Any], x: Data, accuracy: float, number: int) -> Data:
         """Message of that number about x."""
         with seeded(self.seed, "message", number):
             return family.sender(x, self.alpha(accuracy)).sample()
@@ -79,7 +80,7 @@ class Case:
         return torch.full((self.rows,), accuracy, dtype=torch.float64)
 
 
-def data(family: Family[Any], rows: int, seed: int = 0) -> Tensor:
+def data(family: Family[Any], rows: int, seed: int = 0) -> Data:
     """Data of a family with shape (rows, *site): draws of its input distribution before any message."""
     with seeded(seed, "data"):
         return family.input(family.prior(rows, dtype=torch.float64)).sample()

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
-from bfn_toolkit.distributions import Delta, Kernel, Mixture, Output, normal
+from bfn_toolkit.distributions import Mixture, normal
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.model import Oracle
 from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.outputs import Delta, Kernel, Output
 from bfn_toolkit.schedules import GeometricSchedule
-from bfn_toolkit.shapes import batch_size, expand
+from bfn_toolkit.shapes import Data, expand
 from bfn_toolkit.testing.draws import seeded
+from bfn_toolkit.testing.probes import columns, rows_of
 
 
 @attrs.frozen(eq=False)
@@ -32,35 +34,36 @@ class Atoms:
     """Output distribution on a few values of whole examples.
 
     Arguments:
-        values: The K values, with shape (K, *site).
+        values: The K values, with shape (K, *site) or a mapping of such.
         logits: Unnormalised log-weights, with shape (B, K).
     """
 
-    values: Tensor
+    values: Data
     logits: Tensor
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Data:
         """E[x], for data that can be averaged."""
         return self.expect(lambda x: x)
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Data:
         """The most probable value."""
-        return self.values[self.logits.argmax(-1)]
+        return rows_of(self.values, self.logits.argmax(-1))
 
-    def sample(self) -> Tensor:
+    def sample(self) -> Data:
         """Draws a value for each example."""
         choice: Tensor = Categorical(logits=self.logits).sample()  # type: ignore[no-untyped-call]
-        return self.values[choice]
+        return rows_of(self.values, choice)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Data) -> Tensor:
         """Log-probability of values, each of which is one of the K."""
-        same = (x.unsqueeze(1) == self.values).flatten(2).all(-1)
+        same = (columns(x).unsqueeze(1) == columns(self.values)).all(-1)
         return self.logits.log_softmax(-1).masked_fill(~same, -torch.inf).logsumexp(-1)
 
-    def _points(self) -> list[Tensor]:
-        return [value.expand(batch_size(self.logits), *value.shape) for value in self.values]
+    def _points(self) -> list[Data]:
+        n, k = self.logits.shape
+        return [rows_of(self.values, torch.full((n,), i)) for i in range(k)]
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)]."""
@@ -125,7 +128,7 @@ class Toy:
     """
 
     family: Family[Any]
-    values: Tensor
+    values: Data
     weights: Tensor
 
     @classmethod
@@ -133,25 +136,26 @@ class Toy:
         """Values drawn from the family's prior, all different, in float64."""
         with seeded(seed, "toy"):
             draws = family.input(family.prior(64, dtype=torch.float64)).sample()
-        values = torch.stack(list({tuple(x.flatten().tolist()): x for x in draws}.values())[:k])
-        weights = torch.arange(1.0, len(values) + 1.0, dtype=torch.float64)
-        return cls(family, values, weights / weights.sum())
+        different = list({tuple(row): i for i, row in reversed(list(enumerate(columns(draws).tolist())))}.values())
+        chosen = torch.tensor(sorted(different)[:k])
+        weights = torch.arange(1.0, len(chosen) + 1.0, dtype=torch.float64)
+        return cls(family, rows_of(draws, chosen), weights / weights.sum())
 
     @property
     def entropy(self) -> float:
         """Entropy of the data, in nats."""
         return float(-(self.weights * self.weights.log()).sum())
 
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int) -> Data:
         """Draws data, with shape (n, *site)."""
-        return self.values[torch.multinomial(self.weights, n, replacement=True)]
+        return rows_of(self.values, torch.multinomial(self.weights, n, replacement=True))
 
     def posterior(self, params: Any) -> Atoms:
         """The exact posterior under beliefs of the family."""
         belief = self.family.input(params)
         n = belief.batch_shape[0]
         prior = self.family.input(self.family.prior(n, dtype=torch.float64))
-        points = [value.expand(n, *value.shape) for value in self.values]
+        points = [rows_of(self.values, torch.full((n,), i)) for i in range(len(self.weights))]
         odds = torch.stack([belief.log_prob(x) - prior.log_prob(x) for x in points], -1)
         return Atoms(self.values, self.weights.log() + odds)
 

@@ -1,0 +1,276 @@
+r"""Products: data of several parts, each with a family of its own, under one network.
+
+.. math:: \theta = (\theta^1 .. \theta^M), \quad p_S = \prod_m p_S^m, \quad p_O = \prod_m p_O^m, \quad L = \sum_m L^m
+
+Every verb maps over the parts.  Data, params, messages and accuracies are mappings by the parts' names; a tensor where
+a mapping is expected (a time, an accuracy) is for all parts.  Draws of one part do not disturb those of another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import attrs
+import torch
+from attrs import field
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bfn_toolkit.distributions import kl
+from bfn_toolkit.errors import ConfigError, DataError
+from bfn_toolkit.families import Family
+from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.outputs import Kernel, Output
+from bfn_toolkit.randomness import streams
+from bfn_toolkit.shapes import Data, batch_size, part_of
+
+Beliefs = dict[str, Any]
+
+
+class Joint(Distribution):
+    """Independent distributions by name: a draw is a mapping, a log-density is the sum.
+
+    Arguments:
+        parts: Distributions with batch shape (B,).
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+
+    def __init__(self, parts: Mapping[str, Distribution]) -> None:
+        self.parts = dict(parts)
+        super().__init__(next(iter(self.parts.values())).batch_shape, validate_args=False)
+
+    def __getitem__(self, name: str) -> Distribution:
+        return self.parts[name]
+
+    @property
+    def mean(self) -> Data:
+        """Means by name."""
+        return {name: part.mean for name, part in self.parts.items()}
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Data:
+        """Draws by name, each from a stream of its own."""
+        stream, draws = streams(), {}
+        for name, part in self.parts.items():
+            with stream(name):
+                draws[name] = part.sample(torch.Size(sample_shape))
+        return draws
+
+    def log_prob(self, x: Data) -> Tensor:
+        """Sum of the log-densities, in nats per example."""
+        return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+
+
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """Sum of tensors of one shape, each in nats per example."""
+    return torch.stack(list(terms)).sum(0) if len(terms) > 1 else terms[0]
+
+
+@attrs.frozen(eq=False)
+class JointOutput:
+    """Output distributions by name, independent given the beliefs.
+
+    Arguments:
+        parts: The outputs.
+    """
+
+    parts: Mapping[str, Output]
+
+    def __getitem__(self, name: str) -> Output:
+        return self.parts[name]
+
+    @property
+    def mean(self) -> Data:
+        """Means by name."""
+        return {name: part.mean for name, part in self.parts.items()}
+
+    @property
+    def mode(self) -> Data:
+        """Modes by name."""
+        return {name: part.mode for name, part in self.parts.items()}
+
+    def sample(self) -> Data:
+        """Draws by name, each from a stream of its own."""
+        stream, draws = streams(), {}
+        for name, part in self.parts.items():
+            with stream(name):
+                draws[name] = part.sample()
+        return draws
+
+    def log_prob(self, x: Data) -> Tensor:
+        """Sum of the log-probabilities, in nats per example."""
+        return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+
+    def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Not defined for all parts together.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("a JointOutput takes expectations part by part: output[name].expect(function)")
+
+    def mix(self, kernel: Kernel) -> Distribution:
+        """Each part mixed by itself: the kernel's parts depend on one part of the data each."""
+        mode = self.mode
+        return Joint(
+            {name: part.mix(lambda x, name=name: kernel({**mode, name: x})[name]) for name, part in self.parts.items()}  # type: ignore[misc, index, arg-type]
+        )
+
+
+def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Leading axes that all shapes share: the sites at which a network can see all parts together."""
+    same = takewhile(lambda sizes: len(set(sizes)) == 1, zip(*shapes, strict=False))
+    return tuple(sizes[0] for sizes in same)
+
+
+def _families(parts: Mapping[str, Family[Any]]) -> dict[str, Family[Any]]:
+    return dict(parts)
+
+
+@attrs.frozen
+class ProductFamily(Family[Beliefs]):
+    """A family for each part of the data, under one network.
+
+    The network's sites are the leading axes that all parts share: atoms with a type and a position keep their axis of
+    atoms.  All other axes are laid out as features of a site.
+
+    Arguments:
+        parts: Families by name.
+
+    >>> from bfn_categorical import Categorical
+    >>> from bfn_gaussian import Gaussian
+    >>> atoms = ProductFamily({"position": Gaussian(site_shape=(20, 3)), "type": Categorical((20,), classes=5)})
+    >>> atoms.network_io
+    NetworkIO(site_shape=(20,), features=8, raw=8)
+    """
+
+    parts: Mapping[str, Family[Any]] = field(
+        converter=_families, eq=lambda parts: tuple(sorted(parts.items(), key=lambda part: part[0]))
+    )
+
+    @parts.validator
+    def _check_parts(self, _: object, parts: Mapping[str, Family[Any]]) -> None:
+        if not parts or not all(isinstance(name, str) and name for name in parts):
+            raise ValueError(f"parts must be families by name, at least one, got {list(parts)}")
+        if not all(isinstance(part, Family) for part in parts.values()):
+            raise ValueError(f"parts must be families, got {[type(part).__name__ for part in parts.values()]}")
+
+    def _map(self, verb: Callable[[Family[Any], str], Any]) -> dict[str, Any]:
+        return {name: verb(part, name) for name, part in self.parts.items()}
+
+    @property
+    def _sites(self) -> tuple[int, ...]:
+        return _common([part.network_io.site_shape for part in self.parts.values()])
+
+    def _numbers(self, kind: str) -> list[int]:
+        """How many features or raw numbers each part has at one of the network's sites."""
+        ios, sites = [part.network_io for part in self.parts.values()], len(self._sites)
+        return [math.prod(io.site_shape[sites:]) * getattr(io, kind) for io in ios]
+
+    @property
+    def network_io(self) -> NetworkIO:  # noqa: D102
+        return NetworkIO(self._sites, sum(self._numbers("features")), sum(self._numbers("raw")))
+
+    def times(self, n_steps: int) -> Tensor:
+        """The times of the parts, which have to agree.
+
+        Raises:
+            StepCountError: If a part does not allow this number of steps.
+            ConfigError: If two parts have other times.
+        """
+        times = self._map(lambda part, _: part.times(n_steps))
+        first, *others = times.values()
+        if not all(torch.equal(first, other) for other in others):
+            raise ConfigError(f"the parts {', '.join(times)} step at different times; give them families that agree")
+        return torch.as_tensor(first)
+
+    def accuracy(self, s: Any, t: Any) -> Any:
+        """Accuracies by name; s and t may be mappings too, where each part has a time of its own."""
+        return self._map(lambda part, name: part.accuracy(part_of(s, name), part_of(t, name)))
+
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Beliefs:
+        """Priors by name."""
+        return self._map(lambda part, _: part.prior(batch_size, device=device, dtype=dtype))
+
+    def input(self, params: Beliefs) -> Distribution:
+        """Input distributions, independent."""
+        return Joint(self._map(lambda part, name: part.input(params[name])))
+
+    def sender(self, x: Data, alpha: Any) -> Distribution:
+        """Senders, independent."""
+        return Joint(self._map(lambda part, name: part.sender(x[name], part_of(alpha, name))))
+
+    def receiver(self, output: Output, alpha: Any) -> Distribution:
+        """Receivers, independent where the outputs are."""
+        if not isinstance(output, JointOutput):
+            return super().receiver(output, alpha)
+        return Joint(self._map(lambda part, name: part.receiver(output[name], part_of(alpha, name))))
+
+    def update(self, params: Beliefs, y: Data, alpha: Any) -> Beliefs:
+        """Updates, part by part."""
+        return self._map(lambda part, name: part.update(params[name], y[name], part_of(alpha, name)))
+
+    def draw_update(self, params: Beliefs, x: Data, alpha: Any) -> Beliefs:
+        """Updates, each with a stream of draws of its own."""
+        stream, told = streams(), {}
+        for name, part in self.parts.items():
+            with stream(name):
+                told[name] = part.draw_update(params[name], x[name], part_of(alpha, name))
+        return told
+
+    def flow(self, x: Data, t: Any) -> Beliefs:
+        """Flows, each with a stream of draws of its own; t may be a mapping."""
+        stream, told = streams(), {}
+        for name, part in self.parts.items():
+            with stream(name):
+                told[name] = part.flow(x[name], part_of(t, name))
+        return told
+
+    def features(self, params: Beliefs) -> Tensor:
+        """Features of all parts, side by side at each of the network's sites."""
+        seen = self._map(lambda part, name: part.features(params[name]))
+        return torch.cat([part.flatten(1 + len(self._sites)) for part in seen.values()], -1)
+
+    def output(self, raw: Tensor, params: Beliefs) -> Output:
+        """Outputs of the parts from their share of the raw numbers."""
+        shares = dict(zip(self.parts, torch.split(raw, self._numbers("raw"), -1), strict=True))
+
+        def output(part: Family[Any], name: str) -> Output:
+            io = part.network_io
+            return part.output(shares[name].reshape(-1, *io.site_shape, io.raw), params[name])
+
+        return JointOutput(self._map(output))
+
+    def message_price(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
+        """Sum of the prices, where the outputs are independent."""
+        if not isinstance(output, JointOutput):
+            return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
+        stream, prices = streams(), []
+        for name, part in self.parts.items():
+            with stream(name):
+                prices.append(part.message_price(x[name], output[name], part_of(alpha, name), samples))
+        return sum_of(prices)
+
+    def loss_rate(self, x: Data, output: Any, t: Any) -> Tensor:
+        """Sum of the rates; t may be a mapping."""
+        rates = self._map(lambda part, name: part.loss_rate(x[name], output[name], part_of(t, name)))
+        return sum_of(list(rates.values()))
+
+    def check_data(self, x: Data) -> None:
+        """A mapping with the parts' names, each part in its family's domain, all of one number of rows."""
+        if not isinstance(x, Mapping) or x.keys() != self.parts.keys():
+            found = f"parts {', '.join(x)}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
+            raise DataError(f"ProductFamily expects a mapping with the parts {', '.join(self.parts)}, found {found}")
+        for name, part in self.parts.items():
+            try:
+                part.check_data(x[name])
+            except DataError as error:
+                raise DataError(f"part '{name}': {error}") from error
+        rows = {name: batch_size(part) for name, part in x.items()}
+        if len(set(rows.values())) > 1:
+            raise DataError(f"the parts have different numbers of rows: {rows}")
