@@ -1,4 +1,5 @@
 # The public names, and where each is defined: read by type checkers, and by lazy_loader at run time.
+from .bins import Binned as Binned
 from .datasets import (
     Batch as Batch,
 )
@@ -13,6 +14,12 @@ from .datasets import (
 )
 from .datasets import (
     split_rows as split_rows,
+)
+from .density import (
+    LogDensity as LogDensity,
+)
+from .density import (
+    log_density as log_density,
 )
 from .distributions import (
     Mixture as Mixture,
@@ -135,6 +142,9 @@ from .outputs import (
 )
 from .outputs import (
     Output as Output,
+)
+from .outputs import (
+    SiteNormalMixture as SiteNormalMixture,
 )
 from .products import (
     Joint as Joint,

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
 from bfn_toolkit.outputs import Finite, Kernel, SiteNormalMixture
@@ -62,37 +64,69 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
         scale: Standard deviations, of the same shape.
         bins: Number of bins K.
     """
-    h = 2.0 / bins
-    return torch.where(
-        scale < 1.2 * h, _mean_by_window(mean, scale.clamp_max(1.2 * h), bins), _mean_by_integral(mean, scale, h)
-    )
+    result: Tensor = _BinnedMean.apply(mean, scale, bins)  # type: ignore[no-untyped-call]
+    return result
 
 
-def _mean_by_window(mean: Tensor, scale: Tensor, bins: int, window: int = 12) -> Tensor:
-    h, size = 2.0 / bins, min(window, bins - 1)
+class _BinnedMean(torch.autograd.Function):
+    """Value and both derivatives in one pass, so that nothing of the window's size is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, scale: Tensor, bins: int) -> Tensor:
+        wide = scale >= 1.2 * 2.0 / bins
+        by_window, by_integral = _by_window(mean, scale, bins), _by_integral(mean, scale, bins)
+        value, by_mean, by_scale = (torch.where(wide, i, w) for w, i in zip(by_window, by_integral, strict=True))
+        ctx.save_for_backward(by_mean, by_scale)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_mean, by_scale = ctx.saved_tensors
+        return grad * by_mean, grad * by_scale, None
+
+
+def _by_window(mean: Tensor, scale: Tensor, bins: int, edges: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum over the edges around the mean, with derivatives."""
+    h, size = 2.0 / bins, min(edges, bins - 1)
     position = (mean + 1.0) * (bins / 2)  # in bins, from the lowest edge
-    first = (position.detach().floor() - (size // 2 - 1)).clamp(1, bins - size)
-    edges = torch.arange(size, device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
-    z = (edges - (position - first)) * (math.sqrt(0.5) * h / scale)
-    return (torch.erf(z).sum(0) + (bins + 1 - size - 2.0 * first)) * (-h / 2)
+    first = (position.floor() - (size // 2 - 1)).clamp_(1, bins - size)
+    edge = torch.arange(size, device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
+    steepness = h / scale
+    z = (edge - (position - first)).mul_(steepness)
+    density = z.square().mul_(-0.5).exp_()
+    by_mean = density.sum(0).mul_(steepness / math.sqrt(2 * math.pi))
+    by_scale = density.mul_(z).sum(0).mul_(steepness / math.sqrt(2 * math.pi))
+    total = z.mul_(math.sqrt(0.5)).erf_().sum(0)
+    return (total + (bins + 1 - size) - 2.0 * first).mul_(-h / 2), by_mean, by_scale
 
 
-def _mean_by_integral(mean: Tensor, scale: Tensor, h: float) -> Tensor:
+def _by_integral(mean: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Euler-Maclaurin formula, with derivatives."""
+    h = 2.0 / bins
     scale = scale.clamp_min(1.2 * h)
-    u = (h / scale).square()
+    steepness = h / scale
     ends = torch.tensor([-1.0, 1.0], device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
     z = (ends - mean) / scale
-    w = z.square().clamp_max(400.0)  # beyond, the density is 0
-    # Sum over m of B_2m / (2m)! u^m He_{2m-2}(z), the Hermite polynomials by powers of w.
-    u2, u3 = u * (u / 720), u.pow(3) / 30240
-    u4 = u3 * (u / 40)
-    c0 = u / 12 + u2 + 3 * u3 + 15 * u4
-    c1, c2 = u2 + 6 * u3 + 45 * u4, u3 + 15 * u4
-    bends = c0 - w * (c1 - w * (c2 - w * u4))
-    # expm1 for exp, because the difference of the ends is small where the scale is large.
-    density = (torch.expm1(w * -0.5) * (1.0 + bends) + bends) * (scale * -math.sqrt(0.5 / math.pi))
-    (low, high), (below, above) = torch.erf(z * math.sqrt(0.5)), density
-    return (low + high) * (h / 4 - 0.5) + (high - low) * mean / 2 + (above - below)
+    w = z.square().clamp_max_(400.0)  # beyond, the density is 0
+    below_1 = torch.expm1(w * -0.5)  # for exp, because the ends differ by little where the scale is large
+    density = (below_1 + 1.0) / math.sqrt(2 * math.pi)
+    # |B_2m| / (2m)! steepness^2m, then the sums of their products with Hermite polynomials, by powers of w.
+    u = steepness.square()
+    a1, a2 = u / 12, u.square() / 720
+    a3 = a2 * u / 42
+    a4 = a3 * u / 40
+    bends = a1 + a2 + 3 * a3 + 15 * a4 - w * (a2 + 6 * a3 + 45 * a4 - w * (a3 + 15 * a4 - w * a4))
+    c = a1 + 3 * a2 + 15 * a3
+    slope = c - w * (a2 + 10 * a3 - w * a3)
+    curve = 1.0 - c + w * (a1 + 6 * a2 + 45 * a3 - w * (a2 + 15 * a3 - w * a3))
+    low, high = torch.erf(z * math.sqrt(0.5))
+    rise = (below_1 * (1.0 + bends) + bends).diff(dim=0).squeeze(0) / math.sqrt(2 * math.pi)
+    value = (low + high) * (h / 4 - 0.5) + (high - low) * mean / 2 - scale * rise
+    outer = density * steepness / 2
+    by_mean = (high - low) / 2 - outer.sum(0) - (z * density * slope).diff(dim=0).squeeze(0)
+    by_scale = -(density * curve).diff(dim=0).squeeze(0) - (z * outer).sum(0)
+    return value, by_mean, by_scale
 
 
 @attrs.frozen(eq=False)

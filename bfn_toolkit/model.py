@@ -83,7 +83,9 @@ class BFN(FlowModel):
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
             found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            raise PluginError(f"{type(self.network).__name__} returned {found}, expected a tensor of shape {expected}")
+            cls = type(self.network)
+            name = f"{cls.__module__}.{cls.__qualname__}"
+            raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
         return self.family.output(raw.to(features.dtype), params)
 
 

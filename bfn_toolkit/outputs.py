@@ -125,7 +125,7 @@ class Finite:
     @property
     def mean(self) -> Tensor:
         """E[x] at each site."""
-        return self.expect(lambda x: x)
+        return self.logits.softmax(-1) @ self.support.to(self.logits.dtype)
 
     @property
     def mode(self) -> Tensor:

@@ -174,6 +174,7 @@ class _Log:
     """Collects losses on the device, and reads them in groups."""
 
     on_metrics: OnMetrics
+    parts: str
     steps: list[int] = attrs.field(factory=list)
     values: list[Tensor] = attrs.field(factory=list)
     rates: list[float] = attrs.field(factory=list)
@@ -196,8 +197,9 @@ class _Log:
         if finite < len(rows):
             bad = metrics[finite]
             raise NonFiniteError(
-                f"step {bad['step']}: the loss is {bad['loss']} and the norm of the gradient {bad['grad_norm']}; "
-                "nothing was saved since. Lower training.lr, or check the data and the network"
+                f"step {bad['step']}: the loss is {bad['loss']} and the norm of the gradient {bad['grad_norm']}, "
+                f"where finite numbers are expected, of {self.parts}; nothing was saved since. "
+                "Lower training.lr, or check the data and these parts"
             )
         self.steps, self.rates, self.values = [], [], []
 
@@ -244,7 +246,9 @@ def train(
         if on_metrics is not None:
             on_metrics(metrics)
 
-    log = _Log(record)
+    culprits = {"network": experiment.network, "family": experiment.family, "loss": experiment.loss}
+    names = (f"{kind} {type(part).__module__}.{type(part).__name__}" for kind, part in culprits.items())
+    log = _Log(record, ", ".join(names))
     start = time.monotonic()
     model.train()
     for step, batch in zip(range(1, training.steps + 1), _batches(data, training.batch_size, seed), strict=False):

@@ -1,0 +1,168 @@
+r"""Heads that give the Gaussian family a distribution for its output (plugin).
+
+At each site the network gives C normal components.  With a scale s(t) and the estimate :math:`\hat x(r)` of a point
+head (:class:`bfn_gaussian.SkipHead`, :class:`bfn_gaussian.NoiseHead`) of a raw number r,
+
+.. math:: \mu_c = \hat x(r_c), \qquad \sigma_c = s(t) \, e^{\ell_c}, \qquad w = \mathrm{softmax}(q),
+
+where the raw numbers are :math:`(q, r, \ell)`, without the weights where C = 1.
+
+* :class:`MixtureHead`: continuous data with the density :math:`\sum_c w_c N(x; \mu_c, \sigma_c^2)`; the receiver is
+  :math:`\sum_c w_c N(y; \mu_c, \sigma_c^2 + 1 / \alpha)`.
+* :class:`DiscretisedHead` and :class:`DiscretisedMixtureHead`: data in K equal bins of [-1, 1]; with the distribution
+  function F of the components, and :math:`k_c` the centre of bin k with edges :math:`k_l, k_r`,
+
+  .. math:: p_O(k) = F(k_r) - F(k_l), \qquad p_R(y) = \sum_k p_O(k) N(y; k_c, 1 / \alpha),
+
+  where the first and the last bin reach to infinity (``form="clipped"``), or draws outside of [-1, 1] are left out
+  (``form="renormalised"``).
+
+The continuous-time loss sees only the mean of the output.  Of the bins it teaches mean and scale, because both move
+it; of a mixture neither scales nor weights, so train that with the discrete-time loss.
+
+Source: Graves et al. 2023 (arXiv 2308.07037), section 5: eq. 105, 106 (components), 107 to 109 (bins), 113 (receiver).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_gaussian import Gaussian, GaussianParams, Head, NoiseHead, PointHead, SkipHead
+from bfn_toolkit import Binned, DataError, Entry, Output, SiteNormalMixture, expand, hookimpl
+
+REACH = 10.0  # largest size of a raw log-scale, so that neither a scale nor its reciprocal overflows
+
+
+@attrs.frozen
+class ComponentsHead(Head):
+    """Heads whose raw numbers are normal components at each site.
+
+    Arguments:
+        point: How a raw number becomes a mean: ``SkipHead``, bounded at both ends of time, or ``NoiseHead``, as
+            published (not clipped here).
+    """
+
+    point: Head = field(factory=SkipHead, validator=validators.instance_of(PointHead), kw_only=True)
+
+    @property
+    @abc.abstractmethod
+    def count(self) -> int:
+        """Number of components C."""
+
+    @property
+    def raw_per_site(self) -> int:
+        """Weight, mean and log-scale of each component; a single one needs no weight."""
+        return 3 * self.count if self.count > 1 else 2
+
+    def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
+        """Those of the point head."""
+        return self.point.features(family, params)
+
+    def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
+        """That of the point head."""
+        return self.point.loss_weight(family, t)
+
+    def normals(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> SiteNormalMixture:
+        """The components."""
+        assert isinstance(self.point, PointHead)
+        *logits, centres, log_scales = raw.split(self.count, -1)
+        means, unit = self.point.estimates(family, centres, params)
+        scales = log_scales.clamp(-REACH, REACH).exp() * expand(unit, means)
+        return SiteNormalMixture(logits[0] if logits else torch.zeros_like(means), means, scales)
+
+
+@attrs.frozen
+class MixtureHead(ComponentsHead):
+    """Mixture of normal distributions at each site.
+
+    Arguments:
+        components: Number of components C.
+        point: How a raw number becomes a mean.
+    """
+
+    components: int = field(default=8, validator=validators.ge(1))
+
+    @property
+    def count(self) -> int:  # noqa: D102
+        return self.components
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The components."""
+        return self.normals(family, raw, params)
+
+
+@attrs.frozen
+class BinsHead(ComponentsHead):
+    """Heads for data in equal bins of [-1, 1].
+
+    Arguments:
+        bins: Number of bins K.
+        form: "clipped" lets the outermost bins reach to infinity; "renormalised" leaves out what is beyond [-1, 1], and
+            takes a time and a memory that grow with K.
+        point: How a raw number becomes a mean.
+    """
+
+    bins: int = field(default=256, validator=validators.ge(2))
+    form: Literal["clipped", "renormalised"] = field(
+        default="clipped", validator=validators.in_(("clipped", "renormalised"))
+    )
+
+    def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
+        """The bins into which draws of the components fall."""
+        binned = Binned(self.normals(family, raw, params), self.bins)
+        return binned if self.form == "clipped" else binned.truncated
+
+    def check_data(self, family: Gaussian, x: Tensor) -> None:
+        """In [-1, 1], up to rounding."""
+        beyond = x.abs() > 1.0 + 1e-6
+        if beyond.any():
+            row = tuple(beyond.nonzero()[0].tolist())
+            raise DataError(
+                f"{type(self).__name__} expects data in [-1, 1], found {x[row].item()} at index {row} "
+                f"({int(beyond.sum())} in all); scale bytes by x / 127.5 - 1"
+            )
+
+
+@attrs.frozen
+class DiscretisedHead(BinsHead):
+    """Normal distribution over the bins, at each site."""
+
+    @property
+    def count(self) -> int:  # noqa: D102
+        return 1
+
+
+@attrs.frozen
+class DiscretisedMixtureHead(BinsHead):
+    """Mixture of normal distributions over the bins, at each site.
+
+    Arguments:
+        components: Number of components C.
+    """
+
+    components: int = field(default=8, validator=validators.ge(1), kw_only=True)
+
+    @property
+    def count(self) -> int:  # noqa: D102
+        return self.components
+
+
+@hookimpl
+def bfn_heads() -> Sequence[Entry]:
+    """The heads."""
+    return [
+        Entry("normal-mixture", MixtureHead, (MixtureHead(components=3), MixtureHead(components=1))),
+        Entry(
+            "discretised",
+            DiscretisedHead,
+            (DiscretisedHead(bins=8), DiscretisedHead(bins=5, form="renormalised", point=NoiseHead())),
+        ),
+        Entry("discretised-mixture", DiscretisedMixtureHead, (DiscretisedMixtureHead(bins=8, components=2),)),
+    ]
