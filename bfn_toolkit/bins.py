@@ -1,7 +1,7 @@
 r"""Binned data: K equal bins of [-1, 1], and the probabilities that a normal mixture gives them.
 
-Bin k of 1 ... K has the centre :math:`(2k - 1) / K - 1`; the edges are :math:`e_j = 2j / K - 1`.  The first and the last
-bin reach to infinity, so that with the distribution function F of the mixture
+Bin k of 1 ... K has the centre :math:`(2k - 1) / K - 1`; the edges are :math:`e_j = 2j / K - 1`.  The first and the
+last bin reach to infinity, so that with the distribution function F of the mixture
 
 .. math::
     p_O(k) = F(e_k) - F(e_{k-1}), \quad F(e_0) = 0, \; F(e_K) = 1, \qquad
@@ -33,18 +33,19 @@ from bfn_toolkit.shapes import per_example
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
     """ln(Phi(high) - Phi(low)) for low < high: the log-probability of an interval under N(0, 1), precise everywhere.
 
-    In the lower tail, where it is a difference of log-probabilities; for narrow intervals the density at the middle times
-    the width, with the correction for the slope of the density.
+    In the lower tail, where it is a difference of log-probabilities; for narrow intervals the density at the middle
+    times the width, with a correction for the shape of the density.  Within 1e-5 of the result in float32.
     """
     flip = low + high > 0.0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     width = high - low
-    narrow = width < 0.05
+    limit = torch.finfo(width.dtype).eps ** 0.2  # where both forms are equally precise: 0.04 in float32
+    narrow = width < limit
     # Each form gets arguments at which it is finite, because a gradient of where(narrow, ..., inf) would be NaN.
     wide = torch.special.log_ndtr(high)
-    gap = wide - torch.special.log_ndtr(torch.where(narrow, high - 0.05, low))
+    gap = wide - torch.special.log_ndtr(torch.where(narrow, high - limit, low))
     wide = wide + torch.log(-torch.expm1(-gap))
-    width = width.clamp_max(0.05)
+    width = width.clamp_max(limit)
     middle = (low + high) / 2
     slope = (middle * width).abs().clamp_min(1e-4)  # ln(sinh(x) / x) for x = slope / 2; 1e-9 at the least
     bend = slope / 2 + torch.log(-torch.expm1(-slope) / slope) - width.square() / 24
@@ -57,7 +58,8 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
 
     With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Where the scale is
     at least 1.2 h, the sum is the integral with the Euler-Maclaurin corrections at both ends; else that of the 12 edges
-    around the mean, all others being 1 or -1.  Both are within 2e-7 h of the sum (and float32 within 1e-6).
+    around the mean, all others being 1 or -1.  Both are within 3e-7 h of the sum, and their derivatives, which are found
+    in the same pass, within 1e-5 of its; the second derivatives are not there.
 
     Arguments:
         mean: Means of any shape.

@@ -197,6 +197,7 @@ class _Steps(click.ParamType[Any]):
 Examples:
   bfn evaluate runs/001
   bfn evaluate runs/001 --steps 20 --json
+  bfn evaluate runs/001 --density 1000
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
 @click.argument("run", type=click.Path(path_type=Path))
@@ -209,6 +210,12 @@ Examples:
     help="Whose likelihood; samples are always held against all data.",
 )
 @click.option("--draws", type=_POSITIVE, help="Draws for each example  [default: about a million in all]")
+@click.option(
+    "--density",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Exact log-density of so many examples, of continuous data.",
+)
 @click.option("--sample-steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @_plan_options
@@ -217,6 +224,7 @@ def evaluate(
     steps: int | str,
     split: Any,
     draws: int | None,
+    density: int,
     sample_steps: int,
     as_json: bool,
     n: int,
@@ -231,7 +239,7 @@ def evaluate(
     opened = _open(run, device)
     plan = _plan(opened, n, sample_steps, sampler, seed)
     n_steps = None if isinstance(steps, str) else steps
-    scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws)
+    scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
     if as_json:
         click.echo(to_json(scores))
     else:

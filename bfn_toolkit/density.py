@@ -5,7 +5,8 @@ In :math:`w = v / \sqrt{B}` and :math:`\lambda = \tfrac12 \ln B`, with (v, B) th
 
 .. math::
     \frac{dw}{d\lambda} = \sqrt{B} \, \hat x, \qquad
-    \ln p(x) = \ln N(w_0; 0, I) - \int_{\lambda_0}^{\lambda_1} \mathrm{tr} \frac{\partial \dot w}{\partial w} \, d\lambda
+    \ln p(x) = \ln N(w_0; 0, I)
+               - \int_{\lambda_0}^{\lambda_1} \mathrm{tr} \frac{\partial \dot w}{\partial w} \, d\lambda
                + \tfrac{D}{2} \ln B_1, \qquad w_1 = \sqrt{B_1} \, x
 
 It is the density of what the model generates, smoothed by :math:`N(0, 1 / B_1)`: where the bound prices a code, this is
@@ -17,6 +18,7 @@ Source: Song et al. 2021 (arXiv 2011.13456), eq. 39; for BFN Xue et al. 2024 (ar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -44,7 +46,13 @@ class LogDensity:
 
 
 def log_density(
-    model: FlowModel, x: Tensor, *, n_steps: int = 100, probes: int = 0, start: float = 1e-4, **condition: Tensor
+    model: FlowModel,
+    x: Tensor,
+    *,
+    n_steps: int = 100,
+    probes: int = 0,
+    start: float = 1e-4,
+    condition: Mapping[str, Tensor] | None = None,
 ) -> LogDensity:
     """Integrates the probability-flow ODE from data to the prior, by Runge-Kutta of order 4 on equal steps of lambda.
 
@@ -66,6 +74,7 @@ def log_density(
             "channel with phi(x) = x, such as the Gaussian; use the bound (bfn evaluate, or model.nll)"
         )
     check_n_steps(n_steps)
+    condition = condition or {}
     fine, spread = _integrate(model, family, x, n_steps, probes, start, condition)
     coarse, _ = _integrate(model, family, x, max(1, n_steps // 2), probes, 2.0 * start, condition)
     return LogDensity(fine, (fine - coarse).abs() + spread)
@@ -92,12 +101,11 @@ def _integrate(
     n_steps: int,
     probes: int,
     start: float,
-    condition: dict[str, Tensor],
+    condition: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     ends = family.schedule.beta(torch.tensor([1.0, start], dtype=torch.float64))
-    scale = (
-        family.channel(family.flow(x[:1], torch.ones(1, dtype=x.dtype, device=x.device)))[1].double().cpu() / ends[0]
-    )
+    _, total = family.channel(family.flow(x[:1], torch.ones(1, dtype=x.dtype, device=x.device)))
+    scale = total.double().cpu() / ends[0]  # the unit of the channel
     last, first = (0.5 * (ends * scale).log()).tolist()
     step = (first - last) / n_steps
     grid = last + 0.5 * step * torch.arange(2 * n_steps + 1, dtype=torch.float64)  # with the middles of the steps

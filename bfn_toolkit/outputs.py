@@ -103,7 +103,7 @@ class Delta:
 
 
 def _choose(logits: Tensor) -> Tensor:
-    """Draws an index with these log-weights (..., K), by inverting the distribution function with one uniform number."""
+    """Draws an index with log-weights (..., K), by inverting the distribution function with one uniform number."""
     cdf = logits.softmax(-1).cumsum(-1)
     # The total may round to something below 1; scaled by it, u stays within the table.
     u = torch.rand_like(cdf[..., :1]) * cdf[..., -1:]

@@ -16,15 +16,16 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bfn_toolkit.checkpoint import write_atomically
-from bfn_toolkit.datasets import Split
+from bfn_toolkit.datasets import Batch, Split
+from bfn_toolkit.density import log_density
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.evaluation import CodeLength, distances, likelihood_bound
+from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.plots import figures
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.samplers import Sampler
-from bfn_toolkit.shapes import Data
+from bfn_toolkit.shapes import Data, device_of
 
 FORMATS = (".npy", ".safetensors", ".csv")
 
@@ -150,6 +151,7 @@ def evaluate(
     split: Split = "test",
     draws: int | None = None,
     samples: Data | None = None,
+    density: int = 0,
 ) -> dict[str, Any]:
     """The likelihood bound on a split and the quality of samples, as one JSON object.
 
@@ -160,6 +162,7 @@ def evaluate(
         split: Whose likelihood.
         draws: Draws of the time for each example.
         samples: The samples of the plan, where they have been drawn already.
+        density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
     """
     device = next(run.model.parameters()).device
     data = run.experiment.dataset.split(split).to(device)
@@ -173,6 +176,7 @@ def evaluate(
         **_code_length(bound),
         "bits_per_dimension": bound.bits_per_dimension.value,
         "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
+        **(_density(run, data, density, plan.seed) if density else {}),
         "parts": {name: _code_length(part) for name, part in bound.parts.items()},
         "samples": {
             "n": plan.n,
@@ -181,6 +185,20 @@ def evaluate(
             "seed": plan.seed,
             **sample_scores(run, samples),
         },
+    }
+
+
+def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float]:
+    rows = data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+    probes = 0 if rows.x[0].numel() <= 64 else 16
+    with seeded(seed, "density", device=device_of(rows.x)):
+        found = log_density(run.model, rows.x, probes=probes, condition=rows.condition)
+    mean = Estimate.of(found.value)
+    return {
+        "log_density_nats": mean.value,
+        "log_density_nats_stderr": mean.stderr,
+        "log_density_solver_error": float(found.error.mean()),
+        "log_density_examples": len(rows),
     }
 
 

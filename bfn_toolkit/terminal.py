@@ -67,6 +67,22 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console().print(table)
 
 
+_DISTANCES = {
+    "w1": "W1 to the data",
+    "sliced_w1": "sliced W1 to the data",
+    "mmd": "MMD squared to the data",
+    "tv_site": "total variation to the data, one site",
+    "tv_pair": "total variation to the data, neighbours",
+}
+
+
+def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = [(prefix + name, f"{scores[key]:.4f}") for key, name in _DISTANCES.items() if key in scores]
+    for part, inner in scores.get("parts", {}).items():
+        rows += _distance_rows(inner, f"{prefix}{part}: ")
+    return rows
+
+
 def scores_table(scores: Mapping[str, Any]) -> None:
     """The scores of :func:`~bfn_toolkit.report.evaluate`."""
 
@@ -81,8 +97,12 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         ("bound of -ln p(x)", estimate("total_nats") + " nats"),
         ("", estimate("bits_per_dimension") + " bits per dimension"),
     ]
-    names = {"w1": "W1 to the data", "sliced_w1": "sliced W1 to the data", "mmd": "MMD squared to the data"}
-    rows += [(name, f"{samples[key]:.4f}") for key, name in names.items() if key in samples]
+    for name, part in scores["parts"].items():
+        rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+    if "log_density_nats" in scores:
+        rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
+        rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
+    rows += _distance_rows(samples)
     rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
     title = (
         f"likelihood of {scores['examples']:,} {scores['split']} examples; "

@@ -9,8 +9,9 @@ With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated a
     z &\sim N(\beta (K e_x - 1), \beta K I) && \text{(eq. 185)} \\
     \text{rate} &= \tfrac{1}{2} K \lVert e_x - \hat e \rVert^2 && \text{(eq. 205)}
 
-It is the channel of :math:`\phi(x) = e_x - 1/K` with B = K beta.  Nothing here is larger than B x site x K: no one-hot
-code is made on the way of a training step, and the receiver's K components are summed where they stand.
+It is the channel of :math:`\phi(x) = e_x` with B = K beta and v = z + beta, because a constant is nothing to a softmax.
+Nothing here is larger than B x site x K: no one-hot code is made on the way of a training step, and the receiver's K
+components are summed where they stand.
 
 Source: Graves et al. 2023, section 6.
 """
@@ -97,7 +98,7 @@ class Receiver(Distribution):
 
 def _message(x: Tensor, alpha: Tensor, like: Tensor) -> Tensor:
     """Draws y + alpha, where y is a message about x; the constant is nothing to a softmax."""
-    variance = like.shape[-1] * alpha
+    variance = (like.shape[-1] * alpha).to(like.dtype)
     noise = torch.randn_like(like) * variance.sqrt()
     return noise.scatter_add_(-1, x.unsqueeze(-1), variance.expand_as(noise[..., :1]))
 
@@ -210,16 +211,17 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return self.classes
 
     def embed(self, x: Tensor) -> Tensor:
-        """The one-hot code, centred."""
-        return one_hot(x, self.classes) - 1.0 / self.classes
+        """The one-hot code."""
+        return one_hot(x, self.classes).to(torch.get_default_dtype())
 
     def channel(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
-        """v = z, B = K beta."""
-        return params.logits, self.classes * params.accuracy
+        """v = z + beta, B = K beta."""
+        return params.logits + expand(params.accuracy, params.logits), self.classes * params.accuracy
 
     def from_channel(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
-        """z = v, beta = B / K."""
-        return CategoricalParams(v, accuracy / self.classes)
+        """z = v - beta, beta = B / K."""
+        beta = accuracy / self.classes
+        return CategoricalParams(v - expand(beta, v), beta)
 
     def input(self, params: CategoricalParams) -> Distribution:
         """softmax(z) at each site."""
@@ -269,20 +271,24 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
 
     def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
-        r"""Eq. 190, with what all components share left out, and with its noise of first order taken out.
+        r"""Eq. 190 with what all components share left out, and a control variate for the noise at small accuracies.
 
         .. math:: -E \ln \sum_k p_k e^{d_k}, \quad d_k = y_k - y_x, \quad E \sum_k p_k d_k = -\alpha K (1 - p_x)
+
+        The sum is the first order of the logarithm; its share e^(-alpha K) vanishes where that tells nothing.
         """
         if not isinstance(output, Finite):
             return super().message_price(x, output, alpha, samples)
         log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
         p = log_p.exp()
-        expected = expand(alpha, x) * self.classes * (p.gather(-1, index).squeeze(-1) - 1.0)
+        told = expand(alpha, x) * self.classes
+        expected = told * (p.gather(-1, index).squeeze(-1) - 1.0)
         price = torch.zeros_like(expected)
         for _ in range(samples):
             y = _message(x, expand(alpha, log_p), log_p)
             difference = y - y.gather(-1, index)
-            price = price + (p * difference).sum(-1) - expected - (log_p + difference).logsumexp(-1)
+            first_order = ((p * difference).sum(-1) - expected) * (-told).exp()
+            price = price + first_order - (log_p + difference).logsumexp(-1)
         return per_example(price / samples)
 
     def check_data(self, x: Tensor) -> None:

@@ -108,7 +108,7 @@ class NoiseHead(PointHead):
         return params.mean.unsqueeze(-1)
 
     def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
-        """The mean with the noise taken out; finite, with a finite gradient, at every t.  Before t_min, 0 at scale 1."""
+        """The mean with the noise taken out, finite with a finite gradient at every t; before t_min 0, at scale 1."""
         beta, mean = params.precision - 1.0, params.mean.unsqueeze(-1)
         early = beta < math.expm1(family.schedule.rate * self.t_min)
         # The early rows are computed with beta = 1, because a gradient of where(early, 0, inf) would be NaN.

@@ -49,7 +49,11 @@ class ComponentsHead(Head):
             published (not clipped here).
     """
 
-    point: Head = field(factory=SkipHead, validator=validators.instance_of(PointHead), kw_only=True)
+    point: PointHead = field(
+        factory=SkipHead,
+        validator=validators.instance_of(PointHead),  # type: ignore[type-abstract]
+        kw_only=True,
+    )
 
     @property
     @abc.abstractmethod
@@ -71,8 +75,7 @@ class ComponentsHead(Head):
 
     def normals(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> SiteNormalMixture:
         """The components."""
-        assert isinstance(self.point, PointHead)
-        *logits, centres, log_scales = raw.split(self.count, -1)
+        *logits, centres, log_scales = raw.chunk(self.raw_per_site // self.count, -1)
         means, unit = self.point.estimates(family, centres, params)
         scales = log_scales.clamp(-REACH, REACH).exp() * expand(unit, means)
         return SiteNormalMixture(logits[0] if logits else torch.zeros_like(means), means, scales)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
-from bfn_toolkit import Delta, kl
+from bfn_toolkit import Binned, Delta, SiteNormalMixture, kl
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 RTOL = 1e-12  # float64; the reference forms differences of betas and powers of sigma_1, which lose tens of eps
@@ -74,3 +75,41 @@ def test_discrete_time_loss() -> None:
     alpha = family.accuracy(s, s + 1 / case["n"])
     loss = case["n"] * kl(family.sender(x, alpha), family.receiver(Delta(x_hat), alpha))
     assert agree(loss, tensor(case["loss"]).flatten(), LOSS_RTOL)
+
+
+def sites(value: Any) -> Tensor:
+    """Numbers at (rows, sites), each site as an example of its own."""
+    return tensor(value).flatten(0, 1).unsqueeze(1)
+
+
+def binned(params: Tensor, bins: int) -> Binned:
+    """From mean and log-scale, or log-weights, means and log-scales of several components."""
+    *logits, means, log_scales = params.chunk(2 if params.shape[-1] == 2 else 3, -1)
+    return Binned(SiteNormalMixture(logits[0] if logits else means * 0, means, log_scales.exp()), bins)
+
+
+# Below a probability of 1e-5 the reference returns the density at the bin's centre instead, up to 9 nats off here.
+FLOOR = math.log(1e-5)
+
+
+@pytest.mark.parametrize("case", GOLDEN["discretised_output"], ids=lambda c: f"{c['kind']}-{c['bins']}-{c['clip']}")
+def test_discretised_output(case: dict[str, Any]) -> None:
+    output = binned(sites(case["params"]), case["bins"])
+    table = output.table if case["clip"] else output.truncated
+    if case["probs"] is not None:
+        assert agree(table.logits.softmax(-1), sites(case["probs"]))
+    assert agree(table.mean, sites(case["mean"]))
+    expected = sites(case["log_prob"]).squeeze(1)
+    assert agree(table.log_prob(sites(case["x"]))[expected > FLOOR], expected[expected > FLOOR])
+    if case["clip"]:
+        assert (output.mean - sites(case["mean"])).abs().max() <= 3e-7 * 2 / case["bins"]  # as documented
+        assert agree(output.log_prob(sites(case["x"]))[expected > FLOOR], expected[expected > FLOOR])
+
+
+def test_reconstruction_in_bins() -> None:
+    case = GOLDEN["gaussian_reconstruction_256_bins"]
+    x_hat, loss = sites(case["x_hat"]).unsqueeze(-1), sites(case["loss"]).squeeze(1)
+    output = Binned(SiteNormalMixture(x_hat * 0, x_hat, torch.full_like(x_hat, case["sigma_1"])), 256)
+    likely = loss < -FLOOR
+    assert likely.sum() >= 3
+    assert agree(-output.log_prob(sites(case["x"]))[likely], loss[likely])

@@ -1,0 +1,100 @@
+r"""Digits (plugin): the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships, with their labels.
+
+A pixel is a grey level g in 0..16.  It comes as the centre of one of 17 equal bins of [-1, 1],
+
+.. math:: x = \frac{2 g + 1}{17} - 1 ,
+
+for a Gaussian family with a discretised output, or as a class: the level itself, or whether it is above 8.
+
+Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits (its test set), UCI Machine Learning
+Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows
+
+LEVELS = 17
+ONE_IN = 6  # images are for the test
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[Tensor, Tensor]:
+    """Grey levels (1797, 8, 8) and labels (1797,), as int64."""
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigError("the digits come with scikit-learn, which is not installed; write: "
+                          "pip install 'bfn-toolkit[data]'") from error  # fmt: skip
+    digits = load_digits()
+    return torch.from_numpy(digits.images).long(), torch.from_numpy(digits.target).long()
+
+
+@attrs.frozen
+class Digits(Dataset):
+    """Handwritten digits, with the condition "label" in 0..9.
+
+    Every sixth image is for the test, whatever the seed; "all" is the others.
+
+    Arguments:
+        pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, "binary" for black and
+            white, both as int64.
+        seed: Of the split into training and validation rows.
+        valid_fraction: Share of the images that are not for the test that is held out for validation.
+    Raises:
+        ConfigError: From :meth:`split`, if scikit-learn is not installed.
+
+    >>> digits = Digits("binary").split("test")
+    >>> digits.x.shape, digits.condition["label"][:5]
+    (torch.Size([299, 8, 8]), tensor([5, 1, 7, 3, 9]))
+    """
+
+    pixels: Literal["bins", "classes", "binary"] = field(
+        default="bins", validator=validators.in_(("bins", "classes", "binary"))
+    )
+    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
+    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """(8, 8)."""
+        return (8, 8)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """Site shape, number of labels, and the number of classes or of bins with the mean square of the data."""
+        facts: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
+        if self.pixels == "bins":
+            return {**facts, "bins": LEVELS, "data_variance": 0.635435}
+        return {**facts, "classes": LEVELS if self.pixels == "classes" else 2}
+
+    def split(self, name: Split) -> Batch:
+        """The images of a split, and their labels."""
+        levels, labels = _digits()
+        rows = torch.arange(len(levels))
+        is_test = rows % ONE_IN == ONE_IN - 1
+        rows = rows[is_test if name == "test" else ~is_test]
+        if name in ("train", "valid"):
+            train, valid = split_rows(len(rows), self.valid_fraction, self.seed)
+            rows = rows[train if name == "train" else valid]
+        return Batch(self._pixels(levels[rows]), {"label": labels[rows]})
+
+    def _pixels(self, levels: Tensor) -> Tensor:
+        if self.pixels == "bins":
+            return (2.0 * levels + 1.0) / LEVELS - 1.0
+        return levels if self.pixels == "classes" else (levels > LEVELS // 2).long()
+
+
+@hookimpl
+def bfn_datasets() -> Sequence[Entry]:
+    """The data set."""
+    return [Entry("digits", Digits, (Digits(), Digits("classes"), Digits("binary", seed=1, valid_fraction=0.2)))]

@@ -1,0 +1,439 @@
+r"""Directions: angles, unit vectors and rotations, each a Gaussian channel with a one-shot flow (plugin).
+
+Let phi embed a direction in R^d so that :math:`|\phi|^2` is constant.  The channel's likelihood is then
+:math:`e^{y \cdot \phi(x)}` up to a factor without x, and beliefs that start uniform stay in one exponential family:
+
+.. math:: v \mid x \sim N(B \phi(x), B I), \qquad p(x \mid v) = e^{v \cdot \phi(x)} / Z(v), \qquad
+          E[\phi \mid v] = \nabla \ln Z(v)
+
+=============== =========================== ==================== =====================================================
+family          phi(x)                      beliefs              Z(v)
+=============== =========================== ==================== =====================================================
+:class:`Circle` (cos x, sin x)              von Mises            :math:`2 \pi I_0(\kappa)`
+:class:`Sphere` x                           von Mises-Fisher     :math:`4 \pi \sinh(\kappa) / \kappa`
+Rotations       R in R^9                    matrix Fisher        :math:`\int e^{\mathrm{tr}(F^T R)} dR`, in one dimension
+=============== =========================== ==================== =====================================================
+
+The output is a mixture of the same family, the beliefs tilted by what the network returns (0 leaves them alone):
+
+.. math:: p_O(x) = \sum_k w_k \, p(x \mid v + u_k), \qquad
+          p_R(y) = N(y; 0, \alpha I) \, e^{-\alpha |\phi|^2 / 2} \sum_k w_k \frac{Z(v + u_k + y)}{Z(v + u_k)}
+
+That form is exact: if the data have the density :math:`\sum_k \pi_k \, p(x \mid u_k)`, so has their posterior, with
+:math:`w_k \propto \pi_k Z(v + u_k) / Z(u_k)`.  The receiver is exact too, because p is conjugate to the sender, and the
+likelihood bound is one of a density: no grid, no bins.  Several components matter where there are few steps; the
+continuous-time loss sees the mean of phi alone, and one component can have any.
+
+Source: the channel is the limit of many messages of CrysBFN (arXiv 2502.02016); Mardia and Jupp 2000 for the
+distributions.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from bfn_toolkit import (
+    ChannelFamily,
+    DataError,
+    Entry,
+    GeometricSchedule,
+    Kernel,
+    NetworkIO,
+    Output,
+    VonMises,
+    as_shape,
+    expand,
+    hookimpl,
+    per_example,
+)
+
+TINY = 1e-12  # a length below which there is no direction
+
+
+class Belief(Protocol):
+    """Distribution with density exp(v . phi(x)) / Z(v), for natural parameters v of shape (..., d)."""
+
+    square: ClassVar[float]  # |phi|^2
+
+    def __init__(self, v: Tensor) -> None: ...
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean direction, with the shape of the data."""
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """ln Z(v), with shape (...)."""
+
+    @property
+    def expectation(self) -> Tensor:
+        """E[phi], the gradient of ln Z, with shape (..., d)."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, with shape (...)."""
+
+    def sample(self) -> Tensor:
+        """Draws with the shape of the data."""
+
+    def atoms(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights (...) and points that together have the mean of phi, and so of whatever is affine in phi."""
+
+
+class Angular(VonMises):
+    """Beliefs about angles: von Mises, per radian."""
+
+    square: ClassVar[float] = 1.0
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """Of 2 pi I_0."""
+        kappa = self.concentration
+        log_z: Tensor = kappa + torch.special.i0e(kappa).log() + math.log(2.0 * math.pi)
+        return log_z
+
+    @property
+    def expectation(self) -> Tensor:
+        """I_1 / I_0 along v."""
+        kappa = self.concentration.clamp_min(1e-6)
+        return self.v * (torch.special.i1e(kappa) / torch.special.i0e(kappa) / kappa).unsqueeze(-1)
+
+    def atoms(self) -> list[tuple[Tensor, Tensor]]:
+        """The mean direction and its antipode."""
+        length = 1.0 - self.variance
+        return [(0.5 + 0.5 * length, self.mean), (0.5 - 0.5 * length, self.mean + math.pi)]
+
+
+class VonMisesFisher(Distribution):
+    """von Mises-Fisher distribution on the unit sphere in three dimensions, per unit of its surface.
+
+    Arguments:
+        v: Natural parameters with shape (..., 3), the concentration times the mean direction; zero is uniform.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    square: ClassVar[float] = 1.0
+
+    def __init__(self, v: Tensor) -> None:
+        self.v = v
+        super().__init__(v.shape[:-1], v.shape[-1:], validate_args=False)
+
+    @property
+    def concentration(self) -> Tensor:
+        """Length of v."""
+        kappa: Tensor = torch.linalg.vector_norm(self.v, dim=-1)
+        return kappa
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean direction; the first axis where v is zero."""
+        kappa = self.concentration.unsqueeze(-1)
+        first = torch.zeros_like(self.v)
+        first[..., 0] = 1.0
+        return torch.where(kappa > TINY, self.v / kappa.clamp_min(TINY), first)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """Of 4 pi sinh(kappa) / kappa."""
+        return self.concentration + self._log_excess
+
+    @property
+    def _log_excess(self) -> Tensor:
+        """ln Z - kappa."""
+        kappa = self.concentration.clamp_min(1e-6)
+        log_z: Tensor = (-torch.expm1(-2.0 * kappa) / (2.0 * kappa)).log()
+        return log_z + math.log(4.0 * math.pi)
+
+    @property
+    def expectation(self) -> Tensor:
+        """(coth(kappa) - 1 / kappa) along v, by its series where that would cancel."""
+        kappa = self.concentration
+        large, square = kappa.clamp_min(0.3), kappa.clamp_max(0.3).square()
+        series = (1.0 - square * (1.0 - square * (2.0 - square * (1.0 - square / 4.95)) / 21.0) / 15.0) / 3.0
+        closed = (1.0 / torch.tanh(large) - 1.0 / large) / large
+        return self.v * torch.where(kappa < 0.3, series, closed).unsqueeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, without a difference of large numbers."""
+        return -0.5 * self.concentration * (value - self.mean).square().sum(-1) - self._log_excess
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws by inversion of the distribution of the cosine (Wood 1994); NaN where v is not finite."""
+        with torch.no_grad():
+            mean = self.mean.expand(*sample_shape, *self.v.shape)
+            kappa = self.concentration.clamp_min(1e-6)
+            u = torch.rand_like(mean[..., 0])
+            drop = (-torch.log1p(u * torch.expm1(-2.0 * kappa)) / kappa).clamp_max(2.0).unsqueeze(-1)  # 1 - cosine
+            z = torch.randn_like(mean)
+            tangent = torch.nn.functional.normalize(z - (z * mean).sum(-1, keepdim=True) * mean, dim=-1)
+            return torch.nn.functional.normalize((1.0 - drop) * mean + (drop * (2.0 - drop)).sqrt() * tangent, dim=-1)
+
+    def atoms(self) -> list[tuple[Tensor, Tensor]]:
+        """The mean direction and its antipode."""
+        length: Tensor = torch.linalg.vector_norm(self.expectation, dim=-1)
+        return [(0.5 + 0.5 * length, self.mean), (0.5 - 0.5 * length, -self.mean)]
+
+
+@attrs.frozen(eq=False)
+class BeliefMixture:
+    """Output distribution: at each site a mixture of beliefs.
+
+    Arguments:
+        belief: Class of the beliefs: :class:`Angular`, :class:`VonMisesFisher` or :class:`MatrixFisher`.
+        logits: Unnormalised log-weights, with shape (B, *sites, K).
+        v: Natural parameters, with shape (B, *sites, K, d).
+    """
+
+    belief: type[Belief]
+    logits: Tensor
+    v: Tensor
+
+    def _chosen(self, choice: Tensor) -> Belief:
+        index = choice[..., None, None].expand(*choice.shape, 1, self.v.shape[-1])
+        return self.belief(self.v.gather(-2, index).squeeze(-2))
+
+    @property
+    def mean(self) -> Tensor:
+        """Direction of E[phi]."""
+        weights = self.logits.softmax(-1).unsqueeze(-1)
+        return self.belief((weights * self.belief(self.v).expectation).sum(-2)).mean
+
+    @property
+    def mode(self) -> Tensor:
+        """Mean direction of the component with the largest weight (the mode, where components do not overlap)."""
+        return self._chosen(self.logits.argmax(-1)).mean
+
+    def sample(self) -> Tensor:
+        """Draws x, independent over the sites."""
+        gumbel = -torch.empty_like(self.logits).exponential_().log()
+        return self._chosen((self.logits + gumbel).argmax(-1)).sample()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats per example."""
+        terms = self.belief(self.v).log_prob(x.unsqueeze(self.v.ndim - 2))
+        return per_example((self.logits.log_softmax(-1) + terms).logsumexp(-1))
+
+    def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """E[function(x)] of a function that is affine in phi, exact: by points that have the mean of phi."""
+        terms = []
+        for weight, v in zip(self.logits.softmax(-1).unbind(-1), self.v.unbind(-2), strict=True):
+            for share, point in self.belief(v).atoms():
+                value = function(point)
+                terms.append(expand(weight * share, value) * value)
+        return torch.stack(terms).sum(0)
+
+    def mix(self, kernel: Kernel) -> Distribution:
+        """The receiver, exact, for the kernel of the channel: N(alpha phi(x), alpha I)."""
+        variance = kernel(self.mode).variance
+        return Receiver(self, kernel, variance.reshape(*self.v.shape[:-2], -1)[..., :1])
+
+
+class Receiver(Distribution):
+    """A :class:`BeliefMixture` seen through the channel.
+
+    Arguments:
+        output: The mixture.
+        kernel: The sender as a function of the data.
+        alpha: Accuracy of the message, with shape (B, *sites, 1).
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, output: BeliefMixture, kernel: Kernel, alpha: Tensor) -> None:
+        self.output, self.kernel, self.alpha = output, kernel, alpha
+        super().__init__(alpha.shape[:1], validate_args=False)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density in nats per example."""
+        belief, v = self.output.belief, self.output.v
+        y = y.reshape(*v.shape[:-2], v.shape[-1])
+        noise = -0.5 * (y.square() / self.alpha + (2.0 * math.pi * self.alpha).log()).sum(-1)
+        growth = belief(v + y.unsqueeze(-2)).log_normaliser - belief(v).log_normaliser
+        mixture = (self.output.logits.log_softmax(-1) + growth).logsumexp(-1)
+        return per_example(noise + mixture - 0.5 * belief.square * self.alpha.squeeze(-1))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws by ancestry, with shape sample_shape + (B, *site, d)."""
+        draws = [self.kernel(self.output.sample()).sample() for _ in range(math.prod(sample_shape))]
+        return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)
+
+
+@attrs.frozen(eq=False)
+class DirectionalParams:
+    """Beliefs p(x | v) at each site, independent.
+
+    Arguments:
+        v: The messages' sum, with shape (B, *sites, d).
+        accuracy: The accuracy B they had together, with shape (B,).
+    """
+
+    v: Tensor
+    accuracy: Tensor
+
+
+@attrs.frozen
+class Directional(ChannelFamily[DirectionalParams]):
+    """What circle, sphere and rotations share; ``belief`` and :meth:`embed` tell them apart.
+
+    Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  All of it is
+    the site shape that networks see, so the coordinates of a vector are sites to them.
+
+    Arguments:
+        site_shape: Shape of one example, (*sites, *event).
+        sigma_1: Resolution of the beliefs at t = 1 in radians; the accuracy there is sigma_1^-2 - 1.
+        components: Components K of the output at each site.
+    """
+
+    belief: ClassVar[type[Belief]]
+    event: ClassVar[tuple[int, ...]] = ()
+
+    site_shape: tuple[int, ...] = field(converter=as_shape)
+    sigma_1: float = field(default=0.05, validator=[validators.ge(1e-4), validators.lt(1.0)])
+    components: int = field(default=1, validator=[validators.instance_of(int), validators.ge(1)])
+    schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "schedule", GeometricSchedule(self.sigma_1))
+
+    @site_shape.validator
+    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
+        if not all(isinstance(size, int) and size >= 1 for size in value):
+            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
+        if value[len(value) - len(self.event) :] != self.event:
+            end = ", ".join(map(str, self.event))
+            raise ValueError(f"site_shape must end in {end} for {type(self).__name__}, got {value}")
+
+    @property
+    def _sites(self) -> tuple[int, ...]:
+        return self.site_shape[: len(self.site_shape) - len(self.event)]
+
+    @property
+    def network_io(self) -> NetworkIO:
+        """A tilt for each coordinate and component; and weights, if there are several, as sums over coordinates."""
+        weights = self.components if self.components > 1 else 0
+        return NetworkIO(self.site_shape, self.channels, self.channels * self.components + weights)
+
+    def channel(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
+        """v and B."""
+        return params.v.reshape(-1, *self.site_shape, self.channels), params.accuracy
+
+    def from_channel(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
+        """v and B."""
+        return DirectionalParams(v.reshape(len(v), *self._sites, -1), accuracy)
+
+    def input(self, params: DirectionalParams) -> Distribution:
+        """p(x | v) at each site."""
+        belief: Any = self.belief(params.v)
+        return Independent(belief, params.v.ndim - 2, validate_args=False)
+
+    def features(self, params: DirectionalParams) -> Tensor:
+        """E[phi] under the beliefs: within the unit ball, and 0 where nothing is known."""
+        return self.belief(params.v).expectation.reshape(-1, *self.site_shape, self.channels)
+
+    def output(self, raw: Tensor, params: DirectionalParams) -> Output:
+        """The beliefs tilted by the raw numbers, in units of sqrt(1 + B): by about one standard deviation."""
+        k, v = self.components, params.v
+        raw = raw.reshape(*v.shape[:-1], -1, raw.shape[-1])  # (B, *sites, coordinates, R)
+        tilt = raw[..., : k * self.channels].unflatten(-1, (k, self.channels)).movedim(-2, -3).flatten(-2)
+        logits = raw[..., k * self.channels :].sum(-2) if k > 1 else torch.zeros_like(v[..., :1])
+        scale = expand((1.0 + params.accuracy).sqrt(), tilt)
+        return BeliefMixture(self.belief, logits, v.unsqueeze(-2) + scale * tilt)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """What brings the rate of the beliefs' own error, alpha / (1 + B) / 2, to unit scale."""
+        return 2.0 * (1.0 + self.schedule.beta(t)) / self.schedule.alpha(t)
+
+    def check_data(self, x: Tensor) -> None:
+        """Shape, floating point, finite, and :meth:`_fault` below the tolerance of 1e-3."""
+        super().check_data(x)
+        name = type(self).__name__
+        if not x.is_floating_point():
+            raise DataError(f"{name} expects floating-point data, found {x.dtype}; convert with x.float()")
+        bad = ~torch.isfinite(x)
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            raise DataError(f"{name} expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)")
+        fault = self._fault(x)
+        bad = fault > 1e-3
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            raise DataError(f"{name} expects {self.domain}, found {x[row].tolist()} at index {row} ({int(bad.sum())} in all)")
+
+    domain: ClassVar[str] = "angles"
+
+    def _fault(self, x: Tensor) -> Tensor:
+        """How far data are from the domain, at each of the sites."""
+        return torch.zeros_like(x)
+
+
+@attrs.frozen
+class Circle(Directional):
+    """Angles in radians; any real number is accepted, and samples are in [-pi, pi].
+
+    Arguments:
+        site_shape: Shape of one example, one angle at each site.
+        sigma_1: Resolution of the beliefs at t = 1 in radians.
+        components: Components K of the output at each site.
+
+    >>> circle = Circle(site_shape=(1,))
+    >>> belief = circle.update(circle.prior(1), torch.tensor([[[0.0, 3.0]]]), torch.tensor([2.0]))
+    >>> circle.input(belief).mean
+    tensor([[1.5708]])
+    """
+
+    belief: ClassVar[type[Belief]] = Angular
+    channels: ClassVar[int] = 2
+
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(cos x, sin x)."""
+        return torch.stack([x.cos(), x.sin()], -1)
+
+
+@attrs.frozen
+class Sphere(Directional):
+    """Unit vectors in three dimensions.
+
+    Arguments:
+        site_shape: Shape of one example, (*sites, 3).
+        sigma_1: Resolution of the beliefs at t = 1 in radians, along each tangent.
+        components: Components K of the output at each site.
+
+    >>> sphere = Sphere()
+    >>> belief = sphere.update(sphere.prior(1), torch.tensor([[[0.0], [0.0], [3.0]]]), torch.tensor([2.0]))
+    >>> sphere.input(belief).mean
+    tensor([[0., 0., 1.]])
+    """
+
+    belief: ClassVar[type[Belief]] = VonMisesFisher
+    event: ClassVar[tuple[int, ...]] = (3,)
+    channels: ClassVar[int] = 1
+    domain: ClassVar[str] = "unit vectors"
+
+    site_shape: tuple[int, ...] = field(default=(3,), converter=as_shape)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x.unsqueeze(-1)
+
+    def _fault(self, x: Tensor) -> Tensor:
+        fault: Tensor = (torch.linalg.vector_norm(x, dim=-1) - 1.0).abs()
+        return fault
+
+
+@hookimpl
+def bfn_families() -> Sequence[Entry]:
+    """The families."""
+    return [
+        Entry("circle", Circle, (Circle(), Circle(site_shape=(2, 2), sigma_1=0.2, components=3))),
+        Entry("sphere", Sphere, (Sphere(), Sphere(site_shape=(2, 3), sigma_1=0.2, components=3))),
+    ]

@@ -1,0 +1,141 @@
+r"""Torus (plugin): angles with a known density, a mixture of von Mises distributions.
+
+With mean angles :math:`m_k`, concentrations :math:`\kappa_k` and weights :math:`\pi_k`,
+
+.. math:: p(x) = \sum_k \pi_k \prod_d \frac{e^{\kappa_k \cos(x_d - m_{kd})}}{2 \pi I_0(\kappa_k)}
+
+Within a component the angles are independent; together, through the choice of component, they are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, VonMises, hookimpl, seeded, split_rows
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, Sequence) else value
+
+
+@attrs.frozen
+class Torus(Dataset):
+    """Angles in [-pi, pi) drawn from a mixture of von Mises distributions, a fixed number from each component.
+
+    The defaults are three regions like those of the backbone angles of proteins.
+
+    Arguments:
+        means: One angle for each component, or one point of D angles, in radians.
+        concentration: Common or one for each component, in [0, 10000]; 0 is uniform.
+        count: Number of points, common or one for each component; the weights of the mixture follow from them.
+        seed: Seed of the draws.
+        valid_fraction: Share of the points held out for validation.
+
+    >>> Torus().split("all").x.shape
+    torch.Size([4000, 2])
+    """
+
+    means: tuple[float, ...] | tuple[tuple[float, ...], ...] = field(
+        default=((-1.1, -0.8), (-2.0, 2.4), (1.0, 0.7)), converter=_tuples
+    )
+    concentration: float | tuple[float, ...] = field(default=(12.0, 6.0, 20.0), converter=_tuples)
+    count: int | tuple[int, ...] = field(default=(2000, 1500, 500), converter=_tuples)
+    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
+    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+
+    def __attrs_post_init__(self) -> None:
+        k = len(self.means)
+        points = [mean if isinstance(mean, tuple) else (mean,) for mean in self.means]
+        if k == 0 or len({len(point) for point in points}) != 1 or not points[0]:
+            raise ConfigError(f"means must be angles, or points of equal length, at least one; got {self.means}")
+        if not all(math.isfinite(angle) for point in points for angle in point):
+            raise ConfigError(f"means must be finite, got {self.means}")
+        for name, low, high in (("concentration", 0.0, 1e4), ("count", 1, math.inf)):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != k:
+                raise ConfigError(f"{name} must be one number, or one for each of the {k} means; got {len(value)}")
+            if not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"expected {low:g} <= {name} <= {high:g}, got {value}")
+
+    @property
+    def _means(self) -> Tensor:
+        """(K, D) in float64."""
+        return torch.tensor(self.means, dtype=torch.float64).reshape(len(self.means), -1)
+
+    @property
+    def _concentrations(self) -> Tensor:
+        """(K,) in float64."""
+        return torch.tensor(self.concentration, dtype=torch.float64).expand(len(self.means))
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return self.count if isinstance(self.count, tuple) else (self.count,) * len(self.means)
+
+    @property
+    def _components(self) -> VonMises:
+        """The distributions (K, D), in float64."""
+        means = self._means
+        return VonMises(self._concentrations[:, None, None] * torch.stack([means.cos(), means.sin()], -1))
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """(D,)."""
+        return (self._means.shape[1],)
+
+    def _draw(self, counts: Sequence[int]) -> Tensor:
+        draws = [VonMises(v.float()).sample((n,)) for v, n in zip(self._components.v, counts, strict=True)]
+        return torch.cat(draws)
+
+    def split(self, name: Split) -> Batch:
+        """The points; "test" is a fresh draw of the same size."""
+        with seeded(self.seed, "test" if name == "test" else "data"):
+            points = Batch(self._draw(self._counts))
+        if name in ("test", "all"):
+            return points
+        train, valid = split_rows(len(points), self.valid_fraction, self.seed)
+        return points.rows(train if name == "train" else valid)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact log-density of points (B, D), in nats, with shape (B,)."""
+        weights = torch.tensor(self._counts).to(x).log().log_softmax(0)
+        density = VonMises(self._components.v.to(x)).log_prob(x.unsqueeze(1)).sum(-1)  # (B, K)
+        return (weights + density).logsumexp(1)
+
+    def entropy(self, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
+        """Entropy in nats, and its standard error.
+
+        For D of at most 2 by quadrature, with error 0; else the mean of -ln p over about ``samples`` stratified draws.
+        """
+        (d,) = self.site_shape
+        if d <= 2:
+            n = 64 + math.ceil(24.0 * math.sqrt(float(self._concentrations.max())))
+            circle = torch.arange(n, dtype=torch.float64) * (2.0 * math.pi / n)
+            grid = torch.cartesian_prod(*[circle] * d).reshape(-1, d)
+            log_p = torch.cat([self.log_prob(rows) for rows in grid.split(100_000)])
+            return float(-(log_p.exp() * log_p).sum() * (2.0 * math.pi / n) ** d), 0.0
+        counts = [max(1, round(samples * n / sum(self._counts))) for n in self._counts]
+        with seeded(seed, "entropy"):
+            price = -self.log_prob(self._draw(counts).double())
+        return float(price.mean()), float(price.std() / math.sqrt(len(price)))
+
+    def mode_shares(self, x: Tensor) -> Mapping[str, float]:
+        """Share of points whose nearest mean, by the sum of the cosines of the differences, is each of the means."""
+        means = self._means.to(x.device)
+        nearest = (x.detach().flatten(1).double().unsqueeze(1) - means).cos().sum(-1).argmax(1)
+        shares = torch.bincount(nearest, minlength=len(means)) / len(x)
+        return {str(mean): share for mean, share in zip(self.means, shares.tolist(), strict=True)}
+
+
+@hookimpl
+def bfn_datasets() -> Sequence[Entry]:
+    """The data set."""
+    circle = Torus(means=(0.0, 2.0), concentration=3.0, count=40)
+    three = Torus(means=((0.0, 1.0, -3.0), (2.0, -1.0, 0.5)), concentration=(0.0, 8.0), count=(30, 20))
+    return [Entry("torus", Torus, (Torus(count=20), circle, three))]
