@@ -115,35 +115,46 @@ class Finite:
     """Weights on a finite support, independent over the sites.
 
     Arguments:
-        support: The K values, with shape (K,): classes or bin centres.
+        support: The K values in increasing order, with shape (K,), or None for the classes 0..K-1.
         logits: Unnormalised log-weights, with shape (B, *site, K).
     """
 
-    support: Tensor
+    support: Tensor | None
     logits: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """The support, as a tensor."""
+        if self.support is None:
+            return torch.arange(self.logits.shape[-1], device=self.logits.device)
+        return self.support
 
     @property
     def mean(self) -> Tensor:
         """E[x] at each site."""
-        return self.logits.softmax(-1) @ self.support.to(self.logits.dtype)
+        return self.logits.softmax(-1) @ self.values.to(self.logits.dtype)
 
     @property
     def mode(self) -> Tensor:
         """The most probable value at each site."""
-        return self.support[self.logits.argmax(-1)]
+        return self._at(self.logits.argmax(-1))
+
+    def _at(self, index: Tensor) -> Tensor:
+        return index if self.support is None else self.support[index]
 
     def sample(self) -> Tensor:
         """Draws one value at each site, by inverting the distribution function with one uniform number."""
-        return self.support[_choose(self.logits)]
+        return self._at(_choose(self.logits))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability in nats per example of the values of the support that are nearest to x."""
-        between = (self.support[1:] + self.support[:-1]) / 2
-        index = torch.searchsorted(between, x.to(between.dtype).contiguous())
-        return per_example(self.logits.log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1))
+        if self.support is not None:
+            between = (self.support[1:] + self.support[:-1]) / 2
+            x = torch.searchsorted(between, x.to(between.dtype).contiguous())
+        return per_example(self.logits.log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1))
 
     def _points(self) -> list[Tensor]:
-        return [value.expand(self.logits.shape[:-1]) for value in self.support]
+        return [value.expand(self.logits.shape[:-1]) for value in self.values]
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)] at each site, exact."""

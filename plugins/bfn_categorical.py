@@ -1,17 +1,16 @@
 r"""Classes: the discrete family, its receiver and its schedules.
 
 With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated accuracy, the beliefs are
-:math:`\mathrm{softmax}(z)`, and everything is linear in the natural parameters z:
+:math:`\mathrm{softmax}(v)`, and everything is linear in the natural parameters v, in which a constant is nothing:
 
 .. math::
     y &\sim N(\alpha (K e_x - 1), \alpha K I) && \text{(eq. 141)} \\
-    z' &= z + y && \text{(eq. 171, in logarithms)} \\
-    z &\sim N(\beta (K e_x - 1), \beta K I) && \text{(eq. 185)} \\
+    v' &= v + y + \alpha && \text{(eq. 171, in logarithms)} \\
+    v &\sim N(\beta K e_x, \beta K I) && \text{(eq. 185)} \\
     \text{rate} &= \tfrac{1}{2} K \lVert e_x - \hat e \rVert^2 && \text{(eq. 205)}
 
-It is the channel of :math:`\phi(x) = e_x` with B = K beta and v = z + beta, because a constant is nothing to a softmax.
-Nothing here is larger than B x site x K: no one-hot code is made on the way of a training step, and the receiver's K
-components are summed where they stand.
+It is the channel of :math:`\phi(x) = e_x` with B = K beta.  Nothing here is larger than B x site x K: no one-hot code is
+made on the way of a training step, and the receiver's K components are summed where they stand.
 
 Source: Graves et al. 2023, section 6.
 """
@@ -29,7 +28,7 @@ from attrs import field, validators
 from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution, Independent
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 
 from bfn_toolkit import (
     AccuracySchedule,
@@ -54,7 +53,7 @@ class CategoricalParams:
     """Beliefs softmax(logits) at each site, independent.
 
     Arguments:
-        logits: The messages' sum z, with shape (B, *site, K); not normalised.
+        logits: Natural parameters v, the sum of all y + alpha, with shape (B, *site, K); not normalised.
         accuracy: The accuracy beta they had together, with shape (B,).
     """
 
@@ -92,15 +91,15 @@ class Receiver(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + (B, *site, K): a class, then its message."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
-        support = torch.arange(logits.shape[-1], device=logits.device)
-        return _message(Finite(support, logits).sample(), self.alpha, logits) - self.alpha
+        return _message(Finite(None, logits).sample(), self.alpha, logits) - self.alpha
 
 
 def _message(x: Tensor, alpha: Tensor, like: Tensor) -> Tensor:
     """Draws y + alpha, where y is a message about x; the constant is nothing to a softmax."""
-    variance = (like.shape[-1] * alpha).to(like.dtype)
-    noise = torch.randn_like(like) * variance.sqrt()
-    return noise.scatter_add_(-1, x.unsqueeze(-1), variance.expand_as(noise[..., :1]))
+    variance = (alpha * like.shape[-1]).to(like.dtype)
+    noise = torch.randn_like(like).mul_(variance.sqrt())
+    index = x.unsqueeze(-1)
+    return noise.scatter_add_(-1, index, variance.expand(index.shape))
 
 
 @lru_cache(maxsize=32)
@@ -215,16 +214,15 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return one_hot(x, self.classes).to(torch.get_default_dtype())
 
     def channel(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
-        """v = z + beta, B = K beta."""
-        return params.logits + expand(params.accuracy, params.logits), self.classes * params.accuracy
+        """v, and B = K beta."""
+        return params.logits, self.classes * params.accuracy
 
     def from_channel(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
-        """z = v - beta, beta = B / K."""
-        beta = accuracy / self.classes
-        return CategoricalParams(v - expand(beta, v), beta)
+        """v, and beta = B / K."""
+        return CategoricalParams(v, accuracy / self.classes)
 
     def input(self, params: CategoricalParams) -> Distribution:
-        """softmax(z) at each site."""
+        """softmax(v) at each site."""
         base = TorchCategorical(logits=params.logits, validate_args=False)
         return Independent(base, params.logits.ndim - 2, validate_args=False)
 
@@ -235,12 +233,18 @@ class Categorical(ChannelFamily[CategoricalParams]):
 
     def update(self, params: CategoricalParams, y: Tensor, alpha: Tensor) -> CategoricalParams:
         """Eq. 171, as a sum."""
-        return CategoricalParams(params.logits + y, params.accuracy + alpha)
+        return CategoricalParams(params.logits + (y + expand(alpha, y)), params.accuracy + alpha)
 
     def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
         """The message is drawn around its class alone."""
-        logits = params.logits + _message(x, expand(alpha, params.logits), params.logits) - expand(alpha, params.logits)
-        return CategoricalParams(logits, params.accuracy + alpha)
+        told = _message(x, expand(alpha, params.logits), params.logits)
+        return CategoricalParams(told.add_(params.logits), params.accuracy + alpha)
+
+    def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
+        """Eq. 185, in one draw."""
+        beta = self.schedule.beta(t)
+        logits = torch.empty((*x.shape, self.classes), dtype=t.dtype, device=x.device)
+        return CategoricalParams(_message(x, expand(beta, logits), logits), beta)
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """The mixture of the K senders."""
@@ -252,12 +256,12 @@ class Categorical(ChannelFamily[CategoricalParams]):
         """Probabilities scaled to [-1, 1]; of class 1 alone where there are two."""
         if self.classes == 2:
             return (0.5 * (params.logits[..., 1:] - params.logits[..., :1])).tanh()
-        return params.logits.softmax(-1).mul(2.0).sub(1.0)
+        return params.logits.softmax(-1).mul_(2.0).sub_(1.0)
 
     def output(self, raw: Tensor, params: CategoricalParams) -> Output:
         """Logits of the classes; of class 1 against class 0 where there are two."""
-        logits = torch.cat([torch.zeros_like(raw), raw], -1) if self.classes == 2 else raw
-        return Finite(torch.arange(self.classes, device=raw.device), logits)
+        logits = pad(raw, (1, 0)) if self.classes == 2 else raw
+        return Finite(None, logits)
 
     def _probabilities(self, output: Output) -> Tensor:
         if isinstance(output, Finite):
@@ -269,6 +273,12 @@ class Categorical(ChannelFamily[CategoricalParams]):
         p = self._probabilities(output)
         hit = p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """Eq. 205, summed over the sites before it is scaled."""
+        p, index = self._probabilities(output), x.unsqueeze(-1)
+        error = p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
+        return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
     def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
         r"""Eq. 190 with what all components share left out, and a control variate for the noise at small accuracies.

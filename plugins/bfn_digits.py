@@ -33,8 +33,7 @@ def _digits() -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ConfigError("the digits come with scikit-learn, which is not installed; write: "
-                          "pip install 'bfn-toolkit[data]'") from error  # fmt: skip
+        raise ConfigError("scikit-learn is not installed; write pip install 'bfn-toolkit[data]'") from error
     digits = load_digits()
     return torch.from_numpy(digits.images).long(), torch.from_numpy(digits.target).long()
 

@@ -295,7 +295,9 @@ class Directional(ChannelFamily[DirectionalParams]):
     belief: ClassVar[type[Belief]]
     event: ClassVar[tuple[int, ...]] = ()
 
-    site_shape: tuple[int, ...] = field(converter=as_shape)
+    site_shape: tuple[int, ...] = field(
+        default=attrs.Factory(lambda self: self.event or (1,), takes_self=True), converter=as_shape
+    )
     sigma_1: float = field(default=0.05, validator=[validators.ge(1e-4), validators.lt(1.0)])
     components: int = field(default=1, validator=[validators.instance_of(int), validators.ge(1)])
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
@@ -344,6 +346,8 @@ class Directional(ChannelFamily[DirectionalParams]):
         raw = raw.reshape(*v.shape[:-1], -1, raw.shape[-1])  # (B, *sites, coordinates, R)
         tilt = raw[..., : k * self.channels].unflatten(-1, (k, self.channels)).movedim(-2, -3).flatten(-2)
         logits = raw[..., k * self.channels :].sum(-2) if k > 1 else torch.zeros_like(v[..., :1])
+        if k > 1:
+            tilt = tilt + _spread(k, v.shape[-1], v)
         scale = expand((1.0 + params.accuracy).sqrt(), tilt)
         return BeliefMixture(self.belief, logits, v.unsqueeze(-2) + scale * tilt)
 
@@ -374,6 +378,12 @@ class Directional(ChannelFamily[DirectionalParams]):
         return torch.zeros_like(x)
 
 
+def _spread(k: int, d: int, like: Tensor) -> Tensor:
+    """K vectors of d numbers, all different: components that begin alike would get the same gradient for ever."""
+    number = torch.arange(1, k * d + 1, device=like.device, dtype=like.dtype).reshape(k, d)
+    return (2.399963 * number).sin()  # by the golden angle
+
+
 @attrs.frozen
 class Circle(Directional):
     """Angles in radians; any real number is accepted, and samples are in [-pi, pi].
@@ -391,8 +401,6 @@ class Circle(Directional):
 
     belief: ClassVar[type[Belief]] = Angular
     channels: ClassVar[int] = 2
-
-    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
 
     def embed(self, x: Tensor) -> Tensor:
         """(cos x, sin x)."""
@@ -418,8 +426,6 @@ class Sphere(Directional):
     event: ClassVar[tuple[int, ...]] = (3,)
     channels: ClassVar[int] = 1
     domain: ClassVar[str] = "unit vectors"
-
-    site_shape: tuple[int, ...] = field(default=(3,), converter=as_shape)
 
     def embed(self, x: Tensor) -> Tensor:
         """x itself."""

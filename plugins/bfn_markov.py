@@ -11,6 +11,7 @@ the pairs tell the chain from independent classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -18,6 +19,10 @@ from attrs import field, validators
 from torch import Tensor
 
 from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, finite, hookimpl, seeded, split_rows
+
+
+def _rows(value: Any) -> Any:
+    return tuple(map(_rows, value)) if isinstance(value, Sequence) else value
 
 
 @attrs.frozen
@@ -44,9 +49,7 @@ class Markov(Dataset):
     length: int = field(default=16, validator=validators.ge(1))
     count: int = field(default=4000, validator=validators.ge(2))
     concentration: float = field(default=0.5, validator=[validators.gt(0.0), finite])
-    transition: tuple[tuple[float, ...], ...] | None = field(
-        default=None, converter=lambda rows: rows if rows is None else tuple(map(tuple, rows))
-    )
+    transition: tuple[tuple[float, ...], ...] | None = field(default=None, converter=_rows)
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
     valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
 
@@ -58,7 +61,9 @@ class Markov(Dataset):
         matrix, start = self.matrix, self.stationary
         sums = matrix.sum(1)
         if not (bool((matrix >= 0.0).all()) and bool(((sums - 1.0).abs() < 1e-6).all())):
-            raise ConfigError(f"the rows of transition must be probabilities that add up to 1, got sums {sums.tolist()}")
+            raise ConfigError(
+                f"the rows of transition must be probabilities that add up to 1, got sums {sums.tolist()}"
+            )
         if not bool((start @ matrix - start).abs().max() < 1e-9):
             cure = f"another seed, or a concentration above {self.concentration}"
             cure = cure if self.transition is None else "a transition matrix by which every class can be reached"
@@ -75,11 +80,11 @@ class Markov(Dataset):
 
     @property
     def stationary(self) -> Tensor:
-        """Stationary distribution (K,) in float64; NaN where it is not unique."""
+        """Stationary distribution (K,) in float64: of (I - P^T) pi = 0 and the sum 1, added up."""
         ones = torch.ones(self.classes, self.classes, dtype=torch.float64)
-        system = torch.eye(self.classes, dtype=torch.float64) - self.matrix.T + ones
-        solution, singular = torch.linalg.solve_ex(system, ones[0])
-        return torch.where(singular.bool(), torch.nan, solution).clamp_min(0.0)
+        system = torch.eye(self.classes) - self.matrix.T + ones
+        start: Tensor = torch.linalg.solve(system, ones[0])
+        return start.clamp_min(0.0)
 
     @property
     def site_shape(self) -> tuple[int, ...]:
@@ -128,5 +133,9 @@ class Markov(Dataset):
 def bfn_datasets() -> Sequence[Entry]:
     """The data set."""
     cycle = ((0.1, 0.9, 0.0), (0.0, 0.2, 0.8), (0.7, 0.0, 0.3))
-    examples = (Markov(count=60), Markov(classes=3, length=4, count=50, transition=cycle), Markov(2, length=1, count=40))
+    examples = (
+        Markov(count=60),
+        Markov(classes=3, length=4, count=50, transition=cycle),
+        Markov(2, length=1, count=40),
+    )
     return [Entry("markov", Markov, examples)]

@@ -118,7 +118,7 @@ class Torus(Dataset):
             n = 64 + math.ceil(24.0 * math.sqrt(float(self._concentrations.max())))
             circle = torch.arange(n, dtype=torch.float64) * (2.0 * math.pi / n)
             grid = torch.cartesian_prod(*[circle] * d).reshape(-1, d)
-            log_p = torch.cat([self.log_prob(rows) for rows in grid.split(100_000)])
+            log_p = torch.cat([self.log_prob(rows) for rows in torch.split(grid, 100_000)])
             return float(-(log_p.exp() * log_p).sum() * (2.0 * math.pi / n) ** d), 0.0
         counts = [max(1, round(samples * n / sum(self._counts))) for n in self._counts]
         with seeded(seed, "entropy"):

@@ -72,8 +72,8 @@ def _log_interval(low: Tensor, high: Tensor) -> Tensor:
     """ln(Phi(high) - Phi(low)), precise in both tails."""
     flip = low + high > 0.0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    gap = torch.special.log_ndtr(high) - torch.special.log_ndtr(low)
-    return torch.special.log_ndtr(high) + torch.log(-torch.expm1(-gap))
+    upper: Tensor = torch.special.log_ndtr(high)
+    return upper + torch.log(-torch.expm1(torch.special.log_ndtr(low) - upper))
 
 
 @attrs.frozen
@@ -154,7 +154,7 @@ class Toy2d(Dataset):
         nodes, weights = (part.to(x) for part in _nodes(self.shape, noise))
         logs = weights.log() - math.log(len(nodes) * 2.0 * math.pi * noise**2)
         pieces = []
-        for rows in x.split(ROWS):
+        for rows in torch.split(x, ROWS):
             distance = torch.cdist(rows, nodes.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist")
             exponent = distance.div_(noise).square_().mul_(-0.5).reshape(len(rows), *nodes.shape[:2])
             pieces.append(exponent.add_(logs).logsumexp(-1))

@@ -15,13 +15,28 @@ from strategies import dtypes, tensors, values
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from bfn_toolkit import Delta, Finite, Mixture, NormalMixture, Output, VonMises, kl, normal, seeded, von_mises
+from bfn_toolkit import (
+    Delta,
+    Finite,
+    Mixture,
+    NormalMixture,
+    Output,
+    SiteNormalMixture,
+    VonMises,
+    kl,
+    normal,
+    seeded,
+    von_mises,
+)
 
 N, DOUBLE = 200_000, torch.float64
 SUPPORT = torch.tensor([-0.8, 0.1, 0.5], dtype=DOUBLE)
 LOGITS = torch.tensor([[[0.3, -1.0, 2.0], [0.0, 0.0, 0.0]]], dtype=DOUBLE)  # one example, two sites, three values
 MEANS = torch.tensor([[[-1.0, 0.5], [2.0, 0.0]]], dtype=DOUBLE)  # one example, two components, two sites
 SCALES, CHOICE = torch.tensor([[0.3, 1.5]], dtype=DOUBLE), torch.tensor([[0.0, 0.7]], dtype=DOUBLE)
+
+SITE_MEANS = torch.tensor([[[-1.0, 0.5, 2.0], [0.0, 0.1, -0.4]]], dtype=DOUBLE)  # one example, two sites, three parts
+SITE_SCALES = torch.tensor([[[0.3, 1.5, 0.2], [0.7, 0.1, 0.4]]], dtype=DOUBLE)
 
 
 def rows(x: Tensor, n: int = N) -> Tensor:
@@ -34,10 +49,11 @@ def outputs(n: int) -> dict[str, Output]:
         "delta": Delta(rows(torch.tensor([[0.2, -0.9]], dtype=DOUBLE), n), 0.1),
         "finite": Finite(SUPPORT, rows(LOGITS, n)),
         "normals": NormalMixture(rows(CHOICE, n), rows(MEANS, n), rows(SCALES, n)),
+        "site normals": SiteNormalMixture(rows(LOGITS, n), rows(SITE_MEANS, n), rows(SITE_SCALES, n)),
     }
 
 
-KINDS = pytest.mark.parametrize("kind", ["delta", "finite", "normals"])
+KINDS = pytest.mark.parametrize("kind", ["delta", "finite", "normals", "site normals"])
 
 
 @KINDS
@@ -99,6 +115,32 @@ def test_normal_mixture_density_is_the_definition() -> None:
     ).log()
     assert torch.allclose(output.log_prob(x), expected, rtol=1e-13)  # float64, plain exponentials
     assert torch.equal(output.mode, MEANS[:, 1])
+
+
+def test_site_normal_mixture_density_is_the_definition() -> None:
+    output, x = outputs(1)["site normals"], torch.tensor([[0.4, -0.3]], dtype=DOUBLE)
+    density = (LOGITS.softmax(-1) * Normal(SITE_MEANS, SITE_SCALES).log_prob(x.unsqueeze(-1)).exp()).sum(-1)
+    assert torch.allclose(output.log_prob(x), density.log().sum(1), rtol=1e-13)  # float64, plain exponentials
+    assert output.mode.tolist() == [[2.0, 0.1]]  # the highest peak, not the largest weight
+
+
+def test_one_component_needs_no_choice() -> None:
+    mean, scale = SITE_MEANS[..., :1], SITE_SCALES[..., :1]
+    one, x = SiteNormalMixture(torch.zeros_like(mean), mean, scale), torch.tensor([[0.4, -0.3]], dtype=DOUBLE)
+    plain = normal(mean.squeeze(-1), scale.squeeze(-1))
+    assert torch.equal(one.mean, plain.mean)
+    assert torch.allclose(one.log_prob(x), plain.log_prob(x), rtol=1e-14)  # the same formula
+    many = SiteNormalMixture(rows(torch.zeros_like(mean)), rows(mean), rows(scale))
+    with seeded(5):
+        assert z_of_variance(many.sample(), scale.squeeze().square()) <= Z
+
+
+def test_finite_prices_a_value_that_is_off_by_rounding() -> None:
+    output = outputs(1)["finite"]
+    for value in SUPPORT:
+        exact = output.log_prob(value.expand(1, 2))
+        for off in (-1e-7, 1e-7):  # in float32, as data may come
+            assert torch.equal(output.log_prob((value + off).expand(1, 2).float()), exact)
 
 
 def test_finite_density_and_mode_are_the_definition() -> None:

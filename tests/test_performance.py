@@ -17,6 +17,7 @@ from bench.counting import Operations, operations, peak_bytes
 from bench.workloads import SIGMA_1, OneParameter
 from torch import Tensor, nn
 
+from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
 from bfn_toolkit import BFN, AncestralSampler, ContinuousTimeLoss
 from bfn_toolkit.samplers import SamplerState
@@ -83,6 +84,19 @@ def test_training_loss_dispatches_few_operations() -> None:
 
 def test_the_gate_on_training_rejects_the_textbook() -> None:
     assert len(operations(textbook_training_step()).names) > O1_GATE
+
+
+# O1 of classes: 39 is the fused reference for K = 16, 34 for K = 2; the leanest peers have 50 and 66.
+O1_CLASSES = {16: (40, 48), 2: (36, 52)}  # goal, gate
+
+
+@pytest.mark.parametrize("classes", O1_CLASSES)
+def test_training_loss_of_classes_dispatches_few_operations(classes: int) -> None:
+    network, x = OneParameter(), torch.zeros(ROWS, SIZE, dtype=torch.int64)
+    model = BFN(Categorical((SIZE,), classes=classes), network)
+    found = operations(backward(network, lambda: ContinuousTimeLoss()(model, x)))
+    assert READS not in found.names
+    assert len(found.names) <= O1_CLASSES[classes][1]
 
 
 # O2: 8 is the fused reference, whose coefficients are Python floats; the leanest peer has 27.  Two counts:

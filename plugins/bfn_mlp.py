@@ -1,0 +1,99 @@
+r"""Residual multilayer perceptron (plugin): a network for vectors, with time and label.
+
+.. math::
+    h_0 &= W [\text{features}, \sin \omega t, \cos \omega t] + E_{\text{label}}, \\
+    h_l &= h_{l-1} + B_l \, \mathrm{silu}(A_l \, \mathrm{norm}(h_{l-1})), \qquad \text{raw} = U \, \mathrm{norm}(h_L)
+
+U starts at zero, so that a fresh network returns zeros: under a head with a skip path, the best linear estimate.
+
+Source: He et al. 2015 (arXiv 1512.03385) for the residual blocks, with the norm first as in Xiong et al. 2020
+(arXiv 2002.04745); Vaswani et al. 2017 (arXiv 1706.03762) for the waves; Ho and Salimans 2022 (arXiv 2207.12598) for
+leaving out labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor, nn
+
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+
+WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 100
+
+
+class MLPModule(nn.Module):
+    """The network itself; see :class:`MLP`."""
+
+    frequencies: Tensor
+
+    def __init__(self, config: MLP, io: NetworkIO) -> None:
+        super().__init__()
+        size, width = math.prod(io.site_shape), config.width
+        self.raw, self.labels, self.label_dropout = io.raw, config.labels, config.label_dropout
+        self.register_buffer("frequencies", torch.logspace(0.0, 2.0, WAVES), persistent=False)
+        self.first = nn.Linear(size * io.features + 2 * WAVES, width)
+        self.label = nn.Embedding(config.labels + 1, width) if config.labels else None
+        dropout = [nn.Dropout(config.dropout)] if config.dropout else []
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), *dropout, nn.Linear(width, width))
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, size * io.raw)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, features: Tensor, t: Tensor, label: Tensor | None = None, **_: Tensor) -> Tensor:
+        """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and labels (B,)."""
+        angle = t.unsqueeze(-1) * self.frequencies
+        h: Tensor = self.first(torch.cat([features.flatten(1), angle.sin(), angle.cos()], -1))
+        if self.label is not None:
+            h = h + (self.label.weight[-1] if label is None else self.label(self._index(label)))
+        for block in self.blocks:
+            h = h + block(h)
+        raw: Tensor = self.last(self.norm(h))
+        return raw.reshape(*features.shape[:-1], self.raw)
+
+    def _index(self, label: Tensor) -> Tensor:
+        """Rows of the embedding: the last for no label."""
+        none = label < 0
+        if self.training and self.label_dropout:
+            none = none | (torch.rand(label.shape, device=label.device) < self.label_dropout)
+        return torch.where(none, self.labels, label)
+
+
+@attrs.frozen
+class MLP(NetworkBuilder):
+    """Residual multilayer perceptron for data of any site shape, which it flattens.
+
+    The condition "label" is used where ``labels`` is above 0.  One that is negative, or not given, means no label.  All
+    other conditions are ignored, so that the same network runs on data with and without them.
+
+    Arguments:
+        width: Width of the hidden layers.
+        depth: Number of residual blocks, of two layers each.
+        labels: Number of labels; 0 for a network that ignores them (the configuration takes the data set's).
+        dropout: Share of the hidden numbers of a block that are left out in training.
+        label_dropout: Share of the labels that are left out in training, from which it learns to go without.
+    """
+
+    width: int = field(default=256, validator=validators.ge(2))
+    depth: int = field(default=3, validator=validators.ge(1))
+    labels: int = field(default=0, validator=validators.ge(0))
+    dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
+    label_dropout: float = field(default=0.1, validator=[validators.ge(0.0), validators.lt(1.0)])
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        """Makes the network with fresh weights."""
+        return MLPModule(self, io)
+
+
+@hookimpl
+def bfn_networks() -> Sequence[Entry]:
+    """The network."""
+    return [Entry("mlp", MLP, (MLP(width=16), MLP(width=8, depth=1, labels=3, dropout=0.1)))]

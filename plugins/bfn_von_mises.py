@@ -1,0 +1,224 @@
+r"""von Mises family: angles told in steps, as published for crystals (plugin).
+
+Beliefs are von Mises distributions with natural parameters v = c (cos m, sin m).  The sender's message is von Mises
+too, and Bayes' rule adds vectors:
+
+.. math:: y \sim \mathrm{vM}(x, \alpha), \qquad v' = v + \alpha \, (\cos y, \sin y)
+
+The concentration c' = |v'| depends on y and is at most c + alpha, so accuracies do not add: the table of accuracies is
+part of the model, and there is no continuous-time loss.  The n-step loss has a closed form, with A = I_1 / I_0:
+
+.. math:: \mathrm{KL} = 2 \alpha A(\alpha) \sin^2 \big((x - \hat x) / 2\big)
+
+Messages are independent given x, so the flow is a sum of n draws that can be made at once.  The accuracies are such
+that the entropy of a belief with the expected concentration falls linearly; the expectation is the root of
+
+.. math:: E|v_i|^2 = \sum_j \alpha_j^2 + 2 \sum_{j < k} \alpha_j \alpha_k A(\alpha_j) A(\alpha_k) .
+
+For an additive family of angles see ``circle`` (``bfn_directional``), the limit of many messages.
+
+Source: CrysBFN (arXiv 2502.02016).  Differences: vectors are added as such, without an offset in the angle; the price is
+the divergence, not the squared distance; samplers update beliefs, and do not draw them anew from the flow; the
+expected concentration is a root mean square in closed form where theirs is a Monte Carlo mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bfn_toolkit import (
+    DataError,
+    Delta,
+    Entry,
+    NetworkIO,
+    Output,
+    SteppedFamily,
+    TableSchedule,
+    as_shape,
+    expand,
+    hookimpl,
+    von_mises,
+)
+
+AT_ONCE = 2**22  # numbers in one draw of messages
+
+
+def entropy(concentration: Tensor) -> Tensor:
+    r"""Entropy :math:`\ln 2 \pi I_0(c) - c A(c)` of a von Mises distribution, in nats."""
+    i0, i1 = torch.special.i0e(concentration), torch.special.i1e(concentration)
+    nats: Tensor = (2.0 * math.pi * i0).log() + concentration * (i0 - i1) / i0
+    return nats
+
+
+@lru_cache(maxsize=16)
+def entropy_linear_accuracies(n_steps: int, beta_1: float) -> tuple[float, ...]:
+    """Accuracies of n messages by which the entropy at the expected concentration falls linearly.
+
+    Arguments:
+        n_steps: Number of messages n.
+        beta_1: Root mean square of the concentration after all of them.
+
+    >>> [round(alpha, 3) for alpha in entropy_linear_accuracies(3, 20.0)]
+    [1.603, 4.151, 15.438]
+    """
+    from scipy.optimize import brentq
+    from scipy.special import i0e, i1e
+
+    last = torch.tensor([0.0, beta_1], dtype=torch.float64)
+    start, end = entropy(last)
+    goals = torch.lerp(start, end, torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64)[1:-1])
+    low, high = torch.zeros_like(goals), torch.full_like(goals, beta_1)
+    for _ in range(100):  # entropy falls with the concentration: bisection to the last bit
+        middle = 0.5 * (low + high)
+        above = entropy(middle) > goals
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    accuracies: list[float] = []
+    square = along = 0.0  # E|v|^2, and E[v] along the direction of x
+    for goal in [*(0.5 * (low + high)).tolist(), beta_1]:
+
+        def excess(alpha: float, missing: float = goal**2 - square, along: float = along) -> float:
+            return alpha * (alpha + 2.0 * along * float(i1e(alpha) / i0e(alpha))) - missing
+
+        alpha = float(brentq(excess, 0.0, goal, xtol=1e-300, rtol=1e-14))
+        resultant = float(i1e(alpha) / i0e(alpha))
+        square, along = square + alpha * (alpha + 2.0 * along * resultant), along + alpha * resultant
+        accuracies.append(alpha)
+    return tuple(accuracies)
+
+
+def unit(x: Tensor) -> Tensor:
+    """(cos x, sin x) of angles (...), with shape (..., 2)."""
+    return torch.stack([x.cos(), x.sin()], -1)
+
+
+@attrs.frozen(eq=False)
+class Direction(Delta):
+    """An angle, known for certain; priced by a von Mises distribution whose deviation is the tolerance."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats per example, of concentration tolerance^-2."""
+        if self.tolerance is None:
+            return super().log_prob(x)
+        return von_mises(unit(self.value) / self.tolerance**2).log_prob(x)
+
+
+@attrs.frozen(eq=False)
+class VonMisesParams:
+    """Beliefs of natural parameters v at each site, independent.
+
+    Arguments:
+        v: Concentration times mean direction, with shape (B, *site, 2).
+    """
+
+    v: Tensor
+
+
+@attrs.frozen
+class VonMises(SteppedFamily[VonMisesParams]):
+    """Angles in radians, told in n steps; any real number is accepted, and samples are in (-pi, pi].
+
+    Arguments:
+        site_shape: Shape of one example.
+        n_steps: Number of messages n, part of the model: losses and samplers must use it.
+        beta_1: Root mean square of the concentration of the beliefs at t = 1.
+
+    >>> family = VonMises(site_shape=(1,), n_steps=3, beta_1=20.0)
+    >>> belief = family.update(family.prior(1), torch.tensor([[0.5]]), torch.tensor([2.0]))
+    >>> family.input(belief).mean
+    tensor([[0.5000]])
+    """
+
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    n_steps: int = field(default=100, validator=[validators.instance_of(int), validators.ge(1)])
+    beta_1: float = field(default=1000.0, validator=[validators.ge(1e-2), validators.le(1e6)])
+    schedule: TableSchedule = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "schedule", TableSchedule(entropy_linear_accuracies(self.n_steps, self.beta_1)))
+
+    @site_shape.validator
+    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
+        if not all(isinstance(size, int) and size >= 1 for size in value):
+            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
+
+    @property
+    def network_io(self) -> NetworkIO:  # noqa: D102
+        return NetworkIO(self.site_shape, 3, 2)
+
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> VonMisesParams:
+        """v = 0: uniform."""
+        return VonMisesParams(torch.zeros((batch_size, *self.site_shape, 2), device=device, dtype=dtype))
+
+    def input(self, params: VonMisesParams) -> Distribution:
+        """vM(v)."""
+        return von_mises(params.v)
+
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """vM(x, alpha)."""
+        direction = unit(x)
+        return von_mises(expand(alpha, direction) * direction)
+
+    def update(self, params: VonMisesParams, y: Tensor, alpha: Tensor) -> VonMisesParams:
+        """v' = v + alpha (cos y, sin y)."""
+        return VonMisesParams(params.v + expand(alpha, params.v) * unit(y))
+
+    def flow(self, x: Tensor, t: Tensor) -> VonMisesParams:
+        """The sum of the messages up to t, drawn many at a time."""
+        sent, v = self.schedule.step(t), torch.zeros_like(unit(x))
+        alphas = torch.tensor(self.schedule.accuracies, device=x.device, dtype=x.dtype)
+        axes = (1,) * x.ndim
+        numbers = torch.arange(len(alphas), device=x.device)
+        for block in numbers.split(max(1, AT_ONCE // x.numel())):
+            number, alpha = block.reshape(-1, *axes), alphas[block].reshape(-1, *axes)
+            y = von_mises(alpha.unsqueeze(-1) * unit(x)).sample()
+            heard = torch.where(number < expand(sent, x), alpha, 0.0)
+            v = v + (heard.unsqueeze(-1) * unit(y)).sum(0)
+        return VonMisesParams(v)
+
+    def features(self, params: VonMisesParams) -> Tensor:
+        """E[(cos x, sin x)], and the logarithm of 1 + c scaled to [0, 1]: concentrations differ from path to path."""
+        c = torch.linalg.vector_norm(params.v, dim=-1, keepdim=True)
+        most = math.log1p(sum(self.schedule.accuracies))
+        return torch.cat([params.v * _shrinkage(c), torch.log1p(c) / most], -1)
+
+    def output(self, raw: Tensor, params: VonMisesParams) -> Output:
+        """The direction of the beliefs, tilted by the raw numbers in units of sqrt(1 + c)."""
+        c = torch.linalg.vector_norm(params.v, dim=-1, keepdim=True)
+        tilted = params.v + (1.0 + c).sqrt() * raw
+        return Direction(torch.atan2(tilted[..., 1], tilted[..., 0]), self.beta_1**-0.5)
+
+    def check_data(self, x: Tensor) -> None:
+        """Shape, floating point and finite."""
+        super().check_data(x)
+        if not x.is_floating_point():
+            raise DataError(f"VonMises expects floating-point angles, found {x.dtype}; convert with x.float()")
+        bad = ~torch.isfinite(x)
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            raise DataError(
+                f"VonMises expects finite angles, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
+            )
+
+
+def _shrinkage(c: Tensor) -> Tensor:
+    """A(c) / c."""
+    c = c.clamp_min(1e-6)
+    ratio: Tensor = torch.special.i1e(c) / torch.special.i0e(c) / c
+    return ratio
+
+
+@hookimpl
+def bfn_families() -> Sequence[Entry]:
+    """The family."""
+    examples = (VonMises(n_steps=5, beta_1=20.0), VonMises(site_shape=(2, 2), n_steps=3, beta_1=3.0))
+    return [Entry("von-mises", VonMises, examples)]
