@@ -30,6 +30,28 @@ from bfn_toolkit.outputs import Finite, Kernel, SiteNormalMixture
 from bfn_toolkit.shapes import per_example
 
 
+class _LogNdtr(torch.autograd.Function):
+    """torch's own has a wrong gradient in the lower tail: at -1000 in float32 5 % off, at -1e5 0.4 for 1e5."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.special.log_ndtr(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        hazard: Tensor = math.sqrt(2.0 / math.pi) / torch.special.erfcx(z * -math.sqrt(0.5))
+        return grad * hazard
+
+
+def log_ndtr(z: Tensor) -> Tensor:
+    """ln Phi(z), with its gradient precise at every z."""
+    result: Tensor = _LogNdtr.apply(z)  # type: ignore[no-untyped-call]
+    return result
+
+
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
     """ln(Phi(high) - Phi(low)) for low < high: the log-probability of an interval under N(0, 1), precise everywhere.
 
@@ -42,14 +64,16 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
     limit = torch.finfo(width.dtype).eps ** 0.2  # where both forms are equally precise: 0.04 in float32
     narrow = width < limit
     # Each form gets arguments at which it is finite, because a gradient of where(narrow, ..., inf) would be NaN.
-    wide = torch.special.log_ndtr(high)
-    gap = wide - torch.special.log_ndtr(torch.where(narrow, high - limit, low))
+    wide = log_ndtr(high)
+    gap = wide - log_ndtr(torch.where(narrow, high - limit, low))
     wide = wide + torch.log(-torch.expm1(-gap))
     width = width.clamp_max(limit)
     middle = (low + high) / 2
-    slope = (middle * width).abs().clamp_min(1e-4)  # ln(sinh(x) / x) for x = slope / 2; 1e-9 at the least
-    bend = slope / 2 + torch.log(-torch.expm1(-slope) / slope) - width.square() / 24
-    density = width.clamp_min(torch.finfo(width.dtype).tiny).log() - 0.5 * middle.square() + bend
+    # ln(sinh(x) / x) for x = slope / 2, by its series where that is exact.
+    slope = (middle * width).abs()
+    steep = slope.clamp_min(1e-3)
+    bend = torch.where(slope < 1e-3, slope.square() / 24, steep / 2 + torch.log(-torch.expm1(-steep) / steep))
+    density = width.clamp_min(torch.finfo(width.dtype).tiny).log() - 0.5 * middle.square() + bend - width.square() / 24
     return torch.where(narrow, density - 0.5 * math.log(2.0 * math.pi), wide)
 
 
@@ -162,7 +186,7 @@ class Binned:
         log_mass = log_interval(low, high)
         if outermost_infinite:
             first, last = index == 0, index == self.bins - 1
-            log_mass = torch.where(first | last, torch.special.log_ndtr(torch.where(first, high, -low)), log_mass)
+            log_mass = torch.where(first | last, log_ndtr(torch.where(first, high, -low)), log_mass)
         return normals.log_average(log_mass)
 
     def _table(self, *, outermost_infinite: bool) -> Finite:

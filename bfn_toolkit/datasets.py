@@ -78,9 +78,14 @@ def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Itera
 
 
 class Dataset(abc.ABC):
-    """Examples of one shape in splits."""
+    """Examples of one shape in splits.
+
+    A class may have a ``recipe``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it better
+    than the default ones.  They lie beneath whatever the user says.
+    """
 
     kind: ClassVar[str] = "dataset"
+    recipe: ClassVar[Mapping[str, object]] = {}
 
     @property
     @abc.abstractmethod

@@ -18,13 +18,14 @@
     [training]
     steps = 400
 
-Fields of the family, its head and the network that are left out take the dataset's ``facts`` of the same names.
+Fields of the family, its head and the network that are left out take the dataset's ``facts`` of the same names.  What
+the configuration leaves out altogether is the ``recipe`` of the dataset's class, and then the preset "default".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ import tomli_w
 
 from bfn_toolkit.configuration import Configuration
 from bfn_toolkit.destructuring import destructure
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import BFNError, ConfigError
 from bfn_toolkit.fields import options_of
 from bfn_toolkit.registry import Registry, default_registry
 from bfn_toolkit.structuring import facts_of, structure
@@ -140,10 +141,8 @@ class Experiment:
 
         Arguments and errors are those of :meth:`from_toml`.
         """
-        configuration = _beneath(base, preset)
-        configuration.add_mapping(mapping)
-        configuration.add_options(overrides)
-        return structure(cls, configuration, registry or default_registry())
+        registry = registry or default_registry()
+        return structure(cls, _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry), registry)
 
     def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
         """Returns plain values, every field among them, from which :meth:`from_mapping` builds an equal experiment.
@@ -187,16 +186,46 @@ def load_experiment(
         ConfigError: If a file cannot be read, or is not TOML.
         PluginError: If a part that is named cannot be loaded.
     """
-    configuration = _beneath(base, preset)
-    if config is not None:
-        configuration.add_file(config)
-    configuration.add_options(overrides)
-    return structure(Experiment, configuration, registry or default_registry())
+    registry = registry or default_registry()
+
+    def file(configuration: Configuration) -> None:
+        if config is not None:
+            configuration.add_file(config)
+
+    return structure(Experiment, _layers(base, preset, file, overrides, registry), registry)
 
 
-def _beneath(*names: str | None) -> Configuration:
-    configuration = Configuration()
-    for name in names:
-        if name is not None:
-            configuration.add_preset(name)
-    return configuration
+def _layers(
+    base: str | None,
+    preset: str | None,
+    values: Callable[[Configuration], None],
+    overrides: Sequence[tuple[str, str]],
+    registry: Registry,
+) -> Configuration:
+    """Base, recipe of the dataset, preset, values, options: each above those before it."""
+
+    def layered(recipe: Mapping[str, Any]) -> Configuration:
+        configuration = Configuration()
+        if base is not None:
+            configuration.add_preset(base)
+        configuration.add_mapping(recipe)
+        if preset is not None:
+            configuration.add_preset(preset)
+        values(configuration)
+        configuration.add_options(overrides)
+        return configuration
+
+    configuration = layered({})
+    recipe = _recipe(configuration.tree.get("dataset"), registry) if base is not None else {}
+    return layered(recipe) if recipe else configuration
+
+
+def _recipe(dataset: object, registry: Registry) -> Mapping[str, Any]:
+    """What the dataset's class would rather be learned with; nothing where it is wrong, which is told later."""
+    name = dataset.get("name") if isinstance(dataset, Mapping) else dataset
+    try:
+        cls = registry.get("dataset", str(name)).entry.build
+    except BFNError:
+        return {}
+    recipe = getattr(cls, "recipe", {})
+    return recipe if isinstance(recipe, Mapping) else {}

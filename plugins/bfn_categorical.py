@@ -91,15 +91,14 @@ class Receiver(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + (B, *site, K): a class, then its message."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
-        return _message(Finite(None, logits).sample(), self.alpha, logits) - self.alpha
+        return _message(Finite(None, logits).sample(), self.alpha, torch.randn_like(logits)) - self.alpha
 
 
-def _message(x: Tensor, alpha: Tensor, like: Tensor) -> Tensor:
-    """Draws y + alpha, where y is a message about x; the constant is nothing to a softmax."""
-    variance = (alpha * like.shape[-1]).to(like.dtype)
-    noise = torch.randn_like(like).mul_(variance.sqrt())
+def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
+    """Makes normal noise (B, *site, K) into y + alpha, where y is a message about x, in place."""
+    variance = (alpha * noise.shape[-1]).to(noise.dtype)
     index = x.unsqueeze(-1)
-    return noise.scatter_add_(-1, index, variance.expand(index.shape))
+    return noise.mul_(variance.sqrt()).scatter_add_(-1, index, variance.expand(index.shape))
 
 
 @lru_cache(maxsize=32)
@@ -178,6 +177,8 @@ class Categorical(ChannelFamily[CategoricalParams]):
         site_shape: Shape of one example.
         classes: Number K of classes.
         beta_1: Accuracy at t = 1; by default 18 / K, among the published (9 for K = 2, 0.5625 for K = 27).
+        skip: Whether the network's raw numbers are added to the beliefs' own log-odds, so that it has to say only what the
+            other sites tell; else they are the logits themselves, as published.
         entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); else beta is
             quadratic in time (eq. 182).
 
@@ -192,6 +193,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     beta_1: float = field(
         default=attrs.Factory(lambda self: 18.0 / self.classes, takes_self=True), validator=validators.gt(0.0)
     )
+    skip: bool = True
     entropy_linear: bool = False
     schedule: AccuracySchedule = field(init=False, repr=False, eq=False)
 
@@ -237,14 +239,14 @@ class Categorical(ChannelFamily[CategoricalParams]):
 
     def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
         """The message is drawn around its class alone."""
-        told = _message(x, expand(alpha, params.logits), params.logits)
+        told = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
         return CategoricalParams(told.add_(params.logits), params.accuracy + alpha)
 
     def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
         """Eq. 185, in one draw."""
         beta = self.schedule.beta(t)
-        logits = torch.empty((*x.shape, self.classes), dtype=t.dtype, device=x.device)
-        return CategoricalParams(_message(x, expand(beta, logits), logits), beta)
+        noise = torch.randn((*x.shape, self.classes), dtype=t.dtype, device=x.device)
+        return CategoricalParams(_message(x, expand(beta, noise), noise), beta)
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """The mixture of the K senders."""
@@ -261,7 +263,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     def output(self, raw: Tensor, params: CategoricalParams) -> Output:
         """Logits of the classes; of class 1 against class 0 where there are two."""
         logits = pad(raw, (1, 0)) if self.classes == 2 else raw
-        return Finite(None, logits)
+        return Finite(None, logits + params.logits if self.skip else logits)
 
     def _probabilities(self, output: Output) -> Tensor:
         if isinstance(output, Finite):
@@ -295,7 +297,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
         expected = told * (p.gather(-1, index).squeeze(-1) - 1.0)
         price = torch.zeros_like(expected)
         for _ in range(samples):
-            y = _message(x, expand(alpha, log_p), log_p)
+            y = _message(x, expand(alpha, log_p), torch.randn_like(log_p))
             difference = y - y.gather(-1, index)
             first_order = ((p * difference).sum(-1) - expected) * (-told).exp()
             price = price + first_order - (log_p + difference).logsumexp(-1)

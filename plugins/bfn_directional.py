@@ -11,7 +11,7 @@ family          phi(x)                      beliefs              Z(v)
 =============== =========================== ==================== =====================================================
 :class:`Circle` (cos x, sin x)              von Mises            :math:`2 \pi I_0(\kappa)`
 :class:`Sphere` x                           von Mises-Fisher     :math:`4 \pi \sinh(\kappa) / \kappa`
-Rotations       R in R^9                    matrix Fisher        :math:`\int e^{\mathrm{tr}(F^T R)} dR`, in one dimension
+:class:`Rotations` R in R^9                  matrix Fisher        :math:`\int e^{\mathrm{tr}(F^T R)} dR`
 =============== =========================== ==================== =====================================================
 
 The output is a mixture of the same family, the beliefs tilted by what the network returns (0 leaves them alone):
@@ -43,6 +43,7 @@ from torch.distributions import Distribution, Independent
 
 from bfn_toolkit import (
     ChannelFamily,
+    ConfigError,
     DataError,
     Entry,
     GeometricSchedule,
@@ -60,11 +61,19 @@ TINY = 1e-12  # a length below which there is no direction
 
 
 class Belief(Protocol):
-    """Distribution with density exp(v . phi(x)) / Z(v), for natural parameters v of shape (..., d)."""
+    r"""Distribution with density exp(v . phi(x)) / Z(v), for natural parameters v of shape (..., d).
+
+    ``design`` gives n points with :math:`\sum_j \phi_j = 0` and :math:`\sum_j \phi_j \phi_j^T \propto I`.
+    """
 
     square: ClassVar[float]  # |phi|^2
+    design: ClassVar[tuple[Any, ...]]
 
     def __init__(self, v: Tensor) -> None: ...
+
+    @staticmethod
+    def embed(x: Tensor) -> Tensor:
+        """phi(x), with shape (..., d)."""
 
     @property
     def mean(self) -> Tensor:
@@ -84,14 +93,17 @@ class Belief(Protocol):
     def sample(self) -> Tensor:
         """Draws with the shape of the data."""
 
-    def atoms(self) -> list[tuple[Tensor, Tensor]]:
-        """Weights (...) and points that together have the mean of phi, and so of whatever is affine in phi."""
-
 
 class Angular(VonMises):
     """Beliefs about angles: von Mises, per radian."""
 
     square: ClassVar[float] = 1.0
+    design: ClassVar[tuple[Any, ...]] = (0.0, 2.0 * math.pi / 3.0, 4.0 * math.pi / 3.0)
+
+    @staticmethod
+    def embed(x: Tensor) -> Tensor:
+        """(cos x, sin x)."""
+        return torch.stack([x.cos(), x.sin()], -1)
 
     @property
     def log_normaliser(self) -> Tensor:
@@ -106,11 +118,6 @@ class Angular(VonMises):
         kappa = self.concentration.clamp_min(1e-6)
         return self.v * (torch.special.i1e(kappa) / torch.special.i0e(kappa) / kappa).unsqueeze(-1)
 
-    def atoms(self) -> list[tuple[Tensor, Tensor]]:
-        """The mean direction and its antipode."""
-        length = 1.0 - self.variance
-        return [(0.5 + 0.5 * length, self.mean), (0.5 - 0.5 * length, self.mean + math.pi)]
-
 
 class VonMisesFisher(Distribution):
     """von Mises-Fisher distribution on the unit sphere in three dimensions, per unit of its surface.
@@ -121,10 +128,18 @@ class VonMisesFisher(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
     square: ClassVar[float] = 1.0
+    design: ClassVar[tuple[Any, ...]] = tuple(
+        tuple(sign / math.sqrt(3.0) for sign in signs) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+    )
 
     def __init__(self, v: Tensor) -> None:
         self.v = v
         super().__init__(v.shape[:-1], v.shape[-1:], validate_args=False)
+
+    @staticmethod
+    def embed(x: Tensor) -> Tensor:
+        """x itself."""
+        return x
 
     @property
     def concentration(self) -> Tensor:
@@ -176,10 +191,193 @@ class VonMisesFisher(Distribution):
             tangent = torch.nn.functional.normalize(z - (z * mean).sum(-1, keepdim=True) * mean, dim=-1)
             return torch.nn.functional.normalize((1.0 - drop) * mean + (drop * (2.0 - drop)).sqrt() * tangent, dim=-1)
 
-    def atoms(self) -> list[tuple[Tensor, Tensor]]:
-        """The mean direction and its antipode."""
-        length: Tensor = torch.linalg.vector_norm(self.expectation, dim=-1)
-        return [(0.5 + 0.5 * length, self.mean), (0.5 - 0.5 * length, -self.mean)]
+
+def _quadrature() -> tuple[Tensor, Tensor, Tensor]:
+    """w, 2 - w and weights for integrals over (0, 2) of functions with structure near both ends, however close."""
+    z = torch.linspace(-3.5, 3.5, 128, dtype=torch.float64)
+    slope = math.pi * z.sinh()
+    w, rest = 2.0 * slope.sigmoid(), 2.0 * (-slope).sigmoid()
+    return w, rest, 0.5 * w * rest * math.pi * z.cosh() * (z[1] - z[0])
+
+
+def _proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotations U and V and numbers s_1 >= s_2 >= |s_3| with F = U diag(s) V^T; zeros for what is not finite."""
+    f = torch.where(torch.isfinite(f).all(-1, keepdim=True).all(-2, keepdim=True), f, 0.0)
+    u, s, vt = torch.linalg.svd(f)
+    signs = [torch.linalg.det(part).sign() for part in (u, vt)]
+    last = torch.tensor([0.0, 0.0, 1.0], device=f.device, dtype=f.dtype)
+    flip_u, flip_v = (1.0 + (sign.unsqueeze(-1) - 1.0) * last for sign in signs)
+    return u * flip_u.unsqueeze(-2), s * flip_u * flip_v, (vt * flip_v.unsqueeze(-1)).mT
+
+
+def _moments(s: Tensor) -> tuple[Tensor, Tensor]:
+    r"""ln Z less the sum of s, and the derivatives of ln Z with respect to s, of a matrix Fisher distribution.
+
+    .. math:: Z = \tfrac{1}{2} \int_{-1}^{1} I_0\big(\tfrac{1}{2} (s_i - s_j)(1 - u)\big)
+                  I_0\big(\tfrac{1}{2} (s_i + s_j)(1 + u)\big) e^{s_k u} du, \qquad
+              \partial \ln Z / \partial s_k = E[u]
+
+    Source: Lee 2018 (arXiv 1710.03746), for each order of i, j, k.
+    """
+    w, rest, weights = (part.to(s.device) for part in _quadrature())
+    drops = []
+    for i, j, k in ((1, 2, 0), (0, 2, 1), (0, 1, 2)):
+        a, b, c = (s[..., axis, None] for axis in (i, j, k))
+        bessel = torch.special.i0e(0.5 * (a - b) * w) * torch.special.i0e(0.5 * (a + b) * rest)
+        density = 0.5 * weights * bessel * (-(b + c) * w).exp()
+        total = density.sum(-1)
+        drops.append((density * w).sum(-1) / total)
+    return total.log(), 1.0 - torch.stack(drops, -1)
+
+
+def _mean_rotation(f: Tensor) -> Tensor:
+    u, s, v = _proper_svd(f)
+    mean: Tensor = (u * _moments(s)[1].unsqueeze(-2)) @ v.mT
+    return torch.where(torch.isfinite(f), mean, torch.nan)
+
+
+class _Expectation(torch.autograd.Function):
+    """E[R] as a function of F.
+
+    Its derivative is the Hessian of ln Z, which is symmetric: so the gradient is a derivative along a direction, which
+    is taken by central differences, to about 1e-8.  The derivative of a singular value decomposition would be infinite
+    where two singular values are the same, as they are at the start.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        return _mean_rotation(f)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (f,) = ctx.saved_tensors
+        length = torch.linalg.matrix_norm(gradient, keepdim=True)
+        step = 1e-3 * gradient / length.clamp_min(1e-300)
+        return (_mean_rotation(f + step) - _mean_rotation(f - step)) * (length / 2e-3)
+
+
+class _LogNormaliser(torch.autograd.Function):
+    """ln Z as a function of F; its gradient is E[R]."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        _, s, _ = _proper_svd(f)
+        log_z: Tensor = _moments(s)[0] + s.sum(-1) + 0.0 * f.sum((-2, -1))  # NaN stays NaN
+        return log_z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (f,) = ctx.saved_tensors
+        mean: Tensor = _Expectation.apply(f)  # type: ignore[no-untyped-call]
+        return gradient[..., None, None] * mean
+
+
+def _tetrahedral() -> tuple[Any, ...]:
+    """The 12 rotations of a tetrahedron: even permutations of the axes, with an even number of signs turned."""
+    cycles, turns = ((0, 1, 2), (1, 2, 0), (2, 0, 1)), ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+    return tuple(
+        tuple(
+            tuple(float(sign * (axis == column)) for column in range(3)) for axis, sign in zip(cycle, turn, strict=True)
+        )
+        for cycle in cycles
+        for turn in turns
+    )
+
+
+class MatrixFisher(Distribution):
+    """Matrix Fisher distribution on rotations, with respect to the uniform distribution (whose log-density is 0).
+
+    Normaliser and moments are computed in float64, by quadrature: to 1e-9 for F of up to 1e4.
+
+    Arguments:
+        v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    square: ClassVar[float] = 3.0
+    design: ClassVar[tuple[Any, ...]] = _tetrahedral()
+
+    def __init__(self, v: Tensor) -> None:
+        self.v = v
+        super().__init__(v.shape[:-1], torch.Size((3, 3)), validate_args=False)
+
+    @staticmethod
+    def embed(x: Tensor) -> Tensor:
+        """The nine numbers of the matrix."""
+        return x.flatten(-2)
+
+    @property
+    def _matrix(self) -> Tensor:
+        return self.v.double().unflatten(-1, (3, 3))
+
+    @property
+    def mean(self) -> Tensor:
+        """The rotation nearest to F; without a gradient."""
+        u, _, v = _proper_svd(self._matrix.detach())
+        return (u @ v.mT).to(self.v.dtype)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """Of the integral of exp(tr F^T R) over the uniform distribution."""
+        log_z: Tensor = _LogNormaliser.apply(self._matrix)  # type: ignore[no-untyped-call]
+        return log_z.to(self.v.dtype)
+
+    @property
+    def expectation(self) -> Tensor:
+        """E[R]."""
+        mean: Tensor = _Expectation.apply(self._matrix)  # type: ignore[no-untyped-call]
+        return mean.flatten(-2).to(self.v.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats."""
+        f = self._matrix
+        log_z: Tensor = _LogNormaliser.apply(f)  # type: ignore[no-untyped-call]
+        return ((f * value).sum((-2, -1)) - log_z).to(self.v.dtype)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws by rejection, as a Bingham distribution of quaternions (Kent, Ganeiban and Mardia 2018)."""
+        with torch.no_grad():
+            u, s, v = _proper_svd(self._matrix)
+            decay = 2.0 * (s.sum(-1, keepdim=True) - s)  # of the squares of x, y and z
+            decay = torch.cat([torch.zeros_like(decay[..., :1]), decay], -1).expand(*sample_shape, *s.shape[:-1], 4)
+            q = _bingham(decay).to(self.v.dtype)
+            nan = torch.where(torch.isfinite(self.v).all(-1), 0.0, torch.nan)[..., None, None]
+            return (u @ _rotation(q.double()) @ v.mT).to(self.v.dtype) + nan.to(self.v.dtype)
+
+
+def _bingham(decay: Tensor) -> Tensor:
+    """Draws unit quaternions of density exp(-sum decay q^2), where the first decay is 0; under an angular Gaussian."""
+    low, high = torch.ones_like(decay[..., :1]), torch.full_like(decay[..., :1], 4.0)
+    for _ in range(40):  # sum 1 / (b + 2 decay) = 1 makes the envelope tight
+        b = 0.5 * (low + high)
+        above = (1.0 / (b + 2.0 * decay)).sum(-1, keepdim=True) > 1.0
+        low, high = torch.where(above, b, low), torch.where(above, high, b)
+    omega, peak = 1.0 + 2.0 * decay / b, (0.5 * (4.0 - b) + 2.0 * (b / 4.0).log()).squeeze(-1)
+    q = torch.zeros_like(decay)
+    waits = torch.ones_like(peak, dtype=torch.bool)
+    for _ in range(200):  # more than a third are accepted: 1e-35 for one to be left
+        z = torch.nn.functional.normalize(torch.randn_like(decay) / omega.sqrt(), dim=-1)
+        square = z.square()
+        log_ratio = 2.0 * (omega * square).sum(-1).log() - (decay * square).sum(-1) + peak
+        q = torch.where(waits.unsqueeze(-1), z, q)
+        waits = waits & (torch.rand_like(peak).log() > log_ratio)
+        if not bool(waits.any()):
+            break
+    return q
+
+
+def _rotation(q: Tensor) -> Tensor:
+    """Rotation matrices of unit quaternions (..., 4), the real part first."""
+    w, x, y, z = q.unbind(-1)
+    rows = (
+        (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),
+        (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)),
+        (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 @attrs.frozen(eq=False)
@@ -201,10 +399,14 @@ class BeliefMixture:
         return self.belief(self.v.gather(-2, index).squeeze(-2))
 
     @property
+    def expectation(self) -> Tensor:
+        """E[phi] at each site, with shape (B, *sites, d)."""
+        return (self.logits.softmax(-1).unsqueeze(-1) * self.belief(self.v).expectation).sum(-2)
+
+    @property
     def mean(self) -> Tensor:
         """Direction of E[phi]."""
-        weights = self.logits.softmax(-1).unsqueeze(-1)
-        return self.belief((weights * self.belief(self.v).expectation).sum(-2)).mean
+        return self.belief(self.expectation).mean
 
     @property
     def mode(self) -> Tensor:
@@ -222,12 +424,17 @@ class BeliefMixture:
         return per_example((self.logits.log_softmax(-1) + terms).logsumexp(-1))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of a function that is affine in phi, exact: by points that have the mean of phi."""
-        terms = []
-        for weight, v in zip(self.logits.softmax(-1).unbind(-1), self.v.unbind(-2), strict=True):
-            for share, point in self.belief(v).atoms():
-                value = function(point)
-                terms.append(expand(weight * share, value) * value)
+        r"""E[function(x)] of a function that is affine in phi, exact.
+
+        By its values at the points of the design, with weights :math:`(1 + d / |\phi|^2 \; E[\phi] \cdot \phi_j) / n`
+        (some may be negative).
+        """
+        mean, points = self.expectation, torch.tensor(self.belief.design, device=self.v.device, dtype=self.v.dtype)
+        scale, terms = mean.shape[-1] / self.belief.square, []
+        for point in points:
+            value = function(point.expand(*mean.shape[:-1], *point.shape))
+            weight = (1.0 + scale * (mean @ self.belief.embed(point))) / len(points)
+            terms.append(expand(weight, value) * value)
         return torch.stack(terms).sum(0)
 
     def mix(self, kernel: Kernel) -> Distribution:
@@ -281,7 +488,7 @@ class DirectionalParams:
 
 @attrs.frozen
 class Directional(ChannelFamily[DirectionalParams]):
-    """What circle, sphere and rotations share; ``belief`` and :meth:`embed` tell them apart.
+    """What circle, sphere and rotations share; the class of the beliefs tells them apart.
 
     Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  All of it is
     the site shape that networks see, so the coordinates of a vector are sites to them.
@@ -298,7 +505,7 @@ class Directional(ChannelFamily[DirectionalParams]):
     site_shape: tuple[int, ...] = field(
         default=attrs.Factory(lambda self: self.event or (1,), takes_self=True), converter=as_shape
     )
-    sigma_1: float = field(default=0.05, validator=[validators.ge(1e-4), validators.lt(1.0)])
+    sigma_1: float = field(default=0.1, validator=[validators.ge(1e-4), validators.lt(1.0)])
     components: int = field(default=1, validator=[validators.instance_of(int), validators.ge(1)])
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
@@ -322,6 +529,10 @@ class Directional(ChannelFamily[DirectionalParams]):
         """A tilt for each coordinate and component; and weights, if there are several, as sums over coordinates."""
         weights = self.components if self.components > 1 else 0
         return NetworkIO(self.site_shape, self.channels, self.channels * self.components + weights)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """phi(x)."""
+        return self.belief.embed(x).reshape(*x.shape, self.channels)
 
     def channel(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
         """v and B."""
@@ -364,12 +575,16 @@ class Directional(ChannelFamily[DirectionalParams]):
         bad = ~torch.isfinite(x)
         if bad.any():
             row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(f"{name} expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)")
+            raise DataError(
+                f"{name} expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
+            )
         fault = self._fault(x)
         bad = fault > 1e-3
         if bad.any():
             row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(f"{name} expects {self.domain}, found {x[row].tolist()} at index {row} ({int(bad.sum())} in all)")
+            raise DataError(
+                f"{name} expects {self.domain}, found {x[row].tolist()} at index {row} ({int(bad.sum())} in all)"
+            )
 
     domain: ClassVar[str] = "angles"
 
@@ -402,10 +617,6 @@ class Circle(Directional):
     belief: ClassVar[type[Belief]] = Angular
     channels: ClassVar[int] = 2
 
-    def embed(self, x: Tensor) -> Tensor:
-        """(cos x, sin x)."""
-        return torch.stack([x.cos(), x.sin()], -1)
-
 
 @attrs.frozen
 class Sphere(Directional):
@@ -427,13 +638,42 @@ class Sphere(Directional):
     channels: ClassVar[int] = 1
     domain: ClassVar[str] = "unit vectors"
 
-    def embed(self, x: Tensor) -> Tensor:
-        """x itself."""
-        return x.unsqueeze(-1)
-
     def _fault(self, x: Tensor) -> Tensor:
         fault: Tensor = (torch.linalg.vector_norm(x, dim=-1) - 1.0).abs()
         return fault
+
+
+@attrs.frozen
+class Rotations(Directional):
+    """Rotations in three dimensions, as matrices.
+
+    Arguments:
+        site_shape: Shape of one example, (*sites, 3, 3).
+        sigma_1: Resolution of the beliefs at t = 1; the angle about any axis has the deviation sigma_1 / sqrt(2).
+        components: Components K of the output at each site.
+
+    >>> rotations = Rotations()
+    >>> belief = rotations.update(rotations.prior(1), torch.eye(3).reshape(1, 3, 3, 1), torch.tensor([2.0]))
+    >>> rotations.input(belief).mean
+    tensor([[[1., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]]])
+    """
+
+    belief: ClassVar[type[Belief]] = MatrixFisher
+    event: ClassVar[tuple[int, ...]] = (3, 3)
+    channels: ClassVar[int] = 1
+    domain: ClassVar[str] = "rotation matrices"
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.sigma_1 < 0.01:
+            raise ConfigError(f"Rotations needs sigma_1 of at least 0.01, got {self.sigma_1}")
+
+    def _fault(self, x: Tensor) -> Tensor:
+        identity = torch.eye(3, device=x.device, dtype=x.dtype)
+        turned = 2.0 * (torch.linalg.det(x) < 0)
+        return (x.mT @ x - identity).abs().amax((-2, -1)) + turned
 
 
 @hookimpl
@@ -442,4 +682,5 @@ def bfn_families() -> Sequence[Entry]:
     return [
         Entry("circle", Circle, (Circle(), Circle(site_shape=(2, 2), sigma_1=0.2, components=3))),
         Entry("sphere", Sphere, (Sphere(), Sphere(site_shape=(2, 3), sigma_1=0.2, components=3))),
+        Entry("rotations", Rotations, (Rotations(), Rotations(site_shape=(2, 3, 3), sigma_1=0.3, components=2))),
     ]

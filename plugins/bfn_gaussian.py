@@ -74,12 +74,16 @@ class PointHead(Head):
 
 
 @attrs.frozen
-class DataHead(Head):
+class DataHead(PointHead):
     """Data prediction: the raw number is x_hat."""
 
     def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
         """The mean."""
         return params.mean.unsqueeze(-1)
+
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+        """The raw numbers themselves."""
+        return raw, torch.ones_like(params.precision)
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
         """The raw number itself."""

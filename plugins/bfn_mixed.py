@@ -78,7 +78,7 @@ class Mixed(Dataset):
 
     def _outwards(self, kind: Tensor) -> Tensor:
         """Unit vectors (B, 2) from the origin to the centres of classes (B,), in float64."""
-        return _unit(kind * (2.0 * math.pi / self.classes)).double()
+        return _unit(kind.double() * (2.0 * math.pi / self.classes))
 
     def _direction(self, kind: Tensor) -> VonMises:
         """Distribution (B,) of the angle, given classes (B,)."""

@@ -67,7 +67,7 @@ def entropy_linear_accuracies(n_steps: int, beta_1: float) -> tuple[float, ...]:
         beta_1: Root mean square of the concentration after all of them.
 
     >>> [round(alpha, 3) for alpha in entropy_linear_accuracies(3, 20.0)]
-    [1.603, 4.151, 15.438]
+    [2.199, 4.389, 14.521]
     """
     from scipy.optimize import brentq
     from scipy.special import i0e, i1e

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from bench.counting import peak_bytes
@@ -156,7 +157,10 @@ def test_a_pair_of_classes_is_one_logit() -> None:
     assert torch.allclose(two.features(params)[..., 0], 2 * params.log_probs[..., 1].exp() - 1, atol=1e-15)
     raw = torch.linspace(-3, 3, 40, dtype=DOUBLE).reshape(5, 4, 2, 1)
     ones = torch.ones(5, 4, 2, dtype=torch.int64)
-    assert torch.allclose(two.output(raw, params).log_prob(ones), torch.nn.functional.logsigmoid(raw).flatten(1).sum(1))
+    odds = params.logits[..., 1] - params.logits[..., 0]
+    for skip, logit in ((True, raw[..., 0] + odds), (False, raw[..., 0])):
+        output = attrs.evolve(two, skip=skip).output(raw, params)
+        assert torch.allclose(output.log_prob(ones), torch.nn.functional.logsigmoid(logit).flatten(1).sum(1))
 
 
 @pytest.mark.parametrize("classes", [2, 27, 50_257])

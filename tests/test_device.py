@@ -4,10 +4,19 @@ import pytest
 import torch
 
 from bfn_gaussian import DataHead, Gaussian, NoiseHead, SkipHead, UnsquaredNormLoss
+from bfn_gaussian_heads import DiscretisedHead, DiscretisedMixtureHead, MixtureHead
 from bfn_siren import Siren
 from bfn_toolkit import BFN, ContinuousTimeLoss, DiscreteTimeLoss, Loss, OutputHead
 
-HEADS = [SkipHead(), NoiseHead(), DataHead()]
+HEADS = [
+    SkipHead(),
+    NoiseHead(),
+    DataHead(),
+    MixtureHead(components=3),
+    DiscretisedHead(bins=8),
+    DiscretisedHead(bins=8, form="renormalised"),
+    DiscretisedMixtureHead(bins=8, components=2),
+]
 LOSSES = [ContinuousTimeLoss(), ContinuousTimeLoss("unit"), DiscreteTimeLoss(5), UnsquaredNormLoss()]
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-STANDS_ON = {"bfn_product": {"bfn_categorical", "bfn_gaussian"}}  # its examples have to be products of something
+STANDS_ON = {
+    "bfn_gaussian_heads": {"bfn_gaussian"},  # heads of that family
+    "bfn_product": {"bfn_categorical", "bfn_gaussian"},  # its examples have to be products of something
+}
 PLUGINS = sorted(Path(__file__).parent.parent.joinpath("plugins").glob("*.py"))
 
 

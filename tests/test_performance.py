@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
+from bfn_gaussian_heads import DiscretisedHead
 from bfn_toolkit import BFN, AncestralSampler, ContinuousTimeLoss
 from bfn_toolkit.samplers import SamplerState
 
@@ -175,6 +176,32 @@ def test_memory_of_training_and_sampling_is_a_few_times_the_data() -> None:
 def test_the_gate_on_memory_rejects_the_textbook() -> None:
     assert units(textbook_training_step()) > M2_GATE
     assert units(lambda: textbook.sample(Null(), (ROWS, SIZE), 10, SIGMA_1)) > M2_GATE
+
+
+# M3: 39 to 43 is the fused reference, 777 the sum over all edges, 2048 a peer.  Nothing has the size of the bins.
+M3_GOAL, M3_GATE = 50, 80
+
+
+def discretised_step(bins: int, textbook_loss: bool = False) -> Callable[[], None]:
+    network, x = OneParameter(2), data()
+    model = BFN(Gaussian((SIZE,), sigma_1=SIGMA_1, head=DiscretisedHead(bins=bins)), network)
+    if textbook_loss:
+        return backward(network, lambda: textbook.discretised_loss(network, x, SIGMA_1, bins))
+    return backward(network, lambda: ContinuousTimeLoss()(model, x))
+
+
+def test_training_on_bins_does_not_grow_with_their_number() -> None:
+    few, many = operations(discretised_step(16)), operations(discretised_step(65_536))
+    assert few.names == many.names
+    assert few.sizes == many.sizes
+    assert max(many.sizes) == 12 * STATE  # the window of edges
+    assert units(discretised_step(256)) <= M3_GATE
+    assert READS not in many.names
+
+
+def test_the_gates_on_bins_reject_the_textbook() -> None:
+    assert max(operations(discretised_step(256, textbook_loss=True)).sizes) > 256 * STATE
+    assert units(discretised_step(256, textbook_loss=True)) > M3_GATE
 
 
 def test_the_peak_of_a_known_sum_is_exact() -> None:

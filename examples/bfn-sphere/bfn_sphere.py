@@ -120,7 +120,7 @@ class Received(Distribution):
 
     def __init__(self, v: Tensor, sender: Kernel) -> None:
         self.v, self.sender = v, sender
-        super().__init__(v.shape[:1], (*v.shape[1:], 1), validate_args=False)
+        super().__init__(v.shape[:1], torch.Size((*v.shape[1:], 1)), validate_args=False)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log-density in nats per example: p(x) p(y | x) / p(x | y), at the most probable x after y."""
@@ -197,16 +197,21 @@ class SpherePoints(ChannelFamily[SphereParams]):
     """Unit vectors in space, one at each site.
 
     To the network and to the channel each coordinate is a site of its own, with one feature and one raw number.  The
-    price of a fresh network's messages is nearly the same at all times, as the schedule is geometric.
+    price of the messages of a fresh network is nearly the same at all times, because the schedule is geometric.
 
     Arguments:
         site_shape: Shape of one example; its last axis is that of the three coordinates.
-        schedule: Accuracy schedule; the messages fix a direction to about sigma_1 radians.
+        sigma_1: Angle in radians to which the messages fix a direction; the accuracy at t = 1 is sigma_1^-2 - 1.
     """
 
     site_shape: tuple[int, ...] = field(default=(3,), converter=as_shape, validator=_of_vectors)
-    schedule: GeometricSchedule = field(factory=lambda: GeometricSchedule(sigma_1=0.05))
+    sigma_1: float = field(default=0.05, validator=[validators.ge(1e-4), validators.lt(1.0)])
     channels = 1
+
+    @property
+    def schedule(self) -> GeometricSchedule:
+        """The geometric schedule of sigma_1."""
+        return GeometricSchedule(self.sigma_1)
 
     @property
     def network_io(self) -> NetworkIO:
@@ -289,7 +294,7 @@ class SphereCaps(Dataset):
 
     @property
     def _centres(self) -> Tensor:
-        return F.normalize(torch.tensor(self.centres), dim=-1)
+        return F.normalize(torch.tensor(self.centres, dtype=torch.float32), dim=-1)
 
     def split(self, name: Split) -> Batch:
         """The points; "test" is a fresh draw of the same size."""
@@ -311,8 +316,8 @@ class SphereCaps(Dataset):
 @hookimpl
 def bfn_families() -> list[Entry]:
     """The family."""
-    pairs = SpherePoints(site_shape=(2, 3), schedule=GeometricSchedule(sigma_1=0.2))
-    return [Entry("sphere-points", SpherePoints, examples=(SpherePoints(), pairs))]
+    examples = (SpherePoints(), SpherePoints(site_shape=(2, 3), sigma_1=0.2))
+    return [Entry("sphere-points", SpherePoints, examples)]
 
 
 @hookimpl

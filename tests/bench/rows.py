@@ -46,6 +46,11 @@ def training(rounds: int) -> Iterator[Row]:
         yield Row("", name + "loss alone, share of the bare step", r["loss"], None, r["textbook loss"])
         yield Row("", name + "step with fused AdamW", r["fused step"])
         yield Row(loop, name + "whole loop", r["loop"], loop_limit, r["textbook loop"])
+    for work, limit in zip(workloads.BINNED, (1.8, 1.9), strict=True):
+        r = measure(workloads.discretised(work), rounds)
+        name = f"{work.name}, B={work.batch_size}: "
+        yield Row("T4", name + "step, same optimiser", r["step"], limit, r["textbook step"])
+        yield Row("", name + "loss alone, share of the bare step", r["loss"], None, r["textbook loss"])
     a, b = workloads.WORKLOADS
     r = measure(workloads.feeding(a), rounds)
     yield Row("T7", f"{a.name}: batches from memory, share of the bare step", r["feeding"], 0.01, r["textbook feeding"])

@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from bfn_gaussian import Gaussian, SkipHead
+from bfn_gaussian import Gaussian, GaussianParams, SkipHead
+from bfn_gaussian_heads import DiscretisedHead
 from bfn_siren import Siren
-from bfn_toolkit import BFN, Batch, ContinuousTimeLoss, NetworkIO, draw_times, minibatches
+from bfn_toolkit import BFN, Batch, ContinuousTimeLoss, NetworkIO, OutputHead, draw_times, minibatches
 from bfn_toolkit.experiment import Training
 from bfn_toolkit.trainer import Loop
 
@@ -29,28 +30,30 @@ RATE = 1e-6
 
 
 class MLP(nn.Module):
-    """64 + 1 -> 256 -> 256 -> 256 -> 64 with SiLU."""
+    """64 + 1 -> 256 -> 256 -> 256 -> 64 R with SiLU."""
 
-    def __init__(self, size: int, width: int = 256, depth: int = 3) -> None:
+    def __init__(self, size: int, raw: int = 1, width: int = 256, depth: int = 3) -> None:
         super().__init__()
+        self.raw = raw
         widths = [size + 1, *[width] * depth]
         layers = [[nn.Linear(i, o), nn.SiLU()] for i, o in itertools.pairwise(widths)]
-        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Linear(width, size))
+        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Linear(width, size * raw))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         out: Tensor = self.layers(torch.cat([features.flatten(1), t.unsqueeze(-1)], -1))
-        return out.view_as(features)
+        return out.view(*features.shape[:-1], self.raw)
 
 
 class OneParameter(nn.Module):
     """The least network that has a gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self, raw: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
+        self.raw, self.weight = raw, nn.Parameter(torch.ones(()))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
-        return features * self.weight
+        out = features * self.weight
+        return out if self.raw == 1 else out.expand(*out.shape[:-1], self.raw)
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,12 @@ class Workload:
     batch_size: int
     sampler_batch_size: int
     build: Callable[[], nn.Module]
+    head: OutputHead[GaussianParams] = field(default_factory=SkipHead)
 
     @property
     def family(self) -> Gaussian:
         """Its family."""
-        return Gaussian(site_shape=(self.size,), sigma_1=SIGMA_1, head=SkipHead())
+        return Gaussian(site_shape=(self.size,), sigma_1=SIGMA_1, head=self.head)
 
 
 def _siren() -> nn.Module:
@@ -79,6 +83,12 @@ WORKLOADS = (
 )
 
 
+BINNED = tuple(
+    Workload(f"(b) MLP 64+1-256x3-128, {bins} bins", 64, 128, 128, lambda: MLP(64, 2), DiscretisedHead(bins=bins))
+    for bins in (16, 256)
+)
+
+
 def network_input(work: Workload, x: Tensor) -> tuple[Tensor, Tensor]:
     """Features and times as the loss would hand them to the network: the sine's cost depends on its argument."""
     t = draw_times(x)
@@ -88,7 +98,7 @@ def network_input(work: Workload, x: Tensor) -> tuple[Tensor, Tensor]:
 def bare_step(work: Workload, network: nn.Module, x: Tensor) -> Callable[[], None]:
     """Forward, backward, AdamW."""
     features, t = network_input(work, x)
-    gradient = torch.randn_like(features) / len(x)
+    gradient = torch.randn_like(network(features, t)) / len(x)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
 
     def run() -> None:
@@ -170,6 +180,24 @@ def training(work: Workload, *, rows: int | None = None, repeats: int = 1) -> di
         "textbook loop": textbook_loop_step(nets[4], x),
     }
     return {name: Variant(run, repeats) for name, run in runs.items()}
+
+
+def discretised(work: Workload) -> dict[str, Variant]:
+    """Training steps on data in bins."""
+    torch.manual_seed(0)
+    head, network, one = work.head, work.build(), OneParameter(2)
+    assert isinstance(head, DiscretisedHead)
+    x = (2 * torch.randint(head.bins, (work.batch_size, work.size)) + 1) / head.bins - 1
+    nets = [copy.deepcopy(network) for _ in range(3)]
+    model, tiny, loss = BFN(work.family, nets[1]), BFN(work.family, one), ContinuousTimeLoss()
+    runs = {
+        "bare": bare_step(work, nets[0], x),
+        "step": loss_step(nets[1], lambda: loss(model, x)),
+        "loss": loss_alone(one, lambda: loss(tiny, x)),
+        "textbook step": loss_step(nets[2], lambda: textbook.discretised_loss(nets[2], x, SIGMA_1, head.bins)),
+        "textbook loss": loss_alone(one, lambda: textbook.discretised_loss(one, x, SIGMA_1, head.bins)),
+    }
+    return {name: Variant(run) for name, run in runs.items()}
 
 
 def feeding(work: Workload, batches: int = 25) -> dict[str, Variant]:

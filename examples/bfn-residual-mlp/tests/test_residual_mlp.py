@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from bfn_residual_mlp import ResidualMLP, TimeEmbedding
 from bfn_toolkit import NetworkIO
 from bfn_toolkit.testing import parametrize_networks
+
+from bfn_residual_mlp import Block, ResidualMLP, TimeEmbedding
 
 
 @parametrize_networks(ResidualMLP(), ResidualMLP(width=8, depth=1, frequencies=1), ResidualMLP(width=16, depth=5))
@@ -23,6 +24,18 @@ def test_a_fresh_block_is_the_identity():
     module = ResidualMLP(width=7, depth=1).build(NetworkIO((1,)))
     h = torch.randn(3, 7)
     assert torch.equal(module.blocks[0](h, module.time(torch.rand(3))), h)
+
+
+def test_a_block_is_its_formula():
+    torch.manual_seed(0)
+    block, h, e = Block(7, 4).double(), torch.randn(3, 7).double(), torch.randn(3, 4).double()
+    torch.nn.init.normal_(block.outer.weight)
+    scaled, shifted = block.time.weight[:7], block.time.weight[7:]
+    scale, shift = e @ scaled.T + block.time.bias[:7], e @ shifted.T + block.time.bias[7:]
+    normed = (h - h.mean(-1, keepdim=True)) / (h.var(-1, correction=0, keepdim=True) + block.norm.eps).sqrt()
+    inner = (normed * (1.0 + scale) + shift) @ block.inner.weight.T + block.inner.bias
+    expected = h + (inner / (1.0 + torch.exp(-inner))) @ block.outer.weight.T
+    torch.testing.assert_close(block(h, e), expected, rtol=1e-12, atol=1e-12)  # float64, sums of 7 numbers
 
 
 def test_the_embedding_is_that_of_frequencies_from_1_to_100():
