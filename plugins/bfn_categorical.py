@@ -9,8 +9,8 @@ With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated a
     v &\sim N(\beta K e_x, \beta K I) && \text{(eq. 185)} \\
     \text{rate} &= \tfrac{1}{2} K \lVert e_x - \hat e \rVert^2 && \text{(eq. 205)}
 
-It is the channel of :math:`\phi(x) = e_x` with B = K beta.  Nothing here is larger than B x site x K: no one-hot code is
-made on the way of a training step, and the receiver's K components are summed where they stand.
+It is the channel of :math:`\phi(x) = e_x` with B = K beta.  Nothing here is larger than B x site x K: no one-hot code
+is made on the way of a training step, and the receiver's K components are summed where they stand.
 
 Source: Graves et al. 2023, section 6.
 """
@@ -177,8 +177,8 @@ class Categorical(ChannelFamily[CategoricalParams]):
         site_shape: Shape of one example.
         classes: Number K of classes.
         beta_1: Accuracy at t = 1; by default 18 / K, among the published (9 for K = 2, 0.5625 for K = 27).
-        skip: Whether the network's raw numbers are added to the beliefs' own log-odds, so that it has to say only what the
-            other sites tell; else they are the logits themselves, as published.
+        skip: Whether the network's raw numbers are added to the beliefs' own log-odds, so that it has to say only what
+            the other sites tell; else they are the logits themselves, as published.
         entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); else beta is
             quadratic in time (eq. 182).
 
