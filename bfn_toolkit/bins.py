@@ -36,7 +36,8 @@ class _LogNdtr(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
-        return torch.special.log_ndtr(z)
+        result: Tensor = torch.special.log_ndtr(z)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -82,8 +83,8 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
 
     With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Where the scale is
     at least 1.2 h, the sum is the integral with the Euler-Maclaurin corrections at both ends; else that of the 12 edges
-    around the mean, all others being 1 or -1.  Both are within 3e-7 h of the sum, and their derivatives, which are found
-    in the same pass, within 1e-5 of its; the second derivatives are not there.
+    around the mean, all others being 1 or -1.  Both are within 3e-7 h of the sum.  The first derivatives, found in the
+    same pass, are within 1e-5 of the sum's; there are no second ones.
 
     Arguments:
         mean: Means of any shape.

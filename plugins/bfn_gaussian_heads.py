@@ -40,6 +40,9 @@ from bfn_toolkit import Binned, DataError, Entry, Output, SiteNormalMixture, exp
 REACH = 10.0  # largest size of a raw log-scale, so that neither a scale nor its reciprocal overflows
 
 
+_is_point_head = validators.instance_of(PointHead)  # type: ignore[type-abstract]
+
+
 @attrs.frozen
 class ComponentsHead(Head):
     """Heads whose raw numbers are normal components at each site.
@@ -49,11 +52,7 @@ class ComponentsHead(Head):
             published (not clipped here).
     """
 
-    point: PointHead = field(
-        factory=SkipHead,
-        validator=validators.instance_of(PointHead),  # type: ignore[type-abstract]
-        kw_only=True,
-    )
+    point: PointHead = field(factory=SkipHead, validator=_is_point_head, kw_only=True)
 
     @property
     @abc.abstractmethod
@@ -109,9 +108,11 @@ class BinsHead(ComponentsHead):
         bins: Number of bins K.
         form: "clipped" lets the outermost bins reach to infinity; "renormalised" leaves out what is beyond [-1, 1], and
             takes a time and a memory that grow with K.
-        point: How a raw number becomes a mean.
+        point: How a raw number becomes a mean.  Bins bound the mean of the output whatever this is, so it is as
+            published: on 16-bin digits the likelihood bound was 1 to 4 % below that of ``SkipHead``.
     """
 
+    point: PointHead = field(factory=NoiseHead, validator=_is_point_head, kw_only=True)
     bins: int = field(default=256, validator=validators.ge(2))
     form: Literal["clipped", "renormalised"] = field(
         default="clipped", validator=validators.in_(("clipped", "renormalised"))
@@ -165,7 +166,7 @@ def bfn_heads() -> Sequence[Entry]:
         Entry(
             "discretised",
             DiscretisedHead,
-            (DiscretisedHead(bins=8), DiscretisedHead(bins=5, form="renormalised", point=NoiseHead())),
+            (DiscretisedHead(bins=8), DiscretisedHead(bins=5, form="renormalised", point=SkipHead())),
         ),
         Entry("discretised-mixture", DiscretisedMixtureHead, (DiscretisedMixtureHead(bins=8, components=2),)),
     ]

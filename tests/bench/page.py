@@ -63,7 +63,7 @@ def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
     lines = ["| what | ratio [95 % interval] | goal | textbook |", "|---|---|---|---|"]
     for row in rows:
-        goal = "" if row.limit is None else f"{row.goal} <= {row.limit:g}"
+        goal = "" if row.limit is None else f"{row.goal} {'>=' if row.at_least else '<='} {row.limit:g}"
         lines.append(f"| {row.what} | {cell(row.ratio)} | {goal} | {cell(row.textbook)} |")
     return "\n".join(lines)
 
@@ -75,11 +75,12 @@ def verdict(rows: Sequence[Row]) -> str:
         if row.limit is None:
             continue
         open_ = " (the interval covers the goal)" if row.ratio.low <= row.limit <= row.ratio.high else ""
-        if row.ratio.value <= row.limit:
+        if (row.ratio.value >= row.limit) if row.at_least else (row.ratio.value <= row.limit):
             met.append(f"* {row.goal}, {row.what}{open_}")
         else:
             excess = row.ratio.value / row.limit - 1
-            missed.append(f"* {row.goal}, {row.what}: {excess:.1%} above {row.limit:g}{open_}")
+            side = "below" if row.at_least else "above"
+            missed.append(f"* {row.goal}, {row.what}: {abs(excess):.1%} {side} {row.limit:g}{open_}")
     parts = [("## Goals met", met), ("## Goals missed", missed or ["None."])]
     return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in parts)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from . import startup, workloads
+from . import startup, textbook, workloads
 from .timing import Ratio, Variant, interleave, process_time, ratios
+from .workloads import SIGMA_1
 
 N_STEPS = 100
 BARE = "bare"
@@ -22,6 +24,7 @@ class Row:
         ratio: The toolkit's figure.
         limit: The goal's limit.
         textbook: The same of the textbook code.
+        at_least: Whether the limit is the least that will do.
     """
 
     goal: str
@@ -29,6 +32,7 @@ class Row:
     ratio: Ratio
     limit: float | None = None
     textbook: Ratio | None = None
+    at_least: bool = False
 
 
 def measure(variants: Mapping[str, Variant], rounds: int) -> dict[str, Ratio]:
@@ -47,10 +51,19 @@ def training(rounds: int) -> Iterator[Row]:
         yield Row("", name + "step with fused AdamW", r["fused step"])
         yield Row(loop, name + "whole loop", r["loop"], loop_limit, r["textbook loop"])
     for work, limit in zip(workloads.BINNED, (1.8, 1.9), strict=True):
-        r = measure(workloads.discretised(work), rounds)
+        bins = work.family.head.bins
+        r = measure(workloads.of_family(work, partial(textbook.discretised_loss, sigma_1=SIGMA_1, bins=bins)), rounds)
         name = f"{work.name}, B={work.batch_size}: "
         yield Row("T4", name + "step, same optimiser", r["step"], limit, r["textbook step"])
         yield Row("", name + "loss alone, share of the bare step", r["loss"], None, r["textbook loss"])
+    work = workloads.CLASSES
+    r = measure(workloads.of_family(work, partial(textbook.classes_loss, family=work.family)), rounds)
+    name = f"{work.name}, B={work.batch_size}: "
+    yield Row("T3", name + "step, same optimiser", r["step"], 1.28, r["textbook step"])
+    yield Row("", name + "loss alone, share of the bare step", r["loss"], None, r["textbook loss"])
+    yield Row("T6", name + "whole loop", r["loop"], 1.25)
+    r = measure(workloads.discrete_loss(), rounds)
+    yield Row("D1", "256 classes, loss alone: n steps / continuous time", r["discrete"], 2.0)
     a, b = workloads.WORKLOADS
     r = measure(workloads.feeding(a), rounds)
     yield Row("T7", f"{a.name}: batches from memory, share of the bare step", r["feeding"], 0.01, r["textbook feeding"])
@@ -62,13 +75,16 @@ def training(rounds: int) -> Iterator[Row]:
 
 def sampling(rounds: int) -> Iterator[Row]:
     """Ancestral sampling."""
-    for work in workloads.WORKLOADS:
+    for work, limit in (*((work, 1.15) for work in workloads.WORKLOADS), (workloads.CLASSES, 1.8)):
         r = measure(workloads.sampling(work, N_STEPS), rounds)
         name = f"{work.name}, B={work.sampler_batch_size}: "
         ours, textbook = r["ancestral"], r["textbook ancestral"]
         yield Row("", name + f"ancestral, {N_STEPS} steps / {N_STEPS} bare forwards", ours, None, textbook)
         share = N_STEPS / (N_STEPS + 1)  # n steps take n + 1 evaluations
-        yield Row("S2", name + "ancestral, per evaluation", ours.scaled(share), 1.15, textbook.scaled(share))
+        yield Row("S2", name + "ancestral, per evaluation", ours.scaled(share), limit, textbook.scaled(share))
+    for classes, least in ((27, 4.0), (256, 7.0)):
+        r = measure(workloads.class_draws(classes), rounds)
+        yield Row("S5", f"`torch.multinomial` / a draw of {classes} classes", r["multinomial"], least, at_least=True)
 
 
 def starting(rounds: int) -> Iterator[Row]:

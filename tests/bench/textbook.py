@@ -1,4 +1,4 @@
-r"""The other side of the comparison: continuous and binned data as one first writes them down from the paper.
+r"""The other side of the comparison: continuous, binned and discrete data as one first writes them down from the paper.
 
 The time has the shape of the data, every distribution is an object of ``torch.distributions`` with its checks on,
 :math:`\gamma = 1 - \sigma_1^{2t}` is computed as it stands, and the noise is predicted (Graves et al. 2023, algorithms
@@ -11,8 +11,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical as Categorical_
 from torch.distributions import Normal
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
+
+from bfn_categorical import Categorical
 
 
 def output_prediction(network: nn.Module, mu: Tensor, t: Tensor, gamma: Tensor, t_min: float = 1e-6) -> Tensor:
@@ -59,6 +63,30 @@ def sample(network: nn.Module, shape: tuple[int, ...], n_steps: int, sigma_1: fl
         rho = rho + alpha
     t = torch.ones(shape)
     return output_prediction(network, mu, t, 1 - sigma_1 ** (2 * t))
+
+
+def classes_loss(network: nn.Module, x: Tensor, family: Categorical) -> Tensor:
+    """Algorithm 8: the continuous-time loss of classes, with their one-hot code."""
+    k, beta_1 = family.classes, family.beta_1
+    t = torch.rand(x.shape[0], *(1,) * x.ndim)
+    beta, code = (beta_1 * t**2).expand(*x.shape, k), one_hot(x, k).float()
+    y = Normal(beta * (k * code - 1), torch.sqrt(beta * k) + 1e-12).sample()
+    probs = Categorical_(logits=network(2 * y.softmax(-1) - 1, t.flatten())).probs
+    return (k * beta_1 * t * (code - probs) ** 2).flatten(1).sum(1)
+
+
+@torch.no_grad()
+def sample_classes(network: nn.Module, family: Categorical, rows: int, n_steps: int) -> Tensor:
+    """Algorithm 9: ancestral sampling of classes."""
+    k, shape = family.classes, (rows, *family.site_shape)
+    theta = torch.full((*shape, k), 1 / k)
+    for i in range(1, n_steps + 1):
+        t = torch.full((rows,), (i - 1) / n_steps)
+        drawn = Categorical_(logits=network(2 * theta - 1, t)).sample()
+        alpha = torch.full((*shape, k), family.beta_1 * (2 * i - 1) / n_steps**2)
+        y = Normal(alpha * (k * one_hot(drawn, k) - 1), torch.sqrt(alpha * k)).sample()
+        theta = (theta.log() + y).softmax(-1)
+    return Categorical_(logits=network(2 * theta - 1, torch.ones(rows))).sample()
 
 
 def batches(x: Tensor, batch_size: int) -> DataLoader[tuple[Tensor, ...]]:

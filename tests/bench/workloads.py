@@ -9,15 +9,26 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian, GaussianParams, SkipHead
 from bfn_gaussian_heads import DiscretisedHead
 from bfn_siren import Siren
-from bfn_toolkit import BFN, Batch, ContinuousTimeLoss, NetworkIO, OutputHead, draw_times, minibatches
+from bfn_toolkit import (
+    BFN,
+    Batch,
+    ContinuousTimeLoss,
+    DiscreteTimeLoss,
+    Finite,
+    NetworkIO,
+    OutputHead,
+    draw_times,
+    minibatches,
+)
 from bfn_toolkit.experiment import Training
 from bfn_toolkit.trainer import Loop
 
@@ -30,14 +41,14 @@ RATE = 1e-6
 
 
 class MLP(nn.Module):
-    """64 + 1 -> 256 -> 256 -> 256 -> 64 R with SiLU."""
+    """size + 1 -> 256 -> 256 -> 256 -> 64 R with SiLU, for 64 sites."""
 
     def __init__(self, size: int, raw: int = 1, width: int = 256, depth: int = 3) -> None:
         super().__init__()
         self.raw = raw
         widths = [size + 1, *[width] * depth]
         layers = [[nn.Linear(i, o), nn.SiLU()] for i, o in itertools.pairwise(widths)]
-        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Linear(width, size * raw))
+        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Linear(width, 64 * raw))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         out: Tensor = self.layers(torch.cat([features.flatten(1), t.unsqueeze(-1)], -1))
@@ -58,19 +69,31 @@ class OneParameter(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """A network for data of some size, and a batch of them."""
+    """A family, a network for it, and a batch of data."""
 
     name: str
-    size: int
+    family: Gaussian | Categorical
     batch_size: int
     sampler_batch_size: int
     build: Callable[[], nn.Module]
-    head: OutputHead[GaussianParams] = field(default_factory=SkipHead)
 
     @property
-    def family(self) -> Gaussian:
-        """Its family."""
-        return Gaussian(site_shape=(self.size,), sigma_1=SIGMA_1, head=self.head)
+    def size(self) -> int:
+        """Numbers in one example."""
+        return self.family.site_shape[0]
+
+    def data(self, rows: int) -> Tensor:
+        """Data of the family."""
+        if isinstance(self.family, Categorical):
+            return torch.randint(self.family.classes, (rows, self.size))
+        head = self.family.head
+        if isinstance(head, DiscretisedHead):
+            return (2 * torch.randint(head.bins, (rows, self.size)) + 1) / head.bins - 1
+        return torch.rand(rows, self.size) * 2 - 1
+
+
+def _gaussian(size: int, head: OutputHead[GaussianParams]) -> Gaussian:
+    return Gaussian(site_shape=(size,), sigma_1=SIGMA_1, head=head)
 
 
 def _siren() -> nn.Module:
@@ -78,15 +101,19 @@ def _siren() -> nn.Module:
 
 
 WORKLOADS = (
-    Workload("(a) Siren 1-64-64-64-1", 1, 4000, 1000, _siren),
-    Workload("(b) MLP 64+1-256x3-64", 64, 512, 512, lambda: MLP(64)),
+    Workload("(a) Siren 1-64-64-64-1", _gaussian(1, SkipHead()), 4000, 1000, _siren),
+    Workload("(b) MLP 64+1-256x3-64", _gaussian(64, SkipHead()), 512, 512, lambda: MLP(64)),
 )
 
 
 BINNED = tuple(
-    Workload(f"(b) MLP 64+1-256x3-128, {bins} bins", 64, 128, 128, lambda: MLP(64, 2), DiscretisedHead(bins=bins))
+    Workload(
+        f"(b) MLP 64+1-256x3-128, {bins} bins", _gaussian(64, DiscretisedHead(bins=bins)), 128, 128, lambda: MLP(64, 2)
+    )
     for bins in (16, 256)
 )
+
+CLASSES = Workload("(b16) MLP 1024+1-256x3-1024, 16 classes", Categorical((64,), 16), 512, 512, lambda: MLP(1024, 16))
 
 
 def network_input(work: Workload, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +191,7 @@ def training(work: Workload, *, rows: int | None = None, repeats: int = 1) -> di
     """Training steps of one workload."""
     torch.manual_seed(0)
     rows = rows or work.batch_size
-    x, network = torch.rand(rows, work.size) * 2 - 1, work.build()
+    x, network = work.data(rows), work.build()
     nets = [copy.deepcopy(network) for _ in range(6)]
     one = OneParameter()
     model, fused, tiny = (BFN(work.family, net) for net in (nets[1], nets[5], one))
@@ -182,28 +209,47 @@ def training(work: Workload, *, rows: int | None = None, repeats: int = 1) -> di
     return {name: Variant(run, repeats) for name, run in runs.items()}
 
 
-def discretised(work: Workload) -> dict[str, Variant]:
-    """Training steps on data in bins."""
+def of_family(work: Workload, textbook_loss: Callable[[nn.Module, Tensor], Tensor]) -> dict[str, Variant]:
+    """Training steps of a family that has a loss of its own in the textbook."""
     torch.manual_seed(0)
-    head, network, one = work.head, work.build(), OneParameter(2)
-    assert isinstance(head, DiscretisedHead)
-    x = (2 * torch.randint(head.bins, (work.batch_size, work.size)) + 1) / head.bins - 1
-    nets = [copy.deepcopy(network) for _ in range(3)]
+    network, one, x = work.build(), OneParameter(work.family.network_io.raw), work.data(work.batch_size)
+    nets = [copy.deepcopy(network) for _ in range(4)]
     model, tiny, loss = BFN(work.family, nets[1]), BFN(work.family, one), ContinuousTimeLoss()
     runs = {
         "bare": bare_step(work, nets[0], x),
         "step": loss_step(nets[1], lambda: loss(model, x)),
         "loss": loss_alone(one, lambda: loss(tiny, x)),
-        "textbook step": loss_step(nets[2], lambda: textbook.discretised_loss(nets[2], x, SIGMA_1, head.bins)),
-        "textbook loss": loss_alone(one, lambda: textbook.discretised_loss(one, x, SIGMA_1, head.bins)),
+        "loop": loop_step(work, nets[3], x),
+        "textbook step": loss_step(nets[2], lambda: textbook_loss(nets[2], x)),
+        "textbook loss": loss_alone(one, lambda: textbook_loss(one, x)),
     }
     return {name: Variant(run) for name, run in runs.items()}
+
+
+def discrete_loss(classes: int = 256, rows: int = 64) -> dict[str, Variant]:
+    """The n-step loss of classes beside that in continuous time, with one draw of the message."""
+    torch.manual_seed(0)
+    one, x = OneParameter(), torch.randint(classes, (rows, 64))
+    model = BFN(Categorical((64,), classes), one)
+    losses = {"bare": ContinuousTimeLoss(), "discrete": DiscreteTimeLoss(100)}
+    return {name: Variant(loss_alone(one, lambda loss=loss: loss(model, x))) for name, loss in losses.items()}  # type: ignore[misc]
+
+
+def class_draws(classes: int, rows: int = 512) -> dict[str, Variant]:
+    """Draws of classes, beside ``torch.multinomial``."""
+    torch.manual_seed(0)
+    logits = torch.randn(rows, 64, classes)
+    output = Finite(None, logits)
+    return {
+        "bare": Variant(output.sample),
+        "multinomial": Variant(lambda: torch.multinomial(logits.softmax(-1).flatten(0, 1), 1)),
+    }
 
 
 def feeding(work: Workload, batches: int = 25) -> dict[str, Variant]:
     """An epoch of batches from memory; one unit is one batch."""
     torch.manual_seed(0)
-    x = torch.rand(batches * work.batch_size, work.size) * 2 - 1
+    x = work.data(batches * work.batch_size)
     rows, loader, epochs = Batch(x), textbook.batches(x, work.batch_size), itertools.count()
 
     def run() -> None:
@@ -227,15 +273,20 @@ def sampling(work: Workload, n_steps: int = 100) -> dict[str, Variant]:
     torch.manual_seed(0)
     rows, network = work.sampler_batch_size, work.build().eval()
     model = BFN(work.family, network)
-    features, t = network_input(work, torch.rand(rows, work.size) * 2 - 1)
+    features, t = network_input(work, work.data(rows))
 
     @torch.inference_mode()
     def bare() -> None:
         for _ in range(n_steps):
             network(features, t)
 
+    def by_the_book() -> object:
+        if isinstance(work.family, Categorical):
+            return textbook.sample_classes(network, work.family, rows, n_steps)
+        return textbook.sample(network, (rows, work.size), n_steps, SIGMA_1)
+
     return {
         "bare": Variant(bare),
         "ancestral": Variant(lambda: model.sample(rows, n_steps=n_steps)),
-        "textbook ancestral": Variant(lambda: textbook.sample(network, (rows, work.size), n_steps, SIGMA_1)),
+        "textbook ancestral": Variant(by_the_book),
     }
