@@ -264,7 +264,8 @@ class _Reader:
             try:
                 with self._at(key), self._facts_for(field, values):
                     if key in table:
-                        value = self.structure(_beneath((self._facts or {}).get(key), table[key]), type_)
+                        below = (self._facts or {}).get(key, self._default_table(field, type_))
+                        value = self.structure(_beneath(below, table[key]), type_)
                     else:
                         value = self._left_out(key, field, type_)
                 if value is not attrs.NOTHING:
@@ -275,6 +276,18 @@ class _Reader:
         if whole:
             return self._build(cls, values, registered)
         raise _Mistakes([*mistakes, *self._violations(cls, values)])
+
+    def _default_table(self, field: attrs.Attribute[Any], type_: Any) -> Mapping[str, Any] | None:
+        """Name of the part that is a field's default, and what it has that its class has not: options lie above it."""
+        kind, default = kind_of(type_), default_of(field)
+        if kind is None or not attrs.has(type(default)):
+            return None
+        try:
+            name = self._registry.name_of(kind, type(default))
+        except BFNError:
+            return None
+        options = {key: (getattr(default, f.name), default_of(f)) for key, (f, _) in fields_of(type(default)).items()}
+        return {"name": name, **{key: value for key, (value, usual) in options.items() if value != usual}}
 
     def _left_out(self, key: str, field: attrs.Attribute[Any], type_: Any) -> Any:
         """What stands for an option that is not there: a fact, or the default (NOTHING: the class knows it)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -42,7 +42,8 @@ def _digits() -> tuple[Tensor, Tensor]:
 class Digits(Dataset):
     """Handwritten digits, with the condition "label" in 0..9.
 
-    Every sixth image is for the test, whatever the seed; "all" is the others.
+    Every sixth image is for the test, whatever the seed; "all" is the others.  The recipe is for bins: classes and
+    black and white are for the family "categorical".
 
     Arguments:
         pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, "binary" for black and
@@ -56,6 +57,12 @@ class Digits(Dataset):
     >>> digits.x.shape, digits.condition["label"][:5]
     (torch.Size([299, 8, 8]), tensor([5, 1, 7, 3, 9]))
     """
+
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": {"name": "gaussian", "head": "discretised"},
+        "network": "mlp",
+        "training": {"batch_size": 512},
+    }
 
     pixels: Literal["bins", "classes", "binary"] = field(
         default="bins", validator=validators.in_(("bins", "classes", "binary"))

@@ -11,7 +11,7 @@ the pairs tell the chain from independent classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -44,6 +44,12 @@ class Markov(Dataset):
     >>> Markov(classes=2, length=3, count=10, transition=((0.9, 0.1), (0.1, 0.9))).log_prob(torch.tensor([[0, 0, 1]]))
     tensor([-3.1011], dtype=torch.float64)
     """
+
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": "categorical",
+        "network": "mlp",
+        "training": {"batch_size": 512},
+    }
 
     classes: int = field(default=5, validator=validators.ge(2))
     length: int = field(default=16, validator=validators.ge(1))

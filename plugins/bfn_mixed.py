@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 import torch
@@ -47,6 +48,8 @@ class Mixed(Dataset):
     >>> {name: (part.dtype, tuple(part.shape)) for name, part in Mixed().split("all").x.items()}
     {'position': (torch.float32, (4000, 2)), 'type': (torch.int64, (4000, 1)), 'angle': (torch.float32, (4000, 1))}
     """
+
+    recipe: ClassVar[Mapping[str, object]] = {"family": "product", "network": "mlp", "training": {"batch_size": 512}}
 
     classes: int = field(default=4, validator=validators.ge(2))
     step: float = field(default=0.3, validator=[validators.ge(0.0), finite])

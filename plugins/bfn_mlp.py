@@ -2,7 +2,7 @@ r"""Residual multilayer perceptron (plugin): a network for vectors, with time an
 
 .. math::
     h_0 &= W [\text{features}, \sin \omega t, \cos \omega t] + E_{\text{label}}, \\
-    h_l &= h_{l-1} + B_l \, \mathrm{silu}(A_l \, \mathrm{norm}(h_{l-1})), \qquad \text{raw} = U \, \mathrm{norm}(h_L)
+    h_l &= h_{l-1} + B_l \, \mathrm{silu}(A_l \, \mathrm{norm}(h_{l-1})), \qquad \text{raw} = U h_L
 
 U starts at zero, so that a fresh network returns zeros: under a head with a skip path, the best linear estimate.
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
 
-WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 100
+WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10: faster ones fit noise
 
 
 class MLPModule(nn.Module):
@@ -35,7 +35,7 @@ class MLPModule(nn.Module):
         super().__init__()
         size, width = math.prod(io.site_shape), config.width
         self.raw, self.labels, self.label_dropout = io.raw, config.labels, config.label_dropout
-        self.register_buffer("frequencies", torch.logspace(0.0, 2.0, WAVES), persistent=False)
+        self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
         self.first = nn.Linear(size * io.features + 2 * WAVES, width)
         self.label = nn.Embedding(config.labels + 1, width) if config.labels else None
         dropout = [nn.Dropout(config.dropout)] if config.dropout else []
@@ -43,7 +43,6 @@ class MLPModule(nn.Module):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), *dropout, nn.Linear(width, width))
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, size * io.raw)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -56,7 +55,7 @@ class MLPModule(nn.Module):
             h = h + (self.label.weight[-1] if label is None else self.label(self._index(label)))
         for block in self.blocks:
             h = h + block(h)
-        raw: Tensor = self.last(self.norm(h))
+        raw: Tensor = self.last(h)
         return raw.reshape(*features.shape[:-1], self.raw)
 
     def _index(self, label: Tensor) -> Tensor:

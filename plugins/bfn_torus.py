@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -41,6 +41,8 @@ class Torus(Dataset):
     >>> Torus().split("all").x.shape
     torch.Size([4000, 2])
     """
+
+    recipe: ClassVar[Mapping[str, object]] = {"family": "circle", "network": "mlp", "training": {"batch_size": 512}}
 
     means: tuple[float, ...] | tuple[tuple[float, ...], ...] = field(
         default=((-1.1, -0.8), (-2.0, 2.4), (1.0, 0.7)), converter=_tuples

@@ -17,8 +17,8 @@ that the entropy of a belief with the expected concentration falls linearly; the
 
 For an additive family of angles see ``circle`` (``bfn_directional``), the limit of many messages.
 
-Source: CrysBFN (arXiv 2502.02016).  Differences: vectors are added as such, without an offset in the angle; the price is
-the divergence, not the squared distance; samplers update beliefs, and do not draw them anew from the flow; the
+Source: CrysBFN (arXiv 2502.02016).  Differences: vectors are added as such, without an offset in the angle; the price
+is the divergence, not the squared distance; samplers update beliefs, and do not draw them anew from the flow; the
 expected concentration is a root mean square in closed form where theirs is a Monte Carlo mean.
 """
 
@@ -178,7 +178,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
         alphas = torch.tensor(self.schedule.accuracies, device=x.device, dtype=x.dtype)
         axes = (1,) * x.ndim
         numbers = torch.arange(len(alphas), device=x.device)
-        for block in numbers.split(max(1, AT_ONCE // x.numel())):
+        for block in torch.split(numbers, max(1, AT_ONCE // x.numel())):
             number, alpha = block.reshape(-1, *axes), alphas[block].reshape(-1, *axes)
             y = von_mises(alpha.unsqueeze(-1) * unit(x)).sample()
             heard = torch.where(number < expand(sent, x), alpha, 0.0)

@@ -62,11 +62,19 @@ def test_facts_are_of_the_data() -> None:
     assert all(facts["site_shape"] == (8, 8) for facts in (bins, classes, binary))
 
 
-def test_a_network_knows_the_labels() -> None:
-    table = {"dataset": "digits", "family": "gaussian", "network": "mlp", "loss": "continuous-time"}
-    experiment = Experiment.from_mapping(table)
+def test_the_recipe_is_for_bins_and_labels() -> None:
+    experiment = Experiment.from_mapping({"dataset": "digits"}, base="default")
     assert experiment.network.labels == 10
     assert experiment.family.site_shape == (8, 8)
+    assert experiment.family.head.bins == 17
+
+
+@pytest.mark.parametrize(("pixels", "classes"), [("classes", 17), ("binary", 2)])
+def test_classes_are_for_another_family(pixels: str, classes: int) -> None:
+    table = {"dataset": {"name": "digits", "pixels": pixels}, "family": "categorical"}
+    experiment = Experiment.from_mapping(table, base="default")
+    assert (experiment.network.labels, experiment.family.classes) == (10, classes)
+    experiment.family.check_data(experiment.dataset.split("train").x)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

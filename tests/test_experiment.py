@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule
 from bfn_toolkit.configuration import ConfigErrors, presets
 from bfn_toolkit.errors import ConfigError, DataError, PluginError, UnknownPlugin
 from bfn_toolkit.experiment import Experiment, Training, load_experiment
@@ -586,6 +588,30 @@ def test_every_field_is_written() -> None:
 def test_a_part_without_a_name_cannot_be_written() -> None:
     with pytest.raises(ConfigError, match=r"Unnamed has no name as a loss.*bfn_losses"):
         attrs.evolve(build(), loss=Unnamed()).to_toml(REGISTRY)
+
+
+@attrs.frozen
+class Scheduled:
+    """A family whose schedule is a default."""
+
+    kind = "family"
+    site_shape: tuple[int, ...] = (1,)
+    schedule: AccuracySchedule = attrs.field(factory=lambda: GeometricSchedule(sigma_1=0.05))
+
+
+def test_an_option_of_a_default_part_needs_no_name() -> None:
+    registry = Registry.from_entry_points()
+    hook = hookimpl(lambda: [Entry("scheduled", Scheduled)], specname="bfn_families")
+    registry.register(SimpleNamespace(hook=hook), name="scheduled")
+
+    def schedule(*overrides: tuple[str, str]) -> Any:
+        mapping = {"family": "scheduled"}
+        return Experiment.from_mapping(mapping, overrides=overrides, registry=registry, base="default").family.schedule
+
+    assert schedule() == GeometricSchedule(sigma_1=0.05)
+    assert schedule(("family.schedule.sigma_1", "0.2")) == GeometricSchedule(sigma_1=0.2)
+    quadratic = (("family.schedule.name", "quadratic"), ("family.schedule.beta_1", "3.0"))
+    assert schedule(*quadratic) == QuadraticSchedule(beta_1=3.0)
 
 
 def test_options_are_described() -> None:

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from bfn_markov import Markov
-from bfn_toolkit import ConfigError
+from bfn_toolkit import ConfigError, Experiment
 from tests.significance import Z, z_of_mean
 
 CYCLE = ((0.1, 0.9, 0.0), (0.0, 0.2, 0.8), (0.7, 0.0, 0.3))
@@ -109,3 +109,8 @@ def test_a_class_that_is_left_for_ever_has_probability_zero() -> None:
     dataset = Markov(classes=2, length=3, count=100, transition=((0.5, 0.5), (0.0, 1.0)))
     assert torch.allclose(dataset.stationary, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=16 * EPS)
     assert bool((dataset.split("all").x == 1).all())
+
+
+def test_the_recipe_is_for_classes() -> None:
+    family = Experiment.from_mapping({"dataset": {"name": "markov", "classes": 3}}, base="default").family
+    assert (type(family).__name__, family.site_shape, family.classes) == ("Categorical", (16,), 3)

@@ -9,7 +9,7 @@ import torch
 from scipy.special import i0, i1
 from torch import Tensor
 
-from bfn_toolkit import ConfigError
+from bfn_toolkit import ConfigError, Experiment
 from bfn_torus import Torus
 from tests.significance import Z, ks_against, z_of_mean
 
@@ -118,3 +118,8 @@ def test_density_has_period_two_pi_and_keeps_the_dtype() -> None:
 def test_what_is_no_mixture_is_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Torus(**wrong)
+
+
+def test_the_recipe_is_for_angles() -> None:
+    family = Experiment.from_mapping({"dataset": "torus"}, base="default").family
+    assert (type(family).__name__, family.site_shape) == ("Circle", (2,))

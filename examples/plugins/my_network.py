@@ -1,0 +1,54 @@
+r"""tiny-mlp: a perceptron with one hidden layer, a network for bfn-toolkit.
+
+.. math:: \text{raw} = W_2 \, \mathrm{silu}(W_1 [\text{features}, t, \text{condition}])
+"""
+
+import math
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor, nn
+
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+
+
+class TinyMLPModule(nn.Module):
+    """The network itself; all numbers of an example are one vector."""
+
+    def __init__(self, config: "TinyMLP", io: NetworkIO) -> None:
+        super().__init__()
+        sites = math.prod(io.site_shape)
+        self.raw, self.conditions = io.raw, config.conditions
+        self.first = nn.Linear(sites * io.features + 1 + len(config.conditions), config.width)
+        self.last = nn.Linear(config.width, sites * io.raw)
+
+    def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""
+        told = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
+        h = self.first(torch.cat([features.flatten(1), torch.stack([t, *told], -1)], -1))
+        raw: Tensor = self.last(nn.functional.silu(h))
+        return raw.reshape(*features.shape[:-1], self.raw)
+
+
+@attrs.frozen
+class TinyMLP(NetworkBuilder):
+    """Perceptron for data of any site shape, with ``width`` hidden numbers.
+
+    Arguments:
+        width: Width of the hidden layer.
+        conditions: Names of the conditions that it uses, each one number per example; one that is not given is 0.
+    """
+
+    width: int = field(default=64, validator=validators.ge(1))
+    conditions: tuple[str, ...] = field(default=(), converter=tuple)
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        """Makes the network with fresh weights."""
+        return TinyMLPModule(self, io)
+
+
+@hookimpl
+def bfn_networks() -> list[Entry]:
+    """The network."""
+    return [Entry("tiny-mlp", TinyMLP, examples=(TinyMLP(), TinyMLP(width=8, conditions=("first",))))]
