@@ -6,15 +6,17 @@ Let phi embed a direction in R^d so that :math:`|\phi|^2` is constant.  The chan
 .. math:: v \mid x \sim N(B \phi(x), B I), \qquad p(x \mid v) = e^{v \cdot \phi(x)} / Z(v), \qquad
           E[\phi \mid v] = \nabla \ln Z(v)
 
-=============== =========================== ==================== =====================================================
-family          phi(x)                      beliefs              Z(v)
-=============== =========================== ==================== =====================================================
-:class:`Circle` (cos x, sin x)              von Mises            :math:`2 \pi I_0(\kappa)`
-:class:`Sphere` x                           von Mises-Fisher     :math:`4 \pi \sinh(\kappa) / \kappa`
-:class:`Rotations` R in R^9                  matrix Fisher        :math:`\int e^{\mathrm{tr}(F^T R)} dR`
-=============== =========================== ==================== =====================================================
+================== =============== =============== =======================================
+family             phi(x)          beliefs         Z(v)
+================== =============== =============== =======================================
+:class:`Circle`    (cos x, sin x)  von Mises       :math:`2 \pi I_0(\kappa)`
+:class:`Sphere`    x               von Mises-      :math:`4 \pi \sinh(\kappa) / \kappa`
+                                   Fisher
+:class:`Rotations` R in R^9        matrix Fisher   :math:`\int e^{\mathrm{tr}(F^T R)} dR`
+================== =============== =============== =======================================
 
-The output is a mixture of the same family, the beliefs tilted by what the network returns (0 leaves them alone):
+The output is a mixture of the same family, the beliefs tilted by what the network returns (a lone component by nothing,
+for 0; several by different vectors, because equal ones would stay equal):
 
 .. math:: p_O(x) = \sum_k w_k \, p(x \mid v + u_k), \qquad
           p_R(y) = N(y; 0, \alpha I) \, e^{-\alpha |\phi|^2 / 2} \sum_k w_k \frac{Z(v + u_k + y)}{Z(v + u_k)}

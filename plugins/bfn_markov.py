@@ -47,13 +47,13 @@ class Markov(Dataset):
 
     recipe: ClassVar[Mapping[str, object]] = {
         "family": "categorical",
-        "network": "mlp",
-        "training": {"batch_size": 512},
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
     }
 
     classes: int = field(default=5, validator=validators.ge(2))
-    length: int = field(default=16, validator=validators.ge(1))
-    count: int = field(default=4000, validator=validators.ge(2))
+    length: int = field(default=8, validator=validators.ge(1))
+    count: int = field(default=60_000, validator=validators.ge(2))
     concentration: float = field(default=0.5, validator=[validators.gt(0.0), finite])
     transition: tuple[tuple[float, ...], ...] | None = field(default=None, converter=_rows)
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])

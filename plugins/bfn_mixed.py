@@ -49,13 +49,17 @@ class Mixed(Dataset):
     {'position': (torch.float32, (4000, 2)), 'type': (torch.int64, (4000, 1)), 'angle': (torch.float32, (4000, 1))}
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {"family": "product", "network": "mlp", "training": {"batch_size": 512}}
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": "product",
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+    }
 
     classes: int = field(default=4, validator=validators.ge(2))
     step: float = field(default=0.3, validator=[validators.ge(0.0), finite])
     noise: float = field(default=0.05, validator=[validators.gt(0.0), finite])
     concentration: float = field(default=2.0, validator=[validators.ge(0.0), finite])
-    count: int = field(default=4000, validator=validators.ge(2))
+    count: int = field(default=40_000, validator=validators.ge(2))
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
     valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
 

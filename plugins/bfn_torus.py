@@ -42,13 +42,17 @@ class Torus(Dataset):
     torch.Size([4000, 2])
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {"family": "circle", "network": "mlp", "training": {"batch_size": 512}}
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": "circle",
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+    }
 
     means: tuple[float, ...] | tuple[tuple[float, ...], ...] = field(
         default=((-1.1, -0.8), (-2.0, 2.4), (1.0, 0.7)), converter=_tuples
     )
     concentration: float | tuple[float, ...] = field(default=(12.0, 6.0, 20.0), converter=_tuples)
-    count: int | tuple[int, ...] = field(default=(2000, 1500, 500), converter=_tuples)
+    count: int | tuple[int, ...] = field(default=(20_000, 15_000, 5_000), converter=_tuples)
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
     valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
 

@@ -2,8 +2,8 @@ r"""redraw: a sampler for bfn-toolkit that draws the beliefs at each time anew, 
 
 .. math:: x' \sim p_O(\cdot \mid \theta_{i-1}; t_{i-1}), \qquad \theta_i \sim p_F(\cdot \mid x'; t_i)
 
-Where the ancestral sampler sends one more message about the guess, this one forgets all that came before.  Both are exact
-for every number of steps if the output is.
+Where the ancestral sampler sends one more message about the guess, this one forgets all that came before.  Both are
+exact for every number of steps if the output is.
 
 Source: "end_back" of MolCRAFT (Qu et al. 2024, arXiv 2404.12141).
 """
