@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BUG = 70  # exit status of a fault of ours
 
 _POSITIVE = click.IntRange(min=1)
+_STEPS = "[default: 100, or what the family is tied to]"
 _SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
@@ -116,9 +118,9 @@ def train(
     if no_report:
         return
 
-    from bfn_toolkit.report import SamplePlan, complete_run
+    from bfn_toolkit.report import complete_run
 
-    scores_table(complete_run(run, SamplePlan(seed=experiment.seed), say))
+    scores_table(complete_run(run, _plan(run, 1000, None, "ancestral", None), say))
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -141,9 +143,10 @@ def _open(path: Path, device: str) -> Run:
     return run
 
 
-def _plan(run: Run, n: int, steps: int, sampler: str, seed: int | None) -> SamplePlan:
-    from bfn_toolkit.report import SamplePlan
+def _plan(run: Run, n: int, steps: int | None, sampler: str, seed: int | None) -> SamplePlan:
+    from bfn_toolkit.report import STEPS, SamplePlan
 
+    steps = steps or run.model.family.n_steps or STEPS
     return SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
 
 
@@ -155,7 +158,7 @@ Examples:
   bfn sample runs/001 -n 50 --out samples.csv""",
 )
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages.")
+@click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -164,7 +167,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace the file.")
 @_plan_options
 def sample(
-    run: Path, n: int, steps: int, sampler: str, seed: int | None, device: str, out: Path | None, force: bool
+    run: Path, n: int, steps: int | None, sampler: str, seed: int | None, device: str, out: Path | None, force: bool
 ) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
@@ -172,7 +175,7 @@ def sample(
     opened = _open(run, device)
     plan = _plan(opened, n, steps, sampler, seed)
     suffix = Path(samples_name(opened)).suffix
-    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{steps}-seed{plan.seed}{suffix}"
+    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{plan.steps}-seed{plan.seed}{suffix}"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:
@@ -201,7 +204,7 @@ Examples:
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--steps", type=_Steps(), default="inf", show_default=True, help="Number of messages of the bound.")
+@click.option("--steps", type=_Steps(), help="Messages of the bound  [default: inf, or what the family is tied to]")
 @click.option(
     "--split",
     type=click.Choice(["train", "valid", "test", "all"]),
@@ -216,16 +219,16 @@ Examples:
     default=0,
     help="Exact log-density of so many examples, of continuous data.",
 )
-@click.option("--sample-steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
+@click.option("--sample-steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @_plan_options
 def evaluate(
     run: Path,
-    steps: int | str,
+    steps: int | str | None,
     split: Any,
     draws: int | None,
     density: int,
-    sample_steps: int,
+    sample_steps: int | None,
     as_json: bool,
     n: int,
     sampler: str,
@@ -238,7 +241,7 @@ def evaluate(
 
     opened = _open(run, device)
     plan = _plan(opened, n, sample_steps, sampler, seed)
-    n_steps = None if isinstance(steps, str) else steps
+    n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
     if as_json:
         click.echo(to_json(scores))
@@ -248,10 +251,10 @@ def evaluate(
 
 @bfn.command(epilog="Example:  bfn plot runs/001 --steps 20")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--steps", type=_POSITIVE, default=100, show_default=True, help="Number of messages of a sample.")
+@click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
-def plot(run: Path, steps: int, out: Path | None, n: int, sampler: str, seed: int | None, device: str) -> None:
+def plot(run: Path, steps: int | None, out: Path | None, n: int, sampler: str, seed: int | None, device: str) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.report import draw_samples, write_figures
     from bfn_toolkit.runs import FIGURES
@@ -334,6 +337,8 @@ def check(
     instance, or a class or factory that needs no arguments.
     """
     expected = _expectations(expect)
+    # Hypothesis keeps what it learns of a code base in the folder it runs in, if it is not told another one.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "bfn-check-hypothesis"))
     from bfn_toolkit.registry import default_registry
     from bfn_toolkit.testing.kit import verdicts
     from bfn_toolkit.testing.subjects import find_subjects

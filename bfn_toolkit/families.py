@@ -111,6 +111,11 @@ class Family(abc.ABC, Generic[P]):
         """Integrand of the continuous-time loss at time t, in nats per example, with shape (B,)."""
 
     @property
+    def n_steps(self) -> int | None:
+        """The number of steps that the family is tied to; None where any will do."""
+        return None
+
+    @property
     def parts(self) -> Mapping[str, Family[Any]]:
         """The families whose prices are told apart: this one, under the name "", unless it is a product."""
         return {"": self}
@@ -277,13 +282,18 @@ class SteppedFamily(Family[P]):
     def schedule(self) -> TableSchedule:
         """Accuracies of the messages, one by one."""
 
+    @property
+    def n_steps(self) -> int:
+        """Number of messages of the table."""
+        return self.schedule.n_steps
+
     def times(self, n_steps: int) -> Tensor:
         """i / n for the n of the schedule, and no other."""
         n = self.schedule.n_steps
         if check_n_steps(n_steps) != n:
             raise StepCountError(
                 f"{type(self).__name__} was built with {n} steps; got n_steps={n_steps}. "
-                f"Use n_steps={n}, or build it with a schedule of {n_steps} steps."
+                f"Use n_steps={n}, or build it for {n_steps} steps."
             )
         return torch.linspace(0.0, 1.0, n + 1, dtype=torch.float64)
 

@@ -172,9 +172,11 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
 
 def _belief(family: Family[Any], params: Any) -> Tensor:
     """What beliefs are followed by: their mean, or what the network sees of them where classes have none."""
-    mean = family.input(params).mean
-    seen = mean if mean.is_floating_point() and not mean.isnan().all() else family.features(params)
-    return _columns(seen)
+    try:
+        mean = family.input(params).mean
+    except NotImplementedError:  # torch's word for what a distribution has not
+        return _columns(family.features(params))
+    return _columns(family.features(params) if mean.isnan().all() else mean)
 
 
 @torch.inference_mode()

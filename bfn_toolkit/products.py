@@ -174,6 +174,11 @@ class ProductFamily(Family[Beliefs]):
     def network_io(self) -> NetworkIO:  # noqa: D102
         return NetworkIO(self._sites, sum(self._numbers("features")), sum(self._numbers("raw")))
 
+    @property
+    def n_steps(self) -> int | None:
+        """The steps of the first part that is tied to a number of them."""
+        return next((part.n_steps for part in self.parts.values() if part.n_steps is not None), None)
+
     def times(self, n_steps: int) -> Tensor:
         """The times of the parts, which have to agree.
 

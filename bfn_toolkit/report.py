@@ -28,6 +28,7 @@ from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, device_of
 
 FORMATS = (".npy", ".safetensors", ".csv")
+STEPS = 100  # of a sample, unless the family is tied to a number
 
 
 @attrs.frozen
@@ -42,7 +43,7 @@ class SamplePlan:
     """
 
     n: int = 1000
-    steps: int = 100
+    steps: int = STEPS
     sampler: str = "ancestral"
     seed: int = 0
 
@@ -233,7 +234,7 @@ def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict
     path = run.path / samples_name(run)
     write_samples(path, samples)
     say(f"{plan.n:,} samples in {plan.steps} steps: {path}")
-    scores = evaluate(run, plan, samples=samples)
+    scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
     for path in write_figures(run, run.path / FIGURES, samples, plan):
         say(f"figure: {path}")

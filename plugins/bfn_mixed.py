@@ -46,7 +46,7 @@ class Mixed(Dataset):
         valid_fraction: Share of the points held out for validation.
 
     >>> {name: (part.dtype, tuple(part.shape)) for name, part in Mixed().split("all").x.items()}
-    {'position': (torch.float32, (4000, 2)), 'type': (torch.int64, (4000, 1)), 'angle': (torch.float32, (4000, 1))}
+    {'position': (torch.float32, (40000, 2)), 'type': (torch.int64, (40000, 1)), 'angle': (torch.float32, (40000, 1))}
     """
 
     recipe: ClassVar[Mapping[str, object]] = {
@@ -57,7 +57,7 @@ class Mixed(Dataset):
 
     classes: int = field(default=4, validator=validators.ge(2))
     step: float = field(default=0.3, validator=[validators.ge(0.0), finite])
-    noise: float = field(default=0.05, validator=[validators.gt(0.0), finite])
+    noise: float = field(default=0.15, validator=[validators.gt(0.0), finite])
     concentration: float = field(default=2.0, validator=[validators.ge(0.0), finite])
     count: int = field(default=40_000, validator=validators.ge(2))
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])

@@ -39,7 +39,7 @@ class Torus(Dataset):
         valid_fraction: Share of the points held out for validation.
 
     >>> Torus().split("all").x.shape
-    torch.Size([4000, 2])
+    torch.Size([40000, 2])
     """
 
     recipe: ClassVar[Mapping[str, object]] = {

@@ -19,7 +19,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 import numpy as np
@@ -92,8 +92,12 @@ class Toy2d(Dataset):
     torch.Size([90, 2])
     """
 
+    recipe: ClassVar[Mapping[str, object]] = {
+        "training": {"steps": 4000, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
+    }
+
     shape: Shape = field(default="moons", validator=validators.in_(SHAPES))
-    count: int = field(default=4000, validator=validators.ge(2))
+    count: int = field(default=40_000, validator=validators.ge(2))
     noise: float = field(default=0.05)
     seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
     valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])

@@ -131,8 +131,7 @@ def test_a_stepped_family_names_its_number_of_steps() -> None:
     with pytest.raises(StepCountError) as error:
         SteppedGaussian().times(64)
     assert str(error.value) == (
-        "SteppedGaussian was built with 3 steps; got n_steps=64. "
-        "Use n_steps=3, or build it with a schedule of 64 steps."
+        "SteppedGaussian was built with 3 steps; got n_steps=64. Use n_steps=3, or build it for 64 steps."
     )
     assert torch.allclose(SteppedGaussian().times(3), torch.tensor([0, 1, 2, 3], dtype=DOUBLE) / 3, rtol=1e-15)
 

@@ -113,4 +113,4 @@ def test_a_class_that_is_left_for_ever_has_probability_zero() -> None:
 
 def test_the_recipe_is_for_classes() -> None:
     family = Experiment.from_mapping({"dataset": {"name": "markov", "classes": 3}}, base="default").family
-    assert (type(family).__name__, family.site_shape, family.classes) == ("Categorical", (16,), 3)
+    assert (type(family).__name__, family.site_shape, family.classes) == ("Categorical", (8,), 3)

@@ -19,7 +19,6 @@ from bfn_toolkit.testing.probes import (
     alphas,
     fold,
     fold_one,
-    is_stepped,
     probe,
     raw_numbers,
     repeat,
@@ -37,6 +36,11 @@ def is_additive(family: Any) -> bool:
 def is_channel(family: Any) -> bool:
     """Whether the family claims to be a Gaussian channel."""
     return isinstance(family, ChannelFamily)
+
+
+def has_table(family: Any) -> bool:
+    """Whether the family claims a table of messages."""
+    return isinstance(family, SteppedFamily)
 
 
 # Additive families
@@ -147,7 +151,7 @@ def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
 # Stepped families
 
 
-@law("family", "only the number of steps of the table is allowed", is_stepped)
+@law("family", "only the number of steps of the table is allowed", has_table)
 def check_other_step_counts_are_refused(family: SteppedFamily[Any]) -> float:
     """The steps of a family whose accuracies do not add are part of the model."""
     judge = Judge(check_other_step_counts_are_refused, family)
@@ -167,7 +171,7 @@ def check_other_step_counts_are_refused(family: SteppedFamily[Any]) -> float:
     return judge.broken("a continuous-time loss", "an error: there is no such limit")
 
 
-@law("family", "the message over the i-th step has the i-th accuracy of the table", is_stepped)
+@law("family", "the message over the i-th step has the i-th accuracy of the table", has_table)
 def check_steps_follow_the_table(family: SteppedFamily[Any]) -> float:
     """Sender, flow and sampler use one list of accuracies."""
     judge = Judge(check_steps_follow_the_table, family)

@@ -93,7 +93,7 @@ SHAPES = ((1,), (5,), (2, 3))
 
 
 def _networks(builder: NetworkBuilder) -> list[tuple[NetworkIO, nn.Module]]:
-    """The network for several sizes; those that a builder refuses by an error of its own are left out."""
+    """The network for several sizes, or for those that the builder names as its ``example_shapes``."""
     found = []
     for shape in getattr(builder, "example_shapes", SHAPES):
         for features, raw in ((1, 1), (2, 3)):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bfn_toolkit.families import Family, SteppedFamily
+from bfn_toolkit.families import Family
 from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.strategies import data
@@ -20,17 +20,9 @@ EXACT = 1e-9  # of the largest number that enters, in float64
 MANY = 20_000  # rows of a statistical law
 
 
-def stepped_parts(family: Any) -> list[SteppedFamily[Any]]:
-    """The family itself, or the parts of a product, that are tied to a table of messages."""
-    if isinstance(family, SteppedFamily):
-        return [family]
-    parts = family.parts.values() if isinstance(family, Family) else ()
-    return [found for part in parts if part is not family for found in stepped_parts(part)]
-
-
 def is_stepped(family: Any) -> bool:
     """Whether the family, or a part of it, is tied to a table of messages."""
-    return bool(stepped_parts(family))
+    return isinstance(family, Family) and family.n_steps is not None
 
 
 def probe(family: Family[Any], params: Any, x: Data) -> Tensor:
@@ -115,7 +107,7 @@ def reads_values(distribution: Distribution) -> bool:
 
 def steps_of(family: Family[Any]) -> int:
     """A number of steps that the family allows."""
-    return next((part.schedule.n_steps for part in stepped_parts(family)), 4)
+    return family.n_steps or 4
 
 
 def fold(family: Family[Any], x: Data, accuracy: list[Any]) -> Any:

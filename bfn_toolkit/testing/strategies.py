@@ -28,8 +28,8 @@ def register_profiles() -> None:
     Both have no deadline, because torch's first call is slow; "ci" is derandomised.
     """
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    hypothesis.settings.register_profile("dev", deadline=None, suppress_health_check=quiet)
-    hypothesis.settings.register_profile("ci", deadline=None, suppress_health_check=quiet, derandomize=True)
+    for name, derandomize in (("dev", False), ("ci", True)):
+        hypothesis.settings.register_profile(name, deadline=None, suppress_health_check=quiet, derandomize=derandomize)
     hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

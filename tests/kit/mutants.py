@@ -350,7 +350,7 @@ class MixedFeatures(Gaussian):
 @rejected_by(
     "flow-is-the-chain-of-updates",
     "information-is-conserved",
-    published="a periodic family with a one-shot flow (math.md 3.5)",
+    published="a periodic family with a one-shot flow (its accuracies do not add)",
 )
 class WheelInOneTurn(Wheel):
     def flow(self, x: Tensor, t: Tensor) -> Direction:

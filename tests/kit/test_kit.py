@@ -49,6 +49,7 @@ def built_ins() -> Sequence[Any]:
     return [x for item in Registry.from_entry_points().entries() if item.kind in kinds for x in item.entry.examples]
 
 
+@pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
 @pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     for seed in SEEDS:
