@@ -30,6 +30,7 @@ lint: install
 
 bench: install  ## ratios to bare torch, which docs/benchmarks.md records
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.learning
 
 docs: install
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

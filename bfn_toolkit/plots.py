@@ -98,7 +98,8 @@ def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
         outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
         title = f"{len(drawn):,} samples, {n_steps} steps"
         axes[0].set_title(f"{name or 'data'} ({len(part):,} examples)")
-        axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside else title)
+        few = points.shape[1] <= 2  # of many numbers, one is beyond the data in most examples of any sample
+        axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside and few else title)
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
         if not _is_image(part):

@@ -60,8 +60,8 @@ class Digits(Dataset):
 
     recipe: ClassVar[Mapping[str, object]] = {
         "family": {"name": "gaussian", "head": "discretised"},
-        "network": "mlp",
-        "training": {"batch_size": 512},
+        "network": {"name": "mlp", "dropout": 0.1},
+        "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
     }
 
     pixels: Literal["bins", "classes", "binary"] = field(

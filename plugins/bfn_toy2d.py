@@ -93,7 +93,7 @@ class Toy2d(Dataset):
     """
 
     recipe: ClassVar[Mapping[str, object]] = {
-        "training": {"steps": 4000, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
+        "training": {"steps": 8000, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
     }
 
     shape: Shape = field(default="moons", validator=validators.in_(SHAPES))

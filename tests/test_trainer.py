@@ -174,7 +174,8 @@ class Broken(NetworkBuilder):
 
 
 def test_a_loss_that_is_nan_stops_training_and_saves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="step 1: the loss is nan"):
+    named = r"step 1: the loss is nan.*finite numbers are expected, of network test_trainer\.Broken, family bfn_gau"
+    with pytest.raises(NonFiniteError, match=named):
         train(attrs.evolve(experiment(), network=Broken("nan")))
 
 

@@ -34,7 +34,8 @@ def main() -> None:
     print(page.table(measured), page.verdict(measured), sep="\n\n")
     if options.write:
         command = f"OMP_NUM_THREADS=1 python -m tests.bench --rounds {options.rounds} --write docs/benchmarks.md"
-        options.write.write_text(page.page(measured, command, options.rounds))
+        before = options.write.read_text() if options.write.exists() else ""
+        options.write.write_text(page.page(measured, command, options.rounds, before))
 
 
 if __name__ == "__main__":

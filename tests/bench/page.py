@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,16 @@ depend on what the processor makes of many small operations. No figure here is f
 <!-- end table -->
 
 {verdict}
+
+## What the datasets are learned to
+
+Each row is `bfn train --dataset NAME` with nothing else said, and what `bfn evaluate` finds on fresh data (of digits:
+on held-out images), made by `python -m tests.bench.learning --write docs/benchmarks.md`. The known entropy is what a
+perfect model would pay. It is a density's, in nats, and may be of either sign, so that a share of it means little where
+it is near zero: the next column divides by the price of the messages, L inf, which is of one sign.
+
+<!-- begin learning -->
+<!-- end learning -->
 
 ## How to read it
 
@@ -92,6 +103,17 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread"
 
 
-def page(rows: Sequence[Row], command: str, rounds: int) -> str:
-    """The whole page."""
-    return PAGE.format(command=command, machine=machine(), table=table(rows), verdict=verdict(rows), rounds=rounds)
+_LEARNING = re.compile(r"<!-- begin learning -->\n?(.*?)\n?<!-- end learning -->", re.S)
+
+
+def with_learning(text: str, lines: str) -> str:
+    """The page with another table of what is learned."""
+    return _LEARNING.sub(lambda _: f"<!-- begin learning -->\n{lines}\n<!-- end learning -->", text)
+
+
+def page(rows: Sequence[Row], command: str, rounds: int, before: str = "") -> str:
+    """The whole page; the table of what is learned is that of the page before."""
+    parts = {"machine": machine(), "table": table(rows), "verdict": verdict(rows)}
+    text = PAGE.format(command=command, rounds=rounds, **parts)
+    learned = _LEARNING.search(before)
+    return with_learning(text, learned[1]) if learned else text
