@@ -61,6 +61,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regis
     (info / "entry_points.txt").write_text("\n".join(["[bfn_toolkit]", *lines, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(PLUGINS))
+    for module in NAMES.values():  # another page may have a module of that name
+        monkeypatch.delitem(sys.modules, module, raising=False)
     yield Registry.from_entry_points()
     for module in NAMES.values():
         sys.modules.pop(module, None)
