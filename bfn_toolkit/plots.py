@@ -6,6 +6,7 @@ frequencies, images as a sheet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from bfn_toolkit.runs import Run
 from bfn_toolkit.samplers import AncestralSampler, Sampler
 from bfn_toolkit.shapes import Data, part_of
 
+POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
 _BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 
@@ -71,6 +73,7 @@ def _draw(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
         axis.hist(points[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
         axis.set(xlabel="x", ylabel="density")
     else:
+        points = points[:: math.ceil(len(points) / POINTS)]  # evenly: rows may be in the order of their modes
         axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
         axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
 
@@ -81,7 +84,7 @@ def data_figure(x: Data) -> Figure:
     figure, axes = _figure(7.0, 7.0 if _is_image(parts[0][1]) else 3.2, axes=len(parts))
     for axis, (name, part) in zip(axes, parts, strict=True):
         _draw(axis, part, part, _BLUE)
-        axis.set_title(f"{name or 'data'} ({len(part):,} examples)")
+        axis.set_title(name or f"data ({len(part):,} examples)")
     return figure
 
 
@@ -171,13 +174,15 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _belief(family: Family[Any], params: Any) -> Tensor:
+def _belief(family: Family[Any], params: Any) -> tuple[Tensor, str]:
     """What beliefs are followed by: their mean, or what the network sees of them where classes have none."""
     try:
         mean = family.input(params).mean
     except NotImplementedError:  # torch's word for what a distribution has not
-        return _columns(family.features(params))
-    return _columns(family.features(params) if mean.isnan().all() else mean)
+        mean = torch.full((), torch.nan)
+    if mean.isnan().all():
+        return _columns(family.features(params)), "first feature of the beliefs"
+    return _columns(mean), r"mean $\mu$"
 
 
 @torch.inference_mode()
@@ -186,11 +191,13 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     family = model.family
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
+    labels: dict[str, str] = {}
     for state in (sampler or AncestralSampler()).trajectory(
         model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype
     ):
         for name, part in family.parts.items():
-            tracks[name].append(_belief(part, part_of(state.params, name)))
+            seen, labels[name] = _belief(part, part_of(state.params, name))
+            tracks[name].append(seen)
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
         means = torch.stack(track)  # (n + 1, paths, D)
@@ -200,7 +207,7 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
             axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
         else:
             axis.plot(family.times(n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
-            axis.set(xlabel="t", ylabel=r"mean $\mu$")
+            axis.set(xlabel="t", ylabel=labels[name])
         axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
     return figure
 
