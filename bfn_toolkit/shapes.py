@@ -72,9 +72,15 @@ def per_example(v: Tensor) -> Tensor:
     return v if v.ndim == 1 else v.sum(tuple(range(1, v.ndim)))
 
 
-def times_like(t: Tensor, features: Tensor) -> Tensor:
-    """The times as a network sees them: shape (B,), on the device and in the dtype of ``features``."""
-    return t.to(features.device, features.dtype, non_blocking=True).expand(features.shape[0])
+def times_like(t: Any, features: Tensor) -> Tensor:
+    """The times as a network sees them: shape (B,), on the device and in the dtype of ``features``.
+
+    Of times by part it sees the mean.
+    """
+    if isinstance(t, Mapping):
+        t = torch.stack(list(t.values())).mean(0)
+    moved: Tensor = t.to(features.device, features.dtype, non_blocking=True)
+    return moved.expand(features.shape[0])
 
 
 P = TypeVar("P")

@@ -193,11 +193,13 @@ def test_extreme_accuracies_and_classes_stay_finite_and_exact(classes: int, dtyp
     assert float(total.abs().max()) <= 16 * torch.finfo(dtype).eps * math.log2(classes) * (1 + math.log(classes))
 
 
-def test_messages_in_half_precision_networks_cost_float32() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n_steps", [None, 10])
+def test_messages_in_half_precision_networks_cost_float32(dtype: torch.dtype, n_steps: int | None) -> None:
     one = Categorical(site_shape=(4,), classes=5)
     model = BFN(one, Siren(width=16))
-    with seeded(0, "autocast"), torch.autocast("cpu", torch.bfloat16):
-        loss = model.loss(torch.randint(5, (8, 4)))
+    with seeded(0, "autocast"), torch.autocast("cpu", dtype):
+        loss = model.loss(torch.randint(5, (8, 4)), n_steps=n_steps)
     assert loss.dtype == torch.float32
     assert bool(torch.isfinite(loss).all())
 
