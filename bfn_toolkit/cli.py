@@ -9,15 +9,27 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bfn_toolkit.errors import BFNError, ConfigError
-from bfn_toolkit.terminal import plugins_table, progress, say, scores_table, verdicts_table
+from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
+from bfn_toolkit.launch import lost_contact, record
+from bfn_toolkit.terminal import (
+    checkpoints_table,
+    complain,
+    is_follower,
+    plugins_table,
+    progress,
+    say,
+    scores_table,
+    verdicts_table,
+)
 
 if TYPE_CHECKING:
     from bfn_toolkit.report import SamplePlan
@@ -64,6 +76,15 @@ def _free_folder() -> Path:
     return next(path for i in itertools.count(1) if not (path := Path("runs") / f"{i:03d}").exists())
 
 
+def _trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--allow-nonfinite", is_flag=True, help="Take weights that are NaN or infinite."),
+        click.option("--allow-plugin-mismatch", is_flag=True, help="Take plugins of another major version."),
+    ):
+        command = option(command)
+    return command
+
+
 @bfn.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     epilog="""\b
@@ -73,6 +94,8 @@ Examples:
   bfn train --preset post                           the recipe of the blog post
   bfn train --config my.toml --seed 1               a file, with one value replaced
   bfn train --family.head noise --training.ema_decay 0.99
+  bfn train --resume runs/wide                      go on where it stopped, to the same bits
+  bfn train --processes 2 --training.batch_size 512 share each batch among two processes
   bfn train --options                               every option, its type and its default""",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
@@ -81,6 +104,10 @@ Examples:
     "--out", type=click.Path(path_type=Path), help="Run directory to make  [default: runs/001, runs/002, ...]"
 )
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Run directory to go on with.")
+@click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
+@click.option("--processes", type=_POSITIVE, help="Start so many processes on this machine  [default: 1]")
+@_trust_options
 @click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
 @click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
 @click.pass_context
@@ -90,9 +117,14 @@ def train(
     preset: str | None,
     out: Path | None,
     force: bool,
+    resume: Path | None,
+    allow_inexact: bool,
+    processes: int | None,
+    allow_nonfinite: bool,
+    allow_plugin_mismatch: bool,
     no_report: bool,
     show_options: bool,
-) -> None:
+) -> int | None:
     """Train a model, then sample, score and draw it.
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
@@ -101,26 +133,66 @@ def train(
     overrides = parse_overrides(ctx.args)
     from bfn_toolkit.experiment import load_experiment
 
-    experiment = load_experiment(config, preset, overrides)
+    if resume is not None and (config or preset or out or force):
+        raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
+    if resume is None and allow_inexact:
+        raise ConfigError("--allow-inexact goes with --resume RUN")
+    if resume is not None:
+        from bfn_toolkit.runs import read_experiment
+
+        folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+    else:
+        folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
     if show_options:
         for key, type_, value in experiment.options():
             click.echo(f"--{key}  {type_}  [{value}]")
-        return
+        return None
 
+    from bfn_toolkit import processes as job
     from bfn_toolkit.runs import check_out
+    from bfn_toolkit.trainer import resume as resume_training
     from bfn_toolkit.trainer import train as run_training
 
-    folder = out or _free_folder()
-    check_out(folder, force=force)
-    with progress(experiment.training.steps) as on_metrics:
-        run = run_training(experiment, folder, force=force, on_metrics=on_metrics)
+    if resume is None and job.first():
+        check_out(folder, force=force)
+    if processes is not None and processes > 1:
+        from bfn_toolkit.launch import launch
+
+        place = [] if out or resume else ["--out", str(folder)]
+        return launch(processes, ["train", *_without_processes(ctx), *place])
+    if "WORLD_SIZE" in os.environ and not (out or resume):
+        raise ConfigError("processes that another program starts need a common --out RUN (or --resume RUN)")
+    with progress(experiment.training.steps) as show:
+        if resume is None:
+            run = run_training(experiment, folder, force=force, callbacks=[show])
+        else:
+            run = resume_training(
+                folder,
+                overrides=overrides,
+                allow_inexact=allow_inexact,
+                allow_nonfinite=allow_nonfinite,
+                allow_plugin_mismatch=allow_plugin_mismatch,
+                callbacks=[show],
+            )
     say(f"run: {folder}")
-    if no_report:
-        return
+    if not no_report:
+        from bfn_toolkit.report import complete_run
 
-    from bfn_toolkit.report import complete_run
+        scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
+        if job.first():
+            scores_table(scores)
+    return None
 
-    scores_table(complete_run(run, _plan(run, 1000, None, "ancestral", None), say))
+
+def _without_processes(ctx: click.Context) -> list[str]:
+    """The arguments of the command line as they were, but for --processes."""
+    arguments = list(ctx.obj[1:])
+    for i, argument in enumerate(arguments):
+        if argument == "--processes":
+            return arguments[:i] + arguments[i + 2 :]
+        if argument.startswith("--processes="):
+            return arguments[:i] + arguments[i + 1 :]
+    return arguments
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -129,17 +201,35 @@ def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--sampler", default="ancestral", show_default=True, help="Sampler, by name."),
         click.option("-n", "n", type=_POSITIVE, default=1000, show_default=True, help="Number of samples."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--checkpoint",
+            default="final",
+            show_default=True,
+            metavar="final|last|best|STEP",
+            help="Which state of the training.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(["auto", "average", "raw"]),
+            default="auto",
+            show_default=True,
+            help="The moving average of the weights, or the weights themselves; auto: the average where there is one.",
+        ),
+        _trust_options,
     ):
         command = option(command)
     return command
 
 
-def _open(path: Path, device: str) -> Run:
+def _open(path: Path, choice: Mapping[str, Any]) -> Run:
+    """The run of a command, on its device; under torchrun, among the processes of the job."""
+    from bfn_toolkit.devices import make_accelerator
     from bfn_toolkit.runs import Run
-    from bfn_toolkit.trainer import resolve_device
 
-    run = Run.open(path)
-    run.model.to(resolve_device(device))
+    names = ("checkpoint", "weights", "allow_nonfinite", "allow_plugin_mismatch")
+    run = Run.open(path, **{name: choice[name] for name in names})
+    run.model.to(make_accelerator(device=choice["device"]).device)
+    say(f"weights: {run.weights}")
     return run
 
 
@@ -167,12 +257,13 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace the file.")
 @_plan_options
 def sample(
-    run: Path, n: int, steps: int | None, sampler: str, seed: int | None, device: str, out: Path | None, force: bool
+    run: Path, n: int, steps: int | None, sampler: str, seed: int | None, out: Path | None, force: bool, **choice: Any
 ) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    from bfn_toolkit.processes import first
     from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
 
-    opened = _open(run, device)
+    opened = _open(run, choice)
     plan = _plan(opened, n, steps, sampler, seed)
     suffix = Path(samples_name(opened)).suffix
     out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{plan.steps}-seed{plan.seed}{suffix}"
@@ -181,8 +272,10 @@ def sample(
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
     check_format(out)
-    write_samples(out, draw_samples(opened, plan))
-    click.echo(str(out))
+    samples = draw_samples(opened, plan)
+    if first():
+        write_samples(out, samples)
+        click.echo(str(out))
 
 
 class _Steps(click.ParamType[Any]):
@@ -233,16 +326,19 @@ def evaluate(
     n: int,
     sampler: str,
     seed: int | None,
-    device: str,
+    **choice: Any,
 ) -> None:
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
+    from bfn_toolkit.processes import first
     from bfn_toolkit.report import evaluate as evaluate_run
-    from bfn_toolkit.report import to_json
+    from bfn_toolkit.storage import to_json
 
-    opened = _open(run, device)
+    opened = _open(run, choice)
     plan = _plan(opened, n, sample_steps, sampler, seed)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
+    if not first():
+        return
     if as_json:
         click.echo(to_json(scores))
     else:
@@ -254,12 +350,12 @@ def evaluate(
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
-def plot(run: Path, steps: int | None, out: Path | None, n: int, sampler: str, seed: int | None, device: str) -> None:
+def plot(run: Path, steps: int | None, out: Path | None, n: int, sampler: str, seed: int | None, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.report import draw_samples, write_figures
     from bfn_toolkit.runs import FIGURES
 
-    opened = _open(run, device)
+    opened = _open(run, choice)
     plan = _plan(opened, n, steps, sampler, seed)
     for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
         click.echo(str(path))
@@ -371,6 +467,48 @@ def check(
     return 0 if passed else 1
 
 
+@bfn.group(epilog="Example:  bfn checkpoint verify runs/001")
+def checkpoint() -> None:
+    """Look after the checkpoints of a run."""
+
+
+def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
+    from bfn_toolkit.checkpoint import DESCRIPTION, list_checkpoints, verify_model
+    from bfn_toolkit.errors import RunDirectoryError
+    from bfn_toolkit.runs import EXPERIMENT
+
+    if not (run / EXPERIMENT).is_file():
+        raise RunDirectoryError(f"{run} is not a run directory: it holds no {EXPERIMENT}")
+    listed = list_checkpoints(run, verify=verify)
+    rows = [
+        {"name": one.path.name, "step": one.step, "valid_loss": one.valid_loss, "bytes": one.size, "fault": one.fault}
+        for one in listed
+    ]
+    if verify and (run / DESCRIPTION).exists():
+        rows.append(verify_model(run))
+    if as_json:
+        click.echo(json.dumps({"run": str(run), "checkpoints": rows}, indent=2))
+    else:
+        checkpoints_table(rows, verified=verify)
+    return all(row["fault"] is None for row in rows)
+
+
+@checkpoint.command("list", epilog="Example:  bfn checkpoint list runs/001")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def list_command(run: Path, as_json: bool) -> None:
+    """List the checkpoints of a RUN: step, validation loss, size."""
+    _checkpoints_of(run, as_json, verify=False)
+
+
+@checkpoint.command(epilog="Example:  bfn checkpoint verify runs/001")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def verify(run: Path, as_json: bool) -> int:
+    """Read every byte of the checkpoints and the model of a RUN; exit status 4 if one is damaged."""
+    return 0 if _checkpoints_of(run, as_json, verify=True) else 4
+
+
 @bfn.command(
     epilog="""\b
 Examples:
@@ -401,25 +539,51 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BFNWarning)
+        warnings.showwarning = _show_warning
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        except (KeyboardInterrupt, click.Abort):
+            say("interrupted")
+            return 130
+        except BrokenPipeError:
+            # The reader has what it wanted; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = bfn.main(None if arguments is None else list(arguments), prog_name="bfn", standalone_mode=False)
+        with redirect_stdout(None) if is_follower() else nullcontext():
+            status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
+    except click.Abort:
+        raise
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except BFNError as error:
-        say("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        record(error)
+        if debug:
+            traceback.print_exc()
+        complain(str(error))
         return error.exit_status
-    except (KeyboardInterrupt, click.Abort):
-        say("interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader has what it wanted; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception:
-        traceback.print_exc()
-        say("This is a bug of bfn-toolkit: please report it with the lines above.")
+    except Exception as error:
+        record(error)
+        if (lost := lost_contact(error)) is not None:
+            complain(lost)
+            return 7
+        complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
-    return status if isinstance(status, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:
+    if issubclass(category, BFNWarning):
+        say(f"warning: {message}")
+    else:
+        say(warnings.formatwarning(message, category, place[0], place[1]).rstrip())

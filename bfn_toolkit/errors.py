@@ -11,6 +11,7 @@ status meaning                               class
 4      run directory or model file           :class:`RunDirectoryError`
 5      plugin                                :class:`PluginError`
 6      non-finite numbers                    :class:`NonFiniteError`
+6      processes with different numbers      :class:`OutOfStepError`
 7      resources (device, disk, permission)  :class:`ResourceError`
 ====== ===================================== =======================
 """
@@ -25,6 +26,10 @@ class BFNError(Exception):
     """Root of the errors that bfn-toolkit raises on purpose."""
 
     exit_status = 2
+
+
+class BFNWarning(UserWarning):
+    """Something that a user should know, and that stops nothing."""
 
 
 class ConfigError(BFNError, ValueError):
@@ -59,6 +64,12 @@ class PluginError(BFNError):
 
 class NonFiniteError(BFNError, ArithmeticError):
     """A loss, a gradient or a weight is NaN or infinite."""
+
+    exit_status = 6
+
+
+class OutOfStepError(BFNError):
+    """The processes of a job do not hold the same numbers."""
 
     exit_status = 6
 

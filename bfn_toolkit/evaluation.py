@@ -20,6 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.blocks import in_blocks
 from bfn_toolkit.datasets import Batch
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, Price, ReconstructionLoss
 from bfn_toolkit.model import FlowModel
@@ -27,6 +28,7 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
+BLOCK = 256  # examples whose draws have one seed
 CHUNK = 8192  # rows in one evaluation
 
 
@@ -98,6 +100,8 @@ def likelihood_bound(
 ) -> LikelihoodBound:
     """Estimates the likelihood bound of a model on data that are on the model's device.
 
+    The draws are made in blocks of examples, which several processes share among themselves.
+
     Arguments:
         model: The model.
         data: Examples.
@@ -107,21 +111,25 @@ def likelihood_bound(
     """
     n, device = len(data), device_of(data.x)
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
-    rows = torch.arange(n, device=device)
     losses: tuple[Price, Price] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
         ReconstructionLoss(),
     )
-    sums = {name: torch.zeros(2, n, dtype=torch.float64, device=device) for name in model.family.parts}
-    with seeded(seed, "likelihood", device=device):
-        # Every draw of every example, in chunks of a bounded size.
-        for index in torch.split(rows.repeat(draws), CHUNK):
-            batch = data.rows(index)
+
+    def price(block: int) -> dict[str, Tensor]:
+        """Sums over the draws for the rows of a block, by part: (BLOCK, 2)."""
+        index = torch.arange(block * BLOCK, (block + 1) * BLOCK, device=device).remainder_(n)
+        sums = {name: torch.zeros(BLOCK, 2, dtype=torch.float64, device=device) for name in model.family.parts}
+        for together in torch.split(torch.arange(draws), CHUNK // BLOCK):
+            batch = data.rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
                 for name, nats in loss.terms(model, batch.x, **batch.condition).items():
-                    sums[name][i].index_add_(0, index, nats.double())
-    messages, reconstruction = torch.stack(list(sums.values())).sum(0) / draws
-    parts = {name: CodeLength.of(*(part / draws)) for name, part in sums.items() if name}
+                    sums[name][:, i] += nats.double().reshape(len(together), BLOCK).sum(0)
+        return sums
+
+    sums = in_blocks(n, BLOCK, price, (seed, "likelihood"), device, shrink=model.shrink)
+    messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
+    parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}
     whole = CodeLength.of(messages, reconstruction)
     return LikelihoodBound(
         whole.messages,

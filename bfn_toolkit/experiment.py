@@ -53,35 +53,76 @@ def _word(_: Any, field: attrs.Attribute[Any], value: object) -> None:
         raise ConfigError(f"expected a name, got {value!r}")
 
 
+def _warmup(training: Any, field: attrs.Attribute[Any], value: int) -> None:
+    integer(0, 10**12)(training, field, value)
+    if value > training.steps:
+        raise ConfigError(f"warmup = {value} is longer than steps = {training.steps}")
+
+
+def _plain(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise ConfigError(f"{field.name}: expected a table of options, got {value!r}")
+
+
+def _options() -> Any:
+    # A table cannot be hashed; equal experiments have equal hashes all the same.
+    return attrs.field(factory=dict, converter=dict, validator=_plain, hash=False)
+
+
 @attrs.frozen(kw_only=True)
 class Training:
     """How to train.
 
     Arguments:
         steps: Number of optimiser steps.
-        batch_size: Rows of a batch; clipped to the number of rows.
-        optimizer: Name of the optimiser.
+        batch_size: Rows of a step, over all processes; clipped to the number of rows.
+        accumulate: Pieces into which the rows of a step are cut, one after the other, where memory is short.
+        optimizer: Name of the optimiser: a class of ``torch.optim``.
+        optimizer_options: Its options besides the learning rate.
         lr: Learning rate at the start.
-        scheduler: "cosine" takes it to zero over the steps; "constant" leaves it.
+        scheduler: "cosine" takes it to zero over the steps, "constant" leaves it; or a class of
+            ``torch.optim.lr_scheduler``.
+        scheduler_options: Options of that class.
+        warmup: Steps over which the learning rate rises from nothing.
         clip_norm: Largest norm of the gradient; inf for no clipping.
         ema_decay: Decay of the moving average of the weights; 0 for none.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
+        keep: Checkpoints to keep, besides the best.
+        on_save_error: "warn" goes on when a checkpoint cannot be written, until the third in a row; "stop" does not.
         validate_every: Steps between validations; 0 for none.
+        patience: Validations without a lower loss after which training stops; 0 for never.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: Of the network; beliefs and loss are float32 always.
+        compile: Compile the network.
+        parallel: How several processes share the weights: "ddp" copies them, "fsdp" shards them.
+        timeout: Seconds that processes wait for each other.
+        workers: Processes that fetch rows; 0 fetches them in the training process, which is right for data in memory.
+        trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
     """
 
     steps: int = attrs.field(default=400, validator=integer(1, 10**12))
     batch_size: int = attrs.field(default=4096, validator=integer(1, 2**31 - 1))
+    accumulate: int = attrs.field(default=1, validator=integer(1, 2**31 - 1))
     optimizer: str = attrs.field(default="adam", validator=_word)
+    optimizer_options: Mapping[str, Any] = _options()
     lr: float = attrs.field(default=3e-3, validator=number(0, 1e3, above=True))
-    scheduler: Literal["cosine", "constant"] = attrs.field(default="cosine", validator=one_of("cosine", "constant"))
+    scheduler: str = attrs.field(default="cosine", validator=_word)
+    scheduler_options: Mapping[str, Any] = _options()
+    warmup: int = attrs.field(default=0, validator=_warmup)
     clip_norm: float = attrs.field(default=1.0, validator=number(0, float("inf"), above=True))
     ema_decay: float = attrs.field(default=0.0, validator=number(0, 1, below=True))
-    checkpoint_every: int = attrs.field(default=0, validator=integer(0, 10**12))
+    checkpoint_every: int = attrs.field(default=1000, validator=integer(0, 10**12))
+    keep: int = attrs.field(default=3, validator=integer(1, 10**6))
+    on_save_error: Literal["warn", "stop"] = attrs.field(default="warn", validator=one_of("warn", "stop"))
     validate_every: int = attrs.field(default=0, validator=integer(0, 10**12))
+    patience: int = attrs.field(default=0, validator=integer(0, 10**6))
     device: str = attrs.field(default="auto", validator=_device)
-    precision: Literal["fp32", "bf16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16"))
+    precision: Literal["fp32", "bf16", "fp16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16", "fp16"))
+    compile: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    parallel: Literal["ddp", "fsdp"] = attrs.field(default="ddp", validator=one_of("ddp", "fsdp"))
+    timeout: float = attrs.field(default=300.0, validator=number(1, 1e7))
+    workers: int = attrs.field(default=0, validator=integer(0, 1024))
+    trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ import attrs
 from bfn_toolkit.configuration import Key, dotted
 from bfn_toolkit.errors import PluginError
 from bfn_toolkit.hookspecs import KINDS
-from bfn_toolkit.registry import Registry
+from bfn_toolkit.registry import Registered, Registry
 
 NONE = "none"  # how a configuration writes None, which TOML has not
 ANY_OF = {kind: type(kind, (), {"kind": kind}) for kind in KINDS}  # type of a field whose metadata state its kind
@@ -83,6 +83,23 @@ def _option(value: Any, type_: Any, registry: Registry, key: Key) -> Iterator[tu
             yield from _option(part, inner, registry, (*key, name))
     else:
         yield dotted(key), words(type_), value
+
+
+def parts_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[str, Registered]]:
+    """Yields the dotted key of each part in an attrs value, and who provides it.
+
+    Raises:
+        ConfigError: If a part has no name in the registry.
+    """
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from parts_of(part, registry, (*key, name))
+    elif attrs.has(type(value)):
+        kind = kind_of(type(value))
+        if kind and key:
+            yield dotted(key), registry.get(kind, registry.name_of(kind, type(value)))
+        for name, (field, _) in fields_of(type(value)).items():
+            yield from parts_of(getattr(value, field.name), registry, (*key, name))
 
 
 def is_union(type_: Any) -> bool:

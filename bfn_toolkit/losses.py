@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bfn_toolkit.families import Family
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.randomness import streams
+from bfn_toolkit.randomness import first_row, streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
 
 
@@ -42,9 +42,9 @@ class Model(Protocol):
 
 
 @lru_cache(maxsize=16)
-def _lattice(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """frac(i / golden ratio) for i < n, by exact integer arithmetic: any run of rows covers [0, 1) evenly."""
-    turns = torch.arange(n, device=device).mul_(2654435769).bitwise_and_(0xFFFFFFFF)
+def _lattice(first: int, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """frac(i / golden ratio) for n integers i, by exact integer arithmetic: any run of rows covers [0, 1) evenly."""
+    turns = torch.arange(first, first + n, device=device).mul_(2654435769).bitwise_and_(0xFFFFFFFF)
     return turns.to(dtype).mul_(2.0**-32)
 
 
@@ -55,7 +55,9 @@ def draw_times(x: Data) -> Tensor:
     run of rows in it, covers the interval evenly, whatever the order of the data.
     """
     device, dtype = device_of(x), dtype_of(x)
-    return 1.0 - (_lattice(batch_size(x), device, dtype) + torch.rand(1, device=device, dtype=dtype)).frac_()
+    return (
+        1.0 - (_lattice(first_row(), batch_size(x), device, dtype) + torch.rand(1, device=device, dtype=dtype)).frac_()
+    )
 
 
 class Loss(abc.ABC):

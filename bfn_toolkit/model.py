@@ -8,19 +8,21 @@ Loss, likelihood bound and samples are thin calls of :mod:`~bfn_toolkit.losses` 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.errors import PluginError
+from bfn_toolkit.blocks import MOST, block_rows, in_blocks
+from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.samplers import AncestralSampler, Sampler
-from bfn_toolkit.shapes import times_like
+from bfn_toolkit.shapes import Data, times_like
 
 
 class FlowModel(nn.Module, abc.ABC):
@@ -44,17 +46,49 @@ class FlowModel(nn.Module, abc.ABC):
         return self.loss(x, n_steps=n_steps, **condition) + ReconstructionLoss()(self, x, **condition)
 
     def sample(
-        self, batch_size: int, *, n_steps: int, sampler: Sampler[Any] | None = None, **condition: Tensor
-    ) -> Tensor:
+        self,
+        batch_size: int,
+        *,
+        n_steps: int,
+        sampler: Sampler[Any] | None = None,
+        first: int = 0,
+        **condition: Tensor,
+    ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
 
+        They are drawn in blocks (:mod:`~bfn_toolkit.blocks`), so that under one seed the first rows do not depend on
+        how many follow; where memory does not suffice, the network sees fewer rows at once, to the same effect.
+
+        Arguments:
+            batch_size: Number of samples.
+            n_steps: Number of steps.
+            sampler: How; by default ancestrally.
+            first: Number of the first sample, where others have been drawn under the same seed.
+            condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
+            ConfigError: If a number is not a positive integer.
             StepCountError: If the family does not allow this number of steps.
+            ResourceError: If memory does not suffice.
         """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {batch_size!r}")
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        sampler = sampler or AncestralSampler()
-        return sampler.sample(self, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition)
+        chosen = sampler or AncestralSampler()
+        rows = block_rows(math.prod(self.family.network_io.site_shape))
+        key = int(torch.randint(2**62, ()))
+
+        def draw(block: int) -> Data:
+            index = torch.arange(block * rows, (block + 1) * rows) - first
+            index = index.clamp_(0, batch_size - 1)  # of rows that are cut off
+            given = {name: value[index.to(value.device)] for name, value in condition.items()}
+            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, **given)
+
+        return in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+
+    def shrink(self) -> bool:
+        """Makes do with less memory; False where there is no way."""
+        return False
 
 
 class BFN(FlowModel):
@@ -75,11 +109,17 @@ class BFN(FlowModel):
         super().__init__(family)
         self.raw_per_site = family.network_io.raw
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
+        self.at_once: int | None = None  # rows that the network sees at once; None for all
+
+    def shrink(self) -> bool:
+        """Halves the number of rows that the network sees at once."""
+        self.at_once = (self.at_once or 2 * MOST) // 2
+        return self.at_once > 0
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         """Features, network, output distribution."""
         features = self.family.features(params)
-        raw = self.network(features, times_like(t, features), **condition)
+        raw = self._raw(features, times_like(t, features), condition)
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
             found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
@@ -87,6 +127,14 @@ class BFN(FlowModel):
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
         return self.family.output(raw.to(features.dtype), params)
+
+    def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
+        if self.at_once is None or len(features) <= self.at_once:
+            return self.network(features, t, **condition)
+        names = list(condition)
+        columns = (torch.split(column, self.at_once) for column in (features, t, *condition.values()))
+        pieces = zip(*columns, strict=True)
+        return torch.cat([self.network(f, s, **dict(zip(names, rest, strict=True))) for f, s, *rest in pieces])
 
 
 class Oracle(FlowModel):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from bfn_toolkit.checkpoint import write_atomically
+from bfn_toolkit import processes
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
 from bfn_toolkit.errors import ConfigError
@@ -26,6 +24,7 @@ from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, device_of
+from bfn_toolkit.storage import to_json, write_atomically
 
 FORMATS = (".npy", ".safetensors", ".csv")
 STEPS = 100  # of a sample, unless the family is tied to a number
@@ -62,12 +61,8 @@ def draw_samples(run: Run, plan: SamplePlan) -> Data:
     with seeded(plan.seed, "conditions"):
         condition = _conditions(run, plan.n)
     with seeded(plan.seed, "samples", device=device):
-        return run.model.sample(
-            plan.n,
-            n_steps=plan.steps,
-            sampler=plan.make_sampler(),
-            **{name: value.to(device) for name, value in condition.items()},
-        )
+        given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
+        return run.model.sample(plan.n, n_steps=plan.steps, sampler=plan.make_sampler(), **given)
 
 
 def _conditions(run: Run, n: int) -> dict[str, Tensor]:
@@ -170,6 +165,7 @@ def evaluate(
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
     samples = draw_samples(run, plan) if samples is None else samples
     return {
+        "weights": attrs.asdict(run.weights),
         "steps": "inf" if n_steps is None else n_steps,
         "split": split,
         "examples": bound.examples,
@@ -215,26 +211,17 @@ def write_figures(run: Run, folder: Path, samples: Data, plan: SamplePlan) -> li
     return paths
 
 
-def to_json(value: Any) -> str:
-    """JSON text in which what is not finite is null."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: plain(part) for key, part in item.items()}
-        return None if isinstance(item, float) and not math.isfinite(item) else item
-
-    return json.dumps(plain(value), indent=2)
-
-
 def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict[str, Any]:
     """Samples, scores and figures of a run that has just been trained, written into its directory."""
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")
     samples = draw_samples(run, plan)
+    scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
+    if not processes.first():
+        return scores
     path = run.path / samples_name(run)
     write_samples(path, samples)
     say(f"{plan.n:,} samples in {plan.steps} steps: {path}")
-    scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
     for path in write_figures(run, run.path / FIGURES, samples, plan):
         say(f"figure: {path}")

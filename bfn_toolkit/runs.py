@@ -3,9 +3,10 @@
 ====================== ===========================================================
 ``experiment.toml``    complete: ``bfn train --config`` repeats the run from it
 ``metrics.jsonl``      one object a step: step, loss, grad_norm, lr (and valid_loss)
-``model.safetensors``  weights to sample from
-``model.json``         what they are: format, versions, step, SHA-256
-``checkpoints/``       weights at earlier steps, where asked for
+``model.safetensors``  weights to sample from, once training has ended
+``model.json``         what they are: format, versions, step, plugins, SHA-256
+``checkpoints/``       training states (:mod:`~bfn_toolkit.checkpoint`)
+``nonfinite/``         reports of losses that were not finite
 ``evaluation.json``    the last evaluation
 ``samples.npy``        samples
 ``figures/``           pictures
@@ -16,33 +17,59 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
 from bfn_toolkit.checkpoint import (
+    CHECKPOINTS,
     DESCRIPTION,
     WEIGHTS,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
     load_description,
-    load_weights,
-    resource_error,
-    write_atomically,
+    load_model,
 )
-from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.model import BFN
+from bfn_toolkit.provenance import providers
+from bfn_toolkit.storage import read_manifest, resource_error, sync_folder, write_atomically
 
-EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES = (
+EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "experiment.toml",
     "metrics.jsonl",
     "evaluation.json",
     "samples.npy",
     "figures",
+    "nonfinite",
 )
-_OURS = (EXPERIMENT, METRICS, EVALUATION, SAMPLES, WEIGHTS, DESCRIPTION, FIGURES, "checkpoints")
+_OURS = (EXPERIMENT, METRICS, EVALUATION, SAMPLES, WEIGHTS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
+
+
+@attrs.frozen
+class Weights:
+    """Which weights a model has.
+
+    Arguments:
+        kind: "average" for the moving average, "raw" for those in training.
+        step: Optimiser steps that made them.
+        source: "final", or the checkpoint.
+    """
+
+    kind: str
+    step: int
+    source: str
+
+    def __str__(self) -> str:
+        kind = "moving average of the weights" if self.kind == "average" else "weights"
+        return f"{kind} after step {self.step} ({self.source})"
 
 
 @attrs.frozen(eq=False)
@@ -54,34 +81,66 @@ class Run:
         model: The model, ready to sample.
         metrics: One mapping a logged step.
         path: The run directory, or None for a run that was kept in memory.
+        weights: Which weights the model has.
     """
 
     experiment: Experiment
     model: BFN
     metrics: Sequence[Mapping[str, float]]
     path: Path | None = None
+    weights: Weights = Weights("raw", 0, "in memory")
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        checkpoint: str = "final",
+        weights: str = "auto",
+        allow_nonfinite: bool = False,
+        allow_plugin_mismatch: bool = False,
+    ) -> Run:
         """Reads a run directory.
 
+        Arguments:
+            path: The directory.
+            checkpoint: "final" for the model at the end of training (while there is none, the last checkpoint),
+                "last", "best" (the least validation loss), or a step.
+            weights: "average", "raw", or "auto" for the average where there is one.
+            allow_nonfinite: Whether weights may be NaN or infinite.
+            allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
         Raises:
             RunDirectoryError: If it is not one, or a file of it is damaged.
+            PluginError: If a plugin that trained it is not installed, or only in another major version.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            found = "there is nothing" if not folder.exists() else "it is not a directory"
-            raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
-        if not (folder / EXPERIMENT).is_file():
-            raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}")
-        load_description(folder)
-        try:
-            experiment = Experiment.from_toml(folder / EXPERIMENT, base=None)
-        except ConfigError as error:
-            raise RunDirectoryError(str(error)) from error
+        experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
         model = BFN(experiment.family, experiment.network)
-        load_weights(folder, model.network)
-        return cls(experiment, model.eval(), read_metrics(folder), folder)
+        average = experiment.training.ema_decay > 0.0
+        if weights not in ("auto", "average", "raw"):
+            raise ConfigError(f"expected the weights auto, average or raw, got '{weights}'")
+        if weights == "average" and not average:
+            raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
+        kind = "average" if average and weights != "raw" else "raw"
+        expected = model.network.state_dict()
+        # The model at the end is the average where there is one; everything else is in the checkpoints.
+        if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "average") == average:
+            state = load_model(folder, expected, allow_nonfinite=allow_nonfinite)
+            found = Weights(kind, load_description(folder)["step"], "final")
+        else:
+            listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
+            for fault in passed:
+                warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
+            if listed is None:
+                raise RunDirectoryError(
+                    f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
+                    f"Go on with: bfn train --resume {folder}"
+                )
+            read = load_checkpoint(listed.path, expected, average, allow_nonfinite=allow_nonfinite)
+            state = dict(read.average if kind == "average" and read.average is not None else read.weights)
+            found = Weights(kind, read.step, listed.path.name)
+        model.network.load_state_dict(state)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found)
 
 
 def load_run(path: str | Path) -> BFN:
@@ -93,44 +152,113 @@ def load_run(path: str | Path) -> BFN:
     return Run.open(path).model
 
 
+def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Experiment:
+    """The experiment of a run directory, after checking that the plugins that it was made with are there.
+
+    Raises:
+        RunDirectoryError: If it is not a run directory.
+        PluginError: If a plugin is missing, or of another major version.
+    """
+    if not folder.is_dir():
+        found = "there is nothing" if not folder.exists() else "it is not a directory"
+        raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
+    if not (folder / EXPERIMENT).is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}")
+    check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
+    try:
+        return Experiment.from_toml(folder / EXPERIMENT, base=None)
+    except ConfigError as error:
+        raise RunDirectoryError(str(error)) from error
+
+
+def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
+    """What the model, or else the newest checkpoint, says of the plugins."""
+    if (folder / DESCRIPTION).exists():
+        return dict(load_description(folder).get("plugins", {}))
+    sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]
+    return dict(read_manifest(sound[-1].path).get("plugins", {})) if sound else {}
+
+
+def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch: bool = False) -> None:
+    """Compares the plugins that made a model with those that are installed; another version is a warning.
+
+    Raises:
+        PluginError: If one is missing, or, unless ``allow_mismatch``, of another major version.
+    """
+    for key, plugin in recorded.items():
+        distribution, wanted = plugin["distribution"], plugin["version"]
+        if not wanted:  # registered by a process, not installed
+            continue
+        try:
+            found = version(distribution)
+        except PackageNotFoundError:
+            raise PluginError(
+                f"{key}: '{plugin['name']}' comes from {distribution} {wanted}, which is not installed; "
+                f'write: pip install "{distribution}=={wanted}"'
+            ) from None
+        if found == wanted:
+            continue
+        said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
+        if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
+            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or give --allow-plugin-mismatch')
+        warnings.warn(said, BFNWarning, stacklevel=2)
+
+
 def check_out(folder: Path, *, force: bool = False) -> None:
     """Checks that a run may be written to a folder.
 
     Raises:
         ConfigError: If there is something already, unless it is a run and ``force`` is given.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} exists and is not a directory; choose another --out")
-    if any(folder.iterdir()):
-        if not (folder / EXPERIMENT).exists():
-            raise ConfigError(f"{folder} exists and is not a run directory, so it is left alone; choose another --out")
-        if not force:
-            raise ConfigError(f"{folder} holds a run already; choose another --out, or replace it with --force")
+    name = folder.name
+    if "\0" in str(folder) or len(name.encode()) > 255 or name.startswith("-"):
+        raise ConfigError(f"{name[:40]!r} cannot be the name of a run directory; choose another --out")
+    try:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} exists and is not a directory; choose another --out")
+        if any(path.name != ".lock" for path in folder.iterdir()):
+            if not (folder / EXPERIMENT).exists():
+                raise ConfigError(
+                    f"{folder} exists and is not a run directory, so it is left alone; choose another --out"
+                )
+            if not force:
+                raise ConfigError(
+                    f"{folder} holds a run already; choose another --out, go on with it with --resume {folder}, "
+                    "or replace it with --force"
+                )
+    except OSError as error:
+        raise resource_error(error, folder) from error
 
 
-def start_run(folder: Path, experiment: Experiment, *, force: bool = False) -> Path:
-    """Makes a run directory with its ``experiment.toml``; with ``force`` the files of an earlier run go first.
+def make_folder(folder: Path) -> None:
+    """Makes a directory for a run.
 
     Raises:
-        ConfigError: If there is something already, unless it is a run and ``force`` is given.
-        ResourceError: If the folder cannot be written.
+        ResourceError: If it cannot be made.
     """
-    check_out(folder, force=force)
-    text = experiment.to_toml()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise resource_error(error, folder) from error
+
+
+def start_run(folder: Path, experiment: Experiment) -> None:
+    """Writes ``experiment.toml`` into a directory; the files of an earlier run go first.
+
+    Raises:
+        ResourceError: If it cannot be written.
+    """
+    text = experiment.to_toml()
+    try:
         for name in _OURS:
             path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        sync_folder(folder)
     except OSError as error:
         raise resource_error(error, folder) from error
     write_atomically(folder / EXPERIMENT, text)
-    return folder
 
 
 def append_metrics(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
@@ -144,10 +272,14 @@ def append_metrics(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None
 
 
 def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
-    """The lines of ``metrics.jsonl``; none if there is no such file."""
+    """The lines of ``metrics.jsonl``, but for a last one that a crash cut short; none if there is no such file.
+
+    Raises:
+        RunDirectoryError: If it cannot be read.
+    """
     path = folder / METRICS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         return tuple(json.loads(line) for line in lines)
     except FileNotFoundError:
         return ()
@@ -155,11 +287,29 @@ def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
 
 
+def cut_metrics(folder: Path, step: int) -> tuple[Mapping[str, float], ...]:
+    """Leaves the metrics up to a step, from which training goes on, and returns them."""
+    kept = tuple(line for line in read_metrics(folder) if line["step"] <= step)
+    if (folder / METRICS).exists():
+        write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept
+
+
 def describe(experiment: Experiment, step: int) -> dict[str, Any]:
     """What ``model.json`` says of the weights."""
     return {
         "bfn-toolkit": version("bfn-toolkit"),
         "step": step,
-        "weights": "ema" if experiment.training.ema_decay > 0.0 else "last",
+        "weights": "average" if experiment.training.ema_decay > 0.0 else "raw",
         "seed": experiment.seed,
+        "plugins": providers(experiment),
     }
+
+
+def load_weights(folder: Path, network: nn.Module) -> None:
+    """Loads the model of a directory into a network of the same architecture, after checking all of it.
+
+    Raises:
+        RunDirectoryError: If a file is missing or damaged, or does not fit the network.
+    """
+    network.load_state_dict(load_model(folder, network.state_dict()))

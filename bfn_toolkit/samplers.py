@@ -23,6 +23,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit import processes
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.losses import Model
 
@@ -72,6 +73,7 @@ class Sampler(abc.ABC, Generic[S]):
         state = self.init(model, batch_size, device=device, dtype=dtype)
         yield state
         for s, t in pairwise(times.unbind()):
+            processes.check_signals()
             state = self.step(model, state, s, t, **condition)
             yield state
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+LAUNCHED = "BFN_LAUNCHED"  # set where a launcher of ours tells what happened to its processes
+
 if TYPE_CHECKING:
     from bfn_toolkit.testing.kit import Verdict
+    from bfn_toolkit.trainer import Moment
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes, and not the one that talks."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def say(line: str) -> None:
     """Prints a line to stderr."""
-    click.echo(line, err=True)
+    if not is_follower():
+        click.echo(line, err=True)
+
+
+def complain(message: str, details: str = "") -> None:
+    """Prints an error to stderr, each of its lines as one; what a launcher of ours tells is not told twice."""
+    if LAUNCHED in os.environ:
+        return
+    who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    lines = message.splitlines() or [""]
+    click.echo(details + "\n".join(f"{who}error: {line}" for line in lines), err=True)
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]]:
+def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
     """A bar with loss and rate on a terminal, a line now and then elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -27,11 +46,11 @@ def progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]
     if not console.is_terminal:
         every = max(1, steps // 10)
 
-        def line(metrics: list[Mapping[str, float]]) -> None:
-            for m in metrics:
+        def line(moment: Moment) -> None:
+            for m in moment.metrics:
                 step = int(m["step"])
                 if "valid_loss" in m:
-                    say(f"step {step}/{steps}  validation loss {m['valid_loss']:.4f}")
+                    say(f"step {step}/{steps}  validation loss {_estimate(m)}")
                 elif step % every == 0 or step == steps:
                     say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
 
@@ -48,13 +67,18 @@ def progress(steps: int) -> Iterator[Callable[[list[Mapping[str, float]]], None]
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
 
-        def advance(metrics: list[Mapping[str, float]]) -> None:
-            for m in metrics:
+        def advance(moment: Moment) -> None:
+            for m in moment.metrics:
                 if "loss" in m:
                     rate = bar.tasks[0].speed or 0.0
                     bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
 
         yield advance
+
+
+def _estimate(metrics: Mapping[str, Any]) -> str:
+    value, error = metrics["valid_loss"], metrics["valid_loss_stderr"]
+    return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -119,6 +143,18 @@ def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     table = Table("kind", "name", "module", "distribution", "version")
     for part in parts:
         table.add_row(*part.values())
+    Console().print(table)
+
+
+def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:
+    """Checkpoints, and what is wrong with them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "step", "validation loss", "bytes", "verified" if verified else "readable")
+    for row in rows:
+        loss = "" if row["valid_loss"] is None else f"{row['valid_loss']:.4f}"
+        table.add_row(row["name"], str(row["step"]), loss, f"{row['bytes']:,}", row["fault"] or "yes")
     Console().print(table)
 
 

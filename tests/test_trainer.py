@@ -28,8 +28,11 @@ from bfn_toolkit import (
     minibatches,
     train,
 )
-from bfn_toolkit.checkpoint import load_weights, save_model, write_atomically
-from bfn_toolkit.trainer import Loop, make_average
+from bfn_toolkit.checkpoint import load_checkpoint, save_model
+from bfn_toolkit.loop import Loop
+from bfn_toolkit.optimizers import make_average
+from bfn_toolkit.runs import load_weights
+from bfn_toolkit.storage import write_atomically
 
 
 def experiment(**training: object) -> Experiment:
@@ -120,7 +123,8 @@ def test_checkpoints_hold_the_weights_of_their_step(tmp_path: Path) -> None:
     train(experiment(steps=6, checkpoint_every=3, scheduler="constant"), tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
     network = Siren(width=16).build(NetworkIO((1,)))
-    load_weights(tmp_path / "run" / "checkpoints" / "step-00000003", network)
+    folder = tmp_path / "run" / "checkpoints" / "step-00000003"
+    network.load_state_dict(load_checkpoint(folder, network.state_dict(), average=False).weights)
     assert equal(network, train(experiment(steps=3, scheduler="constant")).model.network)
 
 
@@ -197,19 +201,19 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         network.weight[0, 0] = math.inf
     with pytest.raises(NonFiniteError, match="weight"):
-        save_model(tmp_path / "model", network, {})
+        save_model(tmp_path / "model", network.state_dict(), {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_another_format_version_are_refused(tmp_path: Path) -> None:
-    save_model(tmp_path, nn.Linear(2, 2), {"format": 99})
+    save_model(tmp_path, nn.Linear(2, 2).state_dict(), {"format": 99})
     with pytest.raises(RunDirectoryError, match="format 99, this version reads format 1"):
         load_weights(tmp_path, nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
 def test_every_damaged_byte_is_detected(name: str, tmp_path: Path) -> None:
-    save_model(tmp_path, nn.Linear(3, 2), {"step": 1})
+    save_model(tmp_path, nn.Linear(3, 2).state_dict(), {"step": 1})
     content = (tmp_path / name).read_bytes()
     digest = (tmp_path / "model.json").read_text().index('"sha256"')
     # Of model.json the format and the digest are guarded; what else it says does not reach the weights.
