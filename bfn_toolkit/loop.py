@@ -68,6 +68,7 @@ class Loop:
     optimizer: Any = attrs.field(init=False)
     scheduler: Scheduler | None = attrs.field(init=False)
     ema: AveragedModel | None = attrs.field(init=False, default=None)
+    whole: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
     _guards: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -113,11 +114,13 @@ class Loop:
             numbers = float(loss), float(norm)
             if not all(map(math.isfinite, numbers)):
                 raise NonFiniteStep(step, *numbers)
+        self.whole = False
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
             self.ema.update_parameters(self.bare)
+        self.whole = True
         return loss, norm
 
     def gradients(self, batch: Batch, step: int) -> Tensor:

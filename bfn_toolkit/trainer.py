@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -316,9 +316,13 @@ class _Training:
         lr = self.loop.lr
         try:
             loss, norm = self.loop.step(batch, self.step + 1)
-        except NonFiniteStep as error:
+        except Exception as error:
             self._read()
-            raise self._explained(error) from error
+            if self.loop.whole:  # the step was not begun: what was done before it need not be lost
+                with suppress(ResourceError):
+                    self._save(alone=True)
+                self._tell()
+            raise self._explained(error) if isinstance(error, NonFiniteStep) else error
         self.step += 1
         self.valid_loss = None
         self._unread.append((self.step, lr, torch.stack((loss, norm))))
@@ -347,7 +351,7 @@ class _Training:
             write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
             where = f" Report: {path}."
         return NonFiniteError(
-            f"{error}, of {names}; first in the {found['first']}.{where} Nothing of it was saved. "
+            f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
             "Lower training.lr, or check the data and these parts"
         )
 
@@ -453,8 +457,11 @@ class _Training:
                     f"process {rank} has {other} at step {other_step}"
                 )
 
-    def _save(self, last: bool = False) -> None:
-        """Writes a checkpoint; what cannot be written is put up with a few times, but not at the end."""
+    def _save(self, last: bool = False, alone: bool = False) -> None:
+        """Writes a checkpoint; what cannot be written is put up with a few times, but not at the end.
+
+        All processes come here together, unless this one is alone.
+        """
         if self.folder is None or self._saved == self.step:
             return
         if processes.first():
@@ -478,7 +485,8 @@ class _Training:
                 if last or self.training.on_save_error == "stop" or self._failures["save"] == FAILURES:
                     raise
                 self._warn(f"step {self.step} is not saved: {error}")
-        processes.wait()
+        if not alone:
+            processes.wait()
 
     def _warn(self, message: str) -> None:
         if processes.first():
