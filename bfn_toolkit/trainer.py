@@ -322,7 +322,9 @@ class _Training:
                 with suppress(ResourceError):
                     self._save(alone=True)
                 self._tell()
-            raise self._explained(error) if isinstance(error, NonFiniteStep) else error
+            if isinstance(error, NonFiniteStep):
+                raise self._explained(error) from error
+            raise
         self.step += 1
         self.valid_loss = None
         self._unread.append((self.step, lr, torch.stack((loss, norm))))

@@ -461,7 +461,7 @@ def test_options_are_as_strict_as_files(key: str, text: str) -> None:
     ids=str,
 )
 def test_training_is_as_strict_in_python(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="expected|longer"):
+    with pytest.raises(ConfigError, match=r"expected|longer"):
         Training(**arguments)
 
 
