@@ -287,9 +287,9 @@ def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
 
 
-def cut_metrics(folder: Path, step: int) -> tuple[Mapping[str, float], ...]:
-    """Leaves the metrics up to a step, from which training goes on, and returns them."""
-    kept = tuple(line for line in read_metrics(folder) if line["step"] <= step)
+def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, float], ...]:
+    """Leaves the metrics up to the step, and the validation, from which training goes on, and returns them."""
+    kept = tuple(m for m in read_metrics(folder) if m["step"] <= (validated if "valid_loss" in m else step))
     if (folder / METRICS).exists():
         write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return kept

@@ -9,6 +9,7 @@ Leftovers of a crash have names that begin with ``.tmp-`` (being written) or ``.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -140,9 +141,11 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, A
             with (temporary / name).open("xb") as file:
                 _write(file, data)
         sync_folder(temporary)
-        if folder.exists():
+        if not folder.exists():
+            os.replace(temporary, folder)
+        elif not _exchanged(temporary, folder):
             os.replace(folder, folder.with_name(_free_name(folder, ".del-")))
-        os.replace(temporary, folder)
+            os.replace(temporary, folder)
         sync_folder(folder.parent)
     except OSError as error:
         remove_tree(temporary)
@@ -150,7 +153,17 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, A
     except ResourceError:
         remove_tree(temporary)
         raise
+    remove_tree(temporary)  # now the folder that was replaced
     sweep(folder.parent, f".del-{folder.name}-")
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Lets two folders change names in one step, and returns whether the system can do that."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return (
+        rename is not None and rename(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), exchange) == 0
+    )
 
 
 def _free_name(folder: Path, prefix: str) -> str:

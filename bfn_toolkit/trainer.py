@@ -243,7 +243,7 @@ class _Training:
         if self.resumed:
             self._restore(folder)
         if processes.first():
-            self._history = list(cut_metrics(folder, self.step))
+            self._history = list(cut_metrics(folder, self.step, self.validated))
 
     def _restore(self, folder: Path) -> None:
         listed, passed = find_checkpoint(folder)
@@ -276,7 +276,13 @@ class _Training:
 
     def _train(self, start: float) -> None:
         feed = self._feed()
-        self._validate_if_due()
+        improved, stop = self._validated_if_due()  # a stop can come before the validation of its step
+        if improved:
+            self._saved = -1
+            self._tell()
+            self._save()
+        if stop:
+            self._stop(signal.Signals(stop))
         while self.step < self.training.steps and not self._lost_patience():
             self._step(next(feed))
             looks = self.device.type == "cpu" or self.step % READ_EVERY == 0  # to look at a device is to wait for it
@@ -287,19 +293,18 @@ class _Training:
             if _divides(AGREE_EVERY, self.step):
                 self._agree("weights", self.loop.checksum())
             self.seconds = time.monotonic() - start
-            try:
-                improved = not stop and self._validate_if_due()
-            except Interrupted as request:
-                stop, improved = int(request.number), False
+            improved = False
+            if not stop:
+                improved, stop = self._validated_if_due()
+            self._tell()  # before the save: a run that goes on from it finds all lines
             if due or save or improved:
                 self._save()
-            self._tell()
             if stop:
                 self._stop(signal.Signals(stop))
         self._read()
         self.seconds = time.monotonic() - start
-        self._save(last=True)
         self._tell()
+        self._save(last=True)
         if self.validated and math.isinf(self.best):
             raise NonFiniteError("no validation loss was a finite number; look at the validation rows and the network")
 
@@ -402,6 +407,13 @@ class _Training:
                 accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
 
         self.callbacks = [*self.callbacks, tracker]
+
+    def _validated_if_due(self) -> tuple[bool, int]:
+        """Whether a validation that was due is the best so far, and the signal that ended it, or 0."""
+        try:
+            return self._validate_if_due(), 0
+        except Interrupted as request:
+            return False, int(request.number)
 
     def _validate_if_due(self) -> bool:
         """Prices the validation rows, with the weights that samples would have; whether they were never so low.
