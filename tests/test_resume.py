@@ -9,8 +9,9 @@ import attrs
 import pytest
 import torch
 
-from bfn_toolkit import BFNWarning, ConfigError, Run, RunDirectoryError, train
+from bfn_toolkit import ConfigError, Run, RunDirectoryError, train
 from bfn_toolkit.checkpoint import find_checkpoint, list_checkpoints
+from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.loop import Loop
 from bfn_toolkit.runs import METRICS
@@ -47,7 +48,9 @@ def test_the_experiment_has_all_kinds_of_state(whole: Path) -> None:
     state = state_of(whole)
     assert {"weights.safetensors", "average.safetensors", "optimizer.safetensors"} <= state.keys()
     assert state["state"]["scheduler"] is not None
-    assert len(set(map(str, (json.loads(line).get("lr") for line in (whole / METRICS).open())))) > STEPS // 2
+    lines = [json.loads(line) for line in (whole / METRICS).read_text().splitlines()]
+    assert len({line["lr"] for line in lines if "lr" in line}) > STEPS // 2
+    assert [line["step"] for line in lines if "valid_loss" in line] == [7, 14, 21, 24]
 
 
 @pytest.mark.parametrize("cut", range(1, STEPS))
@@ -103,31 +106,29 @@ def test_an_engine_that_loses_a_kind_of_state_is_rejected(
         same(whole, tmp_path / "run")
 
 
-def test_a_crash_at_any_step_of_a_save_costs_no_more_than_what_came_after_the_one_before(tmp_path: Path) -> None:
-    """The child ends in the middle of the save of step 6; what is there is of one step, and the end is the same."""
+def test_a_crash_while_files_are_written_costs_no_more_than_what_came_after_the_last_save(tmp_path: Path) -> None:
+    """The child ends in the middle of a save, or of what comes around it; what is there is of one step."""
     saved = tmp_path / "saved"
-    train(with_everything(steps=8, checkpoint_every=2), tmp_path / "whole")
-    with pytest.raises(Interrupted), signal_at(5, signal.SIGTERM):
-        train(with_everything(steps=8, checkpoint_every=2), saved)
-    found, k, run = set(), 1, tmp_path / "run"
-    while True:
+    train(with_everything(steps=8, checkpoint_every=8), tmp_path / "whole")
+    with pytest.raises(Interrupted), signal_at(7, signal.SIGTERM):
+        train(with_everything(steps=8, checkpoint_every=8), saved)
+    found, run = set(), tmp_path / "run"
+    for k in range(3, 200, 13):  # every step of a save by itself: tests/test_checkpoint.py
         shutil.copytree(saved, run)
         ended = not crash_at(k, lambda: resume(run))
         listed, _ = find_checkpoint(run)
         assert listed is not None
         found.add(listed.step)
-        if k % 6 == 0 or ended:
-            resume(run)
-            same(tmp_path / "whole", run)
+        resume(run)
+        same(tmp_path / "whole", run)
         shutil.rmtree(run)
         if ended:
             break
-        k += 1
-    assert found == {5, 6, 7, 8}  # 7 is the best so far: with a validation
-    assert k > 60
+    assert ended
+    assert found == {7, 8}  # 7 is saved anew, once its validation is known to be the best
 
 
-@pytest.mark.parametrize("step", [7, 8, 14])
+@pytest.mark.parametrize("step", [7, 8])
 def test_a_kill_after_a_save_loses_no_line_of_the_metrics(
     step: int, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,8 +34,8 @@ class FaultyLoss(Loss):
     """The continuous-time loss, until a step.
 
     Arguments:
-        fault: What happens then: NaN in the "data", the "output of the network", the "loss" or the "gradient"; or this process
-            may "raise", "kill" itself, "hang", or send itself a "signal".
+        fault: What happens then: NaN in the "data", the "output of the network", the "loss" or the "gradient"; or this
+            process may "raise", "kill" itself, "hang", or send itself a "signal".
         step: Which step of training, or which call without gradients where ``training`` is false.
         rank: The process to which it happens; -1 for all.
         row: Row of the batch with the NaN.
