@@ -26,7 +26,14 @@ from torch import Tensor
 
 from bfn_toolkit import interrupts, processes
 from bfn_toolkit.blocks import in_blocks
-from bfn_toolkit.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, save_checkpoint, save_model
+from bfn_toolkit.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_model,
+)
 from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import diagnose
@@ -181,6 +188,7 @@ class _Training:
     # What has not been read, told or written yet:
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)
     _untold: list[Metrics] = attrs.field(factory=list)
+    _unlogged: list[Metrics] = attrs.field(factory=list)
     _history: list[Metrics] = attrs.field(factory=list)
     _saved: int = -1
     _failures: Counter[Any] = attrs.field(factory=Counter)
@@ -255,6 +263,14 @@ class _Training:
         checkpoint = load_checkpoint(
             listed.path, self.loop.bare.state_dict(), average, allow_nonfinite=self.allow_nonfinite
         )
+        try:
+            self._take(checkpoint, folder)
+        except (LookupError, TypeError, RuntimeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{listed.path} does not hold the state of this training: {type(error).__name__}: {error}"
+            ) from error
+
+    def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
         differs = differences(state["environment"], self.origin["environment"])
         differs += ["data" for _ in "x" if state["data"] != self.origin["data"]]
@@ -355,8 +371,11 @@ class _Training:
         where = ""
         if self.folder is not None and processes.first():
             path = self.folder / REPORTS / f"step-{error.step:08d}.json"
-            write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
-            where = f" Report: {path}."
+            try:
+                write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
+                where = f" Report: {path}."
+            except ResourceError as problem:  # which is not why the training ends
+                where = f" There is no report: {problem}."
         return NonFiniteError(
             f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
             "Lower training.lr, or check the data and these parts"
@@ -373,22 +392,24 @@ class _Training:
         if not self._untold:
             return
         if self.folder is not None:
+            self._unlogged += self._untold
             try:
-                append_metrics(self.folder, self._untold)
-            except ResourceError as error:  # a log does not end a training
+                append_metrics(self.folder, self._unlogged)
+                self._unlogged = []
+            except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
                 self._warn_at_first("metrics", str(error))
         model = self.model
         moment = Moment(self.step, tuple(self._untold), model, self.folder)
         self._untold = []
         for callback in self.callbacks:
-            if self._failures[callback] < FAILURES:
+            if self._failures[id(callback)] < FAILURES:
                 try:
                     callback(moment)
-                    self._failures[callback] = 0
+                    self._failures[id(callback)] = 0
                 except Exception as error:
-                    self._failures[callback] += 1
+                    self._failures[id(callback)] += 1
                     name = getattr(callback, "__qualname__", repr(callback))
-                    ending = "; it is not called any more" if self._failures[callback] == FAILURES else ""
+                    ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
                     self._warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
 
     def _start_trackers(self, scope: ExitStack) -> None:
