@@ -203,9 +203,11 @@ class _Training:
                 self._start_trackers(scope)
             self._train(time.monotonic() - self.seconds)
             kind = "raw" if self.loop.ema is None else "average"
-            if self.folder is not None and processes.first():
-                facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
-                save_model(self.folder, self.loop.network.state_dict(), facts)
+            if self.folder is not None:
+                weights = self.loop.weights()
+                if processes.first():
+                    facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
+                    save_model(self.folder, weights, facts)
             processes.wait()
         metrics = tuple(json.loads(json.dumps(self._history)))
         return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
@@ -320,7 +322,7 @@ class _Training:
             self._read()
             if self.loop.whole:  # the step was not begun: what was done before it need not be lost
                 with suppress(ResourceError):
-                    self._save(alone=True)
+                    self._save(alone=not self.loop.sharded)
                 self._tell()
             if isinstance(error, NonFiniteStep):
                 raise self._explained(error) from error
@@ -466,7 +468,7 @@ class _Training:
         """
         if self.folder is None or self._saved == self.step:
             return
-        if processes.first():
+        if processes.first() or self.loop.sharded:
             state = {
                 **self.origin,
                 "experiment": self.experiment.to_mapping(),
@@ -479,7 +481,8 @@ class _Training:
             facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
             checkpoint = self.loop.checkpoint(self.step, state, self.valid_loss, facts)
             try:
-                save_checkpoint(self.folder, checkpoint, self.training.keep)
+                if processes.first():
+                    save_checkpoint(self.folder, checkpoint, self.training.keep)
                 self._failures["save"] = 0
                 self._saved = self.step
             except ResourceError as error:
