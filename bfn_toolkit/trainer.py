@@ -215,7 +215,7 @@ class _Training:
     def _prepare(self) -> None:
         """Device, data, model and loop, and everything that can be wrong with them."""
         experiment = self.experiment
-        accelerator = make_accelerator(self.training)
+        accelerator = make_accelerator(self.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
         for rows in (self.data, valid):
             experiment.family.check_data(rows.x)
@@ -393,7 +393,6 @@ class _Training:
         options = {key: value for key, _, value in self.experiment.options()}
         plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in options.items()}
         try:
-            accelerator.project_configuration.set_directories(str(self.folder or "."))
             accelerator.init_trackers("bfn", config=plain)
         except Exception as error:
             raise ResourceError(f"training.trackers: {', '.join(training.trackers)} did not start: {error}") from error
