@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -399,8 +400,13 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
 
 
+def _say_warning(message: Warning | str, *_: object, **__: object) -> None:
+    say(f"warning: {message}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
+    shown, warnings.showwarning = warnings.showwarning, _say_warning
     try:
         status = bfn.main(None if arguments is None else list(arguments), prog_name="bfn", standalone_mode=False)
     except click.exceptions.Exit as request:
@@ -422,4 +428,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         say("This is a bug of bfn-toolkit: please report it with the lines above.")
         return BUG
+    finally:
+        warnings.showwarning = shown
     return status if isinstance(status, int) else 0
