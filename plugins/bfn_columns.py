@@ -50,13 +50,14 @@ class Values:
 
     def place(self, index: Sequence[int]) -> str:
         """Where the number with an index stands."""
-        return f"{self.row(int(index[0]))}: {self.column(index[1:])}"
+        row, *site = map(int, index)
+        return f"{self.row(row)}: {self.column(site)}"
 
     def column(self, site: Sequence[int]) -> str:
         """What the numbers of a site are called."""
         if self.numbers.ndim <= 2 and len(self.names) == math.prod(self.numbers.shape[1:]):
             return f"column '{self.names[site[0] if site else 0]}'"
-        return f"array '{self.names[0]}' at {[int(i) for i in site]}"
+        return f"array '{self.names[0]}' at {list(site)}"
 
 
 def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
@@ -113,25 +114,29 @@ def _text(path: Path) -> Iterator[Iterator[str]]:
     """Lines of a table, packed or not."""
     with reading(path) as file:
         packed = path.name.lower().endswith(".gz")
-        size = path.stat().st_size
         with gzip.GzipFile(fileobj=file) if packed else file as plain:
             text = io.TextIOWrapper(plain, "utf-8-sig", newline="")
             try:
-                yield _lines(path, text, size)
+                yield _lines(path, text)
             except UnicodeDecodeError as error:
                 line = _not_utf8(path)
                 raise DataError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
 
 
-def _lines(path: Path, text: io.TextIOWrapper, size: int) -> Iterator[str]:
-    read = 0
+def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
     for number, line in enumerate(iter(partial(text.readline, LINE), ""), 1):
         if len(line) == LINE:
             raise DataError(f"{path}:{number}: a line of {LINE:,} characters or more is no row of a table")
-        read += len(line)
-        if number % ROWS == 0:
-            check_unpacked(path, "the table", read, size)
         yield line
+
+
+def _check_packed(path: Path) -> None:
+    """Unpacks a table once, to throw it away: much cheaper than to find out while its rows pile up."""
+    with reading(path) as file, gzip.GzipFile(fileobj=file) as plain:
+        packed, unpacked = path.stat().st_size, 0
+        while block := plain.read(2**20):
+            unpacked += len(block)
+            check_unpacked(path, "the table", unpacked, packed)
 
 
 def _not_utf8(path: Path) -> int:
@@ -169,6 +174,8 @@ def _says_number(text: str) -> bool:
 
 
 def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
+    if path.name.lower().endswith(".gz"):
+        _check_packed(path)
     names, header, numeric = _columns_of(path)
     chosen = _chosen(path, names, columns, label, numeric)
     if not chosen:

@@ -73,7 +73,7 @@ class Columns(FileDataset):
             missing = np.isnan(values.numbers)
             empty = missing.all(0)
             if empty.any():
-                name = values.column(np.argwhere(empty)[0][: empty.ndim])
+                name = values.column(np.argwhere(empty)[0][: empty.ndim].tolist())
                 raise DataError(
                     f"{self.path}: {name} has no number in all {len(missing)} rows; leave it out of columns"
                 )
@@ -164,12 +164,14 @@ class ClassesTable(Columns):
 @lru_cache(maxsize=2)
 def _table(dataset: Table, _: Fingerprint) -> TableContent:
     data, label, whole = dataset.read()
-    too_large = np.isinf(data.numbers) | (np.abs(data.numbers) > LARGEST)
+    with np.errstate(over="ignore"):  # to inf, of numbers that are longer than float64
+        numbers = data.numbers.astype(np.float64)
+    too_large = np.abs(numbers) > LARGEST
     if too_large.any():
         index = np.argwhere(too_large)[0]
         found = data.numbers[tuple(index)]
         raise DataError(f"{data.place(index)}: {found} overflows float32, whose largest number is 3.4e38")
-    x = torch.from_numpy(data.numbers[whole].astype(np.float64))
+    x = torch.from_numpy(numbers if whole.all() else numbers[whole])
     x = x.unsqueeze(1) if x.ndim == 1 else x
     splits = dataset.partition(len(x))
     shift, scale = _scaling(dataset, data, x[splits["train"]])
@@ -219,13 +221,15 @@ def _classes_table(dataset: ClassesTable, _: Fingerprint) -> Content:
 def _classes(values: Values, whole: Array, classes: int | None) -> tuple[Tensor, int]:
     """The whole rows as int64, and the number of classes."""
     numbers = values.numbers
+    if numbers.dtype.kind == "f":
+        numbers = numbers.astype(np.float64)  # float16 does not reach the number of classes
     right = (numbers >= 0) & (numbers < (classes or MOST_CLASSES)) & (numbers == np.floor(numbers))
     whole_sites = whole.reshape(-1, *[1] * (numbers.ndim - 1))
     wrong = whole_sites & ~right
     k = classes or max(2, int(numbers.max(initial=0, where=right)) + 1)
     if wrong.any():
         index = np.argwhere(wrong)[0]
-        found = numbers[tuple(index)]
+        found = values.numbers[tuple(index)]
         raise DataError(f"{values.place(index)}: expected a class, an integer in 0...{k - 1}, got {found}")
     return torch.from_numpy(numbers[whole].astype(np.int64)), k
 
