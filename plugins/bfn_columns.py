@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import math
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -242,19 +243,30 @@ def _carefully(path: Path, names: Sequence[str], header: int, take: Sequence[int
     """The columns, or what is wrong with them and where."""
     parts, records = [], islice(_records(path), header, None)
     while chunk := list(islice(records, ROWS)):
-        part = np.empty((len(chunk), len(take)))
-        for i, (line, fields) in enumerate(chunk):
+        for line, fields in chunk:
             if len(fields) != len(names):
                 raise DataError(f"{path}:{line}: found {len(fields)} fields, expected {len(names)}")
-            for j, column in enumerate(take):
-                try:
-                    part[i, j] = _number(fields[column])
-                except ValueError:
-                    raise DataError(
-                        f"{path}:{line}: column '{names[column]}': expected a number, got {_cut(fields[column])}"
-                    ) from None
+        part = np.empty((len(chunk), len(take)))
+        for j, column in enumerate(take):
+            texts = [fields[column] for _, fields in chunk]
+            try:
+                part[:, j] = _all_numbers(texts)
+            except ValueError:
+                for i, text in enumerate(texts):
+                    if not _is_number(text):
+                        place = f"{path}:{chunk[i][0]}: column '{names[column]}'"
+                        raise DataError(f"{place}: expected a number, got {_cut(text)}") from None
+                part[:, j] = [_number(text) for text in texts]
         parts.append(part)
     return np.concatenate(parts)
+
+
+def _all_numbers(texts: Sequence[str]) -> Array:
+    """What :func:`_number` gives for each of many texts, none of them blank."""
+    together = "".join(texts)
+    if "_" in together or not together.isascii():
+        raise ValueError("no plain numbers")
+    return np.fromiter(map(float, texts), np.float64, len(texts))
 
 
 def _cut(text: str) -> str:
@@ -317,7 +329,7 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError) as error:
         raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")

