@@ -188,7 +188,9 @@ def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
     constant = low == high
     if constant.any():
         names = [data.column(site) for site in constant.nonzero()[: SHOWN + 1].tolist()]
-        warnings.warn(f"{dataset.path}: constant in the training rows, so scaled by 1: {_few(names)}", BFNWarning, stacklevel=2)
+        warnings.warn(
+            f"{dataset.path}: constant in the training rows, so scaled by 1: {_few(names)}", BFNWarning, stacklevel=2
+        )
     if dataset.scale == "none":
         return torch.zeros_like(low), torch.ones_like(low)
     if dataset.scale == "standard":
