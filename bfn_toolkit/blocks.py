@@ -65,8 +65,8 @@ def _drawn(
     """The blocks of this process: each process draws one of every group, and the last group is filled up."""
     for group in range(numbers.start, numbers.stop, processes.count()):
         number = min(group + processes.rank(), numbers.stop - 1)
-        while True:
-            processes.check_signals(device, together=True)
+        processes.check_signals(device, together=True)
+        while True:  # a process may come back here alone, so that it can ask the others nothing
             try:
                 with seeded(*key, number, device=device):
                     block = draw(number)
