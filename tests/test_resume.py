@@ -8,6 +8,9 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from faults.crashes import CRASHED, crash_at, forked, signal_at
+from faults.disks import flip_bit
+from faults.tiny import samples_of, state_of, with_everything
 
 from bfn_toolkit import ConfigError, Run, RunDirectoryError, train
 from bfn_toolkit.checkpoint import find_checkpoint, list_checkpoints
@@ -16,9 +19,6 @@ from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.loop import Loop
 from bfn_toolkit.runs import METRICS
 from bfn_toolkit.trainer import resume
-from faults.crashes import CRASHED, crash_at, forked, signal_at
-from faults.disks import flip_bit
-from faults.tiny import samples_of, state_of, with_everything
 
 STEPS = 24
 
