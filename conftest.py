@@ -56,9 +56,8 @@ def check_bfn(arguments: Sequence[str]) -> None:
             if name == "train":
                 load_experiment(None, context.params["preset"], parse_overrides(context.args))
             if name == "import-checkpoint":
-                load_experiment(
-                    None, context.params["preset"], parse_overrides(_file_and_options(context.params["words"])[1])
-                )
+                _, options = _file_and_options(context.params["words"])
+                load_experiment(None, context.params["preset"], parse_overrides(options))
 
 
 def check_commands(example: Example) -> None:

@@ -253,6 +253,29 @@ def test_what_torch_writes_is_harmless(name: str) -> None:
     assert foreign._harmless(name)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("first", [True, False])
+def test_memory_that_the_file_does_not_hold_is_not_read(legacy: bool, first: bool) -> None:
+    """A storage (first), or a view of it, says 2**28 numbers where the file holds 1,000."""
+    honest, more = b"M" + (1000).to_bytes(2, "little"), b"J" + (2**28).to_bytes(4, "little")
+
+    def lie(data: bytes) -> bytes:
+        before, between, after = data.split(honest, 2)
+        return before + (more if first else honest) + between + (honest if first else more) + after
+
+    content = saved({"w": torch.zeros(1000)}, _use_new_zipfile_serialization=not legacy).read_bytes()
+    if legacy:
+        content = lie(content)
+    else:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(buffer, "w") as target:
+            for name in source.namelist():
+                data = source.read(name)
+                target.writestr(name, lie(data) if name.endswith("/data.pkl") else data)
+        content = buffer.getvalue()
+    refused(content, "torch cannot read it")
+
+
 def test_a_tensor_that_says_more_than_it_holds_is_refused() -> None:
     state = weights()
     name = max(state, key=lambda key: state[key].numel())

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from fake_dists import FakeDists
 from safetensors.torch import load_file, save
 
 from bfn_categorical import Categorical
@@ -20,7 +21,7 @@ from bfn_gaussian import Gaussian, NoiseHead
 from bfn_gaussian_heads import MixtureHead
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_toolkit import BFN, Experiment, ProductFamily, seeded, train
+from bfn_toolkit import BFN, Experiment, ProductFamily, Registry, pretrained, seeded, train
 from bfn_toolkit.cards import Card
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import (
@@ -191,8 +192,6 @@ def test_a_fresh_clone_may_be_written_to(tmp_path: Path) -> None:
 
 
 def test_a_crash_before_config_json_leaves_no_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bfn_toolkit import pretrained
-
     write = pretrained.write_atomically
 
     def crash(path: Path, content: bytes | str) -> None:
@@ -327,6 +326,55 @@ def test_a_plugin_that_is_not_installed_comes_with_the_line_that_installs_it(sav
     assert PluginError.exit_status == 5
 
 
+STRANGER = """
+    import attrs
+    from torch import nn
+    from bfn_toolkit import Entry, NetworkBuilder, hookimpl
+
+    class Net(nn.Module):
+        def __init__(self, io, gain):
+            super().__init__()
+            self.map = nn.Linear(io.features, io.raw)
+            self.steps = int(self.map.weight.sum().item() * 0) + gain  # cannot be built without memory
+
+        def forward(self, features, t, **condition):
+            return self.map(features) * self.steps
+
+    @attrs.frozen
+    class Linear(NetworkBuilder):
+        gain: int = 2
+
+        def build(self, io):
+            return Net(io, self.gain)
+
+    @hookimpl
+    def bfn_networks():
+        return [Entry("linear", Linear)]
+"""
+
+
+def test_a_model_of_a_stranger_needs_the_distribution_of_the_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "site"
+    root.mkdir()
+    fakes = FakeDists(root)
+    fakes("bfn-stranger", {"linear": "fake_bfn_stranger"}, {"fake_bfn_stranger": STRANGER}, version="1.4")
+    monkeypatch.setattr(sys, "path", [str(root), *sys.path])
+    registry = Registry.from_entry_points()
+    monkeypatch.setattr(pretrained, "default_registry", lambda: registry)
+    model = BFN(Gaussian(), registry.get("network", "linear").entry.build(gain=3))
+    model.save_pretrained(tmp_path / "model")
+    assert 'pip install "bfn-stranger==1.4"' in (tmp_path / "model" / "README.md").read_text()
+    again = BFN.from_pretrained(tmp_path / "model")
+    assert same(model, again)
+    assert again.builder == model.builder
+
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    sys.modules.pop("fake_bfn_stranger")
+    refused(tmp_path / "model", 'pip install "bfn-stranger==1.4"', error=PluginError)
+
+
 def test_a_plugin_that_was_never_installed_is_named(saved: Path) -> None:
     part = {"distribution": "(this process)", "version": "", "name": "strange"}
     edit(saved, lambda config: config["plugins"]["network"].update(part))
@@ -437,6 +485,12 @@ def test_mistakes_of_export_are_named(
     monkeypatch.chdir(tmp_path)
     assert main(["export", *arguments]) == status
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["export", "import-checkpoint"])
+def test_help_ends_in_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"bfn {command}" in capsys.readouterr().out.split("Example")[1]
 
 
 def test_a_trained_model_can_be_saved_at_once(tmp_path: Path) -> None:
