@@ -40,6 +40,9 @@ from .errors import (
     BFNError as BFNError,
 )
 from .errors import (
+    BFNWarning as BFNWarning,
+)
+from .errors import (
     ConfigError as ConfigError,
 )
 from .errors import (
@@ -47,6 +50,9 @@ from .errors import (
 )
 from .errors import (
     NonFiniteError as NonFiniteError,
+)
+from .errors import (
+    OutOfStepError as OutOfStepError,
 )
 from .errors import (
     PluginError as PluginError,
@@ -101,6 +107,7 @@ from .families import (
 from .hookspecs import HOOK_API as HOOK_API
 from .hookspecs import Entry as Entry
 from .hookspecs import hookimpl as hookimpl
+from .interrupts import Interrupted as Interrupted
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
 )
@@ -190,5 +197,7 @@ from .shapes import (
 from .shapes import (
     select as select,
 )
+from .trainer import Moment as Moment
+from .trainer import resume as resume
 from .trainer import train as train
 from .validators import finite as finite

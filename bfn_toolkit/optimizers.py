@@ -33,11 +33,12 @@ def _classes(module: Any, base: type, without: Sequence[str]) -> dict[str, Any]:
     return {name: cls for name, cls in found.items() if name not in without and name[0] != "_"}
 
 
-def _look_up(field: str, name: str, known: Mapping[str, Any]) -> Any:
+def _look_up(field: str, name: str, known: Mapping[str, Any], ours: Sequence[str] = ()) -> Any:
     cls = known.get(name.lower())
     if cls is None:
-        hint = did_you_mean(name.lower(), known)
-        raise ConfigError(f"training.{field}: torch has no '{name}'.{hint} Known: {', '.join(sorted(known))}")
+        names = sorted([*ours, *known])
+        hint = did_you_mean(name.lower(), names)
+        raise ConfigError(f"training.{field}: torch has no '{name}'.{hint} Known: {', '.join(names)}")
     return cls
 
 
@@ -86,7 +87,7 @@ def make_scheduler(training: Training, optimizer: torch.optim.Optimizer) -> Sche
     schedule = None
     if training.scheduler != "constant":
         name = {"cosine": "CosineAnnealingLR"}.get(training.scheduler, training.scheduler)
-        cls = _look_up("scheduler", name, _classes(lr_scheduler, Scheduler, _NO_SCHEDULERS))
+        cls = _look_up("scheduler", name, _classes(lr_scheduler, Scheduler, _NO_SCHEDULERS), ("cosine", "constant"))
         known = inspect.signature(cls).parameters
         defaults: dict[str, Any] = {"T_max": training.steps, "total_steps": training.steps, "max_lr": training.lr}
         options = {key: value for key, value in defaults.items() if key in known} | dict(training.scheduler_options)

@@ -12,7 +12,6 @@ anything as large as ``config.json`` says.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import tempfile
@@ -36,7 +35,15 @@ from bfn_toolkit.model import BFN
 from bfn_toolkit.provenance import check_providers
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
-from bfn_toolkit.storage import check_space, read_json, read_regular, resource_error, write_atomically
+from bfn_toolkit.storage import (
+    check_seal,
+    check_space,
+    read_json,
+    read_regular,
+    resource_error,
+    sealed,
+    write_atomically,
+)
 from bfn_toolkit.structuring import structure
 
 CONFIG, CARD = "config.json", "README.md"
@@ -124,7 +131,7 @@ def save(
     check_space(folder, len(content))
     write_atomically(folder / WEIGHTS, content)
     write_atomically(folder / CARD, text)
-    write_atomically(folder / CONFIG, json.dumps(config, indent=2, allow_nan=False) + "\n")
+    write_atomically(folder / CONFIG, sealed(config))
 
 
 def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False) -> BFN:
@@ -235,6 +242,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has format {found}, written by bfn-toolkit {written}; this version reads format {FORMAT}. "
             "Upgrade bfn-toolkit"
         )
+    check_seal(config, path)
     plugins, weights = config.get("plugins"), config.get("weights")
     sound = (
         isinstance(plugins, dict)

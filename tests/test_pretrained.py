@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from fake_dists import FakeDists
@@ -33,6 +32,7 @@ from bfn_toolkit.errors import (
     ResourceError,
     RunDirectoryError,
 )
+from bfn_toolkit.storage import SEAL, sealed
 from bfn_toy2d import Toy2d
 from bfn_von_mises import VonMises
 
@@ -70,9 +70,11 @@ def saved(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes config.json as somebody does who knows how it is sealed."""
     config = json.loads((folder / "config.json").read_text())
     change(config)
-    (folder / "config.json").write_text(json.dumps(config))
+    config.pop(SEAL)
+    (folder / "config.json").write_text(sealed(config))
 
 
 def replace_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -219,27 +221,11 @@ def test_the_name_of_a_repository_is_not_fetched(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_one_bit_is_noticed(name: str, saved: Path) -> None:
-    """Some bytes of either file: then the weights' checksum, or what config.json says, differs."""
     path = saved / name
     content = path.read_bytes()
-    for place in range(0, len(content), 61 if name == "config.json" else 997):
+    for place in range(0, len(content), 61):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        try:
-            model = BFN.from_pretrained(saved)
-        except BFNError:
-            continue
-        except BFNWarning:  # another version of a plugin, told as such
-            continue
-        # What only says where a model came from may differ; weights and architecture may not.
-        assert name == "config.json"
-        assert same(model, made())
-        fields = [
-            f.name
-            for f in attrs.fields(Siren)
-            if getattr(model.builder, f.name) != getattr(MODELS["gaussian-siren"][1], f.name)
-        ]
-        assert set(fields) <= {"bandwidth"}
-    path.write_bytes(content)
+        refused(saved, str(saved))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
