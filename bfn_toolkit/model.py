@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ class BFN(FlowModel):
 
     Arguments:
         family: Distribution family; its ``network_io`` says what the network has to fit.
-        network: A module with ``forward(features, t, **condition)``, or the builder of one.
+        network: A module with ``forward(features, t, **condition)``, or the builder of one.  Only a model that was made
+            from a builder can be saved (:meth:`save_pretrained`).
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -108,6 +110,7 @@ class BFN(FlowModel):
     def __init__(self, family: Family[Any], network: nn.Module | NetworkBuilder) -> None:
         super().__init__(family)
         self.raw_per_site = family.network_io.raw
+        self.builder = None if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
         self.at_once: int | None = None  # rows that the network sees at once; None for all
 
@@ -127,6 +130,66 @@ class BFN(FlowModel):
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
         return self.family.output(raw.to(features.dtype), params)
+
+    def save_pretrained(
+        self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
+    ) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and a model card, ``README.md``, as people share models.
+
+        Arguments:
+            directory: Where to write them.
+            card: What the card is to say besides: the fields of :class:`~bfn_toolkit.cards.Card`.
+            force: Replace a model that is there.
+        Raises:
+            ConfigError: If the model was made from a bare module, a part of it has no name, or there is something
+                in ``directory``.
+            NonFiniteError: If a weight is NaN or infinite; nothing is written then.
+            ResourceError: If a file cannot be written.
+        """
+        from bfn_toolkit import pretrained
+
+        pretrained.save(pretrained.architecture_of(self), self.network.state_dict(), directory, card, force=force)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
+    ) -> BFN:
+        """Reads what :meth:`save_pretrained` wrote, from a local directory, onto the CPU and ready to sample.
+
+        Arguments:
+            directory: The directory.
+            allow_nonfinite: Whether weights may be NaN or infinite.
+            allow_plugin_mismatch: Whether plugins may be of another major version than those that saved it.
+        Raises:
+            RunDirectoryError: If it is not such a directory, or a file of it is damaged.
+            PluginError: If a plugin of it is not installed, or only in another major version.
+        """
+        from bfn_toolkit import pretrained
+
+        trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
+        return pretrained.load(directory, **trust)
+
+    def push_to_hub(
+        self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
+    ) -> str:
+        """Saves the model and uploads it to the Hugging Face Hub (``pip install "bfn-toolkit[hub]"``).
+
+        Arguments:
+            repo_id: "user/name"; made if it is not there.
+            card: See :meth:`save_pretrained`.
+            private: Whether a repository that is made is private.
+            token: Of the Hub; by default that of ``hf auth login``.
+        Returns:
+            The address of the model.
+        Raises:
+            ResourceError: If the Hub's client is not installed, or the upload fails.
+        """
+        from bfn_toolkit import pretrained
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, card=card)
+
+        return pretrained.push(save, repo_id, private=private, token=token)
 
     def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
         if self.at_once is None or len(features) <= self.at_once:

@@ -238,6 +238,7 @@ class _Training:
         self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
         self.loop.shares(min(len(self.data), self.training.batch_size))
         self.model = BFN(experiment.family, self.loop.network)
+        self.model.builder = experiment.network
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
