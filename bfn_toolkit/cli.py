@@ -177,9 +177,11 @@ def train(
             )
     say(f"run: {folder}")
     if not no_report:
+        from bfn_toolkit.interrupts import listening
         from bfn_toolkit.report import complete_run
 
-        scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
+        with listening():
+            scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
         if job.first():
             scores_table(scores)
     return None
