@@ -16,8 +16,8 @@ from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**14  # in one block, as far as LEAST and MOST allow
-LEAST, MOST = 16, 256  # rows of a block
+NUMBERS = 2**15  # in one block, as far as LEAST and MOST allow
+LEAST, MOST = 16, 1024  # rows of a block
 
 
 def block_rows(numbers: int) -> int:
@@ -65,8 +65,8 @@ def _drawn(
     """The blocks of this process: each process draws one of every group, and the last group is filled up."""
     for group in range(numbers.start, numbers.stop, processes.count()):
         number = min(group + processes.rank(), numbers.stop - 1)
-        while True:
-            processes.check_signals(device, together=True)
+        processes.check_signals(device, together=True)
+        while True:  # a process may come back here alone, so that it can ask the others nothing
             try:
                 with seeded(*key, number, device=device):
                     block = draw(number)

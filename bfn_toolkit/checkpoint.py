@@ -36,12 +36,14 @@ from bfn_toolkit.errors import NonFiniteError, RunDirectoryError
 from bfn_toolkit.storage import (
     FORMAT,
     MAX_JSON,
+    check_seal,
     parse_json,
     read_folder,
     read_json,
     read_manifest,
     read_regular,
     remove_folder,
+    sealed,
     write_atomically,
     write_folder,
 )
@@ -110,7 +112,7 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
     content = _packed(weights)
     write_atomically(folder / WEIGHTS, content)
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
-    write_atomically(folder / DESCRIPTION, json.dumps({**header, **description}, indent=2) + "\n")
+    write_atomically(folder / DESCRIPTION, sealed({**header, **description}))
 
 
 def _packed(state: State, *, finite: bool = True) -> bytes:
@@ -154,6 +156,7 @@ def load_description(folder: Path) -> dict[str, Any]:
     if description.get("format") != FORMAT:
         found = description.get("format")
         raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
+    check_seal(description, path)
     return description
 
 
@@ -232,12 +235,13 @@ def _header(content: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...]]
     if len(content) < 8 or length > min(MAX_JSON, len(content) - 8):
         raise refuse("its header does not fit")
     try:
-        header = parse_json(content[8 : 8 + length])
-        if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        many = content.count(b"{", 8, 8 + length) > MAX_TENSORS + 2  # told before they are read, which takes seconds
+        header = None if many else parse_json(content[8 : 8 + length])
+        if not isinstance(header, dict):
             raise refuse(f"its header is no table of at most {MAX_TENSORS:,} tensors")
         header.pop("__metadata__", None)
         return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise refuse(f"its header is malformed ({error})") from None
 
 
@@ -262,12 +266,15 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
         files["average.safetensors"] = _packed(checkpoint.average)
     facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
     write_folder(checkpoint_folder(run, checkpoint.step), files, facts)
-    _retire(run, keep)
+    _retire(run, checkpoint.step, keep)
 
 
-def _retire(run: Path, keep: int) -> None:
-    """Removes checkpoints, after the newest has been written; what is damaged is left for people to look at."""
-    sound = [listed for listed in list_checkpoints(run) if listed.fault is None]
+def _retire(run: Path, step: int, keep: int) -> None:
+    """Removes checkpoints, after that of a step has been written.
+
+    Those of later steps are left alone, and do not count: training went on from before them because they are damaged.
+    """
+    sound = [listed for listed in list_checkpoints(run) if listed.fault is None and listed.step <= step]
     best = _best(sound)
     for listed in sound[:-keep]:
         if listed is not best:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
+from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
 from bfn_toolkit.terminal import (
     checkpoints_table,
@@ -567,6 +568,9 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except Interrupted as stop:
+        say(str(stop))
+        return stop.exit_status
     except BFNError as error:
         record(error)
         if debug:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import warnings
@@ -262,13 +263,27 @@ def start_run(folder: Path, experiment: Experiment) -> None:
 
 
 def append_metrics(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Appends lines to ``metrics.jsonl``."""
+    """Appends lines to ``metrics.jsonl``, all of them or none.
+
+    Raises:
+        ResourceError: If they cannot be written.
+    """
     path = folder / METRICS
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in metrics))
+        with path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                _write_all(file, "".join(json.dumps(line) + "\n" for line in metrics).encode())
+            except OSError:
+                file.truncate(end)
+                raise
     except OSError as error:
         raise resource_error(error, path) from error
+
+
+def _write_all(file: io.RawIOBase, data: bytes) -> None:
+    while data:  # a write can be short, just before a disk is full
+        data = data[file.write(data) or 0 :]
 
 
 def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
@@ -287,9 +302,9 @@ def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
 
 
-def cut_metrics(folder: Path, step: int) -> tuple[Mapping[str, float], ...]:
-    """Leaves the metrics up to a step, from which training goes on, and returns them."""
-    kept = tuple(line for line in read_metrics(folder) if line["step"] <= step)
+def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, float], ...]:
+    """Leaves the metrics up to the step, and the validation, from which training goes on, and returns them."""
+    kept = tuple(m for m in read_metrics(folder) if m["step"] <= (validated if "valid_loss" in m else step))
     if (folder / METRICS).exists():
         write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return kept

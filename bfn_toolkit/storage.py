@@ -9,6 +9,7 @@ Leftovers of a crash have names that begin with ``.tmp-`` (being written) or ``.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -30,6 +31,7 @@ from bfn_toolkit.errors import ResourceError, RunDirectoryError
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+SEAL = "seal"  # key, in manifests and descriptions, of the SHA-256 of everything else in them
 MAX_JSON = 16 * 2**20  # bytes of any JSON file that is read
 SPACE = 1.1  # free space asked for, in units of what is to be written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -135,14 +137,16 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, A
         remove_tree(temporary)
         temporary.mkdir()
         table = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-        manifest = json.dumps({"format": FORMAT, **facts, "files": table}, indent=2) + "\n"
+        manifest = sealed({"format": FORMAT, **facts, "files": table})
         for name, data in {**files, MANIFEST: manifest.encode()}.items():
             with (temporary / name).open("xb") as file:
                 _write(file, data)
         sync_folder(temporary)
-        if folder.exists():
+        if not folder.exists():
+            os.replace(temporary, folder)
+        elif not _exchanged(temporary, folder):
             os.replace(folder, folder.with_name(_free_name(folder, ".del-")))
-        os.replace(temporary, folder)
+            os.replace(temporary, folder)
         sync_folder(folder.parent)
     except OSError as error:
         remove_tree(temporary)
@@ -150,7 +154,17 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, A
     except ResourceError:
         remove_tree(temporary)
         raise
+    remove_tree(temporary)  # now the folder that was replaced
     sweep(folder.parent, f".del-{folder.name}-")
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Lets two folders change names in one step, and returns whether the system can do that."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return (
+        rename is not None and rename(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), exchange) == 0
+    )
 
 
 def _free_name(folder: Path, prefix: str) -> str:
@@ -177,6 +191,26 @@ def sweep(parent: Path, *prefixes: str) -> None:
     for prefix in prefixes or (".tmp-", ".del-"):
         for leftover in parent.glob(f"{prefix}*"):
             remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """JSON text of facts, and of the SHA-256 of all that they say."""
+    plain = json.loads(json.dumps(facts))
+    return json.dumps({**plain, SEAL: _digest(plain)}, indent=2) + "\n"
+
+
+def check_seal(facts: Mapping[str, Any], path: Path) -> None:
+    """Checks that what was read from a file is what :func:`sealed` wrote.
+
+    Raises:
+        RunDirectoryError: If it is not.
+    """
+    if facts.get(SEAL) != _digest({key: value for key, value in facts.items() if key != SEAL}):
+        raise RunDirectoryError(f"{path} is damaged: what it says does not have the SHA-256 that stands in it")
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def to_json(value: Any) -> str:
@@ -256,6 +290,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format {manifest.get('format')}, written by {written}; this version reads format {FORMAT}. "
             "Upgrade bfn-toolkit"
         )
+    check_seal(manifest, path)
     files = manifest.get("files")
     if not isinstance(files, dict) or not files:
         raise RunDirectoryError(f"{path} is not a manifest: it names no files")
@@ -275,7 +310,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         RunDirectoryError: If a file is missing, damaged or not in the manifest.
     """
     manifest = read_manifest(folder)
-    extra = {path.name for path in folder.iterdir()} - {*manifest["files"], MANIFEST}
+    try:
+        extra = set(os.listdir(folder)) - {*manifest["files"], MANIFEST}
+    except OSError as error:  # it may just have been removed
+        raise RunDirectoryError(f"{folder} cannot be read: {error.strerror}") from None
     if extra:
         raise RunDirectoryError(f"{folder} holds {', '.join(sorted(extra)[:5])}, which its manifest does not name")
     files = {}
@@ -301,6 +339,7 @@ def locked(folder: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise resource_error(error, path) from error
+    _held.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,4 +355,19 @@ def locked(folder: Path) -> Iterator[None]:
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
         yield
     finally:
+        if handle in _held:  # and not in a forked child
+            _held.discard(handle)
+            os.close(handle)
+
+
+_held: set[int] = set()  # files of the locks that this process has
+
+
+def _let_go() -> None:
+    """A forked child, such as a worker that fetches rows, holds nothing: it may live longer than its parent."""
+    for handle in _held:
         os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

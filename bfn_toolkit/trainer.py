@@ -26,7 +26,14 @@ from torch import Tensor
 
 from bfn_toolkit import interrupts, processes
 from bfn_toolkit.blocks import in_blocks
-from bfn_toolkit.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, save_checkpoint, save_model
+from bfn_toolkit.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_model,
+)
 from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import diagnose
@@ -181,6 +188,7 @@ class _Training:
     # What has not been read, told or written yet:
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)
     _untold: list[Metrics] = attrs.field(factory=list)
+    _unlogged: list[Metrics] = attrs.field(factory=list)
     _history: list[Metrics] = attrs.field(factory=list)
     _saved: int = -1
     _failures: Counter[Any] = attrs.field(factory=Counter)
@@ -203,9 +211,11 @@ class _Training:
                 self._start_trackers(scope)
             self._train(time.monotonic() - self.seconds)
             kind = "raw" if self.loop.ema is None else "average"
-            if self.folder is not None and processes.first():
-                facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
-                save_model(self.folder, self.loop.network.state_dict(), facts)
+            if self.folder is not None:
+                weights = self.loop.weights()
+                if processes.first():
+                    facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
+                    save_model(self.folder, weights, facts)
             processes.wait()
         metrics = tuple(json.loads(json.dumps(self._history)))
         return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
@@ -213,7 +223,7 @@ class _Training:
     def _prepare(self) -> None:
         """Device, data, model and loop, and everything that can be wrong with them."""
         experiment = self.experiment
-        accelerator = make_accelerator(self.training)
+        accelerator = make_accelerator(self.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
         for rows in (self.data, valid):
             experiment.family.check_data(rows.x)
@@ -243,7 +253,7 @@ class _Training:
         if self.resumed:
             self._restore(folder)
         if processes.first():
-            self._history = list(cut_metrics(folder, self.step))
+            self._history = list(cut_metrics(folder, self.step, self.validated))
 
     def _restore(self, folder: Path) -> None:
         listed, passed = find_checkpoint(folder)
@@ -255,6 +265,14 @@ class _Training:
         checkpoint = load_checkpoint(
             listed.path, self.loop.bare.state_dict(), average, allow_nonfinite=self.allow_nonfinite
         )
+        try:
+            self._take(checkpoint, folder)
+        except (LookupError, TypeError, RuntimeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{listed.path} does not hold the state of this training: {type(error).__name__}: {error}"
+            ) from error
+
+    def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
         differs = differences(state["environment"], self.origin["environment"])
         differs += ["data" for _ in "x" if state["data"] != self.origin["data"]]
@@ -276,7 +294,13 @@ class _Training:
 
     def _train(self, start: float) -> None:
         feed = self._feed()
-        self._validate_if_due()
+        improved, stop = self._validated_if_due()  # a stop can come before the validation of its step
+        if improved:
+            self._saved = -1
+            self._tell()
+            self._save()
+        if stop:
+            self._stop(signal.Signals(stop))
         while self.step < self.training.steps and not self._lost_patience():
             self._step(next(feed))
             looks = self.device.type == "cpu" or self.step % READ_EVERY == 0  # to look at a device is to wait for it
@@ -287,19 +311,18 @@ class _Training:
             if _divides(AGREE_EVERY, self.step):
                 self._agree("weights", self.loop.checksum())
             self.seconds = time.monotonic() - start
-            try:
-                improved = not stop and self._validate_if_due()
-            except Interrupted as request:
-                stop, improved = int(request.number), False
+            improved = False
+            if not stop:
+                improved, stop = self._validated_if_due()
+            self._tell()  # before the save: a run that goes on from it finds all lines
             if due or save or improved:
                 self._save()
-            self._tell()
             if stop:
                 self._stop(signal.Signals(stop))
         self._read()
         self.seconds = time.monotonic() - start
-        self._save(last=True)
         self._tell()
+        self._save(last=True)
         if self.validated and math.isinf(self.best):
             raise NonFiniteError("no validation loss was a finite number; look at the validation rows and the network")
 
@@ -320,7 +343,7 @@ class _Training:
             self._read()
             if self.loop.whole:  # the step was not begun: what was done before it need not be lost
                 with suppress(ResourceError):
-                    self._save(alone=True)
+                    self._save(alone=not self.loop.sharded)
                 self._tell()
             if isinstance(error, NonFiniteStep):
                 raise self._explained(error) from error
@@ -350,8 +373,11 @@ class _Training:
         where = ""
         if self.folder is not None and processes.first():
             path = self.folder / REPORTS / f"step-{error.step:08d}.json"
-            write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
-            where = f" Report: {path}."
+            try:
+                write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
+                where = f" Report: {path}."
+            except ResourceError as problem:  # which is not why the training ends
+                where = f" There is no report: {problem}."
         return NonFiniteError(
             f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
             "Lower training.lr, or check the data and these parts"
@@ -368,22 +394,24 @@ class _Training:
         if not self._untold:
             return
         if self.folder is not None:
+            self._unlogged += self._untold
             try:
-                append_metrics(self.folder, self._untold)
-            except ResourceError as error:  # a log does not end a training
+                append_metrics(self.folder, self._unlogged)
+                self._unlogged = []
+            except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
                 self._warn_at_first("metrics", str(error))
         model = self.model
         moment = Moment(self.step, tuple(self._untold), model, self.folder)
         self._untold = []
         for callback in self.callbacks:
-            if self._failures[callback] < FAILURES:
+            if self._failures[id(callback)] < FAILURES:
                 try:
                     callback(moment)
-                    self._failures[callback] = 0
+                    self._failures[id(callback)] = 0
                 except Exception as error:
-                    self._failures[callback] += 1
+                    self._failures[id(callback)] += 1
                     name = getattr(callback, "__qualname__", repr(callback))
-                    ending = "; it is not called any more" if self._failures[callback] == FAILURES else ""
+                    ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
                     self._warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
 
     def _start_trackers(self, scope: ExitStack) -> None:
@@ -391,7 +419,6 @@ class _Training:
         options = {key: value for key, _, value in self.experiment.options()}
         plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in options.items()}
         try:
-            accelerator.project_configuration.set_directories(str(self.folder or "."))
             accelerator.init_trackers("bfn", config=plain)
         except Exception as error:
             raise ResourceError(f"training.trackers: {', '.join(training.trackers)} did not start: {error}") from error
@@ -402,6 +429,13 @@ class _Training:
                 accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
 
         self.callbacks = [*self.callbacks, tracker]
+
+    def _validated_if_due(self) -> tuple[bool, int]:
+        """Whether a validation that was due is the best so far, and the signal that ended it, or 0."""
+        try:
+            return self._validate_if_due(), 0
+        except Interrupted as request:
+            return False, int(request.number)
 
     def _validate_if_due(self) -> bool:
         """Prices the validation rows, with the weights that samples would have; whether they were never so low.
@@ -466,7 +500,7 @@ class _Training:
         """
         if self.folder is None or self._saved == self.step:
             return
-        if processes.first():
+        if processes.first() or self.loop.sharded:
             state = {
                 **self.origin,
                 "experiment": self.experiment.to_mapping(),
@@ -479,7 +513,8 @@ class _Training:
             facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
             checkpoint = self.loop.checkpoint(self.step, state, self.valid_loss, facts)
             try:
-                save_checkpoint(self.folder, checkpoint, self.training.keep)
+                if processes.first():
+                    save_checkpoint(self.folder, checkpoint, self.training.keep)
                 self._failures["save"] = 0
                 self._saved = self.step
             except ResourceError as error:
