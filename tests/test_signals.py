@@ -120,7 +120,7 @@ def test_handlers_come_back_also_after_an_error() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with pytest.raises(ZeroDivisionError), listening():
+        with pytest.raises(ZeroDivisionError), listening():  # noqa: PT012 - the handlers are looked at inside
             assert signal.getsignal(signal.SIGTERM) is not mine
             raise ZeroDivisionError
         assert signal.getsignal(signal.SIGTERM) is mine
