@@ -16,8 +16,13 @@ from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
+<<<<<<< HEAD
 NUMBERS = 2**15  # in one block, as far as LEAST and MOST allow
 LEAST, MOST = 16, 1024  # rows of a block
+=======
+NUMBERS = 2**14  # in one block, as far as LEAST and MOST allow
+LEAST, MOST = 16, 256  # rows of a block; matrix products of fewer than 16 rows can round otherwise
+>>>>>>> faults
 
 
 def block_rows(numbers: int) -> int:
@@ -75,7 +80,9 @@ def _drawn(
                 if not _out_of_memory(error):
                     raise
                 if not shrink():
-                    raise ResourceError(f"out of memory, even row by row: {str(error).splitlines()[0]}") from error
+                    raise ResourceError(
+                        f"out of memory, even with {LEAST} rows at once: {str(error).splitlines()[0]}"
+                    ) from error
         yield block
 
 

@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+<<<<<<< HEAD
 from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
 from bfn_toolkit.interrupts import Interrupted
+=======
+from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
+>>>>>>> faults
 from bfn_toolkit.launch import lost_contact, record
 from bfn_toolkit.terminal import (
     checkpoints_table,
@@ -649,10 +653,11 @@ def _run(arguments: list[str]) -> int:
         complain(str(error))
         return error.exit_status
     except Exception as error:
-        record(error)
         if (lost := lost_contact(error)) is not None:
+            record(ResourceError(lost))
             complain(lost)
-            return 7
+            return ResourceError.exit_status
+        record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
 

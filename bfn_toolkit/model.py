@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.blocks import MOST, block_rows, in_blocks
+from bfn_toolkit.blocks import LEAST, MOST, block_rows, in_blocks
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
@@ -115,9 +115,9 @@ class BFN(FlowModel):
         self.at_once: int | None = None  # rows that the network sees at once; None for all
 
     def shrink(self) -> bool:
-        """Halves the number of rows that the network sees at once."""
+        """Halves the number of rows that the network sees at once, down to where kernels would round otherwise."""
         self.at_once = (self.at_once or 2 * MOST) // 2
-        return self.at_once > 0
+        return self.at_once >= LEAST
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         """Features, network, output distribution."""

@@ -1,5 +1,6 @@
 """Signals: what was done is saved, and the exit status says which one came."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -120,7 +121,7 @@ def test_handlers_come_back_also_after_an_error() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with pytest.raises(ZeroDivisionError), listening():  # noqa: PT012 - the handlers are looked at inside
+        with contextlib.suppress(ZeroDivisionError), listening():
             assert signal.getsignal(signal.SIGTERM) is not mine
             raise ZeroDivisionError
         assert signal.getsignal(signal.SIGTERM) is mine
