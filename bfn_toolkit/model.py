@@ -19,8 +19,9 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.samplers import OnStep, Sampler
 from bfn_toolkit.shapes import times_like
+from bfn_toolkit.solvers import default_sampler
 
 
 class FlowModel(nn.Module, abc.ABC):
@@ -44,17 +45,33 @@ class FlowModel(nn.Module, abc.ABC):
         return self.loss(x, n_steps=n_steps, **condition) + ReconstructionLoss()(self, x, **condition)
 
     def sample(
-        self, batch_size: int, *, n_steps: int, sampler: Sampler[Any] | None = None, **condition: Tensor
+        self,
+        batch_size: int,
+        *,
+        n_steps: int,
+        sampler: Sampler[Any] | None = None,
+        on_step: OnStep | None = None,
+        **condition: Tensor,
     ) -> Tensor:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
 
+        Arguments:
+            batch_size: How many.
+            n_steps: Number of steps.
+            sampler: How; what :func:`~bfn_toolkit.default_sampler` chooses, if it is not given.
+            on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network.
+            condition: What the network is told besides.
         Raises:
-            StepCountError: If the family does not allow this number of steps.
+            StepCountError: If the family or the sampler's grid does not allow this number of steps.
+            ConfigError: If the sampler is not for this family.
         """
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        sampler = sampler or AncestralSampler()
-        return sampler.sample(self, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition)
+        if sampler is None:
+            sampler, _ = default_sampler(self.family, n_steps)
+        return sampler.sample(
+            self, batch_size, n_steps=n_steps, device=device, dtype=dtype, on_step=on_step, **condition
+        )
 
 
 class BFN(FlowModel):
