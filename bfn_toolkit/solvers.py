@@ -264,7 +264,8 @@ class ODEMidpoint(Solver):
 
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
         if path.anchor is None or path.phi is None:
-            return Path(_flow(path, phi, q), q, path.since, phi, path.q, path.w)
+            anchor = torch.add(path.w, phi, alpha=path.q - path.since)  # the drift since 0 is no part of the step
+            return Path(_flow(path, phi, q), q, path.q, phi, path.q, anchor)
         whole = attrs.evolve(path, w=path.anchor)
         weight = 0.5 * math.log(q / path.q_before) / math.log(path.q / path.q_before)
         return Path(_flow(whole, phi, q, weight), q, q)
