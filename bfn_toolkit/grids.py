@@ -1,9 +1,9 @@
 r"""Time grids: at which times a solver asks the network.
 
 A solver with n evaluations asks at :math:`0 < t_1 < \dots < t_n = 1`.  What changes from one time to the next is the
-signal-to-noise ratio of the beliefs, which is the accuracy :math:`\beta(t)`; with
+signal-to-noise ratio of the beliefs, which is the accuracy B of the channel; with
 
-.. math:: \lambda(t) = \tfrac12 \ln \beta(t), \qquad \sigma(t) = \beta(t)^{-1/2} = e^{-\lambda(t)}
+.. math:: \lambda(t) = \tfrac12 \ln B(t), \qquad \sigma(t) = B(t)^{-1/2} = e^{-\lambda(t)}
 
 a grid spaces the times evenly in
 
@@ -14,14 +14,15 @@ a grid spaces the times evenly in
 :class:`GivenGrid`    nothing: the times are given
 ===================== ==========================================================
 
-The first time is the *start*, because lambda has no value at t = 0.  One evaluation is made at the start.
+The first time is the *start*, because lambda has no value at t = 0: by default where B = 0.1, so that the noise still
+hides what there is to see, whatever the family (or a hundredth of B(1), where that is less).
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -31,8 +32,7 @@ from attrs import field, validators
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, StepCountError
-from bfn_toolkit.families import AdditiveFamily, Family, check_n_steps
-from bfn_toolkit.schedules import AccuracySchedule
+from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
 
 class TimeGrid(abc.ABC):
@@ -41,7 +41,7 @@ class TimeGrid(abc.ABC):
     kind: ClassVar[str] = "grid"
 
     @abc.abstractmethod
-    def spaced(self, schedule: AccuracySchedule, n: int) -> Tensor:
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
         """Times 0 < t_1 < ... < t_n = 1, the start alone for n = 1: float64, on the CPU, with shape (n,)."""
 
     def times(self, family: Family[Any], n: int) -> Tensor:
@@ -49,25 +49,48 @@ class TimeGrid(abc.ABC):
 
         Raises:
             StepCountError: If n is not an integer of at least 1, or another than the grid allows.
-            ConfigError: If a part has no accuracies that add.
+            ConfigError: If a part is no channel.
         """
         check_n_steps(n)
-        return torch.stack([self._times(part, n) for part in family.parts.values()]).mean(0)
+        return torch.stack([self.spaced(part, n) for part in channels_of(family).values()]).mean(0)
 
-    def _times(self, family: Family[Any], n: int) -> Tensor:
-        if not isinstance(family, AdditiveFamily):
+
+def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
+    """The parts of a family, all of which are channels; under the name "" for a family that is no product.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for name, part in family.parts.items():
+        if not isinstance(part, ChannelFamily):
+            which = f"part '{name}', a {type(part).__name__}," if name else type(part).__name__
             raise ConfigError(
-                f"{type(self).__name__} needs accuracies that add, which those of {type(family).__name__} do not; "
-                "use the ancestral sampler"
+                f"a solver works in the coordinates of a ChannelFamily, which {which} is not; "
+                "write sampler=AncestralSampler(), on the command line --sampler ancestral"
             )
-        return self.spaced(family.schedule, n)
+    return family.parts  # type: ignore[return-value]
 
 
-_WITHIN = [validators.gt(0.0), validators.lt(1.0)]
+def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
+    """Time at which B has accumulated."""
+    return family.schedule.time(accuracy / family.channel_accuracy(torch.ones((), dtype=torch.float64)))
+
+
+def _ends(family: ChannelFamily[Any], start: float | None) -> tuple[float, float, float]:
+    """The first time, and B there and at the end."""
+    last = family.channel_accuracy(family.schedule.beta(torch.ones((), dtype=torch.float64)))
+    if start is None:
+        first = (0.01 * last).clamp_max(0.1)
+        return _time(family, first).item(), first.item(), last.item()
+    moment = torch.tensor(start, dtype=torch.float64)
+    return start, family.channel_accuracy(family.schedule.beta(moment)).item(), last.item()
 
 
 def _between(first: float, last: float, n: int) -> Tensor:
     return torch.linspace(first, last, n, dtype=torch.float64)
+
+
+_WITHIN = validators.optional([validators.gt(0.0), validators.lt(1.0)])
 
 
 @attrs.frozen
@@ -75,27 +98,28 @@ class UniformGrid(TimeGrid):
     """Evenly in time.
 
     Arguments:
-        start: First time.
+        start: First time; None for where B = 0.1.
     """
 
-    start: float = field(default=1e-2, validator=_WITHIN)
+    start: float | None = field(default=None, validator=_WITHIN)
 
-    def spaced(self, schedule: AccuracySchedule, n: int) -> Tensor:  # noqa: D102
-        return _between(self.start, 1.0, n)
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
+        return _between(_ends(family, self.start)[0], 1.0, n)
 
 
 class _NoiseGrid(TimeGrid):
     """Evenly in a function of the accuracy."""
 
+    start: float | None
+
     @abc.abstractmethod
     def accuracies(self, first: float, last: float, n: int) -> Tensor:
         """Accuracies from the first to the last, with shape (n,)."""
 
-    def spaced(self, schedule: AccuracySchedule, n: int) -> Tensor:
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
         """The times of the accuracies; the ends are what they should be to the last bit."""
-        start: float = self.start  # type: ignore[attr-defined]
-        first, last = schedule.beta(torch.tensor([start, 1.0], dtype=torch.float64)).tolist()
-        times = schedule.time(self.accuracies(first, last, n))
+        start, first, last = _ends(family, self.start)
+        times = _time(family, self.accuracies(first, last, n))
         times[-1], times[0] = 1.0, start
         return times
 
@@ -105,14 +129,14 @@ class LogSnrGrid(_NoiseGrid):
     """Evenly in the logarithm of the signal-to-noise ratio.
 
     Arguments:
-        start: First time.
+        start: First time; None for where B = 0.1.
 
     >>> from bfn_gaussian import Gaussian
     >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
-    tensor([0.0100, 0.0832, 0.4094, 1.0000], dtype=torch.float64)
+    tensor([0.0100, 0.1054, 0.4919, 1.0000], dtype=torch.float64)
     """
 
-    start: float = field(default=1e-2, validator=_WITHIN)
+    start: float | None = field(default=None, validator=_WITHIN)
 
     def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
         return _between(math.log(first), math.log(last), n).exp()
@@ -123,11 +147,11 @@ class KarrasGrid(_NoiseGrid):
     """Evenly in a root of the noise: denser where the noise is small.
 
     Arguments:
-        start: First time.
+        start: First time; None for where B = 0.1.
         rho: Which root; 1 is evenly in the noise, and infinity would be :class:`LogSnrGrid`.
     """
 
-    start: float = field(default=1e-2, validator=_WITHIN)
+    start: float | None = field(default=None, validator=_WITHIN)
     rho: float = field(default=7.0, validator=[validators.ge(1.0), validators.le(1e3)])
 
     def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
@@ -154,7 +178,7 @@ class GivenGrid(TimeGrid):
 
     at: tuple[float, ...] = field(default=(0.01, 0.1, 1.0), converter=_numbers, validator=_increasing)
 
-    def spaced(self, schedule: AccuracySchedule, n: int) -> Tensor:  # noqa: D102
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
         if n != len(self.at):
             raise StepCountError(f"GivenGrid has {len(self.at)} times; got n_steps={n}. Use n_steps={len(self.at)}")
         return torch.tensor(self.at, dtype=torch.float64)

@@ -52,9 +52,8 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.grids import LogSnrGrid, TimeGrid
+from bfn_toolkit.grids import LogSnrGrid, TimeGrid, channels_of
 from bfn_toolkit.losses import Model
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.samplers import AncestralSampler, Sampler, SamplerState
@@ -105,22 +104,6 @@ class SolverState(SamplerState):
 def _accuracy(family: ChannelFamily[Any], t: float) -> float:
     """B at time t; remembered, so that a grid that is used again costs nothing."""
     return family.channel_accuracy(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
-
-
-def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
-    """The parts of a family, all of which are channels.
-
-    Raises:
-        ConfigError: If one is not.
-    """
-    for name, part in family.parts.items():
-        if not isinstance(part, ChannelFamily):
-            which = f"part '{name}', a {type(part).__name__}," if name else type(part).__name__
-            raise ConfigError(
-                f"a solver works in the coordinates of a ChannelFamily, which {which} is not; "
-                "write sampler=AncestralSampler(), on the command line --sampler ancestral"
-            )
-    return family.parts  # type: ignore[return-value]
 
 
 def _drawn(family: Family[Any]) -> Iterator[tuple[str, ChannelFamily[Any]]]:
@@ -339,10 +322,15 @@ class FlowSampler(Solver):
 
 
 def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
-    """The sampler for a number of steps, and why, in words that follow "sampler: ".
+    """The sampler for a number of steps, and why.
 
     Arguments:
         family: Whose beliefs are sampled.
         n_steps: How many steps there will be.
+    Returns:
+        The sampler, and the reason in words that can follow its name.
     """
-    return AncestralSampler(), "TODO"
+    others = [type(part).__name__ for part in family.parts.values() if not isinstance(part, ChannelFamily)]
+    if others:
+        return AncestralSampler(), f"solvers need a ChannelFamily, which {', '.join(others)} is not"
+    return SDE2(), f"of second order, so that {n_steps} evaluations of the network are many"
