@@ -81,6 +81,9 @@ class Sampler(abc.ABC, Generic[S]):
     """A way from the prior to a sample: :meth:`init`, then :meth:`step` over :meth:`times`, then the last output."""
 
     kind: ClassVar[str] = "sampler"
+    exact_for_constants: ClassVar[bool] = (
+        True  # a claim: an output that is one point, for ever, is sampled without error
+    )
 
     @abc.abstractmethod
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> S:

@@ -45,7 +45,7 @@ import abc
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -55,7 +55,7 @@ from torch import Tensor
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.grids import LogSnrGrid, TimeGrid, channels_of
 from bfn_toolkit.losses import Model
-from bfn_toolkit.randomness import streams
+from bfn_toolkit.randomness import seeded, streams
 from bfn_toolkit.samplers import AncestralSampler, Sampler, SamplerState
 from bfn_toolkit.shapes import part_of
 
@@ -122,6 +122,7 @@ class Solver(Sampler[SolverState]):
     """What the solvers share: the grid, and the loop over the parts."""
 
     grid: TimeGrid
+    order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
 
     @abc.abstractmethod
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
@@ -210,6 +211,8 @@ class ODE1(Solver):
         grid: Times of the evaluations.
     """
 
+    order: ClassVar[int | None] = 1
+
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
@@ -225,6 +228,8 @@ class ODE2(Solver):
         slope: In what the expected embedding is taken to be linear: "log-snr", as published for continuous data, or
             "signal", sqrt(B), as published for classes.
     """
+
+    order: ClassVar[int | None] = 2
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
@@ -242,6 +247,8 @@ class ODEMidpoint(Solver):
     Arguments:
         grid: Times of the evaluations.
     """
+
+    order: ClassVar[int | None] = 2
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
@@ -293,6 +300,8 @@ class EulerMaruyama(Solver):
         grid: Times of the evaluations.
     """
 
+    exact_for_constants: ClassVar[bool] = False
+
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
@@ -321,6 +330,9 @@ class FlowSampler(Solver):
         return Path(w, q, q)
 
 
+FEW = 10  # evaluations; below, the noise that SDE2 renews costs more than it corrects, but not for classes
+
+
 def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
     """The sampler for a number of steps, and why.
 
@@ -330,7 +342,16 @@ def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], st
     Returns:
         The sampler, and the reason in words that can follow its name.
     """
-    others = [type(part).__name__ for part in family.parts.values() if not isinstance(part, ChannelFamily)]
+    parts = family.parts.values()
+    others = [type(part).__name__ for part in parts if not isinstance(part, ChannelFamily)]
     if others:
-        return AncestralSampler(), f"solvers need a ChannelFamily, which {', '.join(others)} is not"
-    return SDE2(), f"of second order, so that {n_steps} evaluations of the network are many"
+        return AncestralSampler(), f"because {', '.join(others)} is no ChannelFamily, which a solver needs"
+    if n_steps < FEW and all(map(_is_real, parts)):
+        return ODE2(), f"because {n_steps} steps are few, and real numbers then need no noise on the way"
+    return SDE2(), "because it is of second order, and corrects on the way what the network got wrong"
+
+
+def _is_real(family: Family[Any]) -> bool:
+    """Whether the data are real numbers."""
+    with seeded("real"):
+        return family.input(family.prior(1)).sample().is_floating_point()

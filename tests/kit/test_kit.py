@@ -19,7 +19,7 @@ from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, 
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bfn_toolkit import ConfigError, NetworkIO, Registry
+from bfn_toolkit import ODE2, ConfigError, NetworkIO, Registry
 from bfn_toolkit.testing import (
     LAWS,
     Case,
@@ -227,7 +227,7 @@ ONES = {
     "network": (Residual(),),
     "dataset": (Angles(),),
     "schedule": (SaturatingSchedule(),),
-    "sampler": (ByDefinition(),),
+    "sampler": (ByDefinition(), ODE2()),
 }
 
 
