@@ -27,7 +27,7 @@ sampler                 a             b                       c                 
 :class:`SDE2`           q_s / q_t     (B_t - B_s) / q_t       sqrt(B_t - B_s) / q_t   extrapolated from two
 :class:`EulerMaruyama`  q_s / q_t     B'(s) (t - s) / q_t     sqrt(B'(s) (t - s)) /   the last evaluation
                                                               q_t
-:class:`FlowSampler`    0             :math:`q_t`             sqrt(temperature)       the last evaluation
+:class:`FlowSampler`    0             :math:`q_t`             sqrt(temperature)       of a draw of the output
 ======================= ============= ======================= ======================= ==========================
 
 All but Euler-Maruyama are exact for a constant D.  At t = 0 the beliefs are the prior, and w is noise alone.  It still
@@ -53,7 +53,7 @@ from attrs import field, validators
 from torch import Tensor
 
 from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.grids import LogSnrGrid, TimeGrid, channels_of
+from bfn_toolkit.grids import LogSnrGrid, TimeGrid, UniformGrid, channels_of
 from bfn_toolkit.losses import Model
 from bfn_toolkit.randomness import seeded, streams
 from bfn_toolkit.samplers import AncestralSampler, Sampler, SamplerState
@@ -135,6 +135,10 @@ class Solver(Sampler[SolverState]):
             told: Accuracy told by the step.
         """
 
+    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
+        """What is taken for the embedding of the data, with the shape and dtype of w: what the network expects."""
+        return family.mean_embedding(output)
+
     def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """Accuracy B that the beliefs gain over (s, t]."""
         return _accuracy(family, t) - _accuracy(family, s)
@@ -166,7 +170,7 @@ class Solver(Sampler[SolverState]):
             if output is None:
                 paths[name] = Path(path.w, q, 0.0)
             else:
-                phi = part.mean_embedding(part_of(output, name))
+                phi = self.embedding(part, part_of(output, name), path.w)
                 paths[name] = self.advance(path, phi, q, self.told(part, at, to))
         return SolverState.at(family, paths)
 
@@ -294,7 +298,9 @@ class SDE2(Solver):
 
 @attrs.frozen
 class EulerMaruyama(Solver):
-    """Euler-Maruyama steps, which take the accuracy rate for constant too: a baseline, for many steps.
+    """Euler-Maruyama steps: the accuracy rate too is taken to be constant.  A baseline, for many steps.
+
+    Its beliefs count the accuracy that they were told, which is less than B(t).
 
     Arguments:
         grid: Times of the evaluations.
@@ -302,7 +308,7 @@ class EulerMaruyama(Solver):
 
     exact_for_constants: ClassVar[bool] = False
 
-    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+    grid: TimeGrid = field(factory=UniformGrid, validator=_IS_GRID)
 
     def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """The rate at s times t - s."""
@@ -310,20 +316,30 @@ class EulerMaruyama(Solver):
         return (t - s) * family.channel_accuracy(rate).item()
 
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        q = math.sqrt(path.q**2 + told)
         return Path(_diffusion(path, phi, q, told), q, q)
 
 
 @attrs.frozen
 class FlowSampler(Solver):
-    """Draws the beliefs at each time anew from the flow about E[phi]: no step remembers the noise of another.
+    """Draws the beliefs at each time anew from the flow about the last guess: no step remembers another's noise.
 
     Arguments:
         grid: Times of the evaluations.
+        guess: "sample", a draw of the output, by which the beliefs have the right distribution wherever the output has;
+            or "mean", E[phi], which is no datum where the output is undecided.
         temperature: Variance of the noise, in units of the flow's; below 1 for likelier samples.
     """
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.in_(("sample", "mean")))
     temperature: float = field(default=1.0, validator=[validators.ge(0.0), validators.le(100.0)])
+
+    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
+        """That of the guess."""
+        if self.guess == "mean":
+            return family.mean_embedding(output)
+        return family.embed(output.sample()).to(w.dtype)
 
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
         w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))

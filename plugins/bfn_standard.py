@@ -46,8 +46,8 @@ def bfn_samplers() -> Sequence[Entry]:
         Entry("ode-midpoint", ODEMidpoint, (ODEMidpoint(KarrasGrid()),)),
         Entry("sde-1", SDE1, (SDE1(UniformGrid()),)),
         Entry("sde-2", SDE2, (SDE2(), SDE2(UniformGrid(), slope="signal"))),
-        Entry("euler-maruyama", EulerMaruyama, (EulerMaruyama(UniformGrid()),)),
-        Entry("flow", FlowSampler, (FlowSampler(),)),
+        Entry("euler-maruyama", EulerMaruyama, (EulerMaruyama(),)),
+        Entry("flow", FlowSampler, (FlowSampler(), FlowSampler(UniformGrid()))),
     ]
 
 

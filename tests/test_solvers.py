@@ -53,7 +53,17 @@ from bfn_von_mises import VonMises
 
 GOLDEN = json.loads(File(__file__).with_name("golden.json").read_text())
 CPU, DOUBLE = torch.device("cpu"), torch.float64
-SOLVERS = (ODE1(), ODE2(), ODE2(slope="signal"), ODEMidpoint(), SDE1(), SDE2(), FlowSampler(), EulerMaruyama())
+SOLVERS = (
+    ODE1(),
+    ODE2(),
+    ODE2(slope="signal"),
+    ODEMidpoint(),
+    SDE1(),
+    SDE2(),
+    FlowSampler(),
+    FlowSampler(guess="mean"),
+    EulerMaruyama(),
+)
 EXACT = SOLVERS[:-1]  # for a constant output
 GRIDS = (UniformGrid(), LogSnrGrid(), KarrasGrid(), KarrasGrid(0.2, rho=1.0), GivenGrid((0.1, 0.5, 0.6, 0.9, 1.0)))
 FAMILIES = (Gaussian(), Gaussian((2, 3), sigma_1=0.3), Categorical((2,), classes=3), Categorical(entropy_linear=True))

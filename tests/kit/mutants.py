@@ -14,8 +14,8 @@ from torch.distributions import Distribution, Independent, Normal, register_kl
 
 from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
 from bfn_toolkit import (
+    ODE1,
     ODE2,
-    SDE1,
     AdditiveFamily,
     Batch,
     Delta,
@@ -306,7 +306,9 @@ class EmptyBins(Classes):
         return EdgesTwice(torch.arange(self.classes, device=raw.device), raw)
 
 
-@rejected_by("mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-price", bins=5)
+@rejected_by(
+    "mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-price", "gradients-are-finite", bins=5
+)
 class EmbeddingOfTheMode(Circle):
     def mean_embedding(self, output: Output) -> Tensor:
         return self.embed(output.mode)
@@ -640,7 +642,7 @@ class NoMessageNoise(ByDefinition):
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
-@rejected_by("samples-have-the-shape-of-the-data")
+@rejected_by("samples-have-the-shape-of-the-data", "a-constant-output-gives-the-flow")
 class OneMore(ByDefinition):
     def init(self, model: Any, batch_size: int, *, device: Any, dtype: Any) -> SamplerState:
         return ByDefinition.init(self, model, batch_size + 1, device=device, dtype=dtype)
@@ -655,11 +657,11 @@ class AsksTwice(ByDefinition):
 
 @rejected_by("a-constant-output-gives-the-flow")
 @attrs.frozen
-class LateDrift(SDE1):
+class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""
 
     def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
-        return SDE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
+        return ODE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
 
 
 @rejected_by("the-error-falls-as-claimed")
