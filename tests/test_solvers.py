@@ -54,15 +54,8 @@ from bfn_von_mises import VonMises
 GOLDEN = json.loads(File(__file__).with_name("golden.json").read_text())
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SOLVERS = (
-    ODE1(),
-    ODE2(),
-    ODE2(slope="signal"),
-    ODEMidpoint(),
-    SDE1(),
-    SDE2(),
-    FlowSampler(),
-    FlowSampler(guess="mean"),
-    EulerMaruyama(),
+    *(ODE1(), ODE2(), ODE2(slope="signal"), ODEMidpoint()),
+    *(SDE1(), SDE2(), FlowSampler(), FlowSampler(guess="mean"), EulerMaruyama()),
 )
 EXACT = SOLVERS[:-1]  # for a constant output
 GRIDS = (UniformGrid(), LogSnrGrid(), KarrasGrid(), KarrasGrid(0.2, rho=1.0), GivenGrid((0.1, 0.5, 0.6, 0.9, 1.0)))
@@ -390,3 +383,24 @@ def test_no_solver_reads_the_state_or_leaves_its_device(sampler: Any) -> None:
     for s, t in pairwise(times.unbind()):
         state = sampler.step(model, state, s, t)
     assert (state.params.mean.device.type, state.params.mean.dtype) == ("meta", torch.float32)
+
+
+# The choice
+
+
+@pytest.mark.parametrize("n", [1, 5, 9, 10, 1000])
+def test_the_default_is_a_second_order_solver_and_says_why(n: int) -> None:
+    for family in (*FAMILIES, product().family):
+        with seeded(5):
+            sampler, reason = default_sampler(family, n)
+            after = torch.rand(1)
+        with seeded(5):
+            assert torch.equal(after, torch.rand(1))  # the choice draws nothing of the caller's
+        real = isinstance(family, Gaussian)
+        assert sampler == (ODE2() if real and n < 10 else SDE2())
+        assert reason.startswith("because ")
+    with seeded(6):
+        x = product().sample(3, n_steps=4)
+    with seeded(6):
+        again = product().sample(3, n_steps=4, sampler=SDE2())
+    assert all(torch.equal(x[name], again[name]) for name in x)
