@@ -133,7 +133,7 @@ class LogSnrGrid(_NoiseGrid):
 
     >>> from bfn_gaussian import Gaussian
     >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
-    tensor([0.0100, 0.1054, 0.4919, 1.0000], dtype=torch.float64)
+    tensor([0.0100, 0.1025, 0.4705, 1.0000], dtype=torch.float64)
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
