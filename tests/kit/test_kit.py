@@ -217,6 +217,7 @@ BLIND = {  # a law, and where it looks
     "steps-telescope": ("accuracy",),
     "channel-coordinates-round-trip": ("channel",),
     "flow-is-a-gaussian-channel": ("channel",),
+    "mean-embedding-is-that-of-the-draws": ("mean_embedding",),
     "other-step-counts-are-refused": ("times",),
     "steps-follow-the-table": ("accuracy",),
     "schedule": ("beta", "alpha", "accuracy"),
