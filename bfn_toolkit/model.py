@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +23,9 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.samplers import Evaluation, OnStep, Sampler
 from bfn_toolkit.shapes import Data, times_like
+from bfn_toolkit.solvers import default_sampler
 
 
 class FlowModel(nn.Module, abc.ABC):
@@ -53,6 +55,7 @@ class FlowModel(nn.Module, abc.ABC):
         n_steps: int,
         sampler: Sampler[Any] | None = None,
         first: int = 0,
+        on_step: OnStep | None = None,
         **condition: Tensor,
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
@@ -63,27 +66,33 @@ class FlowModel(nn.Module, abc.ABC):
         Arguments:
             batch_size: Number of samples.
             n_steps: Number of steps.
-            sampler: How; by default ancestrally.
+            sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
             first: Number of the first sample, where others have been drawn under the same seed.
+            on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network, block by block.
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
-            ConfigError: If a number is not a positive integer.
-            StepCountError: If the family does not allow this number of steps.
+            ConfigError: If a number is not a positive integer, or the sampler is not for this family.
+            StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {batch_size!r}")
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        chosen = sampler or AncestralSampler()
+        chosen = sampler or default_sampler(self.family, n_steps)[0]
         rows = block_rows(math.prod(self.family.network_io.site_shape))
         key = int(torch.randint(2**62, ()))
 
         def draw(block: int) -> Data:
             index = torch.arange(block * rows, (block + 1) * rows) - first
             index = index.clamp_(0, batch_size - 1)  # of rows that are cut off
-            given = {name: value[index.to(value.device)] for name, value in condition.items()}
-            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, **given)
+            given: dict[str, Any] = {name: value[index.to(value.device)] for name, value in condition.items()}
+
+            def tell(evaluation: Evaluation) -> object:
+                return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
+
+            told = None if on_step is None else tell
+            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
 
         return in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
 
