@@ -18,12 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-<<<<<<< HEAD
-from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
-from bfn_toolkit.interrupts import Interrupted
-=======
 from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
->>>>>>> faults
+from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
 from bfn_toolkit.terminal import (
     checkpoints_table,
