@@ -16,8 +16,8 @@ from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**14  # in one block, as far as LEAST and MOST allow
-LEAST, MOST = 16, 256  # rows of a block; matrix products of fewer than 16 rows can round otherwise
+NUMBERS = 2**15  # in one block, as far as LEAST and MOST allow
+LEAST, MOST = 16, 1024  # rows of a block; matrix products of a few rows can round otherwise
 
 
 def block_rows(numbers: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from bfn_toolkit import processes
 from bfn_toolkit.errors import ConfigError, ResourceError
 from bfn_toolkit.experiment import Training
+from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,12 +36,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def make_accelerator(training: Training | None = None, device: str = "auto") -> Accelerator:
+def make_accelerator(training: Training | None = None, device: str = "auto", folder: Path | None = None) -> Accelerator:
     """The engine for this job.  Under torchrun it joins the group of processes, each on a device of its own.
 
     Arguments:
         training: How it trains; a job that does not train has a device alone.
         device: Name of that device.
+        folder: Where experiment trackers that write files may do so.
 
     Raises:
         ConfigError: If the device is one that several processes cannot share.
@@ -58,6 +61,7 @@ def make_accelerator(training: Training | None = None, device: str = "auto") -> 
     if sharded and not several:
         raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
     AcceleratorState._reset_state(reset_partial_state=processes.count() == 1)  # another job in this process had its own
+    _check_trackers(training.trackers)
     options: dict[str, Any] = {}
     if sharded:
         from accelerate import FullyShardedDataParallelPlugin
@@ -69,8 +73,22 @@ def make_accelerator(training: Training | None = None, device: str = "auto") -> 
             mixed_precision={"fp32": "no"}.get(training.precision, training.precision),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.timeout))],
             log_with=list(training.trackers) or None,
+            project_dir=None if folder is None else str(folder),
             **options,
         )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    if not names:
+        return
+    from accelerate.tracking import LoggerType, get_available_trackers
+
+    known = [str(name) for name in LoggerType.list() if str(name) != "all"]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"training.trackers: {not_one_of(name, known)}")
+        if name not in map(str, get_available_trackers()):
+            raise ResourceError(f'training.trackers: {name} is not installed; write: pip install "bfn-toolkit[{name}]"')
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def diagnose(loop: Loop, data: Batch, index: Tensor, step: int) -> dict[str, Any
         losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()
-    norms = {n: float(p.grad.norm()) for n, p in loop.bare.named_parameters() if p.grad is not None}
+    norms = {n: float(loop.whole_tensor(p.grad.norm())) for n, p in loop.bare.named_parameters() if p.grad is not None}
     places: dict[str, Callable[[], Tensor]] = {
         "data": lambda: _bad_rows(*leaves(batch.x)),
         "features": lambda: _bad_rows(*(features for features, _, _ in seen)),

@@ -35,7 +35,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # it is told here, and once
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
@@ -49,6 +49,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     finally:
+        logging.disable(logging.NOTSET)
         del os.environ[LAUNCHED]
     return 0
 

@@ -65,7 +65,8 @@ class Loop:
     )
     bare: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
     parameters: list[nn.Parameter] = attrs.field(init=False)
-    optimizer: Any = attrs.field(init=False)
+    optimizer: torch.optim.Optimizer = attrs.field(init=False)
+    _wrapped: Any = attrs.field(init=False)
     scheduler: Scheduler | None = attrs.field(init=False)
     ema: AveragedModel | None = attrs.field(init=False, default=None)
     whole: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
@@ -73,17 +74,43 @@ class Loop:
 
     def __attrs_post_init__(self) -> None:
         training, self.bare = self.training, self.model.network
+        if training.ema_decay > 0.0 and self.sharded:
+            raise ConfigError(
+                'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
+            )
         if training.ema_decay > 0.0:
             self.ema = make_average(self.bare, training.ema_decay)
-        optimizer = make_optimizer(training, [p for p in self.bare.parameters() if p.requires_grad])
-        self.scheduler = make_scheduler(training, optimizer)
+        self.optimizer = make_optimizer(training, [p for p in self.bare.parameters() if p.requires_grad])
+        self.scheduler = make_scheduler(training, self.optimizer)
         if training.compile:
             self.bare.compile()
-        self.model.network, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
+        self._wrapped = self.optimizer
+        if self._plain:
+            self.model.network = self.accelerator.prepare(self.bare)
+        else:
+            self.model.network, self._wrapped = self.accelerator.prepare(self.bare, self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         # A fused optimiser leaves the weights alone by itself where it is told to; reading a number of a device waits.
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        self._guards = self.accelerator.device.type != "cpu" and fused and self.accelerator.scaler is None
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self._guards = self.accelerator.device.type != "cpu" and fused and self._plain
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the optimiser needs nothing of the engine, whose wrapper of it costs as much as a small network."""
+        return self.accelerator.scaler is None and not self.sharded
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of the weights only."""
+        return self.training.parallel == "fsdp"
+
+    def whole_tensor(self, value: Tensor) -> Tensor:
+        """A number of all weights, which each process may have a part of."""
+        if not self.sharded:
+            return value
+        from bfn_toolkit.sharding import whole_tensor
+
+        return whole_tensor(value)
 
     @property
     def network(self) -> nn.Module:
@@ -105,17 +132,16 @@ class Loop:
                 where the optimiser can be told not to step, that is not told here: the caller reads what is returned.
         """
         loss = self.gradients(batch, step)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.training.clip_norm)
-        if hasattr(norm, "full_tensor"):  # of sharded gradients
-            norm = norm.full_tensor()
+        clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
+        norm = self.whole_tensor(clip(self.parameters, self.training.clip_norm))
         if self._guards:
-            self.optimizer.optimizer.found_inf = (~torch.isfinite(loss + norm)).float()
+            self._wrapped.found_inf = (~torch.isfinite(loss + norm)).float()
         elif self.accelerator.scaler is None:
             numbers = float(loss), float(norm)
             if not all(map(math.isfinite, numbers)):
                 raise NonFiniteStep(step, *numbers)
         self.whole = False
-        self.optimizer.step()
+        self._wrapped.step()
         if self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
@@ -125,7 +151,7 @@ class Loop:
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
         """Sets the gradient of the mean loss of a batch, and returns the loss."""
-        self.optimizer.zero_grad()
+        self._wrapped.zero_grad()
         n, device = len(batch), device_of(batch.x)
         total, shares = torch.zeros((), device=device), self.shares(n)
         for start, stop in shares:
@@ -162,17 +188,35 @@ class Loop:
     def checksum(self) -> float:
         """A number that changes with the weights."""
         with torch.no_grad():
-            return float(torch.stack([p.double().abs().sum() for p in self.parameters]).sum())
+            return float(torch.stack([self.whole_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers of the network to sample from, on the CPU; all processes come here together."""
+        if self.sharded:
+            from bfn_toolkit.sharding import whole_weights
+
+            return whole_weights(self.bare)
+        return cpu_state(self.network.state_dict())
 
     def checkpoint(
         self, step: int, state: Mapping[str, Any], valid_loss: float | None, facts: Mapping[str, Any]
     ) -> Checkpoint:
-        """The state after a step; ``state`` and ``facts`` are what the caller wants kept besides."""
-        tensors, plain = flatten(self.optimizer.optimizer.state_dict())
+        """The state after a step; ``state`` and ``facts`` are what the caller wants kept besides.
+
+        All processes come here together where they share the weights.
+        """
+        if self.sharded:
+            from bfn_toolkit.sharding import whole_optimizer
+
+            weights = self.weights()
+            tensors, plain = flatten(whole_optimizer(self.bare, self.optimizer))
+        else:
+            weights = cpu_state(self.bare.state_dict())
+            tensors, plain = flatten(self.optimizer.state_dict())
         scaler = self.accelerator.scaler
         return Checkpoint(
             step=step,
-            weights=cpu_state(self.bare.state_dict()),
+            weights=weights,
             average=None if self.ema is None else cpu_state(self.ema.module.state_dict()),
             optimizer=tensors,
             state={
@@ -188,9 +232,14 @@ class Loop:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes the state of a checkpoint."""
-        self.bare.load_state_dict(checkpoint.weights)
-        optimizer = self.optimizer.optimizer
-        optimizer.load_state_dict(unflatten(checkpoint.optimizer, checkpoint.state["optimizer"]))
+        optimizer = unflatten(checkpoint.optimizer, checkpoint.state["optimizer"])
+        if self.sharded:
+            from bfn_toolkit.sharding import load_whole
+
+            load_whole(self.bare, self.optimizer, checkpoint.weights, optimizer)
+        else:
+            self.bare.load_state_dict(checkpoint.weights)
+            self.optimizer.load_state_dict(optimizer)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(unflatten({}, checkpoint.state["scheduler"]))
         if self.ema is not None and checkpoint.average is not None:

@@ -211,9 +211,11 @@ class _Training:
                 self._start_trackers(scope)
             self._train(time.monotonic() - self.seconds)
             kind = "raw" if self.loop.ema is None else "average"
-            if self.folder is not None and processes.first():
-                facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
-                save_model(self.folder, self.loop.network.state_dict(), facts)
+            if self.folder is not None:
+                weights = self.loop.weights()
+                if processes.first():
+                    facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
+                    save_model(self.folder, weights, facts)
             processes.wait()
         metrics = tuple(json.loads(json.dumps(self._history)))
         return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
@@ -221,7 +223,7 @@ class _Training:
     def _prepare(self) -> None:
         """Device, data, model and loop, and everything that can be wrong with them."""
         experiment = self.experiment
-        accelerator = make_accelerator(self.training)
+        accelerator = make_accelerator(self.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
         for rows in (self.data, valid):
             experiment.family.check_data(rows.x)
@@ -236,6 +238,7 @@ class _Training:
         self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
         self.loop.shares(min(len(self.data), self.training.batch_size))
         self.model = BFN(experiment.family, self.loop.network)
+        self.model.builder = experiment.network
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
@@ -341,7 +344,7 @@ class _Training:
             self._read()
             if self.loop.whole:  # the step was not begun: what was done before it need not be lost
                 with suppress(ResourceError):
-                    self._save(alone=True)
+                    self._save(alone=not self.loop.sharded)
                 self._tell()
             if isinstance(error, NonFiniteStep):
                 raise self._explained(error) from error
@@ -417,7 +420,6 @@ class _Training:
         options = {key: value for key, _, value in self.experiment.options()}
         plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in options.items()}
         try:
-            accelerator.project_configuration.set_directories(str(self.folder or "."))
             accelerator.init_trackers("bfn", config=plain)
         except Exception as error:
             raise ResourceError(f"training.trackers: {', '.join(training.trackers)} did not start: {error}") from error
@@ -499,7 +501,7 @@ class _Training:
         """
         if self.folder is None or self._saved == self.step:
             return
-        if processes.first():
+        if processes.first() or self.loop.sharded:
             state = {
                 **self.origin,
                 "experiment": self.experiment.to_mapping(),
@@ -512,7 +514,8 @@ class _Training:
             facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
             checkpoint = self.loop.checkpoint(self.step, state, self.valid_loss, facts)
             try:
-                save_checkpoint(self.folder, checkpoint, self.training.keep)
+                if processes.first():
+                    save_checkpoint(self.folder, checkpoint, self.training.keep)
                 self._failures["save"] = 0
                 self._saved = self.step
             except ResourceError as error:

@@ -54,6 +54,14 @@ def test_a_registered_name_is_checked_by_its_examples(capsys: pytest.CaptureFixt
     assert all(v["verdict"] == "holds" and v["figure"] <= 1 for line in report["subjects"] for v in line["laws"])
 
 
+def test_a_part_that_needs_a_file_leaves_its_namesake_to_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "table", "--json"]) == 0  # a schedule, and a data set
+    (schedule,) = json.loads(capsys.readouterr().out)["subjects"]
+    assert schedule["instance"].startswith("TableSchedule")
+    assert main(["check", "text"]) == 5
+    assert "cannot be made without arguments" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("subject", ["author.py:broken", "author.py:Broken", "author:broken"])
 def test_a_broken_family_is_told_its_law(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
     law = "loss-rate-is-the-limit-of-the-price"

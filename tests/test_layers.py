@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 STANDS_ON = {
+    "bfn_columns": {"bfn_files"},
     "bfn_gaussian_heads": {"bfn_gaussian"},  # heads of that family
     "bfn_product": {"bfn_categorical", "bfn_gaussian"},  # its examples have to be products of something
+    "bfn_table": {"bfn_columns", "bfn_files"},
+    "bfn_text": {"bfn_files"},
 }
 PLUGINS = sorted(Path(__file__).parent.parent.joinpath("plugins").glob("*.py"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +68,21 @@ def _examples(entries: Sequence[Registered]) -> list[Any]:
     if not with_laws:
         found = ", ".join(f"{item.kind} {item.name}" for item in entries) or "nothing"
         raise ConfigError(f"there are laws for {', '.join(sorted(kinds))}; found {found}")
-    return [example for item in with_laws for example in item.entry.examples or (_make(item.entry.build, item.name),)]
+    ready = [item for item in with_laws if item.entry.examples or not _needs_arguments(item.entry.build)]
+    return [
+        example
+        for item in ready or with_laws  # a data set that needs a file of the user's has neither
+        for example in item.entry.examples or (_make(item.entry.build, item.name),)
+    ]
+
+
+def _needs_arguments(build: type[Any]) -> bool:
+    """Whether nothing can be made of a class alone."""
+    try:
+        inspect.signature(build).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def _make(build: Any, name: str) -> Any:
@@ -76,7 +91,9 @@ def _make(build: Any, name: str) -> Any:
     except (ConfigError, DataError):
         raise
     except Exception as error:
-        raise PluginError(f"{name} cannot be made without arguments: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"{name} cannot be made without arguments: {type(error).__name__}: {error}; name an instance"
+        ) from error
 
 
 @contextmanager
