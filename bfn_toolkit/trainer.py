@@ -499,7 +499,10 @@ class _Training:
 
         All processes come here together, unless this one is alone.
         """
-        if self.folder is None or self._saved == self.step:
+        if self.folder is None:
+            return
+        saved = int(processes.first() and self._saved == self.step)  # the one that writes knows, and tells the others
+        if saved if alone else processes.most(saved, self.device):
             return
         if processes.first() or self.loop.sharded:
             state = {
