@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
+from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
 from bfn_toolkit.terminal import (
@@ -177,9 +177,11 @@ def train(
             )
     say(f"run: {folder}")
     if not no_report:
+        from bfn_toolkit.interrupts import listening
         from bfn_toolkit.report import complete_run
 
-        scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
+        with listening():
+            scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
         if job.first():
             scores_table(scores)
     return None
@@ -538,6 +540,75 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
 
 
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn export runs/first --out my-model
+  bfn export runs/first --out my-model --license mit --weights raw""",
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to make.")
+@click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
+@click.option("--force", is_flag=True, help="Replace the model that is in --out.")
+@click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
+@click.option("--weights", type=click.Choice(["auto", "average", "raw"]), default="auto", show_default=True)
+@_trust_options
+def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
+    """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
+    from bfn_toolkit.runs import Run
+
+    Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
+    click.echo(str(out))
+
+
+def _file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The one word that is neither an option of the experiment nor the value of one, and the other words."""
+    i = 0
+    while i < len(words) and words[i].startswith("--"):
+        i += 1 if "=" in words[i] else 2
+    if i >= len(words):
+        raise ConfigError("name the file to import: bfn import-checkpoint FILE --out RUN")
+    return Path(words[i]), [*words[:i], *words[i + 1 :]]
+
+
+@bfn.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  bfn import-checkpoint model.pt --out runs/theirs --config theirs.toml
+  bfn import-checkpoint model.pt --out runs/theirs --network.width 256 --key ema --cast""",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to make.")
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--preset", help="Named experiment beneath the file.")
+@click.option("--key", help="Which weights of the file to take: model, ema, ...")
+@click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
+@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors of such names; may be given again.")
+@click.option("--max-size", type=_POSITIVE, metavar="BYTES", help="Largest file  [default: 16 times the network]")
+def import_checkpoint(
+    words: tuple[str, ...], out: Path, config: Path | None, preset: str | None, **choice: Any
+) -> None:
+    """Take the weights of a FILE of another program (.pt, .safetensors) over into a run directory.
+
+    Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
+    """
+    path, options = _file_and_options(words)
+    from bfn_toolkit.experiment import load_experiment
+
+    experiment = load_experiment(config, preset, parse_overrides(options))
+    from bfn_toolkit.foreign import import_checkpoint as import_file
+
+    found = import_file(path, out, experiment, **choice)
+    say(f"kept: {len(found.kept)} tensors under '{found.key}'")
+    for what, names in (("cast", found.cast), ("dropped", found.dropped), ("fits too: --key", found.others)):
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            say(f"{what}: {', '.join(names[:10])}{more}")
+    click.echo(str(out))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
     with warnings.catch_warnings():
@@ -578,10 +649,11 @@ def _run(arguments: list[str]) -> int:
         complain(str(error))
         return error.exit_status
     except Exception as error:
-        record(error)
         if (lost := lost_contact(error)) is not None:
+            record(ResourceError(lost))
             complain(lost)
-            return 7
+            return ResourceError.exit_status
+        record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
 

@@ -192,9 +192,8 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
     labels: dict[str, str] = {}
-    for state in (sampler or AncestralSampler()).trajectory(
-        model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype
-    ):
+    sampler = sampler or AncestralSampler()
+    for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
         for name, part in family.parts.items():
             seen, labels[name] = _belief(part, part_of(state.params, name))
             tracks[name].append(seen)
@@ -206,7 +205,7 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
                 axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
         else:
-            axis.plot(family.times(n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+            axis.plot(sampler.times(model, n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel="t", ylabel=labels[name])
         axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
     return figure

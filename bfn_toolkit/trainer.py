@@ -238,6 +238,7 @@ class _Training:
         self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
         self.loop.shares(min(len(self.data), self.training.batch_size))
         self.model = BFN(experiment.family, self.loop.network)
+        self.model.builder = experiment.network
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
@@ -445,10 +446,10 @@ class _Training:
         every, step = self.training.validate_every, self.step
         if self.validated == step or not every or (step % every and step != self.training.steps):
             return False
+        self._read()  # first, for a signal can end the validation
         estimate = Estimate.of(self._validation_losses())
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
-        self._read()
         self._record({"step": step, "valid_loss": value, "valid_loss_stderr": estimate.stderr if value else None})
         self.validated, self.valid_loss = step, value
         self.since_best = 0 if improved else self.since_best + 1
