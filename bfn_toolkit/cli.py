@@ -132,7 +132,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.experiment import Experiment, load_experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -142,6 +142,7 @@ def train(
         from bfn_toolkit.runs import read_experiment
 
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
         folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
     if show_options:
@@ -643,6 +644,7 @@ def _run(arguments: list[str]) -> int:
     try:
         with redirect_stdout(None) if is_follower() else nullcontext():
             status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        _leave_job()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -668,6 +670,14 @@ def _run(arguments: list[str]) -> int:
         record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
+
+
+def _leave_job() -> None:
+    """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        from bfn_toolkit.processes import leave
+
+        leave()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:
