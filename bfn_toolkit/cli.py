@@ -132,7 +132,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.experiment import Experiment, load_experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -142,6 +142,7 @@ def train(
         from bfn_toolkit.runs import read_experiment
 
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
         folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
     if show_options:
@@ -181,7 +182,7 @@ def train(
         from bfn_toolkit.report import complete_run
 
         with listening():
-            scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
+            scores = complete_run(run, _plan(run), say)
         if job.first():
             scores_table(scores)
     return None
@@ -201,7 +202,8 @@ def _without_processes(ctx: click.Context) -> list[str]:
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--seed", type=_SEED, help="Seed of the draws  [default: that of the run]"),
-        click.option("--sampler", default="ancestral", show_default=True, help="Sampler, by name."),
+        click.option("--sampler", help="Sampler, by name  [default: what suits family and steps]"),
+        click.option("--verbose", is_flag=True, help="Say which sampler is used, and why."),
         click.option("-n", "n", type=_POSITIVE, default=1000, show_default=True, help="Number of samples."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
@@ -236,11 +238,26 @@ def _open(path: Path, choice: Mapping[str, Any]) -> Run:
     return run
 
 
-def _plan(run: Run, n: int, steps: int | None, sampler: str, seed: int | None) -> SamplePlan:
+def _plan(
+    run: Run,
+    steps: int | None = None,
+    *,
+    n: int = 1000,
+    sampler: str | None = None,
+    seed: int | None = None,
+    verbose: bool = False,
+    **_: Any,
+) -> SamplePlan:
+    """The samples that the options of a command ask for."""
     from bfn_toolkit.report import STEPS, SamplePlan
 
     steps = steps or run.model.family.n_steps or STEPS
-    return SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    plan = SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    if verbose:
+        name, chosen, reason = plan.choose(run.model.family)
+        say(f"sampler: {name}, {reason}; {chosen.evaluations(steps)} evaluations of the network")
+        say(f"  {chosen}")
+    return plan
 
 
 @bfn.command(
@@ -259,17 +276,16 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
 @_plan_options
-def sample(
-    run: Path, n: int, steps: int | None, sampler: str, seed: int | None, out: Path | None, force: bool, **choice: Any
-) -> None:
+def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.processes import first
     from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, steps, sampler, seed)
+    plan = _plan(opened, steps, **choice)
     suffix = Path(samples_name(opened)).suffix
-    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{plan.steps}-seed{plan.seed}{suffix}"
+    name, _, _ = plan.choose(opened.model.family)
+    out = out or run / f"samples-{name.replace(':', '-')}-n{plan.n}-steps{plan.steps}-seed{plan.seed}{suffix}"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:
@@ -326,9 +342,6 @@ def evaluate(
     density: int,
     sample_steps: int | None,
     as_json: bool,
-    n: int,
-    sampler: str,
-    seed: int | None,
     **choice: Any,
 ) -> None:
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
@@ -337,7 +350,7 @@ def evaluate(
     from bfn_toolkit.storage import to_json
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, sample_steps, sampler, seed)
+    plan = _plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
     if not first():
@@ -353,13 +366,13 @@ def evaluate(
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
-def plot(run: Path, steps: int | None, out: Path | None, n: int, sampler: str, seed: int | None, **choice: Any) -> None:
+def plot(run: Path, steps: int | None, out: Path | None, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.report import draw_samples, write_figures
     from bfn_toolkit.runs import FIGURES
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, steps, sampler, seed)
+    plan = _plan(opened, steps, **choice)
     for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
         click.echo(str(path))
 
@@ -631,6 +644,7 @@ def _run(arguments: list[str]) -> int:
     try:
         with redirect_stdout(None) if is_follower() else nullcontext():
             status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        _leave_job()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -656,6 +670,14 @@ def _run(arguments: list[str]) -> int:
         record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
+
+
+def _leave_job() -> None:
+    """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        from bfn_toolkit.processes import leave
+
+        leave()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:

@@ -20,8 +20,9 @@ from bfn_toolkit.model import BFN
 from bfn_toolkit.networks import NetworkBuilder, NetworkIO
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import Run
-from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, part_of
+from bfn_toolkit.solvers import default_sampler
 
 POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
 _BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
@@ -187,12 +188,12 @@ def _belief(family: Family[Any], params: Any) -> tuple[Tensor, str]:
 
 @torch.inference_mode()
 def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
-    """How the beliefs travel from the prior to the samples, part by part."""
+    """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
     family = model.family
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
     labels: dict[str, str] = {}
-    sampler = sampler or AncestralSampler()
+    sampler = sampler or default_sampler(family, n_steps)[0]
     for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
         for name, part in family.parts.items():
             seen, labels[name] = _belief(part, part_of(state.params, name))
@@ -211,14 +212,16 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     return figure
 
 
-def figures(run: Run, samples: Data, n_steps: int, seed: int = 0) -> Mapping[str, Callable[[], Figure]]:
+def figures(
+    run: Run, samples: Data, n_steps: int, seed: int = 0, sampler: Sampler[Any] | None = None
+) -> Mapping[str, Callable[[], Figure]]:
     """The figures of a run by name, each drawn when called."""
     experiment = run.experiment
     data = experiment.dataset.split("all").x
 
     def flows() -> Figure:
         with seeded(seed, "flows"):
-            return flows_figure(run.model, n_steps)
+            return flows_figure(run.model, n_steps, sampler)
 
     return {
         "data": lambda: data_figure(data),
