@@ -115,7 +115,7 @@ def test_evaluate_prints_one_json_object(trained: Path, steps: str, capsys: pyte
     for key in ("loss_nats", "loss_nats_stderr", "reconstruction_nats", "bits_per_dimension"):
         assert isinstance(scores[key], float)
     samples = scores["samples"]
-    assert (samples["n"], samples["steps"], samples["sampler"]) == (50, 5, "ancestral")
+    assert (samples["n"], samples["steps"], samples["sampler"]) == (50, 5, "ode-2")
     assert samples["w1"] >= 0
     assert sum(samples["mode_shares"].values()) == pytest.approx(1.0)
 

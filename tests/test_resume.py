@@ -102,7 +102,7 @@ def test_an_engine_that_loses_a_kind_of_state_is_rejected(
     with pytest.raises(Interrupted), signal_at(9, signal.SIGTERM):
         train(with_everything(), tmp_path / "run")
     restore = Loop.restore
-    monkeypatch.setattr(Loop, "restore", lambda loop, checkpoint: restore(loop, MUTANTS[lost](loop, checkpoint)))
+    monkeypatch.setattr(Loop, "restore", lambda loop, checkpoint, **_: restore(loop, MUTANTS[lost](loop, checkpoint)))
     resume(tmp_path / "run")
     with pytest.raises(AssertionError):
         same(whole, tmp_path / "run")
