@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.blocks import MOST, block_rows, in_blocks
-from bfn_toolkit.errors import ConfigError, PluginError
+from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.samplers import AncestralSampler, Sampler
-from bfn_toolkit.shapes import Data, times_like
+from bfn_toolkit.shapes import Data, leaves, times_like
 
 
 class FlowModel(nn.Module, abc.ABC):
@@ -66,7 +66,8 @@ class FlowModel(nn.Module, abc.ABC):
             first: Number of the first sample, where others have been drawn under the same seed.
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
-            ConfigError: If a number is not a positive integer.
+            ConfigError: If a number is not a positive integer, or the weights are of half precision.
+            NonFiniteError: If samples are NaN or infinite.
             StepCountError: If the family does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
@@ -74,6 +75,11 @@ class FlowModel(nn.Module, abc.ABC):
             raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {batch_size!r}")
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ConfigError(
+                f"the weights are {dtype}, in which beliefs lose most messages, and the state is float32; "
+                "leave the weights as they are and sample under torch.autocast"
+            )
         chosen = sampler or AncestralSampler()
         rows = block_rows(math.prod(self.family.network_io.site_shape))
         key = int(torch.randint(2**62, ()))
@@ -84,7 +90,11 @@ class FlowModel(nn.Module, abc.ABC):
             given = {name: value[index.to(value.device)] for name, value in condition.items()}
             return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, **given)
 
-        return in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+        samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+        bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
+        if bad:
+            raise NonFiniteError(f"{bad} numbers of {batch_size} samples are not finite; look at weights and network")
+        return samples
 
     def shrink(self) -> bool:
         """Makes do with less memory; False where there is no way."""
