@@ -104,9 +104,7 @@ Examples:
 )
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Named experiment beneath the file: default, post.")
-@click.option(
-    "--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]"
-)
+@click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--resume", type=PATH, help="Run directory to go on with.")
 @click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
@@ -566,12 +564,18 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with redirect_stdout(None) if is_follower() else nullcontext():
-            status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        if "_BFN_COMPLETE" in os.environ:  # completion by the shell, which ends the process
+            bfn.main(arguments, prog_name="bfn")
+        # bfn.main would make status 1 of a reader that has what it wanted.
+        with (
+            redirect_stdout(None) if is_follower() else nullcontext(),
+            bfn.make_context("bfn", arguments, obj=tuple(arguments)) as context,
+        ):
+            status = bfn.invoke(context)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.Abort:
+    except (click.Abort, BrokenPipeError):
         raise
     except click.ClickException as error:
         error.show()

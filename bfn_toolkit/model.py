@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class FlowModel(nn.Module, abc.ABC):
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
             ConfigError: If a number is not a positive integer, or the weights are of half precision.
-            NonFiniteError: If samples are NaN or infinite.
+            NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
             StepCountError: If the family does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
@@ -90,11 +91,18 @@ class FlowModel(nn.Module, abc.ABC):
             given = {name: value[index.to(value.device)] for name, value in condition.items()}
             return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, **given)
 
-        samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+        with self.watched() as is_finite:
+            samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+            if not is_finite():  # a class that is drawn from NaN looks like any other
+                raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
         bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
         if bad:
-            raise NonFiniteError(f"{bad} numbers of {batch_size} samples are not finite; look at weights and network")
+            raise NonFiniteError(f"{bad} numbers of {batch_size} samples are not finite; look at the family's updates")
         return samples
+
+    def watched(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Scope whose value says, when it is asked, whether all that the network has returned in it is finite."""
+        return nullcontext(lambda: True)
 
     def shrink(self) -> bool:
         """Makes do with less memory; False where there is no way."""
@@ -120,11 +128,21 @@ class BFN(FlowModel):
         self.raw_per_site = family.network_io.raw
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
         self.at_once: int | None = None  # rows that the network sees at once; None for all
+        self._total: Tensor | None = None  # of what the network returns while it is watched
 
     def shrink(self) -> bool:
         """Halves the number of rows that the network sees at once."""
         self.at_once = (self.at_once or 2 * MOST) // 2
         return self.at_once > 0
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], bool]]:
+        """What is not finite stays so in a sum, which is read once, and not in every step."""
+        self._total = torch.zeros(())
+        try:
+            yield lambda: self._total is None or bool(self._total.isfinite())
+        finally:
+            self._total = None
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         """Features, network, output distribution."""
@@ -136,6 +154,8 @@ class BFN(FlowModel):
             cls = type(self.network)
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
+        if self._total is not None:
+            self._total = self._total.to(raw.device) + raw.detach().sum(dtype=features.dtype)
         return self.family.output(raw.to(features.dtype), params)
 
     def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
