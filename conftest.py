@@ -44,7 +44,7 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def check_bfn(arguments: Sequence[str]) -> None:
     """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
-    from bfn_toolkit.cli import bfn, parse_overrides
+    from bfn_toolkit.cli import _file_and_options, bfn, parse_overrides
     from bfn_toolkit.experiment import load_experiment
 
     with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here
@@ -55,6 +55,9 @@ def check_bfn(arguments: Sequence[str]) -> None:
         with bfn.commands[name].make_context(name, rest) as context:
             if name == "train":
                 load_experiment(None, context.params["preset"], parse_overrides(context.args))
+            if name == "import-checkpoint":
+                _, options = _file_and_options(context.params["words"])
+                load_experiment(None, context.params["preset"], parse_overrides(options))
 
 
 def check_commands(example: Example) -> None:

@@ -104,6 +104,21 @@ from .families import (
 from .families import (
     SteppedFamily as SteppedFamily,
 )
+from .grids import (
+    GivenGrid as GivenGrid,
+)
+from .grids import (
+    KarrasGrid as KarrasGrid,
+)
+from .grids import (
+    LogSnrGrid as LogSnrGrid,
+)
+from .grids import (
+    TimeGrid as TimeGrid,
+)
+from .grids import (
+    UniformGrid as UniformGrid,
+)
 from .hookspecs import HOOK_API as HOOK_API
 from .hookspecs import Entry as Entry
 from .hookspecs import hookimpl as hookimpl
@@ -168,6 +183,7 @@ from .registry import Registry as Registry
 from .runs import Run as Run
 from .runs import load_run as load_run
 from .samplers import AncestralSampler as AncestralSampler
+from .samplers import Evaluation as Evaluation
 from .samplers import Sampler as Sampler
 from .samplers import SamplerState as SamplerState
 from .schedules import (
@@ -196,6 +212,39 @@ from .shapes import (
 )
 from .shapes import (
     select as select,
+)
+from .solvers import (
+    ODE1 as ODE1,
+)
+from .solvers import (
+    ODE2 as ODE2,
+)
+from .solvers import (
+    SDE1 as SDE1,
+)
+from .solvers import (
+    SDE2 as SDE2,
+)
+from .solvers import (
+    EulerMaruyama as EulerMaruyama,
+)
+from .solvers import (
+    FlowSampler as FlowSampler,
+)
+from .solvers import (
+    ODEMidpoint as ODEMidpoint,
+)
+from .solvers import (
+    Path as Path,
+)
+from .solvers import (
+    Solver as Solver,
+)
+from .solvers import (
+    SolverState as SolverState,
+)
+from .solvers import (
+    default_sampler as default_sampler,
 )
 from .trainer import Moment as Moment
 from .trainer import resume as resume

@@ -17,7 +17,7 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
 NUMBERS = 2**15  # in one block, as far as LEAST and MOST allow
-LEAST, MOST = 16, 1024  # rows of a block
+LEAST, MOST = 16, 1024  # rows of a block; matrix products of a few rows can round otherwise
 
 
 def block_rows(numbers: int) -> int:
@@ -75,7 +75,9 @@ def _drawn(
                 if not _out_of_memory(error):
                     raise
                 if not shrink():
-                    raise ResourceError(f"out of memory, even row by row: {str(error).splitlines()[0]}") from error
+                    raise ResourceError(
+                        f"out of memory, even with {LEAST} rows at once: {str(error).splitlines()[0]}"
+                    ) from error
         yield block
 
 

@@ -109,14 +109,18 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
-    content = _packed(weights)
+    content = packed(weights)
     write_atomically(folder / WEIGHTS, content)
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
     write_atomically(folder / DESCRIPTION, sealed({**header, **description}))
 
 
-def _packed(state: State, *, finite: bool = True) -> bytes:
-    """A safetensors file."""
+def packed(state: State, *, finite: bool = True) -> bytes:
+    """A safetensors file.
+
+    Raises:
+        NonFiniteError: If ``finite``, and a weight is not.
+    """
     bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad and finite:
         raise NonFiniteError(f"weights that are not finite are not saved: {', '.join(bad[:5])}")
@@ -184,14 +188,7 @@ def unpacked(
     """
     header = _header(content, path)
     if expected is not None:
-        wrong = [f"{name}: missing" for name in expected.keys() - header.keys()]
-        wrong += [f"{name}: unknown" for name in header.keys() - expected.keys()]
-        for name in expected.keys() & header.keys():
-            want, (dtype, shape) = expected[name], header[name]
-            if tuple(want.shape) != shape or _DTYPES.get(dtype) != want.dtype:
-                found = f"{_DTYPES.get(dtype, dtype)} {shape}"
-                wrong.append(f"{name}: {found}, expected {want.dtype} {tuple(want.shape)}")
-        _fits(path, wrong)
+        check_fit(path, misfits(expected, header))
     try:
         state: dict[str, Tensor] = load_tensors(content)
     except (SafetensorError, ValueError, RuntimeError) as error:
@@ -199,11 +196,36 @@ def unpacked(
     if expected is not None and not allow_nonfinite:
         floating = {name: value for name, value in state.items() if value.is_floating_point()}
         bad = {name: int((~torch.isfinite(value)).sum()) for name, value in floating.items()}
-        _fits(path, [f"{name}: {n} values are not finite (see --allow-nonfinite)" for name, n in bad.items() if n])
+        check_fit(path, [f"{name}: {n} values are not finite (see --allow-nonfinite)" for name, n in bad.items() if n])
     return state
 
 
-def _fits(path: Path, wrong: list[str]) -> None:
+def check_header(content: bytes, path: Path, expected: State) -> None:
+    """Checks the header of a safetensors file alone; ``expected`` may be tensors without memory.
+
+    Raises:
+        RunDirectoryError: If it is no such file, or does not fit.
+    """
+    check_fit(path, misfits(expected, _header(content, path)))
+
+
+def misfits(expected: State, found: Mapping[str, tuple[Any, tuple[int, ...]]]) -> list[str]:
+    """What differs between tensors and the dtypes and shapes that were found, a line for each."""
+    wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name}: unknown" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        want, (dtype, shape) = expected[name], found[name]
+        if tuple(want.shape) != shape or dtype != want.dtype:
+            wrong.append(f"{name}: {dtype} {shape}, expected {want.dtype} {tuple(want.shape)}")
+    return wrong
+
+
+def check_fit(path: Path, wrong: list[str]) -> None:
+    """Raises what is wrong with a file, the first five.
+
+    Raises:
+        RunDirectoryError: If anything is.
+    """
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise RunDirectoryError(f"{path} does not fit the network: {'; '.join(sorted(wrong)[:5])}{more}")
@@ -223,7 +245,7 @@ _DTYPES = {
 }
 
 
-def _header(content: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _header(content: bytes, path: Path) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Dtype and shape of each tensor of a safetensors file."""
 
     def refuse(why: str) -> RunDirectoryError:
@@ -240,7 +262,10 @@ def _header(content: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...]]
         if not isinstance(header, dict):
             raise refuse(f"its header is no table of at most {MAX_TENSORS:,} tensors")
         header.pop("__metadata__", None)
-        return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in header.items()}
+        return {
+            name: (_DTYPES.get(dtype := str(entry["dtype"]), dtype), tuple(map(int, entry["shape"])))
+            for name, entry in header.items()
+        }
     except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise refuse(f"its header is malformed ({error})") from None
 
@@ -258,12 +283,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
         ResourceError: If it cannot be written; the checkpoints before it are then still there.
     """
     files = {
-        "weights.safetensors": _packed(checkpoint.weights),
-        "optimizer.safetensors": _packed(checkpoint.optimizer, finite=False),
+        "weights.safetensors": packed(checkpoint.weights),
+        "optimizer.safetensors": packed(checkpoint.optimizer, finite=False),
         "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
     }
     if checkpoint.average is not None:
-        files["average.safetensors"] = _packed(checkpoint.average)
+        files["average.safetensors"] = packed(checkpoint.average)
     facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
     write_folder(checkpoint_folder(run, checkpoint.step), files, facts)
     _retire(run, checkpoint.step, keep)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.arguments import PATH, Group, Integer
-from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError
+from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
 from bfn_toolkit.terminal import (
@@ -133,7 +133,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.experiment import Experiment, load_experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -143,6 +143,7 @@ def train(
         from bfn_toolkit.runs import read_experiment
 
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
         folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
     if show_options:
@@ -178,9 +179,11 @@ def train(
             )
     say(f"run: {folder}")
     if not no_report:
+        from bfn_toolkit.interrupts import listening
         from bfn_toolkit.report import complete_run
 
-        scores = complete_run(run, _plan(run, 1000, None, "ancestral", None), say)
+        with listening():
+            scores = complete_run(run, _plan(run), say)
         if job.first():
             scores_table(scores)
     return None
@@ -200,7 +203,8 @@ def _without_processes(ctx: click.Context) -> list[str]:
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--seed", type=_SEED, help="Seed of the draws  [default: that of the run]"),
-        click.option("--sampler", default="ancestral", show_default=True, help="Sampler, by name."),
+        click.option("--sampler", help="Sampler, by name  [default: what suits family and steps]"),
+        click.option("--verbose", is_flag=True, help="Say which sampler is used, and why."),
         click.option("-n", "n", type=_POSITIVE, default=1000, show_default=True, help="Number of samples."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
@@ -235,11 +239,26 @@ def _open(path: Path, choice: Mapping[str, Any]) -> Run:
     return run
 
 
-def _plan(run: Run, n: int, steps: int | None, sampler: str, seed: int | None) -> SamplePlan:
+def _plan(
+    run: Run,
+    steps: int | None = None,
+    *,
+    n: int = 1000,
+    sampler: str | None = None,
+    seed: int | None = None,
+    verbose: bool = False,
+    **_: Any,
+) -> SamplePlan:
+    """The samples that the options of a command ask for."""
     from bfn_toolkit.report import STEPS, SamplePlan
 
     steps = steps or run.model.family.n_steps or STEPS
-    return SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    plan = SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    if verbose:
+        name, chosen, reason = plan.choose(run.model.family)
+        say(f"sampler: {name}, {reason}; {chosen.evaluations(steps)} evaluations of the network")
+        say(f"  {chosen}")
+    return plan
 
 
 @bfn.command(
@@ -258,24 +277,23 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
 @_plan_options
-def sample(
-    run: Path, n: int, steps: int | None, sampler: str, seed: int | None, out: Path | None, force: bool, **choice: Any
-) -> None:
+def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.processes import first
     from bfn_toolkit.report import check_format, draw_samples, samples_name, samples_size, write_samples
     from bfn_toolkit.storage import check_space
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, steps, sampler, seed)
+    plan = _plan(opened, steps, **choice)
     suffix = Path(samples_name(opened)).suffix
-    out = out or run / f"samples-{sampler.replace(':', '-')}-n{n}-steps{plan.steps}-seed{plan.seed}{suffix}"
+    name, _, _ = plan.choose(opened.model.family)
+    out = out or run / f"samples-{name.replace(':', '-')}-n{plan.n}-steps{plan.steps}-seed{plan.seed}{suffix}"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
     check_format(out)
-    check_space(out, samples_size(opened, n))
+    check_space(out, samples_size(opened, plan.n))
     samples = draw_samples(opened, plan)
     if first():
         write_samples(out, samples)
@@ -327,9 +345,6 @@ def evaluate(
     density: int,
     sample_steps: int | None,
     as_json: bool,
-    n: int,
-    sampler: str,
-    seed: int | None,
     **choice: Any,
 ) -> None:
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
@@ -338,7 +353,7 @@ def evaluate(
     from bfn_toolkit.storage import to_json
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, sample_steps, sampler, seed)
+    plan = _plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
     if not first():
@@ -354,13 +369,13 @@ def evaluate(
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
-def plot(run: Path, steps: int | None, out: Path | None, n: int, sampler: str, seed: int | None, **choice: Any) -> None:
+def plot(run: Path, steps: int | None, out: Path | None, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.report import draw_samples, write_figures
     from bfn_toolkit.runs import FIGURES
 
     opened = _open(run, choice)
-    plan = _plan(opened, n, steps, sampler, seed)
+    plan = _plan(opened, steps, **choice)
     for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
         click.echo(str(path))
 
@@ -541,6 +556,75 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
 
 
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn export runs/first --out my-model
+  bfn export runs/first --out my-model --license mit --weights raw""",
+)
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Directory to make.")
+@click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
+@click.option("--force", is_flag=True, help="Replace the model that is in --out.")
+@click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
+@click.option("--weights", type=click.Choice(["auto", "average", "raw"]), default="auto", show_default=True)
+@_trust_options
+def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
+    """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
+    from bfn_toolkit.runs import Run
+
+    Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
+    click.echo(str(out))
+
+
+def _file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The one word that is neither an option of the experiment nor the value of one, and the other words."""
+    i = 0
+    while i < len(words) and words[i].startswith("--"):
+        i += 1 if "=" in words[i] else 2
+    if i >= len(words):
+        raise ConfigError("name the file to import: bfn import-checkpoint FILE --out RUN")
+    return Path(words[i]), [*words[:i], *words[i + 1 :]]
+
+
+@bfn.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  bfn import-checkpoint model.pt --out runs/theirs --config theirs.toml
+  bfn import-checkpoint model.pt --out runs/theirs --network.width 256 --key ema --cast""",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
+@click.option("--out", type=PATH, required=True, help="Run directory to make.")
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
+@click.option("--preset", help="Named experiment beneath the file.")
+@click.option("--key", help="Which weights of the file to take: model, ema, ...")
+@click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
+@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors of such names; may be given again.")
+@click.option("--max-size", type=_POSITIVE, metavar="BYTES", help="Largest file  [default: 16 times the network]")
+def import_checkpoint(
+    words: tuple[str, ...], out: Path, config: Path | None, preset: str | None, **choice: Any
+) -> None:
+    """Take the weights of a FILE of another program (.pt, .safetensors) over into a run directory.
+
+    Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
+    """
+    path, options = _file_and_options(words)
+    from bfn_toolkit.experiment import load_experiment
+
+    experiment = load_experiment(config, preset, parse_overrides(options))
+    from bfn_toolkit.foreign import import_checkpoint as import_file
+
+    found = import_file(path, out, experiment, **choice)
+    say(f"kept: {len(found.kept)} tensors under '{found.key}'")
+    for what, names in (("cast", found.cast), ("dropped", found.dropped), ("fits too: --key", found.others)):
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            say(f"{what}: {', '.join(names[:10])}{more}")
+    click.echo(str(out))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
     for stream in (sys.stdout, sys.stderr):
@@ -572,6 +656,7 @@ def _run(arguments: list[str]) -> int:
             bfn.make_context("bfn", arguments, obj=tuple(arguments)) as context,
         ):
             status = bfn.invoke(context)
+        _leave_job()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -590,12 +675,21 @@ def _run(arguments: list[str]) -> int:
         complain(str(error))
         return error.exit_status
     except Exception as error:
-        record(error)
         if (lost := lost_contact(error)) is not None:
+            record(ResourceError(lost))
             complain(lost)
-            return 7
+            return ResourceError.exit_status
+        record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
+
+
+def _leave_job() -> None:
+    """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        from bfn_toolkit.processes import leave
+
+        leave()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:

@@ -27,7 +27,6 @@ from torch import Tensor
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import ChannelFamily, check_n_steps
 from bfn_toolkit.model import FlowModel
-from bfn_toolkit.schedules import AccuracySchedule
 from bfn_toolkit.shapes import expand
 
 
@@ -84,16 +83,6 @@ def _is_identity(family: ChannelFamily[object], x: Tensor) -> bool:
     return x.is_floating_point() and family.channels == 1 and torch.equal(family.embed(x[:1]), x[:1].unsqueeze(-1))
 
 
-def _inverse(schedule: AccuracySchedule, beta: Tensor) -> Tensor:
-    """Times at which the schedule has reached these accuracies, by bisection to the last bit of float64."""
-    low, high = torch.zeros_like(beta), torch.ones_like(beta)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        less = schedule.beta(middle) < beta
-        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
-    return 0.5 * (low + high)
-
-
 def _integrate(
     model: FlowModel,
     family: ChannelFamily[object],
@@ -104,13 +93,12 @@ def _integrate(
     condition: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     ends = family.schedule.beta(torch.tensor([1.0, start], dtype=torch.float64))
-    _, total = family.channel(family.flow(x[:1], torch.ones(1, dtype=x.dtype, device=x.device)))
-    scale = total.double().cpu() / ends[0]  # the unit of the channel
-    last, first = (0.5 * (ends * scale).log()).tolist()
+    unit = family.channel_accuracy(torch.ones((), dtype=torch.float64))
+    last, first = (0.5 * (ends * unit).log()).tolist()
     step = (first - last) / n_steps
     grid = last + 0.5 * step * torch.arange(2 * n_steps + 1, dtype=torch.float64)  # with the middles of the steps
     accuracies = (2.0 * grid).exp()
-    times = _inverse(family.schedule, accuracies / scale)
+    times = family.schedule.time(accuracies / unit)
     signs = torch.randint(0, 2, (probes, *x.shape), device=x.device).to(x.dtype).mul_(2.0).sub_(1.0)
 
     def slope(w: Tensor, i: int) -> tuple[Tensor, Tensor]:

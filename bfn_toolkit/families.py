@@ -250,6 +250,18 @@ class ChannelFamily(AdditiveFamily[P]):
     def from_channel(self, v: Tensor, accuracy: Tensor) -> P:
         """Params from natural parameters v and accumulated accuracy B; the inverse of :meth:`channel`."""
 
+    def from_signal(self, w: Tensor, q: float) -> P:
+        """Params from a signal on noise of unit scale: w = v / q with the shape of v, and q = sqrt(B), one for all."""
+        return self.from_channel(q * w, torch.full((len(w),), q * q, device=w.device, dtype=w.dtype))
+
+    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+        """Accuracy alpha in the unit of B: what a message of accuracy alpha adds to it."""
+        return alpha
+
+    def mean_embedding(self, output: Output) -> Tensor:
+        """E[phi(x)] under the output distribution: (B, *site, d).  What the solvers need of an output."""
+        return output.expect(self.embed)
+
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> P:
@@ -271,7 +283,7 @@ class ChannelFamily(AdditiveFamily[P]):
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """Half the squared distance of phi(x) from its expectation under the output."""
-        return 0.5 * (self.embed(x) - output.expect(self.embed)).square().sum(-1)
+        return 0.5 * (self.embed(x) - self.mean_embedding(output)).square().sum(-1)
 
 
 class SteppedFamily(Family[P]):

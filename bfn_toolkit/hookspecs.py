@@ -102,6 +102,11 @@ def bfn_schedules() -> Sequence[Entry]:
     """Accuracy schedules, a field of a family: subclasses of :class:`bfn_toolkit.AccuracySchedule`."""
 
 
+@hookspec
+def bfn_grids() -> Sequence[Entry]:
+    """Time grids, a field of a sampler: subclasses of :class:`bfn_toolkit.TimeGrid`."""
+
+
 # Kind of part -> its hook.  The base class of each kind says which it is: ``kind: ClassVar[str] = "family"``.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -112,5 +117,6 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "head": "bfn_heads",
         "loss": "bfn_losses",
         "schedule": "bfn_schedules",
+        "grid": "bfn_grids",
     }
 )

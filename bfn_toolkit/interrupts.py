@@ -61,10 +61,11 @@ def _note(number: int, _: FrameType | None) -> None:
 def listening() -> Iterator[None]:
     """Notes signals while it is open; the handlers that were there come back at its end.
 
-    Only the main thread can listen; elsewhere signals do what they did before.
+    Only the main thread can listen; elsewhere signals do what they did before.  One scope within another is that one.
     """
     global _last_interrupt
-    if threading.current_thread() is not threading.main_thread():
+    within = signal.getsignal(SIGNALS[0]) is _note
+    if within or threading.current_thread() is not threading.main_thread():
         yield
         return
     _came.clear()

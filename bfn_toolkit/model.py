@@ -11,19 +11,22 @@ import abc
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.blocks import MOST, block_rows, in_blocks
+from bfn_toolkit.blocks import LEAST, MOST, block_rows, in_blocks
 from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.samplers import Evaluation, OnStep, Sampler
 from bfn_toolkit.shapes import Data, leaves, times_like
+from bfn_toolkit.solvers import default_sampler
 
 
 class FlowModel(nn.Module, abc.ABC):
@@ -53,6 +56,7 @@ class FlowModel(nn.Module, abc.ABC):
         n_steps: int,
         sampler: Sampler[Any] | None = None,
         first: int = 0,
+        on_step: OnStep | None = None,
         **condition: Tensor,
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
@@ -63,13 +67,15 @@ class FlowModel(nn.Module, abc.ABC):
         Arguments:
             batch_size: Number of samples.
             n_steps: Number of steps.
-            sampler: How; by default ancestrally.
+            sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
             first: Number of the first sample, where others have been drawn under the same seed.
+            on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network, block by block.
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
-            ConfigError: If a number is not a positive integer, or the weights are of half precision.
+            ConfigError: If a number is not a positive integer, the sampler is not for this family, or the weights are
+                of half precision.
             NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
-            StepCountError: If the family does not allow this number of steps.
+            StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -81,15 +87,20 @@ class FlowModel(nn.Module, abc.ABC):
                 f"the weights are {dtype}, in which beliefs lose most messages, and the state is float32; "
                 "leave the weights as they are and sample under torch.autocast"
             )
-        chosen = sampler or AncestralSampler()
+        chosen = sampler or default_sampler(self.family, n_steps)[0]
         rows = block_rows(math.prod(self.family.network_io.site_shape))
         key = int(torch.randint(2**62, ()))
 
         def draw(block: int) -> Data:
             index = torch.arange(block * rows, (block + 1) * rows) - first
             index = index.clamp_(0, batch_size - 1)  # of rows that are cut off
-            given = {name: value[index.to(value.device)] for name, value in condition.items()}
-            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, **given)
+            given: dict[str, Any] = {name: value[index.to(value.device)] for name, value in condition.items()}
+
+            def tell(evaluation: Evaluation) -> object:
+                return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
+
+            told = None if on_step is None else tell
+            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
 
         with self.watched() as is_finite:
             samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
@@ -114,7 +125,8 @@ class BFN(FlowModel):
 
     Arguments:
         family: Distribution family; its ``network_io`` says what the network has to fit.
-        network: A module with ``forward(features, t, **condition)``, or the builder of one.
+        network: A module with ``forward(features, t, **condition)``, or the builder of one.  Only a model that was made
+            from a builder can be saved (:meth:`save_pretrained`).
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -126,14 +138,15 @@ class BFN(FlowModel):
     def __init__(self, family: Family[Any], network: nn.Module | NetworkBuilder) -> None:
         super().__init__(family)
         self.raw_per_site = family.network_io.raw
+        self.builder = None if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
         self.at_once: int | None = None  # rows that the network sees at once; None for all
         self._total: Tensor | None = None  # of what the network returns while it is watched
 
     def shrink(self) -> bool:
-        """Halves the number of rows that the network sees at once."""
+        """Halves the number of rows that the network sees at once, down to where kernels would round otherwise."""
         self.at_once = (self.at_once or 2 * MOST) // 2
-        return self.at_once > 0
+        return self.at_once >= LEAST
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[], bool]]:
@@ -157,6 +170,66 @@ class BFN(FlowModel):
         if self._total is not None:
             self._total = self._total.to(raw.device) + raw.detach().sum(dtype=features.dtype)
         return self.family.output(raw.to(features.dtype), params)
+
+    def save_pretrained(
+        self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
+    ) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and a model card, ``README.md``, as people share models.
+
+        Arguments:
+            directory: Where to write them.
+            card: What the card is to say besides: the fields of :class:`~bfn_toolkit.cards.Card`.
+            force: Replace a model that is there.
+        Raises:
+            ConfigError: If the model was made from a bare module, a part of it has no name, or there is something
+                in ``directory``.
+            NonFiniteError: If a weight is NaN or infinite; nothing is written then.
+            ResourceError: If a file cannot be written.
+        """
+        from bfn_toolkit import pretrained
+
+        pretrained.save(pretrained.architecture_of(self), self.network.state_dict(), directory, card, force=force)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
+    ) -> BFN:
+        """Reads what :meth:`save_pretrained` wrote, from a local directory, onto the CPU and ready to sample.
+
+        Arguments:
+            directory: The directory.
+            allow_nonfinite: Whether weights may be NaN or infinite.
+            allow_plugin_mismatch: Whether plugins may be of another major version than those that saved it.
+        Raises:
+            RunDirectoryError: If it is not such a directory, or a file of it is damaged.
+            PluginError: If a plugin of it is not installed, or only in another major version.
+        """
+        from bfn_toolkit import pretrained
+
+        trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
+        return pretrained.load(directory, **trust)
+
+    def push_to_hub(
+        self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
+    ) -> str:
+        """Saves the model and uploads it to the Hugging Face Hub (``pip install "bfn-toolkit[hub]"``).
+
+        Arguments:
+            repo_id: "user/name"; made if it is not there.
+            card: See :meth:`save_pretrained`.
+            private: Whether a repository that is made is private.
+            token: Of the Hub; by default that of ``hf auth login``.
+        Returns:
+            The address of the model.
+        Raises:
+            ResourceError: If the Hub's client is not installed, or the upload fails.
+        """
+        from bfn_toolkit import pretrained
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, card=card)
+
+        return pretrained.push(save, repo_id, private=private, token=token)
 
     def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
         if self.at_once is None or len(features) <= self.at_once:

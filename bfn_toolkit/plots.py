@@ -20,8 +20,9 @@ from bfn_toolkit.model import BFN
 from bfn_toolkit.networks import NetworkBuilder, NetworkIO
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import Run
-from bfn_toolkit.samplers import AncestralSampler, Sampler
+from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, part_of
+from bfn_toolkit.solvers import default_sampler
 
 POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
 _BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
@@ -187,14 +188,13 @@ def _belief(family: Family[Any], params: Any) -> tuple[Tensor, str]:
 
 @torch.inference_mode()
 def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
-    """How the beliefs travel from the prior to the samples, part by part."""
+    """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
     family = model.family
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
     labels: dict[str, str] = {}
-    for state in (sampler or AncestralSampler()).trajectory(
-        model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype
-    ):
+    sampler = sampler or default_sampler(family, n_steps)[0]
+    for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
         for name, part in family.parts.items():
             seen, labels[name] = _belief(part, part_of(state.params, name))
             tracks[name].append(seen)
@@ -206,20 +206,22 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
                 axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
         else:
-            axis.plot(family.times(n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+            axis.plot(sampler.times(model, n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel="t", ylabel=labels[name])
         axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
     return figure
 
 
-def figures(run: Run, samples: Data, n_steps: int, seed: int = 0) -> Mapping[str, Callable[[], Figure]]:
+def figures(
+    run: Run, samples: Data, n_steps: int, seed: int = 0, sampler: Sampler[Any] | None = None
+) -> Mapping[str, Callable[[], Figure]]:
     """The figures of a run by name, each drawn when called."""
     experiment = run.experiment
     data = experiment.dataset.split("all").x
 
     def flows() -> Figure:
         with seeded(seed, "flows"):
-            return flows_figure(run.model, n_steps)
+            return flows_figure(run.model, n_steps, sampler)
 
     return {
         "data": lambda: data_figure(data),

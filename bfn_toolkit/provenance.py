@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from bfn_toolkit import processes
 from bfn_toolkit.datasets import Batch
-from bfn_toolkit.experiment import Experiment
+from bfn_toolkit.errors import BFNWarning, PluginError, RunDirectoryError
 from bfn_toolkit.fields import parts_of
 from bfn_toolkit.registry import Registry, default_registry
 from bfn_toolkit.shapes import Data, leaves
 
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
 SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where there are more
 
 
@@ -37,16 +40,44 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
 
 
-def providers(experiment: Experiment, registry: Registry | None = None) -> dict[str, dict[str, str]]:
-    """Who provides each part of an experiment: name, distribution and version by the part's key.
+def providers(value: Any, registry: Registry | None = None) -> dict[str, dict[str, str]]:
+    """Who provides each part of an attrs value, such as an experiment: name, distribution and version by key.
 
     Raises:
         ConfigError: If a part has no name in the registry.
     """
     return {
         key: {"name": part.name, "distribution": part.distribution, "version": part.version}
-        for key, part in parts_of(experiment, registry or default_registry())
+        for key, part in parts_of(value, registry or default_registry())
     }
+
+
+def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch: bool = False) -> None:
+    """Compares the plugins that made a model with those that are installed; another version is a warning.
+
+    Raises:
+        PluginError: If one is missing, or, unless ``allow_mismatch``, of another major version.
+        RunDirectoryError: If what is recorded names no distribution: it would stand in a line that people paste.
+    """
+    for key, plugin in recorded.items():
+        distribution, wanted = plugin["distribution"], plugin["version"]
+        if wanted and not (re.fullmatch(_WORD, distribution) and re.fullmatch(_WORD, wanted)):
+            raise RunDirectoryError(f"{key}: {distribution!r} {wanted!r} is no name and version of a distribution")
+        if not wanted:  # registered by a process, not installed
+            continue
+        try:
+            found = version(distribution)
+        except PackageNotFoundError:
+            raise PluginError(
+                f"{key}: '{plugin['name']}' comes from {distribution} {wanted}, which is not installed; "
+                f'write: pip install "{distribution}=={wanted}"'
+            ) from None
+        if found == wanted:
+            continue
+        said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
+        if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
+            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or give --allow-plugin-mismatch')
+        warnings.warn(said, BFNWarning, stacklevel=2)
 
 
 def fingerprint(*batches: Batch) -> str:

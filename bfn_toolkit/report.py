@@ -18,12 +18,14 @@ from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
+from bfn_toolkit.families import Family
 from bfn_toolkit.plots import figures
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, device_of, leaves
+from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.storage import to_json, write_atomically
 
 FORMATS = (".npy", ".safetensors", ".csv")
@@ -37,19 +39,22 @@ class SamplePlan:
     Arguments:
         n: Number of samples.
         steps: Number of messages.
-        sampler: Name of the sampler.
+        sampler: Name of the sampler; None for what :func:`~bfn_toolkit.default_sampler` chooses.
         seed: Of the draws.
     """
 
     n: int = 1000
     steps: int = STEPS
-    sampler: str = "ancestral"
+    sampler: str | None = None
     seed: int = 0
 
-    def make_sampler(self) -> Sampler[Any]:
-        """The sampler of that name."""
-        sampler: Sampler[Any] = default_registry().get("sampler", self.sampler).entry.build()
-        return sampler
+    def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
+        """Name of the sampler for a family, the sampler, and why it is this one."""
+        registry = default_registry()
+        if self.sampler is not None:
+            return self.sampler, registry.get("sampler", self.sampler).entry.build(), "because it was asked for"
+        sampler, reason = default_sampler(family, self.steps)
+        return registry.name_of("sampler", type(sampler)), sampler, reason
 
 
 def draw_samples(run: Run, plan: SamplePlan) -> Data:
@@ -62,7 +67,8 @@ def draw_samples(run: Run, plan: SamplePlan) -> Data:
         condition = _conditions(run, plan.n)
     with seeded(plan.seed, "samples", device=device):
         given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
-        return run.model.sample(plan.n, n_steps=plan.steps, sampler=plan.make_sampler(), **given)
+        _, sampler, _ = plan.choose(run.model.family)
+        return run.model.sample(plan.n, n_steps=plan.steps, sampler=sampler, **given)
 
 
 def _conditions(run: Run, n: int) -> dict[str, Tensor]:
@@ -169,6 +175,7 @@ def evaluate(
     data = run.experiment.dataset.split(split).to(device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
     samples = draw_samples(run, plan) if samples is None else samples
+    name, sampler, _ = plan.choose(run.model.family)
     return {
         "weights": attrs.asdict(run.weights),
         "steps": "inf" if n_steps is None else n_steps,
@@ -183,7 +190,8 @@ def evaluate(
         "samples": {
             "n": plan.n,
             "steps": plan.steps,
-            "sampler": plan.sampler,
+            "sampler": name,
+            "evaluations": sampler.evaluations(plan.steps),
             "seed": plan.seed,
             **sample_scores(run, samples),
         },
@@ -207,7 +215,8 @@ def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float
 def write_figures(run: Run, folder: Path, samples: Data, plan: SamplePlan) -> list[Path]:
     """Draws the figures of a run into a folder, as PNG."""
     paths = []
-    for name, draw in figures(run, samples, plan.steps, plan.seed).items():
+    _, sampler, _ = plan.choose(run.model.family)
+    for name, draw in figures(run, samples, plan.steps, plan.seed, sampler).items():
         buffer = io.BytesIO()
         draw().savefig(buffer, format="png")
         path = folder / f"{name}.png"

@@ -19,8 +19,8 @@ import io
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,13 @@ from bfn_toolkit.checkpoint import (
     load_description,
     load_model,
 )
-from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
+from bfn_toolkit.errors import BFNWarning, ConfigError, RunDirectoryError
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.model import BFN
-from bfn_toolkit.provenance import providers
-from bfn_toolkit.storage import read_manifest, resource_error, sync_folder, write_atomically
+from bfn_toolkit.pretrained import Architecture, push
+from bfn_toolkit.pretrained import save as save_pretrained
+from bfn_toolkit.provenance import check_providers, providers
+from bfn_toolkit.storage import read_json, read_manifest, resource_error, sync_folder, write_atomically
 
 EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "experiment.toml",
@@ -71,6 +73,15 @@ class Weights:
     def __str__(self) -> str:
         kind = "moving average of the weights" if self.kind == "average" else "weights"
         return f"{kind} after step {self.step} ({self.source})"
+
+
+def _leaves(scores: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The figures of an evaluation by name."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{name}.")
+        elif value is not None:
+            yield f"{before}{name}", value
 
 
 @attrs.frozen(eq=False)
@@ -143,6 +154,48 @@ class Run:
         model.network.load_state_dict(state)
         return cls(experiment, model.eval(), read_metrics(folder), folder, found)
 
+    def save_pretrained(
+        self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
+    ) -> None:
+        """Writes the model as :meth:`bfn_toolkit.BFN.save_pretrained` does, with what the run knows in its card.
+
+        Arguments:
+            directory: Where to write it.
+            card: What the card is to say besides, or instead: the fields of :class:`~bfn_toolkit.cards.Card`.
+            force: Replace a model that is there.
+        """
+        architecture = Architecture(self.experiment.family, self.experiment.network)
+        told = {**self._card(), **(card or {})}
+        save_pretrained(architecture, self.model.network.state_dict(), directory, told, force=force)
+
+    def push_to_hub(
+        self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
+    ) -> str:
+        """Uploads what :meth:`save_pretrained` writes, as :meth:`bfn_toolkit.BFN.push_to_hub` does."""
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, card=card)
+
+        return push(save, repo_id, private=private, token=token)
+
+    def _card(self) -> dict[str, Any]:
+        """What the run knows of its model: the last evaluation only where it judged these very weights."""
+        mapping = self.experiment.to_mapping()
+        family, dataset = mapping["family"]["name"], mapping["dataset"]["name"]
+        path = None if self.path is None else self.path / EVALUATION
+        scores = read_json(path) if path is not None and path.exists() else {}
+        judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(self.weights)
+        return {
+            "title": f"Bayesian flow network: {family} on {dataset}",
+            "tags": (family, dataset),
+            "data": dataset,
+            "seed": self.experiment.seed,
+            "command": f"bfn train --config {EXPERIMENT}",
+            "weights": str(self.weights),
+            "experiment": self.experiment.to_toml(),
+            "metrics": dict(_leaves({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
+        }
+
 
 def load_run(path: str | Path) -> BFN:
     """The model of a run directory, ready to sample, on the CPU.
@@ -178,31 +231,6 @@ def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
         return dict(load_description(folder).get("plugins", {}))
     sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]
     return dict(read_manifest(sound[-1].path).get("plugins", {})) if sound else {}
-
-
-def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch: bool = False) -> None:
-    """Compares the plugins that made a model with those that are installed; another version is a warning.
-
-    Raises:
-        PluginError: If one is missing, or, unless ``allow_mismatch``, of another major version.
-    """
-    for key, plugin in recorded.items():
-        distribution, wanted = plugin["distribution"], plugin["version"]
-        if not wanted:  # registered by a process, not installed
-            continue
-        try:
-            found = version(distribution)
-        except PackageNotFoundError:
-            raise PluginError(
-                f"{key}: '{plugin['name']}' comes from {distribution} {wanted}, which is not installed; "
-                f'write: pip install "{distribution}=={wanted}"'
-            ) from None
-        if found == wanted:
-            continue
-        said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
-        if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
-            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or give --allow-plugin-mismatch')
-        warnings.warn(said, BFNWarning, stacklevel=2)
 
 
 def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None:

@@ -46,6 +46,15 @@ class AccuracySchedule(abc.ABC):
         """Accuracy of the message sent over (s, t]: beta(t) - beta(s)."""
         return self.beta(t) - self.beta(s)
 
+    def time(self, beta: Tensor) -> Tensor:
+        """Time at which this much accuracy has accumulated, the inverse of beta: by bisection, to the last bit."""
+        low, high = torch.zeros_like(beta), torch.ones_like(beta)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            less = self.beta(middle) < beta
+            low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+        return 0.5 * (low + high)
+
 
 @attrs.frozen
 class GeometricSchedule(AccuracySchedule):
@@ -78,6 +87,9 @@ class GeometricSchedule(AccuracySchedule):
     def accuracy(self, s: Tensor, t: Tensor) -> Tensor:  # noqa: D102
         return torch.exp(self.rate * s) * torch.expm1(self.rate * (t - s))
 
+    def time(self, beta: Tensor) -> Tensor:  # noqa: D102
+        return torch.log1p(beta) / self.rate
+
 
 @attrs.frozen
 class QuadraticSchedule(AccuracySchedule):
@@ -104,6 +116,9 @@ class QuadraticSchedule(AccuracySchedule):
 
     def accuracy(self, s: Tensor, t: Tensor) -> Tensor:  # noqa: D102
         return self.beta_1 * (t - s) * (t + s)
+
+    def time(self, beta: Tensor) -> Tensor:  # noqa: D102
+        return (beta / self.beta_1).sqrt()
 
 
 def _numbers(value: Iterable[float]) -> tuple[float, ...]:

@@ -74,6 +74,7 @@ VALIDATION_ROWS = 256  # of a block
 FAILURES = 3  # in a row, of saving or of a callback, that are put up with
 # Options that do not reach the numbers of a run; all others may.
 HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
+SCHEDULE = ("lr", "scheduler", "scheduler_options", "warmup", "steps")  # options of the learning rate
 
 Metrics = Mapping[str, Any]
 
@@ -241,6 +242,7 @@ class _Training:
         self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
         self.loop.shares(min(len(self.data), self.training.batch_size))
         self.model = BFN(experiment.family, self.loop.network)
+        self.model.builder = experiment.network
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
@@ -285,7 +287,8 @@ class _Training:
                 f"{folder} cannot be resumed to the same bits, because of other {'; '.join(differs)}. "
                 "Make it as it was, or give --allow-inexact to go on all the same, which is recorded"
             )
-        self.loop.restore(checkpoint)
+        before, now = state["experiment"]["training"], mapping["training"]
+        self.loop.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
         self.step = self._saved = checkpoint.step
         for name in ("validated", "since_best", "seconds", "inexact"):
             setattr(self, name, state[name])
@@ -403,8 +406,7 @@ class _Training:
                 self._unlogged = []
             except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
                 self._warn_at_first("metrics", str(error))
-        model = self.model
-        moment = Moment(self.step, tuple(self._untold), model, self.folder)
+        moment = Moment(self.step, tuple(self._untold), self.model.eval(), self.folder)
         self._untold = []
         for callback in self.callbacks:
             if self._failures[id(callback)] < FAILURES:
@@ -416,6 +418,7 @@ class _Training:
                     name = getattr(callback, "__qualname__", repr(callback))
                     ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
                     self._warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
+        self.loop.model.train()
 
     def _start_trackers(self, scope: ExitStack) -> None:
         accelerator, training = self.loop.accelerator, self.training
@@ -448,10 +451,10 @@ class _Training:
         every, step = self.training.validate_every, self.step
         if self.validated == step or not every or (step % every and step != self.training.steps):
             return False
+        self._read()  # first, for a signal can end the validation
         estimate = Estimate.of(self._validation_losses())
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
-        self._read()
         self._record({"step": step, "valid_loss": value, "valid_loss_stderr": estimate.stderr if value else None})
         self.validated, self.valid_loss = step, value
         self.since_best = 0 if improved else self.since_best + 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bfn_toolkit import Experiment, Run, seeded, train, w1
+from bfn_toolkit import AncestralSampler, Experiment, Run, seeded, train, w1
 from bfn_toolkit.plots import (
     data_figure,
     flows_figure,
@@ -39,7 +39,7 @@ def recipe_figures(recipe: str, run: Run, seed: int) -> dict[str, Figure]:
     figures = {f"4_training_{recipe}": training_figure(run.metrics)}
     for n_steps in SAMPLE_STEPS:
         with seeded(seed, "samples"):
-            samples = run.model.sample(SAMPLES, n_steps=n_steps)
+            samples = run.model.sample(SAMPLES, n_steps=n_steps, sampler=AncestralSampler())
         shares = ", ".join(f"{share:.3f}" for share in run.experiment.dataset.mode_shares(samples).values())
         print(f"{recipe:8} {n_steps:4} steps: W1 {w1(samples, data):.3f}, shares of the modes {shares}")
         figures[f"5_samples_{recipe}_{n_steps}_steps"] = samples_figure(samples, data, n_steps)

@@ -225,6 +225,14 @@ class Categorical(ChannelFamily[CategoricalParams]):
         """v, and beta = B / K."""
         return CategoricalParams(v, accuracy / self.classes)
 
+    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+        """K alpha."""
+        return self.classes * alpha
+
+    def mean_embedding(self, output: Output) -> Tensor:
+        """The probabilities of the classes, without their codes."""
+        return output.logits.softmax(-1) if isinstance(output, Finite) else super().mean_embedding(output)
+
     def input(self, params: CategoricalParams) -> Distribution:
         """softmax(v) at each site."""
         base = TorchCategorical(logits=params.logits, validate_args=False)
@@ -267,20 +275,15 @@ class Categorical(ChannelFamily[CategoricalParams]):
         logits = pad(raw, (1, 0)) if self.classes == 2 else raw
         return Finite(None, logits + params.logits if self.skip else logits)
 
-    def _probabilities(self, output: Output) -> Tensor:
-        if isinstance(output, Finite):
-            return output.logits.softmax(-1)
-        return output.expect(lambda k: one_hot(k, self.classes).to(torch.get_default_dtype()))
-
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """Half of K times the squared distance of the one-hot code from the probabilities, without the code."""
-        p = self._probabilities(output)
+        p = self.mean_embedding(output)
         hit = p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
 
     def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
-        p, index = self._probabilities(output), x.unsqueeze(-1)
+        p, index = self.mean_embedding(output), x.unsqueeze(-1)
         error = p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
         return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 

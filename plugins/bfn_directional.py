@@ -550,6 +550,12 @@ class Directional(ChannelFamily[DirectionalParams]):
         """phi(x)."""
         return self.belief.embed(x).reshape(*x.shape, self.channels)
 
+    def mean_embedding(self, output: Output) -> Tensor:
+        """E[phi], without the points of a design."""
+        if not isinstance(output, BeliefMixture):
+            return super().mean_embedding(output)
+        return output.expectation.reshape(-1, *self.site_shape, self.channels)
+
     def channel(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
         """v and B."""
         return params.v.reshape(-1, *self.site_shape, self.channels), params.accuracy

@@ -270,6 +270,10 @@ class Gaussian(ChannelFamily[GaussianParams]):
         """The data themselves."""
         return x.unsqueeze(-1)
 
+    def mean_embedding(self, output: Output) -> Tensor:
+        """The output's mean."""
+        return output.mean.unsqueeze(-1)
+
     def channel(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
         """v = rho mu, B = rho - 1."""
         v = params.mean * expand(params.precision, params.mean)
@@ -279,6 +283,12 @@ class Gaussian(ChannelFamily[GaussianParams]):
         """mu = v / (1 + B), rho = 1 + B."""
         precision, v = accuracy + 1.0, v.squeeze(-1)
         return GaussianParams(v / expand(precision, v), precision)
+
+    def from_signal(self, w: Tensor, q: float) -> GaussianParams:
+        """mu = w q / (1 + q^2), in one pass."""
+        rho = 1.0 + q * q
+        precision = torch.full((len(w),), rho, device=w.device, dtype=w.dtype)
+        return GaussianParams(w.squeeze(-1) * (q / rho), precision)
 
     def check_data(self, x: Tensor) -> None:
         """Shape, floating point and finite; then what the head asks for."""

@@ -1,17 +1,28 @@
-"""The core's own losses, sampler and schedules under their names (plugin)."""
+"""The core's own losses, samplers, grids and schedules under their names (plugin)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from bfn_toolkit import (
+    ODE1,
+    ODE2,
+    SDE1,
+    SDE2,
     AncestralSampler,
     ContinuousTimeLoss,
     DiscreteTimeLoss,
     Entry,
+    EulerMaruyama,
+    FlowSampler,
     GeometricSchedule,
+    GivenGrid,
+    KarrasGrid,
+    LogSnrGrid,
+    ODEMidpoint,
     QuadraticSchedule,
     TableSchedule,
+    UniformGrid,
     hookimpl,
 )
 
@@ -27,8 +38,28 @@ def bfn_losses() -> Sequence[Entry]:
 
 @hookimpl
 def bfn_samplers() -> Sequence[Entry]:
-    """The sampler of the paper."""
-    return [Entry("ancestral", AncestralSampler, (AncestralSampler(),))]
+    """The sampler of the paper, and the solvers."""
+    return [
+        Entry("ancestral", AncestralSampler, (AncestralSampler(),)),
+        Entry("ode-1", ODE1, (ODE1(),)),
+        Entry("ode-2", ODE2, (ODE2(), ODE2(UniformGrid(0.05), slope="signal"))),
+        Entry("ode-midpoint", ODEMidpoint, (ODEMidpoint(KarrasGrid()),)),
+        Entry("sde-1", SDE1, (SDE1(UniformGrid()),)),
+        Entry("sde-2", SDE2, (SDE2(), SDE2(UniformGrid(), slope="signal"))),
+        Entry("euler-maruyama", EulerMaruyama, (EulerMaruyama(),)),
+        Entry("flow", FlowSampler, (FlowSampler(), FlowSampler(UniformGrid()))),
+    ]
+
+
+@hookimpl
+def bfn_grids() -> Sequence[Entry]:
+    """The grids of the solvers."""
+    return [
+        Entry("uniform", UniformGrid, (UniformGrid(), UniformGrid(0.1))),
+        Entry("log-snr", LogSnrGrid, (LogSnrGrid(), LogSnrGrid(1e-4))),
+        Entry("karras", KarrasGrid, (KarrasGrid(), KarrasGrid(0.1, rho=2.0))),
+        Entry("given", GivenGrid, (GivenGrid(), GivenGrid((0.5,)))),
+    ]
 
 
 @hookimpl

@@ -53,8 +53,8 @@ class Text(FileDataset):
 
     recipe: ClassVar[Mapping[str, object]] = {
         "family": "categorical",
-        "network": {"name": "mlp", "width": 512},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
     }
 
     length: int = field(default=16, kw_only=True, validator=validators.ge(1))

@@ -219,8 +219,8 @@ def test_non_finite_weights_are_not_saved_and_not_loaded(run: Path) -> None:
     from bfn_toolkit import checkpoint
 
     with pytest.MonkeyPatch.context() as patch:
-        packed = checkpoint._packed
-        patch.setattr(checkpoint, "_packed", lambda state, finite=True: packed(state, finite=False))
+        packed = checkpoint.packed
+        patch.setattr(checkpoint, "packed", lambda state, finite=True: packed(state, finite=False))
         save_checkpoint(run, broken, keep=1)
         save_model(run, bad, {})
     folder = run / "checkpoints" / "step-00000040"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,7 @@ import pytest
 import torch
 from faults.crashes import CRASHED, crash_at, forked, signal_at
 from faults.disks import flip_bit
+from faults.kill_and_resume import kill_and_resume
 from faults.tiny import samples_of, state_of, with_everything
 
 from bfn_toolkit import ConfigError, Run, RunDirectoryError, train
@@ -126,6 +128,18 @@ def test_a_crash_while_files_are_written_costs_no_more_than_what_came_after_the_
             break
     assert ended
     assert found == {7, 8}  # 7 is saved anew, once its validation is known to be the best
+
+
+def test_random_kills_cost_nothing_but_time(tmp_path: Path) -> None:
+    """For many more kills: ``python -m faults.kill_and_resume``."""
+    made = with_everything(steps=60, checkpoint_every=3)
+    start = time.monotonic()
+    train(made, tmp_path / "whole")
+    longest = 0.5 * (time.monotonic() - start)
+    kills = list(kill_and_resume(made, tmp_path / "run", 8, longest))
+    assert len(kills) >= 3
+    assert any(0 < kill.step < 60 for kill in kills)
+    same(tmp_path / "whole", resume(tmp_path / "run").path or tmp_path)
 
 
 @pytest.mark.parametrize("step", [7, 8])

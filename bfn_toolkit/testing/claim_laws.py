@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -124,6 +125,10 @@ def check_channel_coordinates_round_trip(
         judge.close(w, v, EXACT * expand(scale(v).squeeze(-1), v))
         judge.close(total, accuracy, EXACT * (1.0 + accuracy))
         judge.true(v.shape == (*x.shape, family.channels), f"v of shape {tuple(v.shape)}", "(B, *site, d)")
+        q = math.sqrt(float(accuracy.max()))
+        u, signal = family.channel(family.from_signal(v, q))
+        judge.close(u, q * v, EXACT * expand(scale(q * v).squeeze(-1), v))
+        judge.close(signal, torch.full_like(accuracy, q * q), EXACT * (1.0 + q * q))
 
     return search(check_channel_coordinates_round_trip, family, cases(), body, case, examples)
 
@@ -136,15 +141,31 @@ def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
     with seeded(0, "channel"):
         v, accuracy = family.channel(family.flow(x, alphas(MANY, 0.5)))
         _, last = family.channel(family.flow(x[:1], alphas(1, 1.0)))
-    half, whole = family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64))
-    total = last[0] * (half / whole)
+    total, whole = family.channel_accuracy(family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64)))
     judge.error((accuracy - total).abs(), EXACT * (1.0 + total))
+    judge.error((last - whole).abs(), EXACT * (1.0 + whole))
     noise = ((v - total * family.embed(x)) / total.sqrt()).flatten(1)
     for i, column in enumerate(noise.unbind(1)):
         judge.mean(column, 0.0)
         judge.mean(column.square(), 1.0)
         if i:
             judge.mean(column * noise[:, i - 1], 0.0)
+    return judge.figure
+
+
+@law("family", "mean_embedding(p_O) = E[phi(x)], x ~ p_O", is_channel)
+def check_mean_embedding_is_that_of_the_draws(family: ChannelFamily[Any]) -> float:
+    """What the solvers follow is the expectation of the embedding under the output distribution."""
+    judge = Judge(check_mean_embedding_is_that_of_the_draws, family)
+    params = repeat(fold_one(family), MANY)
+    for seed in (0, 1):
+        output = family.output(repeat(raw_numbers(family, 1, seed=seed), MANY), params)
+        expected = family.mean_embedding(output)
+        judge.close(expected, output.expect(family.embed), 1e-6 * scale(expected).max())
+        with seeded(0, "embedding", seed):
+            drawn = family.embed(output.sample())
+        for column, mean in zip(drawn.flatten(1).double().unbind(1), expected[0].flatten().tolist(), strict=True):
+            judge.mean(column, mean)
     return judge.figure
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.datasets import Dataset, minibatches
+from bfn_toolkit.grids import LogSnrGrid
+from bfn_toolkit.losses import Model
+from bfn_toolkit.model import Oracle
 from bfn_toolkit.networks import NetworkBuilder, NetworkIO
+from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.schedules import AccuracySchedule
 from bfn_toolkit.shapes import Data, leaves, map_data
+from bfn_toolkit.solvers import Solver
 from bfn_toolkit.testing.core import Judge, law, round_trip, search
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.probes import columns
+from bfn_toolkit.testing.probes import EXACT, MANY, columns
 from bfn_toolkit.testing.strategies import times
 from bfn_toolkit.testing.toys import Line, Toy
 
@@ -78,6 +85,16 @@ def check_accuracy_is_precise_near_the_start(schedule: AccuracySchedule) -> floa
     t = torch.tensor([1e-6, 1e-4, 1e-2, 0.5, 1.0])
     exact = schedule.beta(t.double())
     judge.error((schedule.beta(t).double() - exact).abs(), 4e-6 * exact)  # 32 machine epsilons
+    return judge.figure
+
+
+@law("schedule", "beta(time(b)) = b for 0 < b <= beta(1)")
+def check_time_inverts_the_accuracy(schedule: AccuracySchedule) -> float:
+    """The time grids of the solvers go from accuracies to times."""
+    judge = Judge(check_time_inverts_the_accuracy, schedule)
+    share = torch.tensor([1e-6, 1e-3, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
+    beta = share * schedule.beta(torch.ones((), dtype=torch.float64))
+    judge.error((schedule.beta(schedule.time(beta)) - beta).abs(), 1e-9 * beta)
     return judge.figure
 
 
@@ -315,6 +332,76 @@ def check_an_oracle_is_sampled_correctly(sampler: Sampler[Any]) -> float:
     distance = (x.unsqueeze(1) - toy.values).flatten(2).abs().amax(-1)
     for k, weight in enumerate(toy.weights.tolist()):
         judge.mean((distance.argmin(1) == k).double(), weight, slack=0.02)
+    return judge.figure
+
+
+class _Asked:
+    """A model that writes down when it is asked."""
+
+    def __init__(self, model: Model) -> None:
+        self.family, self._model, self.times = model.family, model, list[float]()
+
+    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        self.times.append(float(t))
+        return self._model.output(params, t, **condition)
+
+
+@law("sampler", "n steps ask the network evaluations(n) times, each time later than the one before")
+def check_evaluations_are_counted(sampler: Sampler[Any]) -> float:
+    """What a sample costs is what the sampler says, and no evaluation is made twice."""
+    judge = Judge(check_evaluations_are_counted, sampler)
+    for n in (1, 2, 7):
+        asked = _Asked(_toy().oracle)
+        x = sampler.sample(asked, 3, n_steps=n, dtype=torch.float64)
+        judge.true(bool(torch.isfinite(x).all()), "values that are not finite", "finite values")
+        found, expected = len(asked.times), sampler.evaluations(n)
+        judge.true(found == expected, f"{found} evaluations for n = {n}", f"{expected}")
+        later = all(s < t for s, t in pairwise(asked.times))
+        judge.true(later, f"evaluations at {asked.times}", "times that increase")
+    return judge.figure
+
+
+@law("sampler", "p_O = delta(x - c) at all times: theta ~ p_F(. | c; 1)", lambda sampler: sampler.exact_for_constants)
+def check_a_constant_output_gives_the_flow(sampler: Sampler[Any]) -> float:
+    """Where the network always says c, the last beliefs are those of the flow for c, for any number of steps."""
+    judge = Judge(check_a_constant_output_gives_the_flow, sampler)
+    line = Line()
+    model = Oracle(line, lambda params: Delta(torch.full_like(params.v, 0.5)))
+    for n in (2, 3, 8):
+        with seeded(0, "constant", n):
+            *_, last = sampler.trajectory(model, MANY, n_steps=n, dtype=torch.float64)
+        params = last.params
+        total = line.schedule.beta(torch.ones((), dtype=torch.float64))
+        judge.close(params.accuracy, total.expand(MANY), EXACT * total)
+        noise = (params.v.squeeze(-1) - 0.5 * total) / total.sqrt()
+        judge.mean(noise, 0.0)
+        judge.mean(noise.square(), 1.0)
+        x = sampler.sample(model, 2, n_steps=n, dtype=torch.float64)
+        judge.close(x, torch.full_like(x, 0.5), EXACT)
+    return judge.figure
+
+
+@law("sampler", "error(n) ~ n^-order, on a log-SNR grid", lambda sampler: getattr(sampler, "order", None) is not None)
+def check_the_error_falls_as_claimed(sampler: Solver) -> float:
+    """The order of a solver of the probability flow, within 0.25, for normal data: they are as smooth as it gets.
+
+    From what halving the step of 64, then of 128, changes in the last beliefs.
+    """
+    judge = Judge(check_the_error_falls_as_claimed, sampler)
+    solver: Any = attrs.evolve(sampler, grid=LogSnrGrid(start=1e-2))  # type: ignore[misc]
+    model = Oracle(Line(), lambda params: Delta(params.v / (4.0 + params.accuracy).unsqueeze(-1)))
+
+    def ends(n: int) -> Tensor:
+        with seeded(0, "order"):
+            *_, last = solver.trajectory(model, 64, n_steps=n, dtype=torch.float64)
+        v: Tensor = last.params.v
+        return v
+
+    with seeded(0, "order"):
+        judge.true(bool(torch.isfinite(sampler.sample(model, 2, n_steps=3)).all()), "not finite", "finite samples")
+    coarse, middle, fine = (ends(n) for n in (65, 129, 257))
+    order = float(((coarse - middle).square().sum() / (middle - fine).square().sum()).log2()) / 2.0
+    judge.error(abs(order - float(sampler.order or 0)), 0.25)
     return judge.figure
 
 

@@ -74,7 +74,9 @@ def training(rounds: int) -> Iterator[Row]:
 
 
 def sampling(rounds: int) -> Iterator[Row]:
-    """Ancestral sampling."""
+    """Ancestral sampling, and the solvers, whose n steps take n evaluations."""
+    solver_limits = {work.name: ("S1", 1.10) for work in workloads.WORKLOADS}
+    solver_limits[workloads.CLASSES.name] = ("S3", 1.35)
     for work, limit in (*((work, 1.15) for work in workloads.WORKLOADS), (workloads.CLASSES, 1.8)):
         r = measure(workloads.sampling(work, N_STEPS), rounds)
         name = f"{work.name}, B={work.sampler_batch_size}: "
@@ -82,6 +84,9 @@ def sampling(rounds: int) -> Iterator[Row]:
         yield Row("", name + f"ancestral, {N_STEPS} steps / {N_STEPS} bare forwards", ours, None, textbook)
         share = N_STEPS / (N_STEPS + 1)  # n steps take n + 1 evaluations
         yield Row("S2", name + "ancestral, per evaluation", ours.scaled(share), limit, textbook.scaled(share))
+        goal, most = solver_limits[work.name]
+        yield Row(goal, name + f"ODE2, {N_STEPS} steps / {N_STEPS} bare forwards", r["ODE2"], most)
+        yield Row("", name + f"SDE2, {N_STEPS} steps / {N_STEPS} bare forwards", r["SDE2"])
     for classes, least in ((27, 4.0), (256, 7.0)):
         r = measure(workloads.class_draws(classes), rounds)
         yield Row("S5", f"`torch.multinomial` / a draw of {classes} classes", r["multinomial"], least, at_least=True)

@@ -20,6 +20,9 @@ from bfn_gaussian_heads import DiscretisedHead
 from bfn_siren import Siren
 from bfn_toolkit import (
     BFN,
+    ODE2,
+    SDE2,
+    AncestralSampler,
     Batch,
     ContinuousTimeLoss,
     DiscreteTimeLoss,
@@ -268,8 +271,11 @@ def feeding(work: Workload, batches: int = 25) -> dict[str, Variant]:
     }
 
 
+SOLVERS = {"ODE2": ODE2(), "SDE2": SDE2()}
+
+
 def sampling(work: Workload, n_steps: int = 100) -> dict[str, Variant]:
-    """Ancestral sampling; one unit of bare is one forward pass."""
+    """Ancestral sampling and the solvers; one unit of bare is one forward pass."""
     torch.manual_seed(0)
     rows, network = work.sampler_batch_size, work.build().eval()
     model = BFN(work.family, network)
@@ -287,6 +293,10 @@ def sampling(work: Workload, n_steps: int = 100) -> dict[str, Variant]:
 
     return {
         "bare": Variant(bare),
-        "ancestral": Variant(lambda: model.sample(rows, n_steps=n_steps)),
+        "ancestral": Variant(lambda: model.sample(rows, n_steps=n_steps, sampler=AncestralSampler())),
+        **{
+            name: Variant(lambda solver=solver: model.sample(rows, n_steps=n_steps, sampler=solver))  # type: ignore[misc]
+            for name, solver in SOLVERS.items()
+        },
         "textbook ancestral": Variant(by_the_book),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from faults.crashes import forked, start
+from faults.crashes import forked, start, wait_for
 
 
 def free_port() -> int:
@@ -48,7 +48,10 @@ def two_ranks(function: Callable[[int], Any], processes: int = 2) -> list[Any]:
                 content = pickle.dumps(result)
             except Exception:
                 content = pickle.dumps(RuntimeError(repr(result)))
-            Path(folder, str(rank)).write_bytes(content)
+            Path(folder, f".{rank}").write_bytes(content)
+            os.replace(Path(folder, f".{rank}"), Path(folder, str(rank)))
+            # Whoever ends at once cuts off a process that is still on its way out of the last barrier.
+            wait_for(lambda: all(Path(folder, str(other)).exists() for other in range(processes)), 60.0)
 
         def job() -> None:
             children = [_fork(member, rank) for rank in range(processes)]

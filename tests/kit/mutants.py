@@ -14,6 +14,8 @@ from torch.distributions import Distribution, Independent, Normal, register_kl
 
 from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
 from bfn_toolkit import (
+    ODE1,
+    ODE2,
     AdditiveFamily,
     Batch,
     Delta,
@@ -21,6 +23,7 @@ from bfn_toolkit import (
     GeometricSchedule,
     NetworkIO,
     Output,
+    Path,
     QuadraticSchedule,
     SamplerState,
     Split,
@@ -303,6 +306,26 @@ class EmptyBins(Classes):
         return EdgesTwice(torch.arange(self.classes, device=raw.device), raw)
 
 
+@rejected_by(
+    "mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-price", "gradients-are-finite", bins=5
+)
+class EmbeddingOfTheMode(Circle):
+    def mean_embedding(self, output: Output) -> Tensor:
+        return self.embed(output.mode)
+
+
+@rejected_by("flow-is-a-gaussian-channel")
+class WrongUnit(Circle):
+    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+        return 2.0 * alpha
+
+
+@rejected_by("channel-coordinates-round-trip")
+class SignalOfAnother(Circle):
+    def from_signal(self, w: Tensor, q: float) -> Told:
+        return Circle.from_signal(self, w, q * q)
+
+
 @rejected_by("receiver-is-the-mixture-of-senders", bins=5)
 class ReceiverOfTheMean(Circle):
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
@@ -456,6 +479,12 @@ class SquareOfTheStep(QuadraticSchedule):
         return self.beta_1 * (t - s).square()
 
 
+@rejected_by("time-inverts-the-accuracy")
+class TimeOfTheSquare(QuadraticSchedule):
+    def time(self, beta: Tensor) -> Tensor:
+        return beta / self.beta_1
+
+
 @rejected_by("schedule-round-trips", hidden=2)
 @attrs.frozen
 class HiddenRate(QuadraticSchedule):
@@ -603,6 +632,7 @@ class HiddenNoise(Angles):
 @rejected_by(
     "samples-are-a-function-of-the-seed",
     "an-oracle-is-sampled-correctly",
+    "a-constant-output-gives-the-flow",
     published="a sampler that takes the mean of the message, without its noise",
 )
 class NoMessageNoise(ByDefinition):
@@ -612,10 +642,37 @@ class NoMessageNoise(ByDefinition):
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
-@rejected_by("samples-have-the-shape-of-the-data")
+@rejected_by("samples-have-the-shape-of-the-data", "a-constant-output-gives-the-flow")
 class OneMore(ByDefinition):
     def init(self, model: Any, batch_size: int, *, device: Any, dtype: Any) -> SamplerState:
         return ByDefinition.init(self, model, batch_size + 1, device=device, dtype=dtype)
+
+
+@rejected_by("evaluations-are-counted")
+class AsksTwice(ByDefinition):
+    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+        model.output(state.params, s, **condition)
+        return ByDefinition.step(self, model, state, s, t, **condition)
+
+
+@rejected_by("a-constant-output-gives-the-flow")
+@attrs.frozen
+class LateDrift(ODE1):
+    """The drift before the first evaluation is lost."""
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+        return ODE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
+
+
+@rejected_by("the-error-falls-as-claimed")
+@attrs.frozen
+class LooksBack(ODE2):
+    """The slope with the wrong sign."""
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+        if path.phi is None:
+            return ODE2.advance(self, path, phi, q, told)
+        return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, told), phi=phi)
 
 
 CHANCE = random.Random(0)

@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import one_hot, silu
 
 from bfn_toolkit import (
+    ODE2,
     AccuracySchedule,
     AdditiveFamily,
     AncestralSampler,
@@ -269,4 +270,5 @@ SUBJECTS: tuple[Any, ...] = (
     SaturatingSchedule(),
     ByDefinition(),
     Meaning(),
+    ODE2(),
 )

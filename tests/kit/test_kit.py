@@ -19,7 +19,7 @@ from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, 
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bfn_toolkit import ConfigError, NetworkIO, Registry
+from bfn_toolkit import ODE2, ConfigError, NetworkIO, Registry
 from bfn_toolkit.testing import (
     LAWS,
     Case,
@@ -217,6 +217,7 @@ BLIND = {  # a law, and where it looks
     "steps-telescope": ("accuracy",),
     "channel-coordinates-round-trip": ("channel",),
     "flow-is-a-gaussian-channel": ("channel",),
+    "mean-embedding-is-that-of-the-draws": ("mean_embedding",),
     "other-step-counts-are-refused": ("times",),
     "steps-follow-the-table": ("accuracy",),
     "schedule": ("beta", "alpha", "accuracy"),
@@ -227,7 +228,7 @@ ONES = {
     "network": (Residual(),),
     "dataset": (Angles(),),
     "schedule": (SaturatingSchedule(),),
-    "sampler": (ByDefinition(),),
+    "sampler": (ByDefinition(), ODE2()),
 }
 
 

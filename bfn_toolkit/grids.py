@@ -1,0 +1,184 @@
+r"""Time grids: at which times a solver asks the network.
+
+A solver with n evaluations asks at :math:`0 < t_1 < \dots < t_n = 1`.  What changes from one time to the next is the
+signal-to-noise ratio of the beliefs, which is the accuracy B of the channel; with
+
+.. math:: \lambda(t) = \tfrac12 \ln B(t), \qquad \sigma(t) = B(t)^{-1/2} = e^{-\lambda(t)}
+
+a grid spaces the times evenly in
+
+===================== ==========================================================
+:class:`UniformGrid`  t
+:class:`LogSnrGrid`   :math:`\lambda`
+:class:`KarrasGrid`   :math:`\sigma^{1/\rho}` (Karras et al. 2022, eq. 5)
+:class:`GivenGrid`    nothing: the times are given
+===================== ==========================================================
+
+The first time is the *start*, because lambda has no value at t = 0: by default where B = 0.1, so that the noise still
+hides what there is to see, whatever the family (or a hundredth of B(1), where that is less).
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit.errors import ConfigError, StepCountError
+from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
+
+
+class TimeGrid(abc.ABC):
+    """A choice of times: a value, so a field of the samplers that have a choice."""
+
+    kind: ClassVar[str] = "grid"
+
+    @abc.abstractmethod
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
+        """Times 0 < t_1 < ... < t_n = 1, the start alone for n = 1: float64, on the CPU, with shape (n,)."""
+
+    def times(self, family: Family[Any], n: int) -> Tensor:
+        """The times for a family; for a product the mean of the times for its parts, which all of them share.
+
+        Raises:
+            StepCountError: If n is not an integer of at least 1, or another than the grid allows.
+            ConfigError: If a part is no channel.
+        """
+        check_n_steps(n)
+        return torch.stack([self.spaced(part, n) for part in channels_of(family).values()]).mean(0)
+
+
+def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
+    """The parts of a family, all of which are channels; under the name "" for a family that is no product.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for name, part in family.parts.items():
+        if not isinstance(part, ChannelFamily):
+            which = f"part '{name}', a {type(part).__name__}," if name else type(part).__name__
+            raise ConfigError(
+                f"a solver works in the coordinates of a ChannelFamily, which {which} is not; "
+                "write sampler=AncestralSampler(), on the command line --sampler ancestral"
+            )
+    return family.parts  # type: ignore[return-value]
+
+
+def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
+    """Time at which B has accumulated."""
+    return family.schedule.time(accuracy / family.channel_accuracy(torch.ones((), dtype=torch.float64)))
+
+
+def _ends(family: ChannelFamily[Any], start: float | None) -> tuple[float, float, float]:
+    """The first time, and B there and at the end."""
+    last = family.channel_accuracy(family.schedule.beta(torch.ones((), dtype=torch.float64)))
+    if start is None:
+        first = (0.01 * last).clamp_max(0.1)
+        return _time(family, first).item(), first.item(), last.item()
+    moment = torch.tensor(start, dtype=torch.float64)
+    return start, family.channel_accuracy(family.schedule.beta(moment)).item(), last.item()
+
+
+def _between(first: float, last: float, n: int) -> Tensor:
+    return torch.linspace(first, last, n, dtype=torch.float64)
+
+
+_WITHIN = validators.optional([validators.gt(0.0), validators.lt(1.0)])
+
+
+@attrs.frozen
+class UniformGrid(TimeGrid):
+    """Evenly in time.
+
+    Arguments:
+        start: First time; None for where B = 0.1.
+    """
+
+    start: float | None = field(default=None, validator=_WITHIN)
+
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
+        return _between(_ends(family, self.start)[0], 1.0, n)
+
+
+class _NoiseGrid(TimeGrid):
+    """Evenly in a function of the accuracy."""
+
+    start: float | None
+
+    @abc.abstractmethod
+    def accuracies(self, first: float, last: float, n: int) -> Tensor:
+        """Accuracies from the first to the last, with shape (n,)."""
+
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
+        """The times of the accuracies; the ends are what they should be to the last bit."""
+        start, first, last = _ends(family, self.start)
+        times = _time(family, self.accuracies(first, last, n))
+        times[-1], times[0] = 1.0, start
+        return times
+
+
+@attrs.frozen
+class LogSnrGrid(_NoiseGrid):
+    """Evenly in the logarithm of the signal-to-noise ratio.
+
+    Arguments:
+        start: First time; None for where B = 0.1.
+
+    >>> from bfn_gaussian import Gaussian
+    >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
+    tensor([0.0100, 0.1025, 0.4705, 1.0000], dtype=torch.float64)
+    """
+
+    start: float | None = field(default=None, validator=_WITHIN)
+
+    def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
+        return _between(math.log(first), math.log(last), n).exp()
+
+
+@attrs.frozen
+class KarrasGrid(_NoiseGrid):
+    """Evenly in a root of the noise: denser where the noise is small.
+
+    Arguments:
+        start: First time; None for where B = 0.1.
+        rho: Which root; 1 is evenly in the noise, and infinity would be :class:`LogSnrGrid`.
+    """
+
+    start: float | None = field(default=None, validator=_WITHIN)
+    rho: float = field(default=7.0, validator=[validators.ge(1.0), validators.le(1e3)])
+
+    def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
+        power = -0.5 / self.rho
+        return _between(first**power, last**power, n).pow(1.0 / power)
+
+
+def _numbers(value: Iterable[float]) -> tuple[float, ...]:
+    return tuple(value)
+
+
+def _increasing(_: object, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
+    if not value or not all(s < t for s, t in pairwise((0.0, *value))) or value[-1] > 1.0:
+        raise ValueError(f"{attribute.name} must increase from above 0 to at most 1, got {value}")
+
+
+@attrs.frozen
+class GivenGrid(TimeGrid):
+    """Times of one's own: the number of evaluations is theirs.
+
+    Arguments:
+        at: The times, increasing, in (0, 1].
+    """
+
+    at: tuple[float, ...] = field(default=(0.01, 0.1, 1.0), converter=_numbers, validator=_increasing)
+
+    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
+        if n != len(self.at):
+            raise StepCountError(f"GivenGrid has {len(self.at)} times; got n_steps={n}. Use n_steps={len(self.at)}")
+        return torch.tensor(self.at, dtype=torch.float64)
