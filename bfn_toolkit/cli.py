@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bfn_toolkit.arguments import PATH, Group, Integer
 from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
@@ -38,12 +40,13 @@ if TYPE_CHECKING:
 
 BUG = 70  # exit status of a fault of ours
 
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = Integer(min=1)
 _STEPS = "[default: 100, or what the family is tied to]"
-_SEED = click.IntRange(min=0, max=2**63 - 1)
+_SEED = Integer(min=0, max=2**63 - 1)
 
 
 @click.group(
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with:  bfn train --out runs/first",
     no_args_is_help=True,
@@ -99,13 +102,11 @@ Examples:
   bfn train --processes 2 --training.batch_size 512 share each batch among two processes
   bfn train --options                               every option, its type and its default""",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Named experiment beneath the file: default, post.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run directory to make  [default: runs/001, runs/002, ...]"
-)
+@click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Run directory to go on with.")
+@click.option("--resume", type=PATH, help="Run directory to go on with.")
 @click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
 @click.option("--processes", type=_POSITIVE, help="Start so many processes on this machine  [default: 1]")
 @_trust_options
@@ -156,7 +157,7 @@ def train(
     from bfn_toolkit.trainer import train as run_training
 
     if resume is None and job.first():
-        check_out(folder, force=force)
+        check_out(folder, force=force, dataset=experiment.dataset)
     if processes is not None and processes > 1:
         from bfn_toolkit.launch import launch
 
@@ -267,11 +268,11 @@ Examples:
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
@@ -279,7 +280,8 @@ Examples:
 def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.processes import first
-    from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
+    from bfn_toolkit.report import check_format, draw_samples, samples_name, samples_size, write_samples
+    from bfn_toolkit.storage import check_space
 
     opened = _open(run, choice)
     plan = _plan(opened, steps, **choice)
@@ -291,6 +293,7 @@ def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
     check_format(out)
+    check_space(out, samples_size(opened, plan.n))
     samples = draw_samples(opened, plan)
     if first():
         write_samples(out, samples)
@@ -315,7 +318,7 @@ Examples:
   bfn evaluate runs/001 --density 1000
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_Steps(), help="Messages of the bound  [default: inf, or what the family is tied to]")
 @click.option(
     "--split",
@@ -327,7 +330,7 @@ Examples:
 @click.option("--draws", type=_POSITIVE, help="Draws for each example  [default: about a million in all]")
 @click.option(
     "--density",
-    type=click.IntRange(min=0),
+    type=Integer(min=0),
     default=0,
     help="Exact log-density of so many examples, of continuous data.",
 )
@@ -362,9 +365,9 @@ def evaluate(
 
 
 @bfn.command(epilog="Example:  bfn plot runs/001 --steps 20")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
+@click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
 @_plan_options
 def plot(run: Path, steps: int | None, out: Path | None, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
@@ -510,7 +513,7 @@ def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
 
 
 @checkpoint.command("list", epilog="Example:  bfn checkpoint list runs/001")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def list_command(run: Path, as_json: bool) -> None:
     """List the checkpoints of a RUN: step, validation loss, size."""
@@ -518,7 +521,7 @@ def list_command(run: Path, as_json: bool) -> None:
 
 
 @checkpoint.command(epilog="Example:  bfn checkpoint verify runs/001")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def verify(run: Path, as_json: bool) -> int:
     """Read every byte of the checkpoints and the model of a RUN; exit status 4 if one is damaged."""
@@ -538,7 +541,7 @@ Examples:
     required=True,
     help="What the plugin adds.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make  [default: bfn-NAME]")
+@click.option("--out", type=PATH, help="Folder to make  [default: bfn-NAME]")
 @click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
 def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
@@ -559,8 +562,8 @@ Examples:
   bfn export runs/first --out my-model
   bfn export runs/first --out my-model --license mit --weights raw""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to make.")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Directory to make.")
 @click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
 @click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
@@ -592,9 +595,9 @@ Examples:
   bfn import-checkpoint model.pt --out runs/theirs --network.width 256 --key ema --cast""",
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to make.")
+@click.option("--out", type=PATH, required=True, help="Run directory to make.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Named experiment beneath the file.")
 @click.option("--key", help="Which weights of the file to take: model, ema, ...")
 @click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
@@ -624,6 +627,9 @@ def import_checkpoint(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="backslashreplace")  # a table is worth more than its plus-minus signs
     with warnings.catch_warnings():
         warnings.simplefilter("always", BFNWarning)
         warnings.showwarning = _show_warning
@@ -642,13 +648,19 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with redirect_stdout(None) if is_follower() else nullcontext():
-            status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        if "_BFN_COMPLETE" in os.environ:  # completion by the shell, which ends the process
+            bfn.main(arguments, prog_name="bfn")
+        # bfn.main would make status 1 of a reader that has what it wanted.
+        with (
+            redirect_stdout(None) if is_follower() else nullcontext(),
+            bfn.make_context("bfn", arguments, obj=tuple(arguments)) as context,
+        ):
+            status = bfn.invoke(context)
         _leave_job()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.Abort:
+    except (click.Abort, BrokenPipeError):
         raise
     except click.ClickException as error:
         error.show()

@@ -24,7 +24,7 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.samplers import Sampler
-from bfn_toolkit.shapes import Data, device_of
+from bfn_toolkit.shapes import Data, device_of, leaves
 from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.storage import to_json, write_atomically
 
@@ -79,6 +79,11 @@ def _conditions(run: Run, n: int) -> dict[str, Tensor]:
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
     return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
+
+
+def samples_size(run: Run, n: int) -> int:
+    """Bytes of so many samples of a run, which are numbers as its data are."""
+    return n * sum(part[0].nbytes for part in leaves(run.experiment.dataset.split("train").x))
 
 
 def check_format(path: Path) -> None:

@@ -40,6 +40,7 @@ from bfn_toolkit.diagnosis import diagnose
 from bfn_toolkit.errors import (
     BFNWarning,
     ConfigError,
+    DataError,
     NonFiniteError,
     OutOfStepError,
     ResourceError,
@@ -124,7 +125,7 @@ def train(
     """
     folder = None if out is None else Path(out)
     if folder is not None and processes.first():
-        check_out(folder, force=force)
+        check_out(folder, force=force, dataset=experiment.dataset)
     return _Training(experiment, folder, callbacks).run()
 
 
@@ -226,7 +227,9 @@ class _Training:
         experiment = self.experiment
         accelerator = make_accelerator(self.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
-        for rows in (self.data, valid):
+        for name, rows in (("training", self.data), ("validation", valid)):
+            if not len(rows):
+                raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
         data = fingerprint(self.data, valid)
         self._agree("data", data)
