@@ -280,8 +280,10 @@ class _Training:
     def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
         differs = differences(state["environment"], self.origin["environment"])
-        differs += ["data" for _ in "x" if state["data"] != self.origin["data"]]
-        differs += ["options" for _ in "x" if _what_matters(state["experiment"]) != _what_matters(mapping)]
+        if state["data"] != self.origin["data"]:
+            differs.append("data")
+        if _what_matters(state["experiment"]) != _what_matters(mapping):
+            differs.append("options")
         if differs and not self.allow_inexact:
             raise RunDirectoryError(
                 f"{folder} cannot be resumed to the same bits, because of other {'; '.join(differs)}. "
