@@ -174,6 +174,7 @@ from .outputs import (
 from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
+from .particles import ParticleSampler as ParticleSampler
 from .products import (
     Joint as Joint,
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -32,8 +34,10 @@ from bfn_toolkit import (
     Output,
     ProductFamily,
     guide,
+    load_run,
     seeded,
 )
+from bfn_toolkit.cli import main
 from bfn_von_mises import Direction, VonMises
 
 FAMILIES: tuple[Family[Any], ...] = (
@@ -200,3 +204,58 @@ def test_guidance_works_in_smaller_portions() -> None:
     assert guided.shrink()
     assert bfn.at_once is not None
     assert same(draw(guided, label=label), whole)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run that has hardly learned, of data with labels 0..9."""
+    folder = str(tmp_path_factory.mktemp("runs") / "digits")
+    small = ("--dataset.pixels", "binary", "--family", "categorical", "--network.width", "16", "--training.steps", "2")
+    assert main(["train", "--dataset", "digits", *small, "--out", folder, "--no-report"]) == 0
+    return folder
+
+
+def test_the_command_line_draws_what_the_library_draws(labelled: str, tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    options = ("--condition", "label=3", "--guidance", "2", "--sampler", "sde-2", "--seed", "7")
+    assert main(["sample", labelled, "-n", "5", "--steps", "4", *options, "--out", str(out)]) == 0
+    model = load_run(labelled)
+    with seeded(7, "samples"):
+        x = Guided(model, 2.0).sample(5, n_steps=4, sampler=SDE2(), label=torch.full((5,), 3))
+    assert torch.equal(torch.from_numpy(np.load(out, allow_pickle=False)), x)
+
+
+def test_no_condition_is_what_a_network_makes_of_none(labelled: str, tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    assert main(["sample", labelled, "-n", "5", "--steps", "4", "--condition", "label=none", "--out", str(out)]) == 0
+    with seeded(0, "samples"):
+        x = load_run(labelled).sample(5, n_steps=4)
+    assert torch.equal(torch.from_numpy(np.load(out, allow_pickle=False)), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--condition", "labl=3"), "the data set has label. Did you mean 'label'?"),
+        (("--condition", "label=10"), "label must be an integer from 0 to 9, as in the training rows, got 10"),
+        (("--condition", "label=-1"), "from 0 to 9"),
+        (("--condition", "label=2.5"), "must be an integer"),
+        (("--condition", "label=nan"), "must be an integer"),
+        (("--condition", "label"), "NAME=NUMBER or NAME=none"),
+        (("--condition", "label=three"), "NAME=NUMBER or NAME=none"),
+        (("--condition", "label=none", "--guidance", "1"), "guidance needs a condition"),
+        (("--guidance", "inf"), "finite number"),
+    ],
+)
+def test_mistakes_about_conditions_are_named(
+    labelled: str, options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.npy"
+    assert main(["sample", labelled, "-n", "2", "--steps", "2", "--out", str(out), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_name_of_the_file_tells_the_condition(labelled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", labelled, "-n", "2", "--steps", "2", "--condition", "label=3", "--guidance", "0.5"]) == 0
+    assert capsys.readouterr().out.strip().endswith("seed0-label3-guidance0.5.npy")

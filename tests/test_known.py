@@ -35,15 +35,19 @@ from bfn_toolkit import (
     FlowSampler,
     Guided,
     Informed,
+    JointOutput,
     Known,
     ODEMidpoint,
     Output,
+    ParticleSampler,
     Pinned,
     ProductFamily,
     pin,
     seeded,
 )
+from bfn_toolkit.particles import systematic
 
+YES = torch.tensor([True, False])
 SAMPLERS = (AncestralSampler(), ODE1(), ODE2(), ODEMidpoint(), SDE1(), SDE2(), FlowSampler())
 EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
 
@@ -163,6 +167,91 @@ def test_what_is_known_tells_of_the_rest() -> None:
     assert 0.70 <= share <= 0.77  # of the exact 0.9: replacement is biased, however many the steps
 
 
+def conditional(rows: int, n: int, sampler: Any) -> float:
+    """Share of ones at the second site of the pair, where the first is known to be one."""
+    with seeded(12, n):
+        known = Known.of(Pair().family, (torch.tensor([1, 0]), torch.tensor([True, False])), rows)
+        x = sampler.sample(Informed(Pair(), known), rows, n_steps=n)
+    assert (x[:, 0] == 1).all()
+    return float(x[:, 1].double().mean())
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_particles_sample_the_conditional_distribution_of_the_model(n: int) -> None:
+    # In few steps a model of independent sites is no joint model of the data, but a model all the same: what is held
+    # against the particles is the share among its own samples.  Five standard errors of 4,000 and of some 100,000 draws.
+    with seeded(13, n):
+        x = AncestralSampler().sample(Pair(), 200_000, n_steps=n)
+    own = float(x[x[:, 0] == 1, 1].double().mean())
+    assert abs(conditional(4000, n, ParticleSampler(32)) - own) <= 0.045
+    # what is resampled at every step, or never, is as right
+    assert abs(conditional(4000, n, ParticleSampler(32, threshold=1.0)) - own) <= 0.045
+    assert abs(conditional(4000, n, ParticleSampler(32, threshold=0.0)) - own) <= 0.045
+
+
+def test_particles_find_the_conditional_distribution_of_the_data() -> None:
+    # 0.9 exactly; 0.034 is five standard errors of 2,000 draws, and 0.016 for 32 particles and 20 steps.
+    assert abs(conditional(2000, 20, ParticleSampler(32)) - 0.9) <= 0.05
+    assert abs(conditional(2000, 20, AncestralSampler()) - 0.9) >= 0.12  # replacement
+
+
+def test_one_particle_is_replacement() -> None:
+    shares = [conditional(20_000, 5, sampler) for sampler in (ParticleSampler(1), AncestralSampler())]
+    assert abs(shares[0] - shares[1]) <= 0.0226  # five standard errors of the difference
+
+
+def test_particles_weigh_all_parts() -> None:
+    # A message about a class is told by where the network expects the point: of two points, one belongs to each class.
+    family = ProductFamily({"x": Gaussian((1,), sigma_1=0.2), "k": Categorical((1,), classes=2, beta_1=6.0)})
+
+    class Both(FlowModel):
+        def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+            odds = params["k"].logits[..., 1] - params["k"].logits[..., 0]
+            odds = odds + 2.0 * 0.8 * family.parts["x"].channel(params["x"])[0].squeeze(-1)  # type: ignore[attr-defined]
+            return JointOutput(
+                {"x": Delta(0.8 * (odds / 2).tanh(), 0.2), "k": Finite(None, torch.stack([-odds / 2, odds / 2], -1))}
+            )
+
+    with seeded(14, "parts"):
+        known = {"k": (torch.tensor([1]), torch.tensor([True]))}
+        x = Both(family).sample(300, n_steps=20, sampler=ParticleSampler(32), known=known)
+    assert (x["k"] == 1).all()
+    assert (x["x"] > 0).double().mean() >= 0.98
+
+
+def test_resampling_draws_by_the_weights() -> None:
+    weights = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    with seeded(15, "systematic"):
+        for _ in range(20):
+            counts = [row.bincount(minlength=4).tolist() for row in systematic(weights, 8)]
+            assert counts == [[4, 2, 2, 0], [0, 0, 0, 8]]
+        draws = torch.cat([systematic(weights[:1], 1) for _ in range(4000)]).flatten()
+    shares = draws.bincount(minlength=4).double() / 4000
+    assert (shares - weights[0]).abs().max() <= 0.04  # five standard errors
+
+
+def test_particles_go_without_known_sites() -> None:
+    with seeded(16, "same"):
+        x = Pair().sample(20, n_steps=3, sampler=ParticleSampler(8))
+    with seeded(16, "same"):
+        assert torch.equal(x, Pair().sample(20, n_steps=3, sampler=AncestralSampler()))
+
+
+def test_particles_refuse_an_output_that_cannot_be_pinned() -> None:
+    family = Gaussian((2,), head=DiscretisedHead(16))
+    with pytest.raises(ConfigError, match="Binned has no receiver"):
+        network(family).sample(2, n_steps=2, sampler=ParticleSampler(2), known=(torch.full((2,), 1 / 16), YES))
+
+
+def test_particles_tell_of_every_evaluation() -> None:
+    told: list[int] = []
+    sampler = ParticleSampler(4)
+    Pair().sample(
+        3, n_steps=5, sampler=sampler, known=(torch.tensor([1, 0]), YES), on_step=lambda e: told.append(e.number)
+    )
+    assert told == list(range(1, sampler.evaluations(5) + 1))
+
+
 def test_rows_keep_their_values_in_blocks() -> None:
     bfn = network(Gaussian((2,)))
     values = torch.linspace(-1, 1, 3000).unsqueeze(1).expand(3000, 2)
@@ -200,7 +289,6 @@ def test_a_pinned_output_expects_the_value() -> None:
             ask()
 
 
-YES = torch.tensor([True, False])
 PRODUCT = ProductFamily({"x": Gaussian((2,)), "k": Categorical((2,), classes=3)})
 
 
