@@ -7,10 +7,10 @@ values, where the model would have drawn them from its receiver.  The ratio of b
     \ln w = \sum_i \ln \frac{p_R(y_i \mid \theta_{i-1})}{p_S(y_i \mid \bar x; \alpha_i)} \Bigg|_{\text{known}}
             + \ln p_O(\bar x \mid \theta_n; 1) \Big|_{\text{known}} ,
 
-the code length of the known sites with the sign turned, message by message.  P particles of each example carry such weights.  Where
-few of them carry most of the weight, they are resampled, and at the end one is drawn.  As P grows, that is a sample of
-the model's own conditional distribution, for any number of steps: of what samples with these values would be among all
-that the model draws in so many steps.
+the code length of the known sites with the sign turned, message by message.  P particles of each example carry such
+weights.  Where few of them carry most of the weight, they are resampled, and at the end one is drawn.  As P grows, that
+is a sample of the model's own conditional distribution, for any number of steps: of what samples with these values
+would be among all that the model draws in so many steps.
 
 Source: sequential Monte Carlo with systematic resampling below an effective sample size (Doucet and Johansen 2009); for
 Bayesian flows, with the divergence in place of the ratio, ProtBFN (Atkinson et al. 2025).
@@ -111,7 +111,7 @@ class ParticleSampler(Sampler[SamplerState]):
             ConfigError: If the output cannot be pinned in its own form.
         """
         if not isinstance(model, Informed):
-            return super().sample(
+            return AncestralSampler().sample(
                 model, batch_size, n_steps=n_steps, device=device, dtype=dtype, on_step=on_step, **condition
             )
         device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
