@@ -200,6 +200,24 @@ def _without_processes(ctx: click.Context) -> list[str]:
     return arguments
 
 
+def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
+    """Values by name from ``label=3``; None from ``label=none``.
+
+    Raises:
+        ConfigError: If an argument has another form.
+    """
+    conditions: dict[str, float | None] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        try:
+            conditions[name] = None if value == "none" else float(value)
+        except ValueError:
+            raise ConfigError(
+                f"--condition takes NAME=NUMBER or NAME=none, such as label=3, got '{argument}'"
+            ) from None
+    return conditions
+
+
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--seed", type=_SEED, help="Seed of the draws  [default: that of the run]"),
@@ -247,13 +265,22 @@ def _plan(
     sampler: str | None = None,
     seed: int | None = None,
     verbose: bool = False,
+    condition: Sequence[str] = (),
+    guidance: float = 0.0,
     **_: Any,
 ) -> SamplePlan:
     """The samples that the options of a command ask for."""
     from bfn_toolkit.report import STEPS, SamplePlan
 
     steps = steps or run.model.family.n_steps or STEPS
-    plan = SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    plan = SamplePlan(
+        n=n,
+        steps=steps,
+        sampler=sampler,
+        seed=run.experiment.seed if seed is None else seed,
+        condition=parse_conditions(condition),
+        guidance=guidance,
+    )
     if verbose:
         name, chosen, reason = plan.choose(run.model.family)
         say(f"sampler: {name}, {reason}; {chosen.evaluations(steps)} evaluations of the network")
@@ -266,7 +293,8 @@ def _plan(
 Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
-  bfn sample runs/001 -n 50 --out samples.csv""",
+  bfn sample runs/001 -n 50 --out samples.csv
+  bfn sample runs/001 -n 50 --condition label=3 --guidance 2""",
 )
 @click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
@@ -276,6 +304,13 @@ Examples:
     help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
+@click.option(
+    "--condition",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Value of a condition, such as label=3, or none; repeat it for others  [default: as in the training rows]",
+)
+@click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
 @_plan_options
 def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
@@ -287,7 +322,10 @@ def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice
     plan = _plan(opened, steps, **choice)
     suffix = Path(samples_name(opened)).suffix
     name, _, _ = plan.choose(opened.model.family)
-    out = out or run / f"samples-{name.replace(':', '-')}-n{plan.n}-steps{plan.steps}-seed{plan.seed}{suffix}"
+    told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
+    words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
+    words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
+    out = out or run / f"{'-'.join(words)}{suffix}"
     if out.is_dir():
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:

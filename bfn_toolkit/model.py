@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bfn_toolkit.blocks import LEAST, MOST, block_rows, in_blocks
 from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
 from bfn_toolkit.families import Family
+from bfn_toolkit.known import Given, Informed, Known
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
@@ -57,6 +58,7 @@ class FlowModel(nn.Module, abc.ABC):
         sampler: Sampler[Any] | None = None,
         first: int = 0,
         on_step: OnStep | None = None,
+        known: Given | None = None,
         **condition: Tensor,
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
@@ -70,10 +72,12 @@ class FlowModel(nn.Module, abc.ABC):
             sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
             first: Number of the first sample, where others have been drawn under the same seed.
             on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network, block by block.
+            known: Values that the samples are to have, as a pair ``(values, mask)`` (:meth:`~bfn_toolkit.Known.of`).
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
-            ConfigError: If a number is not a positive integer, the sampler is not for this family, or the weights are
-                of half precision.
+            ConfigError: If a number is not a positive integer, the sampler is not for this family, the weights are of
+                half precision, or known values have another form.
+            DataError: If a known value is outside the family's domain.
             NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If memory does not suffice.
@@ -89,6 +93,7 @@ class FlowModel(nn.Module, abc.ABC):
             )
         chosen = sampler or default_sampler(self.family, n_steps)[0]
         rows = block_rows(math.prod(self.family.network_io.site_shape))
+        known = None if known is None else Known.of(self.family, known, batch_size)
         key = int(torch.randint(2**62, ()))
 
         def draw(block: int) -> Data:
@@ -100,7 +105,8 @@ class FlowModel(nn.Module, abc.ABC):
                 return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
 
             told = None if on_step is None else tell
-            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
+            model = self if known is None else Informed(self, known.rows(index.to(device or "cpu")))
+            return chosen.sample(model, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
 
         with self.watched() as is_finite:
             samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)

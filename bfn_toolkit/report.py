@@ -16,9 +16,10 @@ from torch import Tensor
 from bfn_toolkit import processes
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
+from bfn_toolkit.guidance import Guided
 from bfn_toolkit.plots import figures
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
@@ -41,12 +42,16 @@ class SamplePlan:
         steps: Number of messages.
         sampler: Name of the sampler; None for what :func:`~bfn_toolkit.default_sampler` chooses.
         seed: Of the draws.
+        condition: Values of conditions by name, one for all samples; None for going without the condition.
+        guidance: Weight of :class:`~bfn_toolkit.Guided`.
     """
 
     n: int = 1000
     steps: int = STEPS
     sampler: str | None = None
     seed: int = 0
+    condition: Mapping[str, float | None] = attrs.field(factory=dict)
+    guidance: float = 0.0
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
         """Name of the sampler for a family, the sampler, and why it is this one."""
@@ -60,20 +65,44 @@ class SamplePlan:
 def draw_samples(run: Run, plan: SamplePlan) -> Data:
     """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
 
-    Where the data set has conditions, those of the samples are drawn from its training rows.
+    Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
+
+    Raises:
+        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
     """
     device = next(run.model.parameters()).device
     with seeded(plan.seed, "conditions"):
-        condition = _conditions(run, plan.n)
+        condition = _conditions(run, plan)
+    model = Guided(run.model, plan.guidance) if plan.guidance else run.model
     with seeded(plan.seed, "samples", device=device):
         given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
         _, sampler, _ = plan.choose(run.model.family)
-        return run.model.sample(plan.n, n_steps=plan.steps, sampler=sampler, **given)
+        return model.sample(plan.n, n_steps=plan.steps, sampler=sampler, **given)
 
 
-def _conditions(run: Run, n: int) -> dict[str, Tensor]:
-    rows = run.experiment.dataset.split("train").condition
-    return {name: value[torch.randint(len(value), (n,))] for name, value in rows.items()}
+def _conditions(run: Run, plan: SamplePlan) -> dict[str, Tensor]:
+    seen = run.experiment.dataset.split("train").condition
+    for name in plan.condition:
+        if name not in seen:
+            has = f"has {', '.join(seen)}" if seen else "has none"
+            raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
+    drawn = {name: value[torch.randint(len(value), (plan.n,))] for name, value in seen.items()}
+    set_ = {
+        name: _constant(name, value, seen[name], plan.n) for name, value in plan.condition.items() if value is not None
+    }
+    return {name: value for name, value in (drawn | set_).items() if plan.condition.get(name, 0.0) is not None}
+
+
+def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
+    """One value of a condition for n samples, within what the network has seen of it."""
+    if seen.ndim > 1:
+        raise ConfigError(f"the condition '{name}' has shape {tuple(seen.shape[1:])} and cannot be set to one number")
+    low, high = seen.min().item(), seen.max().item()
+    integers = not seen.is_floating_point()
+    if not low <= value <= high or (integers and value != int(value)):
+        kind = "an integer" if integers else "a number"
+        raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
+    return torch.full((n,), value).to(seen.dtype)
 
 
 def samples_name(run: Run) -> str:
