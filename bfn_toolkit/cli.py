@@ -27,6 +27,7 @@ from bfn_toolkit.terminal import (
     is_follower,
     plugins_table,
     progress,
+    sampling,
     say,
     scores_table,
     verdicts_table,
@@ -264,7 +265,8 @@ def _plan(
 Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
-  bfn sample runs/001 -n 50 --out samples.csv""",
+  bfn sample runs/001 -n 50 --out samples.csv
+  bfn sample runs/001 -n 10000000 --out many.npy    after a kill, the same command goes on""",
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
@@ -277,8 +279,10 @@ Examples:
 @_plan_options
 def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    from bfn_toolkit.interrupts import listening
     from bfn_toolkit.processes import first
-    from bfn_toolkit.report import check_format, draw_samples, samples_name, write_samples
+    from bfn_toolkit.report import samples_name, stream_samples
+    from bfn_toolkit.sample_files import format_of
 
     opened = _open(run, choice)
     plan = _plan(opened, steps, **choice)
@@ -289,10 +293,10 @@ def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice
         raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
-    check_format(out)
-    samples = draw_samples(opened, plan)
+    format_of(out)
+    with listening(), sampling(plan.n) as show:
+        stream_samples(opened, plan, out, say=say, show=show)
     if first():
-        write_samples(out, samples)
         click.echo(str(out))
 
 
