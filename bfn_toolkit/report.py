@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from bfn_toolkit import processes
 from bfn_toolkit.blocks import MOST, block_rows
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
+from bfn_toolkit.films import film
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.plots import figures
 from bfn_toolkit.provenance import environment
@@ -27,12 +29,14 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.sample_files import sample_file
-from bfn_toolkit.samplers import Sampler
+from bfn_toolkit.samplers import OnStep, Sampler
 from bfn_toolkit.shapes import Data, batch_size, device_of
 from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.storage import to_json, write_atomically
+from bfn_toolkit.trajectories import ROWS, Trajectory
 
 STEPS = 100  # of a sample, unless the family is tied to a number
+FILM_ROWS = 500  # in a film, at most
 BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one block has more
 BATCH_BLOCKS = 16  # of a batch, at most: what a kill may cost
 
@@ -62,7 +66,7 @@ class SamplePlan:
         return registry.name_of("sampler", type(sampler)), sampler, reason
 
 
-def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None) -> Data:
+def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
     """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
 
     Where the data set has conditions, those of the samples are drawn from its training rows.
@@ -71,13 +75,16 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None) -> Data:
         run: The run.
         plan: The samples.
         rows: Which of them, one after the other; by default all.
+        on_step: Called with each evaluation of the network.
     """
     rows = range(plan.n) if rows is None else rows
     device = next(run.model.parameters()).device
     given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan.seed, rows).items()}
     _, sampler, _ = plan.choose(run.model.family)
     with seeded(plan.seed, "samples", device=device):
-        return run.model.sample(len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, **given)
+        return run.model.sample(
+            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, **given
+        )
 
 
 def _conditions(run: Run, seed: int, rows: range) -> dict[str, Tensor]:
@@ -91,6 +98,21 @@ def _conditions(run: Run, seed: int, rows: range) -> dict[str, Tensor]:
             drawn.append(torch.randint(len(next(iter(given.values()))), (MOST,)))
     index = torch.cat(drawn)[rows.start % MOST :][: len(rows)]
     return {name: value[index] for name, value in given.items()}
+
+
+def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
+    """What the sampler believes and expects on the way to the first samples of a plan, and those samples.
+
+    Raises:
+        ConfigError: If several processes share the samples.
+    """
+    if processes.count() > 1:
+        raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
+    trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
+    samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
+    for name, part in samples.items() if isinstance(samples, Mapping) else {"": samples}.items():
+        trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
+    return trajectory
 
 
 def batch_rows(run: Run) -> int:
@@ -265,17 +287,39 @@ def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float
     }
 
 
-def write_figures(run: Run, folder: Path, samples: Data, plan: SamplePlan) -> list[Path]:
-    """Draws the figures of a run into a folder, as PNG."""
+def write_figures(
+    run: Run, folder: Path, samples: Data, plan: SamplePlan, only: Sequence[str] | None = None
+) -> list[Path]:
+    """Draws the figures of a run into a folder, as PNG.
+
+    Arguments:
+        run: The run.
+        folder: Where to draw them.
+        samples: Samples of the plan; not needed where the figure "samples" is not drawn.
+        plan: Their plan.
+        only: Names of the figures to draw; by default all.
+    """
     paths = []
     _, sampler, _ = plan.choose(run.model.family)
     for name, draw in figures(run, samples, plan.steps, plan.seed, sampler).items():
+        if only is not None and name not in only:
+            continue
         buffer = io.BytesIO()
         draw().savefig(buffer, format="png")
         path = folder / f"{name}.png"
         write_atomically(path, buffer.getvalue())
         paths.append(path)
     return paths
+
+
+def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
+    """Draws the way of samples from the prior to the data into a folder, as GIF; returns its name."""
+    trajectory = Trajectory(run.model.family, min(plan.n, FILM_ROWS))
+    draw_samples(run, plan, range(trajectory.rows), trajectory)
+    name, _, _ = plan.choose(run.model.family)
+    path = folder / "flows.gif"
+    write_atomically(path, film(trajectory, run.experiment.dataset.split("all").x, f"{name}, {plan.steps} steps"))
+    return path
 
 
 def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict[str, Any]:
