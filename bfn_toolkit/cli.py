@@ -302,15 +302,16 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
         if path is not None and path.exists() and not force:
             raise ConfigError(f"{path} exists; choose another {option}, or replace it with --force")
     format_of(out)
+    if trajectory is not None:
+        check_format(trajectory)
     with listening():
-        if trajectory is not None:
-            check_format(trajectory)
-            write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
-            click.echo(str(trajectory))
         with sampling(plan.n) as show:
             stream_samples(opened, plan, out, say=say, show=show)
-    if first():
-        click.echo(str(out))
+        if first():
+            click.echo(str(out))
+        if trajectory is not None:
+            write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
+            click.echo(str(trajectory))
 
 
 class _Steps(click.ParamType[Any]):

@@ -52,9 +52,10 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
         for picture in pictures:
             picture(i)
         figure.suptitle(f"{title}: t = {float(t[i]):.2f}", family="monospace", fontsize=10)
-        canvas.draw()
+        canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")  # the places of the first picture are those of all
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        return Image.fromarray(pixels).convert("RGB").quantize(64)
 
     last = len(t) - 1
     frames = [drawn(i) for i in sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})]
@@ -126,10 +127,12 @@ def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Ten
 
 
 def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
-    """Two numbers, or the first two of more: points in front of the data."""
+    """Two numbers, or the first two of more: points in front of the data, in a square that holds the data."""
     reference = _columns(data)[:: math.ceil(len(data) / POINTS), :2]
     clouds = [beliefs.flatten(2)[..., :2], means.flatten(2)[..., :2]]
-    limits = [_limits(reference[:, k]) for k in (0, 1)]
+    middle = reference.mean(0)
+    reach = 1.15 * float((reference - middle).abs().max())
+    limits = [(float(m) - reach, float(m) + reach) for m in middle]
 
     def draw(i: int) -> None:
         for axis, cloud, colour in zip(axes, clouds, (_BLUE, _ORANGE), strict=True):
