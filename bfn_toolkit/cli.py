@@ -29,6 +29,7 @@ from bfn_toolkit.terminal import (
     is_follower,
     plugins_table,
     progress,
+    sampling,
     say,
     scores_table,
     verdicts_table,
@@ -294,7 +295,9 @@ Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
-  bfn sample runs/001 -n 50 --condition label=3 --guidance 2""",
+  bfn sample runs/001 -n 50 --condition label=3 --guidance 2
+  bfn sample runs/001 -n 10000000 --out many.npy    after a kill, the same command goes on
+  bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
 @click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
@@ -303,7 +306,12 @@ Examples:
     type=PATH,
     help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
 )
-@click.option("--force", is_flag=True, help="Replace the file.")
+@click.option(
+    "--trajectory",
+    type=PATH,
+    help="File for the beliefs and outputs on the way to the first 64 samples: .npz or .safetensors.",
+)
+@click.option("--force", is_flag=True, help="Replace the files.")
 @click.option(
     "--condition",
     metavar="NAME=VALUE",
@@ -312,11 +320,13 @@ Examples:
 )
 @click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
 @_plan_options
-def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice: Any) -> None:
+def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    from bfn_toolkit.interrupts import listening
     from bfn_toolkit.processes import first
-    from bfn_toolkit.report import check_format, draw_samples, samples_name, samples_size, write_samples
-    from bfn_toolkit.storage import check_space
+    from bfn_toolkit.report import draw_trajectory, samples_name, stream_samples
+    from bfn_toolkit.sample_files import format_of
+    from bfn_toolkit.trajectories import check_format, write_arrays
 
     opened = _open(run, choice)
     plan = _plan(opened, steps, **choice)
@@ -326,16 +336,22 @@ def sample(run: Path, steps: int | None, out: Path | None, force: bool, **choice
     words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
     words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
     out = out or run / f"{'-'.join(words)}{suffix}"
-    if out.is_dir():
-        raise ConfigError(f"{out} is a directory; name a file in it: --out {out / 'samples.npy'}")
-    if out.exists() and not force:
-        raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
-    check_format(out)
-    check_space(out, samples_size(opened, plan.n))
-    samples = draw_samples(opened, plan)
-    if first():
-        write_samples(out, samples)
-        click.echo(str(out))
+    for option, path in (("--out", out), ("--trajectory", trajectory)):
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
+        if path is not None and path.exists() and not force:
+            raise ConfigError(f"{path} exists; choose another {option}, or replace it with --force")
+    format_of(out)
+    if trajectory is not None:
+        check_format(trajectory)
+    with listening():
+        with sampling(plan.n) as show:
+            stream_samples(opened, plan, out, say=say, show=show)
+        if first():
+            click.echo(str(out))
+        if trajectory is not None:
+            write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
+            click.echo(str(trajectory))
 
 
 class _Steps(click.ParamType[Any]):
@@ -402,19 +418,33 @@ def evaluate(
         scores_table(scores)
 
 
-@bfn.command(epilog="Example:  bfn plot runs/001 --steps 20")
+@bfn.command(
+    epilog="""\b
+Examples:
+  bfn plot runs/001 --steps 20
+  bfn plot runs/001 --flows --sampler ode-2         the flows alone, by a sampler
+  bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
+)
 @click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
 @click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
+@click.option("--flows", is_flag=True, help="Draw the flows alone, by the sampler that is used.")
+@click.option("--animate", is_flag=True, help="Draw a film alone, from the prior to the samples: flows.gif.")
 @_plan_options
-def plot(run: Path, steps: int | None, out: Path | None, **choice: Any) -> None:
+def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
-    from bfn_toolkit.report import draw_samples, write_figures
+    from bfn_toolkit.report import draw_samples, write_figures, write_film
     from bfn_toolkit.runs import FIGURES
 
     opened = _open(run, choice)
     plan = _plan(opened, steps, **choice)
-    for path in write_figures(opened, out or run / FIGURES, draw_samples(opened, plan), plan):
+    folder = out or run / FIGURES
+    paths = [write_film(opened, folder, plan)] if animate else []
+    if flows:
+        paths += write_figures(opened, folder, None, plan, only=["flows"])
+    elif not animate:
+        paths += write_figures(opened, folder, draw_samples(opened, plan), plan)
+    for path in paths:
         click.echo(str(path))
 
 

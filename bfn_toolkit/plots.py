@@ -23,6 +23,7 @@ from bfn_toolkit.runs import Run
 from bfn_toolkit.samplers import Sampler
 from bfn_toolkit.shapes import Data, part_of
 from bfn_toolkit.solvers import default_sampler
+from bfn_toolkit.trajectories import beliefs_of
 
 POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
 _BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
@@ -48,13 +49,14 @@ def _is_image(x: Tensor) -> bool:
     return x.ndim == 3 and min(x.shape[1:]) >= 4
 
 
-def _draw_images(axis: Axes, x: Tensor, columns: int = 12) -> None:
-    """The first examples as a sheet of grey images."""
+def _draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:
+    """The first examples as a sheet of images, as grey as those that they are to be like."""
+    like = x if like is None else like
     rows = min(columns, len(x) // columns) or 1
     tiles = torch.nn.functional.pad(x[: rows * columns].double().cpu(), (1, 1, 1, 1), value=float("nan"))
     tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, rows * columns - len(tiles)), value=float("nan"))
     sheet = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
-    axis.imshow(sheet.numpy(), cmap="gray_r", vmin=float(x.min()), vmax=float(x.max()), interpolation="nearest")
+    axis.imshow(sheet.numpy(), cmap="gray_r", vmin=float(like.min()), vmax=float(like.max()), interpolation="nearest")
     axis.set_axis_off()
 
 
@@ -175,17 +177,6 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _belief(family: Family[Any], params: Any) -> tuple[Tensor, str]:
-    """What beliefs are followed by: their mean, or what the network sees of them where classes have none."""
-    try:
-        mean = family.input(params).mean
-    except NotImplementedError:  # torch's word for what a distribution has not
-        mean = torch.full((), torch.nan)
-    if mean.isnan().all():
-        return _columns(family.features(params)), "first feature of the beliefs"
-    return _columns(mean), r"mean $\mu$"
-
-
 @torch.inference_mode()
 def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
     """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
@@ -196,8 +187,9 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     sampler = sampler or default_sampler(family, n_steps)[0]
     for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
         for name, part in family.parts.items():
-            seen, labels[name] = _belief(part, part_of(state.params, name))
-            tracks[name].append(seen)
+            seen, is_mean = beliefs_of(part, part_of(state.params, name))
+            labels[name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
+            tracks[name].append(_columns(seen))
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
         means = torch.stack(track)  # (n + 1, paths, D)

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from bfn_toolkit import processes
+from bfn_toolkit.blocks import MOST, block_rows
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
+from bfn_toolkit.films import film
 from bfn_toolkit.guidance import Guided
+from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.plots import figures
+from bfn_toolkit.provenance import environment
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
-from bfn_toolkit.samplers import Sampler
-from bfn_toolkit.shapes import Data, device_of, leaves
+from bfn_toolkit.sample_files import sample_file
+from bfn_toolkit.samplers import OnStep, Sampler
+from bfn_toolkit.shapes import Data, batch_size, device_of
 from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.storage import to_json, write_atomically
+from bfn_toolkit.trajectories import ROWS, Trajectory
 
-FORMATS = (".npy", ".safetensors", ".csv")
 STEPS = 100  # of a sample, unless the family is tied to a number
+FILM_ROWS = 500  # in a film, at most
+BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one block has more
+BATCH_BLOCKS = 16  # of a batch, at most: what a kill may cost
 
 
 @attrs.frozen
@@ -62,35 +71,52 @@ class SamplePlan:
         return registry.name_of("sampler", type(sampler)), sampler, reason
 
 
-def draw_samples(run: Run, plan: SamplePlan) -> Data:
+def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
     """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
 
     Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
 
+    Arguments:
+        run: The run.
+        plan: The samples.
+        rows: Which of them, one after the other; by default all.
+        on_step: Called with each evaluation of the network.
     Raises:
         ConfigError: If the data set does not have a condition of the plan, or no such value of it.
     """
+    rows = range(plan.n) if rows is None else rows
     device = next(run.model.parameters()).device
-    with seeded(plan.seed, "conditions"):
-        condition = _conditions(run, plan)
+    given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan, rows).items()}
+    _, sampler, _ = plan.choose(run.model.family)
     model = Guided(run.model, plan.guidance) if plan.guidance else run.model
     with seeded(plan.seed, "samples", device=device):
-        given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
-        _, sampler, _ = plan.choose(run.model.family)
-        return model.sample(plan.n, n_steps=plan.steps, sampler=sampler, **given)
+        return model.sample(len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, **given)
 
 
-def _conditions(run: Run, plan: SamplePlan) -> dict[str, Tensor]:
+def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
+    """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
     seen = run.experiment.dataset.split("train").condition
     for name in plan.condition:
         if name not in seen:
             has = f"has {', '.join(seen)}" if seen else "has none"
             raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
-    drawn = {name: value[torch.randint(len(value), (plan.n,))] for name, value in seen.items()}
-    set_ = {
-        name: _constant(name, value, seen[name], plan.n) for name, value in plan.condition.items() if value is not None
-    }
-    return {name: value for name, value in (drawn | set_).items() if plan.condition.get(name, 0.0) is not None}
+    index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
+    conditions = {}
+    for name, values in seen.items():
+        if name not in plan.condition:
+            conditions[name] = values[index]
+        elif (value := plan.condition[name]) is not None:
+            conditions[name] = _constant(name, value, values, len(rows))
+    return conditions
+
+
+def _training_rows(n: int, seed: int, rows: range) -> Tensor:
+    """Numbers of training rows, drawn in blocks of their own, so that a batch has what all of the samples have."""
+    drawn = []
+    for block in range(rows.start // MOST, (rows.stop - 1) // MOST + 1):
+        with seeded(seed, "conditions", block):
+            drawn.append(torch.randint(n, (MOST,)))
+    return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
 
 
 def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
@@ -105,24 +131,98 @@ def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
     return torch.full((n,), value).to(seen.dtype)
 
 
+def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
+    """What the sampler believes and expects on the way to the first samples of a plan, and those samples.
+
+    Raises:
+        ConfigError: If several processes share the samples.
+    """
+    if processes.count() > 1:
+        raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
+    trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
+    samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
+    for name, part in samples.items() if isinstance(samples, Mapping) else {"": samples}.items():
+        trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
+    return trajectory
+
+
+def batch_rows(run: Run) -> int:
+    """Samples to draw and write at once: whole blocks, as many as memory takes, and no more than one would lose."""
+    numbers = math.prod(run.model.family.network_io.site_shape)
+    block = block_rows(numbers)
+    return block * processes.count() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
+
+
+def stream_samples(
+    run: Run,
+    plan: SamplePlan,
+    path: Path,
+    *,
+    batch: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    show: Callable[[int], object] = lambda rows: None,
+) -> None:
+    """Draws the samples of a plan into a file, in memory that does not grow with their number.
+
+    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call goes on
+    after the last batch that it wrote.
+
+    Arguments:
+        run: The run.
+        plan: The samples.
+        path: The file.
+        batch: Samples of a batch; by default :func:`batch_rows`.
+        say: Called with a line on what was found of the file.
+        show: Called with the number of samples that are written.
+    Raises:
+        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.sample_files.FORMATS`, or not
+            for such samples.
+        ResourceError: If the file cannot be written, or will not fit on the disk.
+    """
+    batch = batch or batch_rows(run)
+    facts = _facts(run, plan)
+    with sample_file(path, plan.n, facts) if processes.first() else nullcontext() as file:
+        done = processes.most(file.rows if file is not None else 0, next(run.model.parameters()).device)
+        if file is not None and file.other:
+            say(f"{path}: what was left of other samples is replaced")
+        if done:
+            say(f"{path}: going on after {done:,} of {plan.n:,} samples")
+        show(done)
+        try:
+            while done < plan.n:
+                rows = range(done, min(done + batch, plan.n))
+                samples = draw_samples(run, plan, rows)
+                if file is not None:
+                    file.append(samples)
+                done = rows.stop
+                show(done)
+        except Interrupted as stop:
+            kept = f"{done:,} of {plan.n:,} samples are kept; the same command goes on" if done else ""
+            raise Interrupted(stop.number, kept) from None
+
+
+def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
+    """All that samples are a function of."""
+    weights = hashlib.sha256()
+    for name, tensor in run.model.state_dict().items():
+        weights.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    _, sampler, _ = plan.choose(run.model.family)
+    machine = environment(next(run.model.parameters()).device)
+    del machine["processes"]  # however many, they draw the same
+    return {
+        "plan": repr(plan),
+        "sampler": repr(sampler),
+        "weights": weights.hexdigest(),
+        "dataset": repr(run.experiment.dataset),
+        "family": repr(run.experiment.family),
+        "environment": machine,
+    }
+
+
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
     return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
-
-
-def samples_size(run: Run, n: int) -> int:
-    """Bytes of so many samples of a run, which are numbers as its data are."""
-    return n * sum(part[0].nbytes for part in leaves(run.experiment.dataset.split("train").x))
-
-
-def check_format(path: Path) -> None:
-    """Checks that samples can be written under this name.
-
-    Raises:
-        ConfigError: If the ending is none of .npy, .safetensors and .csv.
-    """
-    if path.suffix not in FORMATS:
-        raise ConfigError(f"cannot tell the format of '{path.name}'; end its name in {', '.join(FORMATS)}")
 
 
 def write_samples(path: Path, samples: Data) -> None:
@@ -134,31 +234,8 @@ def write_samples(path: Path, samples: Data) -> None:
         ConfigError: If the ending is none of these, or is not for samples such as these.
         ResourceError: If the file cannot be written.
     """
-    check_format(path)
-    parts = samples if isinstance(samples, Mapping) else {"samples": samples}
-    parts = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
-    if path.suffix == ".npy":
-        if len(parts) > 1:
-            raise ConfigError(f"samples of the parts {', '.join(parts)} are no single array; write .safetensors")
-        buffer = io.BytesIO()
-        np.save(buffer, next(iter(parts.values())).numpy(), allow_pickle=False)
-        content = buffer.getvalue()
-    elif path.suffix == ".safetensors":
-        content = save_tensors(parts)
-    else:
-        content = _table(samples if isinstance(samples, Mapping) else {"x": samples})
-    write_atomically(path, content)
-
-
-def _table(parts: Mapping[str, Tensor]) -> bytes:
-    """Flat samples as a table with a column for each number."""
-    for part in parts.values():
-        if part.ndim != 2:
-            raise ConfigError(f"samples of shape {tuple(part.shape[1:])} are not flat; write .npy or .safetensors")
-    header = [f"{name}{i + 1}" for name, part in parts.items() for i in range(part.shape[1])]
-    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
-    lines = [",".join(header), *(",".join(repr(number) for part in row for number in part) for row in rows)]
-    return ("\n".join(lines) + "\n").encode()
+    with sample_file(path, batch_size(samples)) as file:
+        file.append(samples)
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
@@ -241,17 +318,39 @@ def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float
     }
 
 
-def write_figures(run: Run, folder: Path, samples: Data, plan: SamplePlan) -> list[Path]:
-    """Draws the figures of a run into a folder, as PNG."""
+def write_figures(
+    run: Run, folder: Path, samples: Data, plan: SamplePlan, only: Sequence[str] | None = None
+) -> list[Path]:
+    """Draws the figures of a run into a folder, as PNG.
+
+    Arguments:
+        run: The run.
+        folder: Where to draw them.
+        samples: Samples of the plan; not needed where the figure "samples" is not drawn.
+        plan: Their plan.
+        only: Names of the figures to draw; by default all.
+    """
     paths = []
     _, sampler, _ = plan.choose(run.model.family)
     for name, draw in figures(run, samples, plan.steps, plan.seed, sampler).items():
+        if only is not None and name not in only:
+            continue
         buffer = io.BytesIO()
         draw().savefig(buffer, format="png")
         path = folder / f"{name}.png"
         write_atomically(path, buffer.getvalue())
         paths.append(path)
     return paths
+
+
+def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
+    """Draws the way of samples from the prior to the data into a folder, as GIF; returns its name."""
+    trajectory = Trajectory(run.model.family, min(plan.n, FILM_ROWS))
+    draw_samples(run, plan, range(trajectory.rows), trajectory)
+    name, _, _ = plan.choose(run.model.family)
+    path = folder / "flows.gif"
+    write_atomically(path, film(trajectory, run.experiment.dataset.split("all").x, f"{name}, {plan.steps} steps"))
+    return path
 
 
 def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict[str, Any]:

@@ -22,10 +22,10 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bfn_toolkit.errors import ResourceError, RunDirectoryError
 
@@ -108,6 +108,26 @@ def _write(file: Any, data: bytes) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
+
+
+def write_pieces(file: BinaryIO, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Writes bytes at their places in an open file, durably."""
+    for place, data in pieces:
+        file.seek(place)
+        _write(file, data)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a file that is complete its final name, in one step and durably.
+
+    Raises:
+        ResourceError: If that is not possible.
+    """
+    try:
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise resource_error(error, path) from error
 
 
 def sync_folder(folder: Path) -> None:

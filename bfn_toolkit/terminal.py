@@ -76,6 +76,29 @@ def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
         yield advance
 
 
+@contextmanager
+def sampling(n: int) -> Iterator[Callable[[int], None]]:
+    """A bar of the samples that are written on a terminal, a line at every tenth of them elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if is_follower() or not console.is_terminal:
+        told = 0
+
+        def line(rows: int) -> None:
+            nonlocal told
+            if told < (told := 10 * rows // n) < 10:
+                say(f"{rows:,} of {n:,} samples")
+
+        yield line
+        return
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("sampling", total=n)
+        yield lambda rows: bar.update(task, completed=rows)
+
+
 def _estimate(metrics: Mapping[str, Any]) -> str:
     value, error = metrics["valid_loss"], metrics["valid_loss_stderr"]
     return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"

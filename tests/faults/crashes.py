@@ -60,10 +60,11 @@ def crash_at(k: int, work: Callable[[], object]) -> bool:
         whole = storage._write
 
         def torn(file: Any, data: bytes) -> None:
+            start = file.tell()
             file.write(data[: len(data) // 2])
             file.flush()
             step()
-            file.seek(0)
+            file.seek(start)
             whole(file, data)
 
         storage._write = torn
