@@ -94,7 +94,7 @@ def test_outputs_that_cannot_be_steered_are_named() -> None:
     odd = Oracle(Gaussian((1,)), lambda params: "odd")  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigError, match="found str"):
         Steered(odd, lambda x: x.sum(1)).output(None, torch.zeros(()))
-    with pytest.raises(ConfigError, match=r"shape \(1024,\), found \(\)"):
+    with pytest.raises(ConfigError, match=r"shape \(\d+,\), found \(\)"):
         Steered(NORMAL, lambda x: x.sum()).sample(2, n_steps=2, sampler=AncestralSampler())
     for scale, variance in ((math.nan, 1.0), (1.0, 0.0), (1.0, math.inf)):
         with pytest.raises(ConfigError, match="data_variance positive"):
