@@ -253,6 +253,7 @@ from .solvers import (
 from .solvers import (
     default_sampler as default_sampler,
 )
+from .steering import Steered as Steered
 from .trainer import Moment as Moment
 from .trainer import resume as resume
 from .trainer import train as train

@@ -268,6 +268,7 @@ def _plan(
     verbose: bool = False,
     condition: Sequence[str] = (),
     guidance: float = 0.0,
+    known: Path | None = None,
     **_: Any,
 ) -> SamplePlan:
     """The samples that the options of a command ask for."""
@@ -281,6 +282,7 @@ def _plan(
         seed=run.experiment.seed if seed is None else seed,
         condition=parse_conditions(condition),
         guidance=guidance,
+        known=known,
     )
     if verbose:
         name, chosen, reason = plan.choose(run.model.family)
@@ -319,6 +321,11 @@ Examples:
     help="Value of a condition, such as label=3, or none; repeat it for others  [default: as in the training rows]",
 )
 @click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
+@click.option(
+    "--known",
+    type=click.Path(path_type=Path),
+    help="File of known values, .npy or .safetensors; NaN (or -1, for classes) where a value is not known.",
+)
 @_plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
@@ -335,6 +342,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
     words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
     words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
+    words += [f"known-{plan.known.stem}"] if plan.known else []
     out = out or run / f"{'-'.join(words)}{suffix}"
     for option, path in (("--out", out), ("--trajectory", trajectory)):
         if path is not None and path.is_dir():

@@ -157,6 +157,8 @@ class Known:
             ConfigError: If it has another form, or a shape or dtype that does not fit.
             DataError: If a known value is outside the family's domain.
         """
+        if isinstance(given, Known):
+            return given
         if "" in family.parts:
             return cls(*_checked(family, given, rows, ""))
         if not isinstance(given, Mapping) or not given or not given.keys() <= family.parts.keys():

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
 from bfn_toolkit import processes
@@ -24,6 +27,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.films import film
 from bfn_toolkit.guidance import Guided
 from bfn_toolkit.interrupts import Interrupted
+from bfn_toolkit.known import Given, Known
 from bfn_toolkit.plots import figures
 from bfn_toolkit.provenance import environment
 from bfn_toolkit.randomness import seeded
@@ -53,6 +57,7 @@ class SamplePlan:
         seed: Of the draws.
         condition: Values of conditions by name, one for all samples; None for going without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
+        known: File of known values (:func:`read_known`).
     """
 
     n: int = 1000
@@ -61,6 +66,7 @@ class SamplePlan:
     seed: int = 0
     condition: Mapping[str, float | None] = attrs.field(factory=dict)
     guidance: float = 0.0
+    known: Path | None = None
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
         """Name of the sampler for a family, the sampler, and why it is this one."""
@@ -89,8 +95,14 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
     given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan, rows).items()}
     _, sampler, _ = plan.choose(run.model.family)
     model = Guided(run.model, plan.guidance) if plan.guidance else run.model
+    known = None
+    if plan.known is not None:
+        whole = Known.of(run.model.family, read_known(plan.known), plan.n)
+        known = whole.rows(torch.arange(rows.start, rows.stop))
     with seeded(plan.seed, "samples", device=device):
-        return model.sample(len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, **given)
+        return model.sample(
+            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, known=known, **given
+        )
 
 
 def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
@@ -129,6 +141,31 @@ def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
         kind = "an integer" if integers else "a number"
         raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
     return torch.full((n,), value).to(seen.dtype)
+
+
+def read_known(path: Path) -> Given:
+    """Known values from an array (.npy), or from tensors by the names of the parts (.safetensors).
+
+    A number is unknown where it is NaN, a class where it is negative.
+
+    Raises:
+        ConfigError: If it is no such file.
+    """
+    try:
+        if path.suffix == ".npy":
+            return _with_mask(torch.from_numpy(np.load(path, allow_pickle=False)))
+        if path.suffix == ".safetensors":
+            parts = {name: _with_mask(part) for name, part in load_tensors(path).items()}
+            return parts.get("samples", parts)  # as samples without parts are written
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"cannot read known values from {path}: {error}") from error
+    raise ConfigError(f"known values are read from .npy or .safetensors, found '{path.name}'")
+
+
+def _with_mask(values: Tensor) -> tuple[Tensor, Tensor]:
+    if values.is_floating_point():
+        return values, ~values.isnan()
+    return values.long(), values >= 0
 
 
 def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from significance import ks_two_sample
 from test_guidance import EVERY_FAMILY, network
 from torch import Tensor
@@ -45,6 +48,7 @@ from bfn_toolkit import (
     pin,
     seeded,
 )
+from bfn_toolkit.cli import main
 from bfn_toolkit.particles import systematic
 
 YES = torch.tensor([True, False])
@@ -321,3 +325,26 @@ def test_unknown_values_are_not_looked_at() -> None:
     known = Known.of(discretised, (torch.tensor([1 / 16, math.nan]), YES), 3)
     assert torch.equal(known.values, torch.tensor([1 / 16, 0.0]).expand(3, 2))
     assert Known.of(Categorical((2,)), (torch.tensor([1, -1]), YES), 3).values.tolist() == [[1, 0]] * 3
+
+
+def test_the_command_line_reads_known_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, known = tmp_path / "run", tmp_path / "known.npy"
+    small = ("--network.width", "16", "--training.steps", "2", "--no-report")
+    assert main(["train", "--dataset", "toy2d", "--out", str(run), *small]) == 0
+    np.save(known, np.array([0.25, math.nan]))
+    save_file({"samples": torch.tensor([0.25, math.nan])}, tmp_path / "known.safetensors")
+    for sampler, file in (("sde-2", known), ("particles", known), ("sde-2", tmp_path / "known.safetensors")):
+        out = tmp_path / f"{sampler}{file.suffix}.npy"
+        options = ["--sampler", sampler, "--known", str(file), "--out", str(out)]
+        assert main(["sample", str(run), "-n", "3", "--steps", "4", *options]) == 0
+        x = np.load(out, allow_pickle=False)
+        assert (x[:, 0] == 0.25).all()
+        assert np.isfinite(x).all()
+    np.save(known, np.zeros(3))
+    for file, words in (
+        (known, "must have shape (3, 2)"),
+        (run, "read from .npy"),
+        (tmp_path / "no.npy", "cannot read"),
+    ):
+        assert main(["sample", str(run), "-n", "3", "--steps", "4", "--known", str(file)]) == 2
+        assert words in capsys.readouterr().err
