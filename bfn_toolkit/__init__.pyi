@@ -119,10 +119,16 @@ from .grids import (
 from .grids import (
     UniformGrid as UniformGrid,
 )
+from .guidance import Guided as Guided
+from .guidance import guide as guide
 from .hookspecs import HOOK_API as HOOK_API
 from .hookspecs import Entry as Entry
 from .hookspecs import hookimpl as hookimpl
 from .interrupts import Interrupted as Interrupted
+from .known import Informed as Informed
+from .known import Known as Known
+from .known import Pinned as Pinned
+from .known import pin as pin
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
 )
@@ -168,6 +174,7 @@ from .outputs import (
 from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
+from .particles import ParticleSampler as ParticleSampler
 from .products import (
     Joint as Joint,
 )

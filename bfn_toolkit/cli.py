@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bfn_toolkit.arguments import PATH, Group, Integer
 from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, ResourceError
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.launch import lost_contact, record
@@ -39,12 +41,13 @@ if TYPE_CHECKING:
 
 BUG = 70  # exit status of a fault of ours
 
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = Integer(min=1)
 _STEPS = "[default: 100, or what the family is tied to]"
-_SEED = click.IntRange(min=0, max=2**63 - 1)
+_SEED = Integer(min=0, max=2**63 - 1)
 
 
 @click.group(
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with:  bfn train --out runs/first",
     no_args_is_help=True,
@@ -100,13 +103,11 @@ Examples:
   bfn train --processes 2 --training.batch_size 512 share each batch among two processes
   bfn train --options                               every option, its type and its default""",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Named experiment beneath the file: default, post.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run directory to make  [default: runs/001, runs/002, ...]"
-)
+@click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Run directory to go on with.")
+@click.option("--resume", type=PATH, help="Run directory to go on with.")
 @click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
 @click.option("--processes", type=_POSITIVE, help="Start so many processes on this machine  [default: 1]")
 @_trust_options
@@ -133,7 +134,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.experiment import Experiment, load_experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -143,6 +144,7 @@ def train(
         from bfn_toolkit.runs import read_experiment
 
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
         folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
     if show_options:
@@ -156,7 +158,7 @@ def train(
     from bfn_toolkit.trainer import train as run_training
 
     if resume is None and job.first():
-        check_out(folder, force=force)
+        check_out(folder, force=force, dataset=experiment.dataset)
     if processes is not None and processes > 1:
         from bfn_toolkit.launch import launch
 
@@ -197,6 +199,24 @@ def _without_processes(ctx: click.Context) -> list[str]:
         if argument.startswith("--processes="):
             return arguments[:i] + arguments[i + 1 :]
     return arguments
+
+
+def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
+    """Values by name from ``label=3``; None from ``label=none``.
+
+    Raises:
+        ConfigError: If an argument has another form.
+    """
+    conditions: dict[str, float | None] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        try:
+            conditions[name] = None if value == "none" else float(value)
+        except ValueError:
+            raise ConfigError(
+                f"--condition takes NAME=NUMBER or NAME=none, such as label=3, got '{argument}'"
+            ) from None
+    return conditions
 
 
 def _plan_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -246,13 +266,22 @@ def _plan(
     sampler: str | None = None,
     seed: int | None = None,
     verbose: bool = False,
+    condition: Sequence[str] = (),
+    guidance: float = 0.0,
     **_: Any,
 ) -> SamplePlan:
     """The samples that the options of a command ask for."""
     from bfn_toolkit.report import STEPS, SamplePlan
 
     steps = steps or run.model.family.n_steps or STEPS
-    plan = SamplePlan(n=n, steps=steps, sampler=sampler, seed=run.experiment.seed if seed is None else seed)
+    plan = SamplePlan(
+        n=n,
+        steps=steps,
+        sampler=sampler,
+        seed=run.experiment.seed if seed is None else seed,
+        condition=parse_conditions(condition),
+        guidance=guidance,
+    )
     if verbose:
         name, chosen, reason = plan.choose(run.model.family)
         say(f"sampler: {name}, {reason}; {chosen.evaluations(steps)} evaluations of the network")
@@ -266,22 +295,30 @@ Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
+  bfn sample runs/001 -n 50 --condition label=3 --guidance 2
   bfn sample runs/001 -n 10000000 --out many.npy    after a kill, the same command goes on
   bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages  {_STEPS}")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
 )
 @click.option(
     "--trajectory",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File for the beliefs and outputs on the way to the first 64 samples: .npz or .safetensors.",
 )
 @click.option("--force", is_flag=True, help="Replace the files.")
+@click.option(
+    "--condition",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Value of a condition, such as label=3, or none; repeat it for others  [default: as in the training rows]",
+)
+@click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
 @_plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
@@ -295,7 +332,10 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     plan = _plan(opened, steps, **choice)
     suffix = Path(samples_name(opened)).suffix
     name, _, _ = plan.choose(opened.model.family)
-    out = out or run / f"samples-{name.replace(':', '-')}-n{plan.n}-steps{plan.steps}-seed{plan.seed}{suffix}"
+    told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
+    words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
+    words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
+    out = out or run / f"{'-'.join(words)}{suffix}"
     for option, path in (("--out", out), ("--trajectory", trajectory)):
         if path is not None and path.is_dir():
             raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
@@ -332,7 +372,7 @@ Examples:
   bfn evaluate runs/001 --density 1000
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_Steps(), help="Messages of the bound  [default: inf, or what the family is tied to]")
 @click.option(
     "--split",
@@ -344,7 +384,7 @@ Examples:
 @click.option("--draws", type=_POSITIVE, help="Draws for each example  [default: about a million in all]")
 @click.option(
     "--density",
-    type=click.IntRange(min=0),
+    type=Integer(min=0),
     default=0,
     help="Exact log-density of so many examples, of continuous data.",
 )
@@ -385,9 +425,9 @@ Examples:
   bfn plot runs/001 --flows --sampler ode-2         the flows alone, by a sampler
   bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--steps", type=_POSITIVE, help=f"Number of messages of a sample  {_STEPS}")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures  [default: RUN/figures]")
+@click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
 @click.option("--flows", is_flag=True, help="Draw the flows alone, by the sampler that is used.")
 @click.option("--animate", is_flag=True, help="Draw a film alone, from the prior to the samples: flows.gif.")
 @_plan_options
@@ -541,7 +581,7 @@ def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
 
 
 @checkpoint.command("list", epilog="Example:  bfn checkpoint list runs/001")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def list_command(run: Path, as_json: bool) -> None:
     """List the checkpoints of a RUN: step, validation loss, size."""
@@ -549,7 +589,7 @@ def list_command(run: Path, as_json: bool) -> None:
 
 
 @checkpoint.command(epilog="Example:  bfn checkpoint verify runs/001")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def verify(run: Path, as_json: bool) -> int:
     """Read every byte of the checkpoints and the model of a RUN; exit status 4 if one is damaged."""
@@ -569,7 +609,7 @@ Examples:
     required=True,
     help="What the plugin adds.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make  [default: bfn-NAME]")
+@click.option("--out", type=PATH, help="Folder to make  [default: bfn-NAME]")
 @click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
 def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
@@ -590,8 +630,8 @@ Examples:
   bfn export runs/first --out my-model
   bfn export runs/first --out my-model --license mit --weights raw""",
 )
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to make.")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Directory to make.")
 @click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
 @click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
@@ -623,9 +663,9 @@ Examples:
   bfn import-checkpoint model.pt --out runs/theirs --network.width 256 --key ema --cast""",
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to make.")
+@click.option("--out", type=PATH, required=True, help="Run directory to make.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--config", type=click.Path(path_type=Path), help="Experiment in a TOML file.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Named experiment beneath the file.")
 @click.option("--key", help="Which weights of the file to take: model, ema, ...")
 @click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
@@ -655,6 +695,9 @@ def import_checkpoint(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="backslashreplace")  # a table is worth more than its plus-minus signs
     with warnings.catch_warnings():
         warnings.simplefilter("always", BFNWarning)
         warnings.showwarning = _show_warning
@@ -673,12 +716,19 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with redirect_stdout(None) if is_follower() else nullcontext():
-            status = bfn.main(arguments, prog_name="bfn", standalone_mode=False, obj=tuple(arguments))
+        if "_BFN_COMPLETE" in os.environ:  # completion by the shell, which ends the process
+            bfn.main(arguments, prog_name="bfn")
+        # bfn.main would make status 1 of a reader that has what it wanted.
+        with (
+            redirect_stdout(None) if is_follower() else nullcontext(),
+            bfn.make_context("bfn", arguments, obj=tuple(arguments)) as context,
+        ):
+            status = bfn.invoke(context)
+        _leave_job()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.Abort:
+    except (click.Abort, BrokenPipeError):
         raise
     except click.ClickException as error:
         error.show()
@@ -700,6 +750,14 @@ def _run(arguments: list[str]) -> int:
         record(error)
         complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
+
+
+def _leave_job() -> None:
+    """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        from bfn_toolkit.processes import leave
+
+        leave()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:

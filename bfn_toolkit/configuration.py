@@ -24,6 +24,11 @@ from bfn_toolkit.errors import ConfigError, did_you_mean
 Key: TypeAlias = "tuple[str | int, ...]"  # the way to a value: names of tables, places in arrays
 
 PRESETS = Path(__file__).with_name("presets")
+FOREIGN = {
+    ".yaml": "in YAML, 1e-4 is a string and NO is false",
+    ".yml": "in YAML, 1e-4 is a string and NO is false",
+    ".json": "JSON has no comments and no infinity",
+}
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
 MAX_MISTAKES = 50
@@ -273,6 +278,9 @@ def _read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
 
 
 def _read_text(path: Path, label: str) -> str:
+    if path.suffix.lower() in FOREIGN:
+        reason = FOREIGN[path.suffix.lower()]
+        raise ConfigError(f"{label}: expected a TOML file, found {path.suffix}; {reason}, so write TOML: key = value")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO would block, a device never end

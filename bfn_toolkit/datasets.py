@@ -107,17 +107,22 @@ def batches(rows: Batch, batch_size: int, *, seed: int, start: int = 0) -> Itera
         skip = 0
 
 
-class _Fetched(torch.utils.data.Dataset[Batch]):
+class _Fetched(torch.utils.data.Dataset["Batch | DataError"]):
     """Batches by their row numbers, as a loader's workers fetch them."""
 
     def __init__(self, rows: Batch) -> None:
         self.rows = rows
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def __getitem__(self, index: Tensor) -> Batch | DataError:
         try:
             return self.rows.rows(index)
-        except Exception as error:
-            raise DataError(f"rows {index[:5].tolist()}...: {type(error).__name__}: {error}") from error
+        except Exception:  # the loader would make its traceback the message: what is wrong is a value here
+            for row in index.tolist():
+                try:
+                    self.rows.rows(torch.tensor([row]))
+                except Exception as error:
+                    return DataError(f"row {row} cannot be read: {type(error).__name__}: {error}")
+            raise
 
 
 def fetched_batches(
@@ -139,7 +144,10 @@ def fetched_batches(
         timeout=timeout,
     )
     try:
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise

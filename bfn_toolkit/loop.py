@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -230,8 +231,13 @@ class Loop:
             facts=facts,
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes the state of a checkpoint."""
+    def restore(self, checkpoint: Checkpoint, *, schedule: bool = True) -> None:
+        """Takes the state of a checkpoint.
+
+        Arguments:
+            checkpoint: The state.
+            schedule: Whether the learning rate goes on as it was; otherwise this loop's own schedule is gone through.
+        """
         optimizer = unflatten(checkpoint.optimizer, checkpoint.state["optimizer"])
         if self.sharded:
             from bfn_toolkit.sharding import load_whole
@@ -240,13 +246,26 @@ class Loop:
         else:
             self.bare.load_state_dict(checkpoint.weights)
             self.optimizer.load_state_dict(optimizer)
-        if self.scheduler is not None:
+        if schedule and self.scheduler is not None:
             self.scheduler.load_state_dict(unflatten({}, checkpoint.state["scheduler"]))
+        elif not schedule:
+            self._reschedule(checkpoint.step)
         if self.ema is not None and checkpoint.average is not None:
             self.ema.module.load_state_dict(checkpoint.average)
             self.ema.n_averaged.fill_(checkpoint.state["averaged"])
         if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+    def _reschedule(self, step: int) -> None:
+        """Gives the optimiser the learning rate that this loop's schedule has after so many steps."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr
+            group.pop("initial_lr", None)
+        self.scheduler = make_scheduler(self.training, self.optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimiser before one of the schedule
+            for _ in range(step if self.scheduler else 0):
+                self.scheduler.step()  # type: ignore[union-attr]
 
 
 _TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # what JSON has not

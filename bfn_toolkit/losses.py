@@ -30,6 +30,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import first_row, streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
+from bfn_toolkit.validators import integer
 
 
 class Model(Protocol):
@@ -116,8 +117,8 @@ class DiscreteTimeLoss(Price):
         samples: Draws of the message for the divergence, where it has no closed form.
     """
 
-    n_steps: int = field(default=100, validator=validators.ge(1))
-    samples: int = field(default=1, validator=validators.ge(1))
+    n_steps: int = field(default=100, validator=integer(1, 10**9))
+    samples: int = field(default=1, validator=integer(1, 10**9))
 
     def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)

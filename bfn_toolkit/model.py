@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.blocks import LEAST, MOST, block_rows, in_blocks
-from bfn_toolkit.errors import ConfigError, PluginError
+from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
 from bfn_toolkit.families import Family
+from bfn_toolkit.known import Given, Informed, Known
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.samplers import Evaluation, OnStep, Sampler
-from bfn_toolkit.shapes import Data, times_like
+from bfn_toolkit.shapes import Data, leaves, times_like
 from bfn_toolkit.solvers import default_sampler
 
 
@@ -56,6 +58,7 @@ class FlowModel(nn.Module, abc.ABC):
         sampler: Sampler[Any] | None = None,
         first: int = 0,
         on_step: OnStep | None = None,
+        known: Given | None = None,
         **condition: Tensor,
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
@@ -69,9 +72,13 @@ class FlowModel(nn.Module, abc.ABC):
             sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
             first: Number of the first sample, where others have been drawn under the same seed.
             on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network, block by block.
+            known: Values that the samples are to have, as a pair ``(values, mask)`` (:meth:`~bfn_toolkit.Known.of`).
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
-            ConfigError: If a number is not a positive integer, or the sampler is not for this family.
+            ConfigError: If a number is not a positive integer, the sampler is not for this family, the weights are of
+                half precision, or known values have another form.
+            DataError: If a known value is outside the family's domain.
+            NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
@@ -79,8 +86,14 @@ class FlowModel(nn.Module, abc.ABC):
             raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {batch_size!r}")
         weight = next(self.parameters(), None)
         device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ConfigError(
+                f"the weights are {dtype}, in which beliefs lose most messages, and the state is float32; "
+                "leave the weights as they are and sample under torch.autocast"
+            )
         chosen = sampler or default_sampler(self.family, n_steps)[0]
         rows = block_rows(math.prod(self.family.network_io.site_shape))
+        known = None if known is None else Known.of(self.family, known, batch_size)
         key = int(torch.randint(2**62, ()))
 
         def draw(block: int) -> Data:
@@ -92,9 +105,21 @@ class FlowModel(nn.Module, abc.ABC):
                 return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
 
             told = None if on_step is None else tell
-            return chosen.sample(self, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
+            model = self if known is None else Informed(self, known.rows(index.to(device or "cpu")))
+            return chosen.sample(model, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
 
-        return in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+        with self.watched() as is_finite:
+            samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+            if not is_finite():  # a class that is drawn from NaN looks like any other
+                raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
+        bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
+        if bad:
+            raise NonFiniteError(f"{bad} numbers of {batch_size} samples are not finite; look at the family's updates")
+        return samples
+
+    def watched(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Scope whose value says, when it is asked, whether all that the network has returned in it is finite."""
+        return nullcontext(lambda: True)
 
     def shrink(self) -> bool:
         """Makes do with less memory; False where there is no way."""
@@ -122,11 +147,21 @@ class BFN(FlowModel):
         self.builder = None if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
         self.at_once: int | None = None  # rows that the network sees at once; None for all
+        self._total: Tensor | None = None  # of what the network returns while it is watched
 
     def shrink(self) -> bool:
         """Halves the number of rows that the network sees at once, down to where kernels would round otherwise."""
         self.at_once = (self.at_once or 2 * MOST) // 2
         return self.at_once >= LEAST
+
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], bool]]:
+        """What is not finite stays so in a sum, which is read once, and not in every step."""
+        self._total = torch.zeros(())
+        try:
+            yield lambda: self._total is None or bool(self._total.isfinite())
+        finally:
+            self._total = None
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         """Features, network, output distribution."""
@@ -138,6 +173,8 @@ class BFN(FlowModel):
             cls = type(self.network)
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
+        if self._total is not None:
+            self._total = self._total.to(raw.device) + raw.detach().sum(dtype=features.dtype)
         return self.family.output(raw.to(features.dtype), params)
 
     def save_pretrained(

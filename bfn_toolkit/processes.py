@@ -55,6 +55,21 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+def leave() -> None:
+    """Leaves the job; the first process goes last, because the others may still be listening to it."""
+    if count() == 1:
+        return
+    wait()
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count(), is_master=False
+    )
+    if first():
+        store.wait([f"left/{other}" for other in range(1, count())])
+    else:
+        store.set(f"left/{rank()}", "")
+    dist.destroy_process_group()
+
+
 def most(number: int, device: torch.device | str = "cpu") -> int:
     """The largest of the numbers that the processes have."""
     if count() == 1:

@@ -18,10 +18,11 @@ from bfn_toolkit import processes
 from bfn_toolkit.blocks import MOST, block_rows
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
 from bfn_toolkit.films import film
+from bfn_toolkit.guidance import Guided
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.plots import figures
 from bfn_toolkit.provenance import environment
@@ -50,12 +51,16 @@ class SamplePlan:
         steps: Number of messages.
         sampler: Name of the sampler; None for what :func:`~bfn_toolkit.default_sampler` chooses.
         seed: Of the draws.
+        condition: Values of conditions by name, one for all samples; None for going without the condition.
+        guidance: Weight of :class:`~bfn_toolkit.Guided`.
     """
 
     n: int = 1000
     steps: int = STEPS
     sampler: str | None = None
     seed: int = 0
+    condition: Mapping[str, float | None] = attrs.field(factory=dict)
+    guidance: float = 0.0
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
         """Name of the sampler for a family, the sampler, and why it is this one."""
@@ -69,35 +74,61 @@ class SamplePlan:
 def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
     """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
 
-    Where the data set has conditions, those of the samples are drawn from its training rows.
+    Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
 
     Arguments:
         run: The run.
         plan: The samples.
         rows: Which of them, one after the other; by default all.
         on_step: Called with each evaluation of the network.
+    Raises:
+        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
     """
     rows = range(plan.n) if rows is None else rows
     device = next(run.model.parameters()).device
-    given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan.seed, rows).items()}
+    given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan, rows).items()}
     _, sampler, _ = plan.choose(run.model.family)
+    model = Guided(run.model, plan.guidance) if plan.guidance else run.model
     with seeded(plan.seed, "samples", device=device):
-        return run.model.sample(
-            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, **given
-        )
+        return model.sample(len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, **given)
 
 
-def _conditions(run: Run, seed: int, rows: range) -> dict[str, Tensor]:
-    """Conditions of training rows, each drawn in a block of its own, so that a batch has what all of them have."""
-    given = run.experiment.dataset.split("train").condition
-    if not given:
-        return {}
+def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
+    """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
+    seen = run.experiment.dataset.split("train").condition
+    for name in plan.condition:
+        if name not in seen:
+            has = f"has {', '.join(seen)}" if seen else "has none"
+            raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
+    index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
+    conditions = {}
+    for name, values in seen.items():
+        if name not in plan.condition:
+            conditions[name] = values[index]
+        elif (value := plan.condition[name]) is not None:
+            conditions[name] = _constant(name, value, values, len(rows))
+    return conditions
+
+
+def _training_rows(n: int, seed: int, rows: range) -> Tensor:
+    """Numbers of training rows, drawn in blocks of their own, so that a batch has what all of the samples have."""
     drawn = []
     for block in range(rows.start // MOST, (rows.stop - 1) // MOST + 1):
         with seeded(seed, "conditions", block):
-            drawn.append(torch.randint(len(next(iter(given.values()))), (MOST,)))
-    index = torch.cat(drawn)[rows.start % MOST :][: len(rows)]
-    return {name: value[index] for name, value in given.items()}
+            drawn.append(torch.randint(n, (MOST,)))
+    return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
+
+
+def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
+    """One value of a condition for n samples, within what the network has seen of it."""
+    if seen.ndim > 1:
+        raise ConfigError(f"the condition '{name}' has shape {tuple(seen.shape[1:])} and cannot be set to one number")
+    low, high = seen.min().item(), seen.max().item()
+    integers = not seen.is_floating_point()
+    if not low <= value <= high or (integers and value != int(value)):
+        kind = "an integer" if integers else "a number"
+        raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
+    return torch.full((n,), value).to(seen.dtype)
 
 
 def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:

@@ -233,16 +233,22 @@ def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
     return dict(read_manifest(sound[-1].path).get("plugins", {})) if sound else {}
 
 
-def check_out(folder: Path, *, force: bool = False) -> None:
+def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None:
     """Checks that a run may be written to a folder.
 
+    Arguments:
+        folder: The folder.
+        force: Whether it may take the place of another run.
+        dataset: Whose files must stay as they are.
     Raises:
-        ConfigError: If there is something already, unless it is a run and ``force`` is given.
+        ConfigError: If there is something already, unless it is a run and ``force`` is given, or if the folder holds
+            files of the dataset, or is among them.
     """
     name = folder.name
     if "\0" in str(folder) or len(name.encode()) > 255 or name.startswith("-"):
         raise ConfigError(f"{name[:40]!r} cannot be the name of a run directory; choose another --out")
     try:
+        _check_apart(folder, dataset)
         if not folder.exists():
             return
         if not folder.is_dir():
@@ -259,6 +265,15 @@ def check_out(folder: Path, *, force: bool = False) -> None:
                 )
     except OSError as error:
         raise resource_error(error, folder) from error
+
+
+def _check_apart(folder: Path, dataset: Any) -> None:
+    """Checks that a run would neither be read as data nor take the place of them."""
+    values = [getattr(dataset, field.name) for field in attrs.fields(type(dataset))] if attrs.has(type(dataset)) else []
+    for path in (value for value in values if isinstance(value, Path)):
+        run, data = folder.resolve(), path.resolve()
+        if data.is_relative_to(run) or (path.is_dir() and run.is_relative_to(data)):
+            raise ConfigError(f"{folder} and the data in {path} lie one in the other; choose another --out")
 
 
 def make_folder(folder: Path) -> None:

@@ -80,6 +80,11 @@ class _Watched:
         return output
 
 
+def watched(model: Model, count: int, on_step: OnStep | None) -> Model:
+    """The model, which tells of each of ``count`` evaluations if someone wants to know."""
+    return model if on_step is None else _Watched(model, count, on_step)
+
+
 class Sampler(abc.ABC, Generic[S]):
     """A way from the prior to a sample: :meth:`init`, then :meth:`step` over :meth:`times`, then the last output."""
 
@@ -154,8 +159,7 @@ class Sampler(abc.ABC, Generic[S]):
             on_step: Called with each :class:`Evaluation`, which is gone afterwards unless the function keeps it.
             condition: What the network is told besides.
         """
-        if on_step is not None:
-            model = _Watched(model, self.evaluations(n_steps), on_step)
+        model = watched(model, self.evaluations(n_steps), on_step)
         for state in self.trajectory(model, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition):
             params = state.params
         return model.output(params, self.times(model, n_steps)[-1], **condition).sample()

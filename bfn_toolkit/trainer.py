@@ -40,6 +40,7 @@ from bfn_toolkit.diagnosis import diagnose
 from bfn_toolkit.errors import (
     BFNWarning,
     ConfigError,
+    DataError,
     NonFiniteError,
     OutOfStepError,
     ResourceError,
@@ -73,6 +74,7 @@ VALIDATION_ROWS = 256  # of a block
 FAILURES = 3  # in a row, of saving or of a callback, that are put up with
 # Options that do not reach the numbers of a run; all others may.
 HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
+SCHEDULE = ("lr", "scheduler", "scheduler_options", "warmup", "steps")  # options of the learning rate
 
 Metrics = Mapping[str, Any]
 
@@ -123,7 +125,7 @@ def train(
     """
     folder = None if out is None else Path(out)
     if folder is not None and processes.first():
-        check_out(folder, force=force)
+        check_out(folder, force=force, dataset=experiment.dataset)
     return _Training(experiment, folder, callbacks).run()
 
 
@@ -225,7 +227,9 @@ class _Training:
         experiment = self.experiment
         accelerator = make_accelerator(self.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
-        for rows in (self.data, valid):
+        for name, rows in (("training", self.data), ("validation", valid)):
+            if not len(rows):
+                raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
         data = fingerprint(self.data, valid)
         self._agree("data", data)
@@ -276,14 +280,17 @@ class _Training:
     def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
         differs = differences(state["environment"], self.origin["environment"])
-        differs += ["data" for _ in "x" if state["data"] != self.origin["data"]]
-        differs += ["options" for _ in "x" if _what_matters(state["experiment"]) != _what_matters(mapping)]
+        if state["data"] != self.origin["data"]:
+            differs.append("data")
+        if _what_matters(state["experiment"]) != _what_matters(mapping):
+            differs.append("options")
         if differs and not self.allow_inexact:
             raise RunDirectoryError(
                 f"{folder} cannot be resumed to the same bits, because of other {'; '.join(differs)}. "
                 "Make it as it was, or give --allow-inexact to go on all the same, which is recorded"
             )
-        self.loop.restore(checkpoint)
+        before, now = state["experiment"]["training"], mapping["training"]
+        self.loop.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
         self.step = self._saved = checkpoint.step
         for name in ("validated", "since_best", "seconds", "inexact"):
             setattr(self, name, state[name])
@@ -401,8 +408,7 @@ class _Training:
                 self._unlogged = []
             except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
                 self._warn_at_first("metrics", str(error))
-        model = self.model
-        moment = Moment(self.step, tuple(self._untold), model, self.folder)
+        moment = Moment(self.step, tuple(self._untold), self.model.eval(), self.folder)
         self._untold = []
         for callback in self.callbacks:
             if self._failures[id(callback)] < FAILURES:
@@ -414,6 +420,7 @@ class _Training:
                     name = getattr(callback, "__qualname__", repr(callback))
                     ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
                     self._warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
+        self.loop.model.train()
 
     def _start_trackers(self, scope: ExitStack) -> None:
         accelerator, training = self.loop.accelerator, self.training
@@ -499,7 +506,10 @@ class _Training:
 
         All processes come here together, unless this one is alone.
         """
-        if self.folder is None or self._saved == self.step:
+        if self.folder is None:
+            return
+        saved = int(processes.first() and self._saved == self.step)  # the one that writes knows, and tells the others
+        if saved if alone else processes.most(saved, self.device):
             return
         if processes.first() or self.loop.sharded:
             state = {

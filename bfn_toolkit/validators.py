@@ -48,7 +48,8 @@ def number(low: float, high: float, *, above: bool = False, below: bool = False)
         fits = (low < value if above else low <= value) and (value < high if below else value <= high)
         if not fits:  # NaN does not
             left, right = "<" if above else "<=", "<" if below else "<="
-            raise ConfigError(f"expected {low:g} {left} {field.name} {right} {high:g}, got {_cut(value)}")
+            finite = "a finite number, " if abs(value) == math.inf != high else ""
+            raise ConfigError(f"expected {finite}{low:g} {left} {field.name} {right} {high:g}, got {_cut(value)}")
 
     return check
 

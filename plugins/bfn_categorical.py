@@ -191,7 +191,9 @@ class Categorical(ChannelFamily[CategoricalParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
     classes: int = field(default=2, validator=[validators.instance_of(int), validators.ge(2)])
     beta_1: float = field(
-        default=attrs.Factory(lambda self: 18.0 / self.classes, takes_self=True), validator=validators.gt(0.0)
+        # Defaults come before the validators of other fields, and there may be no classes.
+        default=attrs.Factory(lambda self: 18.0 / max(2, self.classes), takes_self=True),
+        validator=validators.gt(0.0),
     )
     skip: bool = True
     entropy_linear: bool = False

@@ -56,6 +56,7 @@ from bfn_toolkit import (
     VonMises,
     as_shape,
     expand,
+    guide,
     hookimpl,
     per_example,
 )
@@ -456,6 +457,12 @@ class BeliefMixture:
         """The receiver, exact, for the kernel of the channel: N(alpha phi(x), alpha I)."""
         variance = kernel(self.mode).variance
         return Receiver(self, kernel, variance.reshape(*self.v.shape[:-2], -1)[..., :1])
+
+
+@guide.register
+def _(given: BeliefMixture, free: Any, weight: float) -> Output:
+    logits, v = given.logits + weight * (given.logits - free.logits), given.v + weight * (given.v - free.v)
+    return attrs.evolve(given, logits=logits, v=v)
 
 
 class Receiver(Distribution):

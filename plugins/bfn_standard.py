@@ -20,6 +20,7 @@ from bfn_toolkit import (
     KarrasGrid,
     LogSnrGrid,
     ODEMidpoint,
+    ParticleSampler,
     QuadraticSchedule,
     TableSchedule,
     UniformGrid,
@@ -47,6 +48,7 @@ def bfn_samplers() -> Sequence[Entry]:
         Entry("sde-1", SDE1, (SDE1(UniformGrid()),)),
         Entry("sde-2", SDE2, (SDE2(), SDE2(UniformGrid(), slope="signal"))),
         Entry("euler-maruyama", EulerMaruyama, (EulerMaruyama(),)),
+        Entry("particles", ParticleSampler, (ParticleSampler(), ParticleSampler(8, threshold=1.0))),
         Entry("flow", FlowSampler, (FlowSampler(), FlowSampler(UniformGrid()))),
     ]
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import attrs
 import torch
@@ -44,6 +45,7 @@ from bfn_toolkit import (
     TableSchedule,
     as_shape,
     expand,
+    guide,
     hookimpl,
     von_mises,
 )
@@ -108,6 +110,12 @@ class Direction(Delta):
         if self.tolerance is None:
             return super().log_prob(x)
         return von_mises(unit(self.value) / self.tolerance**2).log_prob(x)
+
+
+@guide.register
+def _(given: Direction, free: Any, weight: float) -> Output:
+    turn = torch.remainder(given.value - free.value + math.pi, 2.0 * math.pi) - math.pi  # the shorter way round
+    return attrs.evolve(given, value=given.value + weight * turn)
 
 
 @attrs.frozen(eq=False)

@@ -340,7 +340,7 @@ TYPES = [  # key, value, and the problem or None
     ("training.steps", 0, "expected 1 <= steps"),
     ("training.steps", 10**30, "<= 1000000000000, got"),
     ("training.steps", 10**5000, "bits"),
-    ("training.lr", math.inf, "expected 0 < lr <= 1000, got inf"),
+    ("training.lr", math.inf, "expected a finite number, 0 < lr <= 1000, got inf"),
     ("training.lr", 1e6, "expected 0 < lr <= 1000"),
     ("training.clip_norm", 0.0, "expected 0 < clip_norm <= inf"),
     ("training.clip_norm", math.inf, None),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,7 @@ import pytest
 import torch
 from faults.crashes import CRASHED, crash_at, forked, signal_at
 from faults.disks import flip_bit
+from faults.kill_and_resume import kill_and_resume
 from faults.tiny import samples_of, state_of, with_everything
 
 from bfn_toolkit import ConfigError, Run, RunDirectoryError, train
@@ -100,7 +102,7 @@ def test_an_engine_that_loses_a_kind_of_state_is_rejected(
     with pytest.raises(Interrupted), signal_at(9, signal.SIGTERM):
         train(with_everything(), tmp_path / "run")
     restore = Loop.restore
-    monkeypatch.setattr(Loop, "restore", lambda loop, checkpoint: restore(loop, MUTANTS[lost](loop, checkpoint)))
+    monkeypatch.setattr(Loop, "restore", lambda loop, checkpoint, **_: restore(loop, MUTANTS[lost](loop, checkpoint)))
     resume(tmp_path / "run")
     with pytest.raises(AssertionError):
         same(whole, tmp_path / "run")
@@ -126,6 +128,17 @@ def test_a_crash_while_files_are_written_costs_no_more_than_what_came_after_the_
             break
     assert ended
     assert found == {7, 8}  # 7 is saved anew, once its validation is known to be the best
+
+
+def test_random_kills_cost_nothing_but_time(tmp_path: Path) -> None:
+    """For many more kills: ``python -m faults.kill_and_resume``."""
+    made = with_everything(steps=120, checkpoint_every=3)
+    start = time.monotonic()
+    train(made, tmp_path / "whole")
+    longest = 0.4 * (time.monotonic() - start)
+    kills = list(kill_and_resume(made, tmp_path / "run", 8, longest))
+    assert any(0 < kill.step < 120 for kill in kills)
+    same(tmp_path / "whole", resume(tmp_path / "run").path or tmp_path)
 
 
 @pytest.mark.parametrize("step", [7, 8])

@@ -19,7 +19,8 @@ def dangers(source: str) -> Iterator[str]:
             yield from (a.name for a in node.names if a.name.split(".")[0] in MODULES)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            if module.split(".")[0] in MODULES or module.startswith("torch.distributed.checkpoint"):
+            files = module.startswith("torch.distributed.checkpoint") and not module.endswith(".state_dict")
+            if module.split(".")[0] in MODULES or files:
                 yield module
         elif isinstance(node, ast.Call):
             yield from _dangers_of_call(node)

@@ -13,7 +13,7 @@ from faults.crashes import forked, signal_at
 from faults.parts import FaultyLoss
 from faults.tiny import experiment, samples_of
 
-from bfn_toolkit import load_run, train
+from bfn_toolkit import Sampler, load_run, train
 from bfn_toolkit.checkpoint import find_checkpoint, list_checkpoints
 from bfn_toolkit.cli import main
 from bfn_toolkit.interrupts import SIGNALS, Interrupted, listening, pending
@@ -97,15 +97,13 @@ def test_a_signal_between_the_blocks_of_a_validation_ends_it(tmp_path: Path, mon
 def test_a_signal_in_the_report_leaves_a_trained_run(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bfn_toolkit import model
-
-    draw = model.AncestralSampler.sample
+    draw = Sampler.sample
 
     def interrupted(self: object, *args: object, **kwargs: object) -> object:
         os.kill(os.getpid(), number)
         return draw(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(model.AncestralSampler, "sample", interrupted)
+    monkeypatch.setattr(Sampler, "sample", interrupted)
     run = ["train", "--out", str(tmp_path / "run"), *OPTIONS]
     expected = 0 if number == signal.SIGUSR1 else 128 + number
     if number == signal.SIGUSR1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import pickle
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_input.contents import X, csv_of, header_of, npy_of, npz_of
 from safetensors.numpy import save_file
 
 from bfn_columns import ROWS
@@ -25,44 +25,11 @@ from bfn_toolkit import BFN, ConfigError, DataError, Experiment, ResourceError, 
 from bfn_toolkit.cli import main
 from bfn_toolkit.testing import check_dataset
 
-X = np.random.default_rng(0).normal([3.0, -1.0, 100.0], [1.0, 0.1, 20.0], (100, 3))
-SMALL = ["--training.steps", "1", "--training.batch_size", "8", "--network.width", "8", "--no-report"]
-
-
-def csv_of(rows: Any, header: str | None = "a,b,c") -> str:
-    lines = [",".join(str(v) for v in row) for row in rows]
-    return "\n".join([*([header] if header else []), *lines, ""])
-
-
-def npy_of(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=True)
-    return buffer.getvalue()
-
-
-def npz_of(compressed: bool = False, **arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def header_of(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:
-    """A .npy of this header and 64 bytes."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": dtype})
-    return buffer.getvalue() + bytes(64)
-
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-def with_value(row: int, column: int, value: object) -> Any:
-    rows = X.astype(object)
-    rows[row, column] = value
-    return rows
 
 
 def rows_of(dataset: Table | ClassesTable) -> Any:
@@ -253,195 +220,7 @@ def test_a_relative_path_is_that_of_the_folder_in_which_it_was_said(
     assert dataset == Table(tmp_path / "x.npy")
 
 
-# Faults, by the command line
-
-
-class Case:
-    """A file, the options beside its path, the exit status and the words on stderr."""
-
-    def __init__(self, name: str, content: Any, status: int, *words: str, options: str = "", dataset: str = "table"):
-        self.name, self.content, self.status = name, content, status
-        self.words, self.options, self.dataset = words, options, dataset
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.words[0][:30]}"
-
-
-DROP = "--dataset.on_nan drop"
-LABEL = "--dataset.label c"
-ROWS_OF_CLASSES = np.arange(60).reshape(20, 3) % 5
-
-
-def class_csv(value: object) -> str:
-    rows = ROWS_OF_CLASSES.astype(object)
-    rows[11, 1] = value
-    return csv_of(rows.tolist())
-
-
-CASES = [
-    # D1: nothing
-    Case("x.csv", "", 3, "x.csv: no rows"),
-    Case("x.csv", "a,b\n", 3, "x.csv: no rows below the header"),
-    Case("x.csv", "\n\n\n", 3, "x.csv: no rows"),
-    Case("x.npy", npy_of(np.zeros((0, 3))), 3, "no rows", "(0, 3)"),
-    Case("x.npy", npy_of(np.zeros((2**40, 0))), 3, "no rows"),
-    Case("x.npz", npz_of(), 3, "no rows"),
-    Case("x.csv.gz", gzip.compress(b""), 3, "no rows"),
-    Case("x.csv", csv_of(with_value(0, 0, "nan")[:1]), 3, "column 'a' has no number"),
-    # D2: too few
-    Case("x.csv", csv_of(X[:1]), 3, "x.csv: cannot split 1 row;", "3 or more"),
-    Case("x.csv", csv_of(X[:2]), 3, "cannot split 2 rows"),
-    # D3: missing numbers
-    Case("x.csv", csv_of(with_value(16, 2, "nan")), 3, "x.csv:18: column 'c': expected a number, got nan", "on_nan"),
-    Case("x.csv", csv_of(with_value(16, 2, "")), 3, "x.csv:18: column 'c': expected a number, got nan"),
-    Case("x.npy", npy_of(with_value(16, 2, np.nan).astype(float)), 3, "row 16 of 0...99: column 'x3'", "nan"),
-    Case("x.csv", csv_of(with_value(16, 2, "")), 0, "run:", options=DROP),
-    Case("x.csv", csv_of(np.where(np.eye(3), np.nan, np.arange(9).reshape(3, 3))), 3, "no rows", options=DROP),
-    # D4: beyond float32
-    *(
-        Case("x.csv", csv_of(with_value(4, 1, value)), 3, "x.csv:6: column 'b'", "overflows float32", options=options)
-        for value in ("inf", "-inf", "1e39", "-1e999")
-        for options in ("", DROP)
-    ),
-    Case("x.npy", npy_of(with_value(4, 1, 1e39).astype(float)), 3, "row 4 of 0...99: column 'x2': 1e+39 overflows"),
-    # D5: a column without numbers
-    Case("x.csv", csv_of([[*row[:2], "nan"] for row in X]), 3, "column 'c' has no number in all 100 rows"),
-    Case("x.csv", csv_of([[*row[:2], ""] for row in X]), 3, "column 'c' has no number", options=DROP),
-    # D6, D7: nothing to learn
-    Case("x.csv", csv_of([[*row[:2], 7] for row in X]), 0, "warning: ", "constant", "column 'c'"),
-    Case("x.csv", csv_of([[1.5, 2.5, 0.1]] * 10), 0, "9 of 10 rows are duplicates", "scaled by 1"),
-    # D8, D9: other than a table of numbers
-    Case("x.csv", csv_of(X).replace("\n", "\n1,2,3,4,5\n", 4), 3, "x.csv:2: found 5 fields, expected 3"),
-    Case("x.csv", csv_of([*X[:5], [1, 2], *X[5:]]), 3, "x.csv:7: found 2 fields, expected 3"),
-    Case(
-        "x.csv", csv_of(with_value(7, 1, "x" * 99)), 3, f"x.csv:9: column 'b': expected a number, got '{'x' * 40}'..."
-    ),
-    Case("x.csv", csv_of(with_value(7, 1, "1_000")), 3, "x.csv:9: column 'b': expected a number, got '1_000'"),
-    Case("x.csv", csv_of(with_value(7, 1, "１２")), 3, "x.csv:9: column 'b'"),  # full-width digits
-    Case("x.csv", csv_of(with_value(7, 1, "a\0b")), 3, "x.csv:9: column 'b'", r"'a\x00b'"),
-    Case("x.csv", csv_of(with_value(7, 1, '"1"2"')), 3, "x.csv:9: not CSV"),
-    Case("x.csv", csv_of(with_value(7, 1, '"1')), 3, "not CSV"),
-    Case("x.csv", csv_of(X).replace(",", ";"), 3, "x.csv:1: the fields are separated by ';'", "commas"),
-    Case("x.csv", "a,b\nu,v\nw,x\ny,z\n", 3, "no column of numbers among a, b"),
-    Case("x.csv", csv_of(X, "a,b,a"), 3, "two columns are named 'a'"),
-    Case("x.csv", csv_of(X).encode("utf-16"), 3, "x.csv:1: not UTF-8"),
-    Case("x.csv", csv_of(X).encode() + b"1,\xff,2\n", 3, "x.csv:102: not UTF-8"),
-    Case("x.csv", "a,b\n" + "1" * 2_000_000, 3, "x.csv:2: a line of 1,000,000 characters or more"),
-    # D10: other than classes
-    *(
-        Case(
-            "x.csv",
-            class_csv(value),
-            3,
-            "x.csv:13: column 'b': expected a class, an integer in 0...4, got",
-            found,
-            dataset="classes-table",
-        )
-        for value, found in ((-1, "-1"), (1.9, "1.9"), (1e30, "1e+30"), ("inf", "inf"))
-    ),
-    Case("x.csv", class_csv("nan"), 3, "x.csv:13: column 'b'", "got nan", dataset="classes-table"),
-    Case(
-        "x.csv",
-        class_csv(5),
-        3,
-        "x.csv:13: column 'b'",
-        "0...4, got 5",
-        options="--dataset.classes 5",
-        dataset="classes-table",
-    ),
-    Case("x.npy", npy_of(ROWS_OF_CLASSES - 1), 3, "row 0 of 0...19: column 'x1'", "got -1", dataset="classes-table"),
-    Case("x.csv", csv_of([[*row[:2], i % 3] for i, row in enumerate(X)]), 0, "run:", options=LABEL),
-    Case(
-        "x.csv",
-        csv_of([[*row[:2], i % 3 - 1] for i, row in enumerate(X)]),
-        3,
-        "x.csv:2: column 'c': expected a class",
-        options=LABEL,
-    ),
-    Case(
-        "x.csv",
-        csv_of([[*row[:2], "cat"] for row in X]),
-        3,
-        "x.csv:2: column 'c': expected a number, got 'cat'",
-        options=LABEL,
-    ),
-    # D11: an unseen class
-    Case("x.csv", class_csv(6), 0, "warning: ", "no training row has the class 5", dataset="classes-table"),
-    Case("x.csv", csv_of([[*row[:2], 2] for row in X]), 0, "no training row has the label 0, 1", options=LABEL),
-    # D12: outside of the range of bins
-    Case(
-        "x.npy",
-        npy_of(np.arange(256)[:, None]),
-        3,
-        "expects data in [-1, 1]",
-        options="--family.head discretised --dataset.scale none",
-    ),
-    # D13: another shape
-    Case("x.npy", npy_of(X.reshape(25, 4, 3)), 3, "(B, 4, 4)", "4, 3)", options="--family.site_shape [4,4]"),
-    # D14: dtypes
-    Case("x.npy", npy_of(X.astype(complex)), 3, "dtype complex128", "integers, floats or booleans"),
-    Case("x.npy", npy_of(np.array([["a", "b"]])), 3, "dtype <U1"),
-    Case("x.npy", npy_of(np.zeros(3, [("a", int)])), 3, "dtype [('a'"),
-    # D16, D17: pickle
-    Case("x.npy", npy_of(np.array([None, {}], object)), 3, "dtype object", "unpickled"),
-    Case("x.npz", npz_of(x=np.array([None, {}], object)), 3, "dtype object"),
-    Case("x.npy", pickle.dumps(X), 3, "truncated or no .npy"),
-    # D19: claims
-    Case("x.npy", header_of((2**60,)), 3, "larger than the file"),
-    Case("x.npy", header_of((2**40, 2**40)), 3, "larger than the file"),
-    Case("x.npy", header_of((-1, 8)), 3, "damaged"),
-    Case("x.npy", header_of((9,)), 3, "truncated"),
-    # D20: cut
-    Case("x.npy", npy_of(X)[:-1], 3, "the array is truncated"),
-    Case("x.npy", npy_of(X)[:50], 3, "truncated"),
-    Case("x.npy", npy_of(X).replace(b"}", b" "), 3, "truncated or no .npy"),
-    Case("x.npy", b"", 3, "truncated"),
-    Case("x.csv.gz", gzip.compress(csv_of(X).encode())[:-20], 3, "truncated"),
-    Case("x.csv.gz", csv_of(X).encode(), 3, "cannot be read", "gzip"),
-    Case("x.npz", npz_of(x=X)[:-30], 3, "truncated"),
-    Case("x.npz", npz_of(x=X).replace(X.tobytes()[80:96], bytes(16)), 3, "damaged", "CRC"),
-    Case("x.npz", b"", 3, "truncated"),
-    Case("x.safetensors", b"\xff" * 64, 3, "truncated or no .safetensors"),
-    Case("x.safetensors", b"", 3, "truncated or no .safetensors"),
-    # D25: differing lengths
-    Case("x.npz", npz_of(x=X, c=np.arange(99)), 3, "differing lengths: 'x' has 100 rows, 'c' 99", options=LABEL),
-    Case("x.npz", npz_of(x=X, c=np.zeros((100, 2))), 3, "column 'c'", "(100,)", "(100, 2)", options=LABEL),
-    Case("x.npz", npz_of(x=np.float64(3.0)), 3, "a single number"),
-    # Options
-    Case("x.tsv", csv_of(X), 2, "cannot tell the format of 'x.tsv'", ".csv.gz"),
-    Case("x.csv", csv_of(X), 2, "no column named 'd'", "a, b, c", options='--dataset.columns ["d"]'),
-    Case("x.csv", csv_of(X), 2, "no column named 'd'", options="--dataset.label d"),
-    Case("x.csv", csv_of(X), 2, "take it out of columns", options=LABEL + ' --dataset.columns ["a","c"]'),
-    Case("x.csv", csv_of(X), 2, "different names", options='--dataset.columns ["a","a"]'),
-    Case("x.csv", csv_of(X), 2, "different names", options="--dataset.columns []"),
-    Case("x.csv", csv_of(X), 2, "valid_fraction", options="--dataset.valid_fraction 1.0"),
-    Case("x.csv", csv_of(X), 2, "test_fraction", options="--dataset.test_fraction nan"),
-    Case("x.csv", csv_of(X), 3, "leaves no training rows", options="--dataset.test_fraction 0.999"),
-    Case("x.csv", csv_of(X), 2, "standard", options="--dataset.scale standart"),
-    Case("x.csv", csv_of(X), 2, "classes", options="--dataset.classes 1", dataset="classes-table"),
-    Case("x.npz", npz_of(a=X, b=X), 2, "holds the arrays a, b; choose: columns"),
-    Case("x.npy", npy_of(X[:, 0]), 2, "only an array (B, D) has columns", options='--dataset.columns ["x1"]'),
-]
-
-
-def bfn_train(path: Path, case: Case, out: Path) -> int:
-    options = case.options.split()
-    return main(["train", "--dataset", case.dataset, "--dataset.path", str(path), *options, *SMALL, "--out", str(out)])
-
-
-@pytest.mark.filterwarnings("always")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.status}-{case}")
-def test_a_file_is_trained_on_or_refused_with_its_place(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = put(tmp_path, case.name, case.content)
-    status = bfn_train(path, case, tmp_path / "run")
-    said = capsys.readouterr().err
-    assert status == case.status, said
-    assert [word for word in case.words if word not in said] == []
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1 or not status  # one line for one fault
-    assert (tmp_path / "run").exists() is (not status)
+# Faults that the table of bad input (tests/bad_input) does not have
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "fifo", "loop", "device", "below-a-file"])

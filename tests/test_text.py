@@ -11,11 +11,9 @@ import torch
 
 from bfn_text import Text
 from bfn_toolkit import ConfigError, DataError, Experiment, train
-from bfn_toolkit.cli import main
 from bfn_toolkit.testing import check_dataset
 
 LINES = "the quick brown fox jumps over the lazy dog\n" * 40  # 44 characters each
-SMALL = ["--training.steps", "1", "--training.batch_size", "8", "--network.width", "8", "--no-report"]
 
 
 def put(folder: Path, content: str | bytes) -> Path:
@@ -64,42 +62,6 @@ def test_line_ends_and_characters_beyond_16_bits_stay_and_a_byte_order_mark_does
     dataset = Text(put(tmp_path, text.encode("utf-8-sig")), length=5)
     assert set(dataset.decode(dataset.split("all").x)) == {text[:5]}  # type: ignore[arg-type]
     assert dataset.facts["classes"] == 5
-
-
-CASES = [
-    ("", 3, "no rows: the file is empty", ""),
-    ("abcde" * 5, 3, "25 characters are shorter than one window of length = 26", "--dataset.length 26"),
-    ("abcde" * 5, 3, "cannot split 2 rows", "--dataset.length 10"),
-    ("aaaaaaaaaa", 3, "U+0061 'a' alone", "--dataset.length 2"),
-    (
-        "ab\n" * 50 + "a\N{GRINNING FACE}b",
-        3,
-        "x.txt:51: the character U+1F600 '\\U0001f600' at offset 151 is not in",
-        '--dataset.alphabet "ab\\n"',
-    ),
-    ("ab" * 50 + "\0", 3, "control character U+0000 '\\x00' at offset 100", ""),
-    (b"ab" * 50 + b"\xff", 3, "not UTF-8 at byte 100", ""),
-    (LINES.encode("utf-16"), 3, "not UTF-8 at byte 0", ""),
-    (LINES, 2, "alphabet", "--dataset.alphabet aba"),
-    (LINES, 2, "alphabet", "--dataset.alphabet a"),
-    (LINES, 2, "length", "--dataset.length 0"),
-    (LINES, 0, "run:", "--dataset.length 11"),
-    ("ab" * 50, 0, "warning: ", "--dataset.length 2 --dataset.alphabet abc"),
-]
-
-
-@pytest.mark.filterwarnings("always")
-@pytest.mark.parametrize(("content", "status", "words", "options"), CASES, ids=[case[2][:30] for case in CASES])
-def test_a_file_is_trained_on_or_refused_with_its_place(
-    content: str | bytes, status: int, words: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, out = put(tmp_path, content), str(tmp_path / "run")
-    arguments = ["train", "--dataset", "text", "--dataset.path", str(path), *options.split(), *SMALL, "--out", out]
-    assert main(arguments) == status
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1 or not status
 
 
 def test_a_missing_character_is_told_by_its_code_point(tmp_path: Path) -> None:
