@@ -15,7 +15,7 @@ from faults.crashes import crash_at, forked
 from faults.disks import simulated_fs
 from safetensors.torch import save as save_tensors
 
-from bfn_toolkit import ConfigError, Experiment, report
+from bfn_toolkit import ConfigError, Experiment, report, seeded
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.interrupts import Interrupted, listening
@@ -213,15 +213,22 @@ def test_a_batch_is_whole_blocks_within_memory(run: Run) -> None:
     assert batch_rows(run) == 16 * 1024
 
 
-def test_conditions_do_not_depend_on_the_batch() -> None:
+def test_conditions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     experiment = Experiment.from_mapping(
-        {"dataset": "digits", "network": {"name": "mlp", "width": 8}, "training": {"steps": 1}}, base="default"
+        {"dataset": "digits", "network": {"name": "mlp", "width": 8, "labels": 10}}, base="default"
     )
     run = Run(experiment, BFN(experiment.family, experiment.network), [])
-    whole = report._conditions(run, 0, range(3000))
-    assert {name: value[700:2900].tolist() for name, value in whole.items()} == {
-        name: value.tolist() for name, value in report._conditions(run, 0, range(700, 2900)).items()
-    }
+    with seeded(0), torch.no_grad():
+        for weight in run.model.parameters():
+            weight.normal_(std=0.5)  # so that the label matters
+    plan = SamplePlan(n=1200, steps=2)
+    stream_samples(run, plan, tmp_path / "x.npy", batch=512)
+    whole = draw_samples(run, plan)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), whole.numpy())
+    with seeded(plan.seed, "samples"):
+        _, sampler, _ = plan.choose(run.model.family)
+        without = run.model.sample(plan.n, n_steps=plan.steps, sampler=sampler)
+    assert not torch.equal(whole, without)
 
 
 def test_parts_are_streamed_by_name(tmp_path: Path) -> None:
