@@ -48,8 +48,8 @@ from .standings import Row
 from .subjects import CACHE, Subject, subjects
 
 EVALUATIONS = (3, 5, 10, 20, 50, 100)
-DRAWS = 6  # the i-th from the network of training seed i mod 2
-SIDE = 20  # evaluations up to which the rows beside the main ones are measured
+DRAWS = 5  # the i-th from the network of training seed i mod 2, where two are trained
+FEW, SOME, ALL = 10, 20, 100  # evaluations up to which rows are measured: beside the default grid, on it, of interest
 STARTS = (1e-2, 1e-3, 1e-4)  # of the published grid, in time
 
 Draw = Callable[[int, int, int], Tensor]  # rows, evaluations, number of the draw
@@ -83,61 +83,57 @@ def drawn(models: list[FlowModel], sampler: Sampler[Any] | None) -> Draw:
     return draw
 
 
-def rows(subject: Subject, trained: int) -> Iterator[tuple[str, bool, Draw]]:
-    """The rows of a table: what is sampled and how, whether it is a main row, and the draws."""
-    models: list[FlowModel] = [subject.model(seed) for seed in range(trained)]
-    yield "ancestral", True, drawn(models, AncestralSampler())
-    yield "default", True, drawn(models, None)
+def rows(subject: Subject, networks: int) -> Iterator[tuple[str, int, Draw]]:
+    """The rows of a table: what is sampled and how, up to how many evaluations, and the draws."""
+    models: list[FlowModel] = [subject.model(seed) for seed in range(networks)]
+    yield "ancestral", ALL, drawn(models, AncestralSampler())
+    yield "default", ALL, drawn(models, None)
     for grid, make_grid in GRIDS.items():
         for name, solver in SOLVERS.items():
-            yield f"{name}, {grid}", grid == "log-snr", drawn(models, solver(make_grid()))
+            most = FEW if grid != "log-snr" else ALL if name == "ode-2" else SOME
+            yield f"{name}, {grid}", most, drawn(models, solver(make_grid()))
     for start in STARTS:
-        yield f"ode-2, uniform from {start:g}", False, drawn(models, ODE2(UniformGrid(start)))
-        yield f"ode-2, log-snr from {start:g}", False, drawn(models, ODE2(LogSnrGrid(start)))
-        yield f"sde-2, log-snr from {start:g}", False, drawn(models, SDE2(LogSnrGrid(start)))
+        yield f"ode-2, uniform from {start:g}", FEW, drawn(models, ODE2(UniformGrid(start)))
+        yield f"ode-2, log-snr from {start:g}", FEW, drawn(models, ODE2(LogSnrGrid(start)))
+        yield f"sde-2, log-snr from {start:g}", FEW, drawn(models, SDE2(LogSnrGrid(start)))
     oracle = subject.oracle(models[0].family)
-    yield "oracle: ancestral", True, drawn([oracle], AncestralSampler())
+    yield "oracle: ancestral", SOME, drawn([oracle], AncestralSampler())
     for name in OF_ORACLE:
-        yield f"oracle: {name}, log-snr", True, drawn([oracle], SOLVERS[name](LogSnrGrid()))
+        yield f"oracle: {name}, log-snr", SOME, drawn([oracle], SOLVERS[name](LogSnrGrid()))
     if subject.peer:
-        peers = [subject.flow(seed) for seed in range(trained)]
+        peers = [subject.flow(seed) for seed in range(networks)]
         for name, midpoint in (("Euler", False), ("midpoint", True)):
 
             def flow(rows: int, evaluations: int, i: int, midpoint: bool = midpoint) -> Tensor:
                 with seeded(i, "quality"):
                     return peers[i % len(peers)].draw(rows, evaluations, midpoint=midpoint)
 
-            yield f"flow matching, {name}", True, flow
+            yield f"flow matching, {name}", ALL, flow
 
 
-def possible(name: str, evaluations: int) -> bool:
-    """Whether a row has this number of evaluations."""
-    if name.startswith("oracle"):
-        return evaluations <= SIDE
-    return evaluations % 2 == 0 or name != "flow matching, midpoint"
-
-
-def measure(subject: Subject, *, quick: bool) -> list[Row]:
+def measure(subject: Subject, *, networks: int, quick: bool) -> list[Row]:
     """All rows of a data set, that of fresh data first."""
     reference, distances = subject.reference, subject.distances
-    draws, trained = (2, 1) if quick else (DRAWS, 2)
-    columns = [e for e in EVALUATIONS if not quick or e <= SIDE]
+    draws = 2 if quick else DRAWS
+    columns = [e for e in EVALUATIONS if not quick or e <= FEW]
     first = next(iter(distances))
 
     def scores(x: Tensor, every: bool) -> dict[str, float]:
         return {name: distance(x, reference) for name, distance in distances.items() if every or name == first}
 
     floor = [scores(subject.fresh(i + 1), True) for i in range(draws)]
-    measured = [Row("fresh data", True, {"": _columns(floor)})]
-    for name, main, draw in rows(subject, trained):
+    measured = [Row("fresh data", {"": _columns(floor)})]
+    for name, most, draw in rows(subject, networks):
         cells = {}
         for evaluations in columns:
-            if (main or evaluations <= SIDE) and possible(name, evaluations):
+            whole = evaluations % 2 == 0 or not name.endswith("matching, midpoint")
+            if evaluations <= most and whole:
                 every = evaluations == 10
                 found = [scores(draw(len(reference), evaluations, i), every) for i in range(draws)]
                 cells[str(evaluations)] = _columns(found)
-        measured.append(Row(name, main, cells))
-        print(f"{subject.name}: {measured[-1]}", file=sys.stderr, flush=True)
+        measured.append(Row(name, cells))
+        found_at = ", ".join(f"{column} {measured[-1].at(column):.3f}" for column in cells)
+        print(f"{subject.name}: {name}: {found_at}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -170,7 +166,8 @@ def remembered(key: str, make: Callable[[], Any], again: bool) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="page to write into, such as docs/samplers.md")
-    parser.add_argument("--quick", action="store_true", help="one network, two draws, 20 evaluations: for trying")
+    parser.add_argument("--networks", type=int, default=2, help="trained for each data set, from seeds of their own")
+    parser.add_argument("--quick", action="store_true", help="two draws, 10 evaluations: for trying")
     parser.add_argument("--again", action="store_true", help="measure anew")
     parser.add_argument("names", nargs="*", help=f"data sets of {', '.join(subjects())}; all of them if none is given")
     options = parser.parse_args()
@@ -181,14 +178,15 @@ def main() -> None:
 
             def rows_now(subject: Subject = subject) -> list[dict[str, Any]]:
                 start = time.process_time()
-                found = [attrs.asdict(row) for row in measure(subject, quick=options.quick)]
+                found = [attrs.asdict(row) for row in measure(subject, networks=options.networks, quick=options.quick)]
                 print(f"{subject.name}: {time.process_time() - start:.0f} CPU seconds", file=sys.stderr)
                 return found
 
-            mark = hashlib.sha256(f"{key} {options.quick} {EVALUATIONS} {DRAWS}".encode()).hexdigest()[:8]
+            mark = hashlib.sha256(f"{key} {options.networks} {options.quick}".encode()).hexdigest()[:8]
             tables[subject.name] = [Row(**row) for row in remembered(f"{key}-{mark}", rows_now, options.again)]
     runs = remembered(f"default-{options.quick}", lambda: default_run(2 if options.quick else 5), options.again)
-    text = standings.page(tables, runs)
+    command = f"python -m tests.bench.quality --networks {options.networks} --write docs/samplers.md"
+    text = standings.page(tables, runs, command)
     print(text)
     if options.write:
         standings.write(options.write, text)

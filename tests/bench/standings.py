@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +30,10 @@ class Row:
 
     Arguments:
         name: What was sampled, and how.
-        main: Whether it is measured at all numbers of evaluations.
         cells: By the number of evaluations, "" for data; the first distance at all, the others where they were asked.
     """
 
     name: str
-    main: bool
     cells: Mapping[str, Found]
 
     def at(self, evaluations: int | str) -> float | None:
@@ -66,6 +65,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _goal(name: str, what: str, value: float, limit: float) -> str:
+    """A line of the table of goals; NaN, where a data set was left out, is no miss."""
+    if math.isnan(value) or math.isnan(limit):
+        return f"| {name} | {what} | | | not measured |"
     met = "met" if value <= limit else f"**missed** by {value / limit - 1.0:.1%}"
     return f"| {name} | {what} | {value:.3f} | {limit:.3f} | {met} |"
 
@@ -100,10 +102,10 @@ def goals(tables: Mapping[str, Sequence[Row]], runs: Found) -> Iterator[str]:
     yield _goal("default", "default run: worst error of a mode's share at 10, of all seeds", worst, 0.06)
 
 
-def page(tables: Mapping[str, Sequence[Row]], runs: Found) -> str:
+def page(tables: Mapping[str, Sequence[Row]], runs: Found, command: str) -> str:
     """Verdicts, then one table for each data set."""
     lines = ["| goal | what | found | at most | |", "|---|---|---|---|---|", *goals(tables, runs)]
-    parts = [f"On {machine()}.", "\n".join(lines)]
+    parts = [f"Made by `OMP_NUM_THREADS=1 {command}` on {machine()}.", "\n".join(lines)]
     for subject, rows in tables.items():
         parts += [f"### {subject[0].upper()}{subject[1:]}", table(rows)]
     return "\n\n".join(parts)

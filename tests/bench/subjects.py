@@ -251,7 +251,7 @@ def subjects() -> Mapping[str, Subject]:
         "markov": Subject(
             "Markov chain",
             {"dataset": "markov"},
-            rows_of(lambda seed: attrs.evolve(chain, transition=chain.matrix.tolist(), seed=seed + 10), 4000),
+            rows_of(lambda seed: attrs.evolve(chain, transition=chain.matrix.tolist(), seed=seed + 10), 2000),
             {"excess of -ln p, nats": lambda a, b: distances.excess(a, chain), "TV of pairs": distances.pairs},
             lambda family: oracles.chain(family, chain),
         ),
