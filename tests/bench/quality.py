@@ -12,12 +12,11 @@ import argparse
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -47,10 +46,9 @@ from . import standings
 from .standings import Row
 from .subjects import CACHE, Subject, subjects
 
-EVALUATIONS = (3, 5, 10, 20, 50, 100)
 DRAWS = 5  # the i-th from the network of training seed i mod 2, where two are trained
-FEW, SOME, ALL = 10, 20, 100  # evaluations up to which rows are measured: beside the default grid, on it, of interest
-STARTS = (1e-2, 1e-3, 1e-4)  # of the published grid, in time
+FEW, SOME, ALL = (5, 10), (3, 5, 10, 20), (3, 5, 10, 20, 50, 100)  # evaluations of a row
+STARTS = (1e-2, 1e-3, 1e-4)  # in time
 
 Draw = Callable[[int, int, int], Tensor]  # rows, evaluations, number of the draw
 
@@ -69,72 +67,84 @@ SOLVERS: Mapping[str, Callable[[TimeGrid], Solver]] = {
 OF_ORACLE = ("ode-1", "ode-2", "ode-2 (signal)", "sde-2", "sde-2 (signal)")
 
 
-def drawn(models: list[FlowModel], sampler: Sampler[Any] | None) -> Draw:
-    """Samples of the models in turn, in exactly that many evaluations, all rows at once; by default as for solvers."""
+def drawn(model: Callable[[int], FlowModel], sampler: Sampler[Any]) -> Draw:
+    """Samples of a model by number, in exactly that many evaluations, all rows at once."""
 
     def draw(rows: int, evaluations: int, i: int) -> Tensor:
-        model = models[i % len(models)]
-        chosen = sampler or default_sampler(model.family, evaluations)[0]
         with seeded(i, "quality"):
-            x = chosen.sample(model, rows, n_steps=evaluations + 1 - chosen.evaluations(1))
+            x = sampler.sample(model(i), rows, n_steps=evaluations + 1 - sampler.evaluations(1))
         assert isinstance(x, Tensor)
         return x
 
     return draw
 
 
-def rows(subject: Subject, networks: int) -> Iterator[tuple[str, int, Draw]]:
-    """The rows of a table: what is sampled and how, up to how many evaluations, and the draws."""
-    models: list[FlowModel] = [subject.model(seed) for seed in range(networks)]
-    yield "ancestral", ALL, drawn(models, AncestralSampler())
-    yield "default", ALL, drawn(models, None)
-    for grid, make_grid in GRIDS.items():
+def samplers(grids: Sequence[str], *, starts: bool) -> Iterator[tuple[str, Sampler[Any], Sequence[int]]]:
+    """Those of the network: name, sampler, and at how many evaluations."""
+    yield "ancestral", AncestralSampler(), ALL
+    for grid in grids:
         for name, solver in SOLVERS.items():
-            most = FEW if grid != "log-snr" else ALL if name == "ode-2" else SOME
-            yield f"{name}, {grid}", most, drawn(models, solver(make_grid()))
-    for start in STARTS:
-        yield f"ode-2, uniform from {start:g}", FEW, drawn(models, ODE2(UniformGrid(start)))
-        yield f"ode-2, log-snr from {start:g}", FEW, drawn(models, ODE2(LogSnrGrid(start)))
-        yield f"sde-2, log-snr from {start:g}", FEW, drawn(models, SDE2(LogSnrGrid(start)))
-    oracle = subject.oracle(models[0].family)
-    yield "oracle: ancestral", SOME, drawn([oracle], AncestralSampler())
-    for name in OF_ORACLE:
-        yield f"oracle: {name}, log-snr", SOME, drawn([oracle], SOLVERS[name](LogSnrGrid()))
+            main = ALL if name in ("ode-2", "sde-2") else SOME
+            yield f"{name}, {grid}", solver(GRIDS[grid]()), main if grid == "log-snr" else FEW
+        if grid == "log-snr" and starts:
+            for start in STARTS:
+                yield f"ode-2, log-snr from {start:g}", ODE2(LogSnrGrid(start)), FEW
+            yield "ode-2, uniform from 0.001", ODE2(UniformGrid(1e-3)), SOME
+
+
+def rows(subject: Subject, networks: int, grids: Sequence[str]) -> Iterator[tuple[str, Draw, Sequence[int]]]:
+    """The rows of a table: what is sampled and how, the draws, and at how many evaluations."""
+
+    def model(i: int) -> FlowModel:
+        return subject.model(i % networks)
+
+    oracle = subject.oracle(subject.experiment(0).family)
     if subject.peer:
-        peers = [subject.flow(seed) for seed in range(networks)]
-        for name, midpoint in (("Euler", False), ("midpoint", True)):
+        for name, midpoint in (("midpoint", True), ("Euler", False)):
 
             def flow(rows: int, evaluations: int, i: int, midpoint: bool = midpoint) -> Tensor:
                 with seeded(i, "quality"):
-                    return peers[i % len(peers)].draw(rows, evaluations, midpoint=midpoint)
+                    return subject.flow(i % networks).draw(rows, evaluations, midpoint=midpoint)
 
-            yield f"flow matching, {name}", ALL, flow
+            yield f"flow matching, {name}", flow, (10, 20) if midpoint else SOME
+    for name, sampler, evaluations in samplers(grids, starts=subject.starts):
+        yield name, drawn(model, sampler), evaluations
+    yield "oracle: ancestral", drawn(lambda i: oracle, AncestralSampler()), SOME
+    for name in OF_ORACLE:
+        yield f"oracle: {name}, log-snr", drawn(lambda i: oracle, SOLVERS[name](LogSnrGrid())), SOME
 
 
-def measure(subject: Subject, *, networks: int, quick: bool) -> list[Row]:
-    """All rows of a data set, that of fresh data first."""
+def measure(subject: Subject, *, networks: int, draws: int, grids: Sequence[str], again: bool) -> list[Row]:
+    """All rows of a data set: that of fresh data first, then that of the default, which has the others' figures."""
     reference, distances = subject.reference, subject.distances
-    draws = 2 if quick else DRAWS
-    columns = [e for e in EVALUATIONS if not quick or e <= FEW]
     first = next(iter(distances))
 
     def scores(x: Tensor, every: bool) -> dict[str, float]:
         return {name: distance(x, reference) for name, distance in distances.items() if every or name == first}
 
-    floor = [scores(subject.fresh(i + 1), True) for i in range(draws)]
-    measured = [Row("fresh data", {"": _columns(floor)})]
-    for name, most, draw in rows(subject, networks):
-        cells = {}
-        for evaluations in columns:
-            whole = evaluations % 2 == 0 or not name.endswith("matching, midpoint")
-            if evaluations <= most and whole:
-                every = evaluations == 10
-                found = [scores(draw(len(reference), evaluations, i), every) for i in range(draws)]
-                cells[str(evaluations)] = _columns(found)
-        measured.append(Row(name, cells))
-        found_at = ", ".join(f"{column} {measured[-1].at(column):.3f}" for column in cells)
-        print(f"{subject.name}: {name}: {found_at}", file=sys.stderr, flush=True)
-    return measured
+    def cells(draw: Draw, evaluations: Sequence[int]) -> Any:
+        found = {str(e): [scores(draw(len(reference), e, i), e == 10) for i in range(draws)] for e in evaluations}
+        return {e: _columns(each) for e, each in found.items()}
+
+    def floor() -> Any:
+        return {"": _columns([scores(subject.fresh(i + 1), True) for i in range(draws)])}
+
+    key = f"{subject.name} {subject.experiment(0)} {networks} {draws}"
+    measured = [Row("fresh data", remembered(f"{key} fresh", floor, again))]
+    for name, draw, evaluations in rows(subject, networks, grids):
+        found = remembered(f"{key} {name} {evaluations}", partial(cells, draw, evaluations), again)
+        measured.append(Row(name, found))
+        means = ", ".join(f"{e} {measured[-1].at(e):.3f}" for e in evaluations)
+        print(f"{subject.name}: {name}: {means}", file=sys.stderr, flush=True)
+    return [measured[0], _default(subject, measured), *measured[1:]]
+
+
+def _default(subject: Subject, measured: Sequence[Row]) -> Row:
+    """The row of what ``default_sampler`` chooses at each number of evaluations."""
+    family, by_name = subject.experiment(0).family, {row.name: row for row in measured}
+    chosen = {str(e): default_sampler(family, e)[0] for e in ALL}
+    names = [(sampler, name) for name, sampler, _ in samplers(["log-snr"], starts=False)]
+    return Row("default", {e: by_name[dict(names)[sampler]].cells[e] for e, sampler in chosen.items()})
 
 
 def _columns(found: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -156,7 +166,7 @@ def default_run(seeds: int) -> dict[str, list[float]]:
 
 def remembered(key: str, make: Callable[[], Any], again: bool) -> Any:
     """What was found before, or now."""
-    path = CACHE / f"{key}.json"
+    path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if again or not path.exists():
         CACHE.mkdir(exist_ok=True)
         path.write_text(json.dumps(make()))
@@ -167,25 +177,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="page to write into, such as docs/samplers.md")
     parser.add_argument("--networks", type=int, default=2, help="trained for each data set, from seeds of their own")
-    parser.add_argument("--quick", action="store_true", help="two draws, 10 evaluations: for trying")
+    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), help="of the solvers")
+    parser.add_argument("--quick", action="store_true", help="one network, two draws, one grid: for trying")
     parser.add_argument("--again", action="store_true", help="measure anew")
-    parser.add_argument("names", nargs="*", help=f"data sets of {', '.join(subjects())}; all of them if none is given")
+    parser.add_argument("--only", nargs="+", choices=subjects(), default=list(subjects()), help="data sets")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tables = {}
-    for key, subject in subjects().items():
-        if not options.names or key in options.names:
-
-            def rows_now(subject: Subject = subject) -> list[dict[str, Any]]:
-                start = time.process_time()
-                found = [attrs.asdict(row) for row in measure(subject, networks=options.networks, quick=options.quick)]
-                print(f"{subject.name}: {time.process_time() - start:.0f} CPU seconds", file=sys.stderr)
-                return found
-
-            mark = hashlib.sha256(f"{key} {options.networks} {options.quick}".encode()).hexdigest()[:8]
-            tables[subject.name] = [Row(**row) for row in remembered(f"{key}-{mark}", rows_now, options.again)]
-    runs = remembered(f"default-{options.quick}", lambda: default_run(2 if options.quick else 5), options.again)
-    command = f"python -m tests.bench.quality --networks {options.networks} --write docs/samplers.md"
+    networks, draws, grids = (1, 2, ["log-snr"]) if options.quick else (options.networks, DRAWS, options.grids)
+    tables = {
+        subjects()[key].name: measure(subjects()[key], networks=networks, draws=draws, grids=grids, again=options.again)
+        for key in options.only
+    }
+    runs = (
+        remembered(f"default run {draws}", lambda: default_run(draws), options.again) if "four" in options.only else {}
+    )
+    command = f"python -m tests.bench.quality --networks {networks} --write docs/samplers.md"
     text = standings.page(tables, runs, command)
     print(text)
     if options.write:

@@ -96,6 +96,8 @@ def goals(tables: Mapping[str, Sequence[Row]], runs: Found) -> Iterator[str]:
         for evaluations, limit in ((5, 0.60), (10, 0.55)):
             what = f"digits: `{sampler}` on log-snr at {evaluations}"
             yield _goal("reference", what, value("digits", f"{sampler}, log-snr", evaluations), limit)
+    if not runs:
+        return
     what = f"default run: median W1 of 1,000 samples at 10 to the data, of {len(runs['W1'])} seeds"
     yield _goal("default", what, statistics.median(runs["W1"]), 0.03)
     worst = max(abs(share - 0.25) for share in runs["share"])
