@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import torch
-from bench import distances, oracles, standings
+from bench import distances, oracles, quality, standings
 from bench.standings import Row
 from significance import Z
+from torch import Tensor
 
 from bfn_categorical import Categorical, CategoricalParams
 from bfn_gaussian import Gaussian
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
-from bfn_toolkit import seeded, w1
+from bfn_toolkit import ODE2, AncestralSampler, ODEMidpoint, Oracle, default_sampler, seeded, w1
 
 CHAIN = Markov(classes=3, length=4, count=3000, transition=((0.1, 0.8, 0.1), (0.2, 0.2, 0.6), (0.7, 0.1, 0.2)))
 
@@ -77,6 +79,28 @@ def test_posterior_of_a_chain_is_that_of_all_sequences() -> None:
     expected = torch.einsum("bs,slk->blk", weights, torch.nn.functional.one_hot(sequences, 3).double())
     found = family.mean_embedding(oracles.chain(family, CHAIN).output(params, torch.zeros(6)))
     assert torch.allclose(found.double(), expected, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("family", [Gaussian(), Categorical()], ids=str)
+def test_what_the_default_chooses_is_measured_as_often(family: Any) -> None:
+    measured = {sampler: evaluations for _, sampler, evaluations in quality.samplers(["log-snr"], starts=False)}
+    for n in quality.ALL:
+        assert n in measured[default_sampler(family, n)[0]]
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler(), ODE2(), ODEMidpoint()], ids=str)
+def test_a_row_has_exactly_its_evaluations(sampler: Any) -> None:
+    count = 0
+
+    class Counted(Oracle):
+        def output(self, params: Any, t: Tensor, **condition: Tensor) -> Any:
+            nonlocal count
+            count += 1
+            return super().output(params, t, **condition)
+
+    oracle = Counted(Gaussian(), GaussianMixture().exact_output)
+    x = quality.drawn(lambda i: oracle, sampler)(7, 5, 0)
+    assert (count, x.shape) == (5, (7, 1))
 
 
 def test_page_says_what_is_met_missed_and_not_measured(tmp_path: Path) -> None:
