@@ -6,7 +6,7 @@ RUN := runs/demo
 # The networks of the demo and of the tests are small: a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint bench docs clean
+.PHONY: install demo test lint bench bench-samplers docs clean
 
 install: .venv/installed
 
@@ -31,6 +31,9 @@ lint: install
 bench: install  ## ratios to bare torch, which docs/benchmarks.md records
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.learning
+
+bench-samplers: install  ## quality by evaluations of the network, which docs/samplers.md records: a quarter of an hour
+	$(BIN)/python -m tests.bench.quality --write docs/samplers.md
 
 docs: install
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html
