@@ -51,7 +51,7 @@ def _figures(values: Sequence[float], spread: bool) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown: mean and standard deviation over the draws; then the other distances at 10 evaluations."""
-    columns = list(dict.fromkeys(key for row in rows for key in row.cells if key))
+    columns = sorted({key for row in rows for key in row.cells if key}, key=int)
     first, *others = rows[0].cells[""]
     head = [f"{first}, at", *columns, *(f"{name} at 10" for name in others)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
