@@ -169,6 +169,13 @@ class TableSchedule(AccuracySchedule):
         alphas, _, step = self._table(t)
         return (alphas[step] * self.n_steps).to(t.dtype)
 
+    def time(self, beta: Tensor) -> Tensor:  # noqa: D102
+        alphas = torch.tensor(self.accuracies, dtype=torch.float64, device=beta.device)
+        sums = alphas.cumsum(0)
+        step = torch.searchsorted(sums, beta.double()).clamp_(max=self.n_steps - 1)
+        rest = (beta.double() - (sums - alphas)[step]) / alphas[step]
+        return ((step + rest) / self.n_steps).to(beta.dtype)
+
     def step(self, t: Tensor) -> Tensor:
         """Number of messages sent by time t, as integers with the shape of t."""
         _, position, _ = self._table(t)

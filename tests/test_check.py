@@ -135,7 +135,7 @@ def test_pytest_needs_no_test_file(folder: Path) -> None:
 
     passed = run("--bfn-check", "quadratic")
     assert passed.returncode == 0, passed.stdout
-    assert "12 passed" in passed.stdout  # six laws of schedules, two examples
+    assert "14 passed" in passed.stdout  # seven laws of schedules, two examples
     failed = run("--bfn-check", "author.py:broken", "-k", "limit or telescope")
     assert failed.returncode == 1
     assert "loss-rate-is-the-limit-of-the-price does not hold" in failed.stdout

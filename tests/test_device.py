@@ -6,7 +6,7 @@ import torch
 from bfn_gaussian import DataHead, Gaussian, NoiseHead, SkipHead, UnsquaredNormLoss
 from bfn_gaussian_heads import DiscretisedHead, DiscretisedMixtureHead, MixtureHead
 from bfn_siren import Siren
-from bfn_toolkit import BFN, ContinuousTimeLoss, DiscreteTimeLoss, Loss, OutputHead
+from bfn_toolkit import BFN, ContinuousTimeLoss, DiscreteTimeLoss, Loss, OutputHead, default_sampler
 
 HEADS = [
     SkipHead(),
@@ -31,7 +31,9 @@ def test_the_meta_device_does_refuse_reads() -> None:
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_sampling_reads_no_value_and_stays_on_its_device(head: OutputHead) -> None:
-    x = model(head).sample(7, n_steps=3)
+    bfn = model(head)
+    sampler, _ = default_sampler(bfn.family, 3)
+    x = sampler.sample(bfn, 7, n_steps=3, device=torch.device("meta"))
     assert (x.device.type, x.shape) == ("meta", (7, 3))
 
 

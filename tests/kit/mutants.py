@@ -455,13 +455,13 @@ class NaivePower(GeometricSchedule):
         return gamma / (1.0 - gamma)
 
 
-@rejected_by("nothing-is-told-at-the-start", "steps-add-up")
+@rejected_by("nothing-is-told-at-the-start", "steps-add-up", "time-inverts-the-accuracy")
 class StartsAtOne(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return torch.exp(self.rate * t)
 
 
-@rejected_by("accuracy-increases")
+@rejected_by("accuracy-increases", "time-inverts-the-accuracy")
 class TurnsBack(QuadraticSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * (2.0 * t).sin()
