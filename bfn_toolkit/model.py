@@ -174,8 +174,9 @@ class BFN(FlowModel):
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
         if self._total is not None:
-            self._total = self._total.to(raw.device) + raw.detach().sum(dtype=features.dtype)
-        return self.family.output(raw.to(features.dtype), params)
+            seen = raw.detach() if raw.requires_grad else raw
+            self._total = self._total + seen.sum(dtype=features.dtype)  # a CPU scalar goes with any device
+        return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False

@@ -176,7 +176,7 @@ def remembered(key: str, make: Callable[[], Any], again: bool) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="page to write into, such as docs/samplers.md")
-    parser.add_argument("--networks", type=int, default=1, help="trained for each data set, from seeds of their own")
+    parser.add_argument("--networks", type=int, default=2, help="trained for each data set, from seeds of their own")
     parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), help="of the solvers")
     parser.add_argument("--quick", action="store_true", help="one network, two draws, one grid: for trying")
     parser.add_argument("--again", action="store_true", help="measure anew")
@@ -191,7 +191,7 @@ def main() -> None:
     runs = (
         remembered(f"default run {draws}", lambda: default_run(draws), options.again) if "four" in options.only else {}
     )
-    command = f"python -m tests.bench.quality --networks {networks} --write docs/samplers.md"
+    command = "python -m tests.bench.quality --write docs/samplers.md"
     text = standings.page(tables, runs, command)
     print(text)
     if options.write:
