@@ -346,7 +346,8 @@ class FlowSampler(Solver):
         return Path(w, q, q)
 
 
-FEW = 10  # evaluations; below, the noise that SDE2 renews costs more than it corrects, but not for classes
+FEW = 10  # evaluations: below, the noise that SDE2 renews costs real numbers more than it corrects
+MANY = 16  # sites: from there on it does so at any number of evaluations
 
 
 def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
@@ -362,9 +363,13 @@ def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], st
     others = [type(part).__name__ for part in parts if not isinstance(part, ChannelFamily)]
     if others:
         return AncestralSampler(), f"because {', '.join(others)} is no ChannelFamily, which a solver needs"
-    if n_steps < FEW and all(map(_is_real, parts)):
+    real = [_is_real(part) for part in parts]
+    if all(real) and n_steps < FEW:
         return ODE2(), f"because {n_steps} steps are few, and real numbers then need no noise on the way"
-    return SDE2(), "because it is of second order, and corrects on the way what the network got wrong"
+    if all(real) and sum(math.prod(part.network_io.site_shape) for part in parts) >= MANY:
+        return ODE2(), "because it is of second order, and many real numbers need no noise on the way"
+    reason = "because it is of second order, and corrects on the way what the network got wrong"
+    return SDE2() if any(real) else SDE2(slope="signal"), reason
 
 
 def _is_real(family: Family[Any]) -> bool:

@@ -396,11 +396,19 @@ def test_the_default_is_a_second_order_solver_and_says_why(n: int) -> None:
             after = torch.rand(1)
         with seeded(5):
             assert torch.equal(after, torch.rand(1))  # the choice draws nothing of the caller's
-        real = isinstance(family, Gaussian)
-        assert sampler == (ODE2() if real and n < 10 else SDE2())
+        classes = isinstance(family, Categorical)
+        few = isinstance(family, Gaussian) and n < 10
+        assert sampler == (ODE2() if few else SDE2(slope="signal") if classes else SDE2())
         assert reason.startswith("because ")
     with seeded(6):
         x = product().sample(3, n_steps=4)
     with seeded(6):
         again = product().sample(3, n_steps=4, sampler=SDE2())
     assert all(torch.equal(x[name], again[name]) for name in x)
+
+
+@pytest.mark.parametrize("n", [5, 10, 100])
+def test_many_real_numbers_are_sampled_without_noise_on_the_way(n: int) -> None:
+    assert default_sampler(Gaussian((4, 4)), n)[0] == ODE2()
+    assert default_sampler(ProductFamily({"a": Gaussian((8,)), "b": Gaussian((8,))}), n)[0] == ODE2()
+    assert default_sampler(Gaussian((15,)), 10)[0] == SDE2()

@@ -84,7 +84,7 @@ def samplers(grids: Sequence[str], *, starts: bool) -> Iterator[tuple[str, Sampl
     yield "ancestral", AncestralSampler(), ALL
     for grid in grids:
         for name, solver in SOLVERS.items():
-            main = ALL if name in ("ode-2", "sde-2") else SOME
+            main = ALL if name in ("ode-2", "sde-2", "sde-2 (signal)") else SOME
             yield f"{name}, {grid}", solver(GRIDS[grid]()), main if grid == "log-snr" else FEW
         if grid == "log-snr" and starts:
             for start in STARTS:
