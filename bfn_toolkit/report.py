@@ -35,7 +35,7 @@ from bfn_toolkit.registry import default_registry
 from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
 from bfn_toolkit.sample_files import sample_file
 from bfn_toolkit.samplers import OnStep, Sampler
-from bfn_toolkit.shapes import Data, batch_size, device_of
+from bfn_toolkit.shapes import Data, batch_size, device_of, named_parts
 from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.storage import to_json, write_atomically
 from bfn_toolkit.trajectories import ROWS, Trajectory
@@ -178,7 +178,7 @@ def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
         raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
     trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
     samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
-    for name, part in samples.items() if isinstance(samples, Mapping) else {"": samples}.items():
+    for name, part in named_parts(samples):
         trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
     return trajectory
 
