@@ -568,8 +568,9 @@ def checkpoint() -> None:
 
 
 def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
-    from bfn_toolkit.checkpoint import DESCRIPTION, list_checkpoints, verify_model
+    from bfn_toolkit.checkpoint import list_checkpoints
     from bfn_toolkit.errors import RunDirectoryError
+    from bfn_toolkit.model_files import DESCRIPTION, verify_model
     from bfn_toolkit.runs import EXPERIMENT
 
     if not (run / EXPERIMENT).is_file():

@@ -26,14 +26,7 @@ from torch import Tensor
 
 from bfn_toolkit import interrupts, processes
 from bfn_toolkit.blocks import in_blocks
-from bfn_toolkit.checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    save_model,
-)
+from bfn_toolkit.checkpoint import CHECKPOINTS, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import diagnose
@@ -51,6 +44,7 @@ from bfn_toolkit.experiment import Experiment, Training
 from bfn_toolkit.interrupts import Interrupted
 from bfn_toolkit.loop import Loop, NonFiniteStep
 from bfn_toolkit.model import BFN
+from bfn_toolkit.model_files import save_model
 from bfn_toolkit.provenance import differences, environment, fingerprint, providers
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import (
