@@ -36,7 +36,7 @@ from bfn_toolkit.terminal import (
 )
 
 if TYPE_CHECKING:
-    from bfn_toolkit.report import SamplePlan
+    from bfn_toolkit.plans import SamplePlan
     from bfn_toolkit.runs import Run
 
 BUG = 70  # exit status of a fault of ours
@@ -272,7 +272,7 @@ def _plan(
     **_: Any,
 ) -> SamplePlan:
     """The samples that the options of a command ask for."""
-    from bfn_toolkit.report import STEPS, SamplePlan
+    from bfn_toolkit.plans import STEPS, SamplePlan
 
     steps = steps or run.model.family.n_steps or STEPS
     plan = SamplePlan(
@@ -331,8 +331,8 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.interrupts import listening
     from bfn_toolkit.processes import first
-    from bfn_toolkit.report import draw_trajectory, samples_name, stream_samples
     from bfn_toolkit.sample_files import format_of
+    from bfn_toolkit.samples import draw_trajectory, samples_name, stream_samples
     from bfn_toolkit.trajectories import check_format, write_arrays
 
     opened = _open(run, choice)
@@ -441,8 +441,9 @@ Examples:
 @_plan_options
 def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
-    from bfn_toolkit.report import draw_samples, write_figures, write_film
+    from bfn_toolkit.report import write_figures, write_film
     from bfn_toolkit.runs import FIGURES
+    from bfn_toolkit.samples import draw_samples
 
     opened = _open(run, choice)
     plan = _plan(opened, steps, **choice)
