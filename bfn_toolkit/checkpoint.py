@@ -26,13 +26,7 @@ import attrs
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage import (
-    parse_json,
-    read_folder,
-    read_manifest,
-    remove_folder,
-    write_folder,
-)
+from bfn_toolkit.storage import parse_json, read_folder, read_manifest, remove_folder, write_folder
 from bfn_toolkit.tensors import State, packed, unpacked
 
 CHECKPOINTS = "checkpoints"

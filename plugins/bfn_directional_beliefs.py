@@ -25,9 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit import (
-    VonMises,
-)
+from bfn_toolkit import VonMises
 
 TINY = 1e-12  # a length below which there is no direction
 

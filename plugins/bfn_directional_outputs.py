@@ -22,13 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_directional_beliefs import Belief
-from bfn_toolkit import (
-    Kernel,
-    Output,
-    expand,
-    guide,
-    per_example,
-)
+from bfn_toolkit import Kernel, Output, expand, guide, per_example
 
 
 @attrs.frozen(eq=False)
