@@ -44,7 +44,8 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def check_bfn(arguments: Sequence[str]) -> None:
     """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
-    from bfn_toolkit.cli import _file_and_options, bfn, parse_overrides
+    from bfn_toolkit.cli import bfn
+    from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
     from bfn_toolkit.experiment import load_experiment
 
     with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here
@@ -56,7 +57,7 @@ def check_bfn(arguments: Sequence[str]) -> None:
             if name == "train":
                 load_experiment(None, context.params["preset"], parse_overrides(context.args))
             if name == "import-checkpoint":
-                _, options = _file_and_options(context.params["words"])
+                _, options = file_and_options(context.params["words"])
                 load_experiment(None, context.params["preset"], parse_overrides(options))
 
 

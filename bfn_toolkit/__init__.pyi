@@ -125,6 +125,7 @@ from .hookspecs import HOOK_API as HOOK_API
 from .hookspecs import Entry as Entry
 from .hookspecs import hookimpl as hookimpl
 from .interrupts import Interrupted as Interrupted
+from .journal import Moment as Moment
 from .known import Informed as Informed
 from .known import Known as Known
 from .known import Pinned as Pinned
@@ -254,7 +255,6 @@ from .solvers import (
     default_sampler as default_sampler,
 )
 from .steering import Steered as Steered
-from .trainer import Moment as Moment
 from .trainer import resume as resume
 from .trainer import train as train
 from .validators import finite as finite

@@ -1,8 +1,6 @@
-"""Models and training states in files: tensors in safetensors, everything else in JSON, and nothing pickled.
+"""Checkpoints, what training goes on from: tensors in safetensors, everything else in JSON, and nothing pickled.
 
-A *model* is what one samples from: ``model.safetensors``, and ``model.json``, written last, with its SHA-256.  A
-*checkpoint* is what training goes on from, a folder ``checkpoints/step-NNNNNNNN`` written in one piece
-(:mod:`~bfn_toolkit.storage`):
+A checkpoint is a folder ``checkpoints/step-NNNNNNNN``, written in one piece (:mod:`~bfn_toolkit.storage`):
 
 ========================= =====================================================
 ``weights.safetensors``   weights and buffers of the network in training
@@ -17,7 +15,6 @@ Which checkpoint is the latest, or the best, is written nowhere: it is found out
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -26,33 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from bfn_toolkit.errors import NonFiniteError, RunDirectoryError
-from bfn_toolkit.storage import (
-    FORMAT,
-    MAX_JSON,
-    check_seal,
-    parse_json,
-    read_folder,
-    read_json,
-    read_manifest,
-    read_regular,
-    remove_folder,
-    sealed,
-    write_atomically,
-    write_folder,
-)
+from bfn_toolkit.errors import RunDirectoryError
+from bfn_toolkit.storage import parse_json, read_folder, read_manifest, remove_folder, write_folder
+from bfn_toolkit.tensors import State, packed, unpacked
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 CHECKPOINTS = "checkpoints"
-MAX_TENSORS = 100_000
-
-State = Mapping[str, Tensor]
 
 
 @attrs.frozen(eq=False)
@@ -95,179 +72,6 @@ class Listed:
     valid_loss: float | None
     size: int
     fault: str | None
-
-
-def cpu_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a state on the CPU, each with a memory of its own."""
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
-    """Writes weights and buffers, and a description of them, into a folder.
-
-    Raises:
-        NonFiniteError: If a weight is NaN or infinite; nothing is written then.
-        ResourceError: If a file cannot be written.
-    """
-    content = packed(weights)
-    write_atomically(folder / WEIGHTS, content)
-    header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
-    write_atomically(folder / DESCRIPTION, sealed({**header, **description}))
-
-
-def packed(state: State, *, finite: bool = True) -> bytes:
-    """A safetensors file.
-
-    Raises:
-        NonFiniteError: If ``finite``, and a weight is not.
-    """
-    bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if bad and finite:
-        raise NonFiniteError(f"weights that are not finite are not saved: {', '.join(bad[:5])}")
-    return save_tensors(cpu_state(state))
-
-
-def verify_model(folder: Path) -> dict[str, Any]:
-    """What is to be said of the model of a run: name, step, size and what is wrong with it."""
-    row: dict[str, Any] = {"name": WEIGHTS, "step": None, "valid_loss": None, "bytes": 0, "fault": None}
-    try:
-        row["step"] = load_description(folder).get("step")
-        content = _model_bytes(folder)
-        _header(content, folder / WEIGHTS)
-        row["bytes"] = len(content)
-    except RunDirectoryError as error:
-        row["fault"] = str(error)
-    return row
-
-
-def _model_bytes(folder: Path) -> bytes:
-    content = read_regular(folder / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != load_description(folder)["sha256"]:
-        raise RunDirectoryError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not the one that {DESCRIPTION} names")
-    return content
-
-
-def load_description(folder: Path) -> dict[str, Any]:
-    """Reads ``model.json``.
-
-    Raises:
-        RunDirectoryError: If it is missing, malformed or of a newer format.
-    """
-    path = folder / DESCRIPTION
-    description = read_json(path)
-    if not isinstance(description, dict) or not isinstance(description.get("sha256"), str):
-        raise RunDirectoryError(f"{path} is not a description of a model")
-    if description.get("format") != FORMAT:
-        found = description.get("format")
-        raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
-    check_seal(description, path)
-    return description
-
-
-def load_model(folder: Path, expected: State, *, allow_nonfinite: bool = False) -> dict[str, Tensor]:
-    """Weights that :func:`save_model` wrote, checked to be what a network's own state is.
-
-    Raises:
-        RunDirectoryError: If a file is missing or damaged, or does not fit the network.
-    """
-    return unpacked(_model_bytes(folder), folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
-
-
-def unpacked(
-    content: bytes, path: Path, expected: State | None = None, *, allow_nonfinite: bool = False
-) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, after its header has been checked, and before anything is allocated.
-
-    Arguments:
-        content: The file.
-        path: Its name, for messages.
-        expected: Tensors of the names, shapes and dtypes that it must have.
-        allow_nonfinite: Whether NaN and infinities may pass.
-    Raises:
-        RunDirectoryError: If it is no such file, or does not fit.
-    """
-    header = _header(content, path)
-    if expected is not None:
-        check_fit(path, misfits(expected, header))
-    try:
-        state: dict[str, Tensor] = load_tensors(content)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise RunDirectoryError(f"{path} is not a safetensors file: {error}") from None
-    if expected is not None and not allow_nonfinite:
-        floating = {name: value for name, value in state.items() if value.is_floating_point()}
-        bad = {name: int((~torch.isfinite(value)).sum()) for name, value in floating.items()}
-        check_fit(path, [f"{name}: {n} values are not finite (see --allow-nonfinite)" for name, n in bad.items() if n])
-    return state
-
-
-def check_header(content: bytes, path: Path, expected: State) -> None:
-    """Checks the header of a safetensors file alone; ``expected`` may be tensors without memory.
-
-    Raises:
-        RunDirectoryError: If it is no such file, or does not fit.
-    """
-    check_fit(path, misfits(expected, _header(content, path)))
-
-
-def misfits(expected: State, found: Mapping[str, tuple[Any, tuple[int, ...]]]) -> list[str]:
-    """What differs between tensors and the dtypes and shapes that were found, a line for each."""
-    wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name}: unknown" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        want, (dtype, shape) = expected[name], found[name]
-        if tuple(want.shape) != shape or dtype != want.dtype:
-            wrong.append(f"{name}: {dtype} {shape}, expected {want.dtype} {tuple(want.shape)}")
-    return wrong
-
-
-def check_fit(path: Path, wrong: list[str]) -> None:
-    """Raises what is wrong with a file, the first five.
-
-    Raises:
-        RunDirectoryError: If anything is.
-    """
-    if wrong:
-        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-        raise RunDirectoryError(f"{path} does not fit the network: {'; '.join(sorted(wrong)[:5])}{more}")
-
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-def _header(content: bytes, path: Path) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Dtype and shape of each tensor of a safetensors file."""
-
-    def refuse(why: str) -> RunDirectoryError:
-        pickled = content[:4] == b"PK\x03\x04" or content[:2] == b"\x80\x02"
-        hint = "; it looks like a pickle: bfn import-checkpoint reads those, and executes nothing" if pickled else ""
-        return RunDirectoryError(f"{path} is not a safetensors file: {why}{hint}")
-
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > min(MAX_JSON, len(content) - 8):
-        raise refuse("its header does not fit")
-    try:
-        many = content.count(b"{", 8, 8 + length) > MAX_TENSORS + 2  # told before they are read, which takes seconds
-        header = None if many else parse_json(content[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise refuse(f"its header is no table of at most {MAX_TENSORS:,} tensors")
-        header.pop("__metadata__", None)
-        return {
-            name: (_DTYPES.get(dtype := str(entry["dtype"]), dtype), tuple(map(int, entry["shape"])))
-            for name, entry in header.items()
-        }
-    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise refuse(f"its header is malformed ({error})") from None
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

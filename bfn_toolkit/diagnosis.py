@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bfn_toolkit.datasets import Batch
-from bfn_toolkit.loop import Loop
+from bfn_toolkit import processes
+from bfn_toolkit.datasets import Batch, row_order
+from bfn_toolkit.errors import NonFiniteError, ResourceError
+from bfn_toolkit.experiment import Experiment
+from bfn_toolkit.loop import Loop, NonFiniteStep
 from bfn_toolkit.model import BFN
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.runs import REPORTS
 from bfn_toolkit.shapes import device_of, leaves
+from bfn_toolkit.storage import to_json, write_atomically
 
 MOST = 100  # rows that are listed
 
@@ -69,6 +75,28 @@ def diagnose(loop: Loop, data: Batch, index: Tensor, step: int) -> dict[str, Any
         "row_losses": losses.detach().cpu()[rows][:MOST].tolist(),
         "gradient_norms": norms,
     }
+
+
+def explained(
+    error: NonFiniteStep, loop: Loop, experiment: Experiment, data: Batch, folder: Path | None
+) -> NonFiniteError:
+    """The error of a step, with a report in the run directory on where the numbers came from."""
+    parts = {"network": experiment.network, "family": experiment.family, "loss": experiment.loss}
+    names = ", ".join(f"{kind} {type(part).__module__}.{type(part).__name__}" for kind, part in parts.items())
+    index = next(row_order(len(data), loop.training.batch_size, seed=loop.seed, start=error.step - 1))
+    found = diagnose(loop, data, index, error.step)
+    where = ""
+    if folder is not None and processes.first():
+        path = folder / REPORTS / f"step-{error.step:08d}.json"
+        try:
+            write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
+            where = f" Report: {path}."
+        except ResourceError as problem:  # which is not why the training ends
+            where = f" There is no report: {problem}."
+    return NonFiniteError(
+        f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
+        "Lower training.lr, or check the data and these parts"
+    )
 
 
 def _bad_rows(*tensors: Tensor) -> Tensor:

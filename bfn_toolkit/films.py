@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image  # which matplotlib requires
+from PIL import Image
 from torch import Tensor
 
-from bfn_toolkit.plots import _BLUE, _GREY, _ORANGE, POINTS, _columns, _draw_images, _is_image, _named_parts
-from bfn_toolkit.shapes import Data
+from bfn_toolkit.panels import BLUE, GREY, ORANGE, POINTS, draw_images, flattened, is_image
+from bfn_toolkit.shapes import Data, named_parts
 from bfn_toolkit.trajectories import Trajectory
 
 FRAMES = 40  # pictures, at most
@@ -38,7 +38,7 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
         data: The data that they are to be like.
         title: What to say above, before the time.
     """
-    parts = _named_parts(data)
+    parts = named_parts(data)
     figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     heading = figure.suptitle("", family="monospace", fontsize=10)
@@ -73,7 +73,7 @@ def _picture(
     axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, entropy: Tensor, data: Tensor, name: str
 ) -> Picture:
     """How to draw a part, by the kind of its data."""
-    if _is_image(data):
+    if is_image(data):
         draw = _images(axes, beliefs, means, data)
     elif not data.is_floating_point():
         draw = _classes(axes, t, beliefs, entropy)
@@ -103,16 +103,16 @@ def _limits(*values: Tensor) -> tuple[float, float]:
 
 def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
     """One number: paths that grow with the time, and a histogram that turns into that of the data."""
-    tracks, expected, reference = beliefs.flatten(2)[..., 0], means.flatten(2)[..., 0], _columns(data)[:, 0]
+    tracks, expected, reference = beliefs.flatten(2)[..., 0], means.flatten(2)[..., 0], flattened(data)[:, 0]
     limits = _limits(reference, tracks[:, :PATHS])
     edges = torch.linspace(*limits, 81, dtype=torch.float64)
     highest = 1.3 * float(torch.histogram(reference, edges, density=True)[0].max())
 
     def draw(i: int) -> None:
-        axes[0].plot(t[: i + 1].tolist(), tracks[: i + 1, :PATHS].tolist(), color=_BLUE, lw=0.7, alpha=0.6)
-        axes[0].plot(t[i].expand(PATHS)[: tracks.shape[1]].tolist(), tracks[i, :PATHS].tolist(), ".", color=_BLUE, ms=3)
+        axes[0].plot(t[: i + 1].tolist(), tracks[: i + 1, :PATHS].tolist(), color=BLUE, lw=0.7, alpha=0.6)
+        axes[0].plot(t[i].expand(PATHS)[: tracks.shape[1]].tolist(), tracks[i, :PATHS].tolist(), ".", color=BLUE, ms=3)
         axes[0].set(xlim=(0.0, 1.02), ylim=limits, xlabel="t", ylabel=r"mean $\mu$")
-        for values, colour, alpha, label in ((reference, _GREY, 0.4, "data"), (expected[i], _ORANGE, 0.7, "output")):
+        for values, colour, alpha, label in ((reference, GREY, 0.4, "data"), (expected[i], ORANGE, 0.7, "output")):
             heights = torch.histogram(values.to(edges), edges, density=True)[0]
             axes[1].stairs(
                 heights.tolist(),
@@ -131,15 +131,15 @@ def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Ten
 
 def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
     """Two numbers, or the first two of more: points in front of the data, in a square that holds the data."""
-    reference = _columns(data)[:: math.ceil(len(data) / POINTS), :2]
+    reference = flattened(data)[:: math.ceil(len(data) / POINTS), :2]
     clouds = [beliefs.flatten(2)[..., :2], means.flatten(2)[..., :2]]
     middle = reference.mean(0)
     reach = 1.15 * float((reference - middle).abs().max())
     limits = [(float(m) - reach, float(m) + reach) for m in middle]
 
     def draw(i: int) -> None:
-        for axis, cloud, colour in zip(axes, clouds, (_BLUE, _ORANGE), strict=True):
-            axis.scatter(reference[:, 0].tolist(), reference[:, 1].tolist(), s=3, alpha=0.25, color=_GREY, linewidths=0)
+        for axis, cloud, colour in zip(axes, clouds, (BLUE, ORANGE), strict=True):
+            axis.scatter(reference[:, 0].tolist(), reference[:, 1].tolist(), s=3, alpha=0.25, color=GREY, linewidths=0)
             axis.scatter(cloud[i, :, 0].tolist(), cloud[i, :, 1].tolist(), s=7, alpha=0.7, color=colour, linewidths=0)
             axis.set(xlim=limits[0], ylim=limits[1], aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
 
@@ -153,7 +153,7 @@ def _images(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> P
 
     def draw(i: int) -> None:
         for axis, sheet in zip(axes, sheets, strict=True):
-            _draw_images(axis, sheet[i, : columns**2], columns, like=data)
+            draw_images(axis, sheet[i, : columns**2], columns, like=data)
 
     return draw
 
@@ -169,7 +169,7 @@ def _classes(axes: list[Axes], t: Tensor, beliefs: Tensor, entropy: Tensor) -> P
     def draw(i: int) -> None:
         axes[0].imshow(table[i].T.tolist(), aspect="auto", cmap="Blues", vmin=low, vmax=high, interpolation="nearest")
         axes[0].set(xlabel="site of the first sample", ylabel="class")
-        axes[1].plot(t[: i + 1].tolist(), entropy[: i + 1, :PATHS].tolist(), color=_ORANGE, lw=0.7, alpha=0.6)
+        axes[1].plot(t[: i + 1].tolist(), entropy[: i + 1, :PATHS].tolist(), color=ORANGE, lw=0.7, alpha=0.6)
         axes[1].set(xlim=(0.0, 1.02), ylim=limits, xlabel="t", ylabel="entropy in nats")
 
     return draw

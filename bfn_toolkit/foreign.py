@@ -24,12 +24,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.checkpoint import State, check_fit, cpu_state, misfits, save_model, unpacked
 from bfn_toolkit.errors import ConfigError, RunDirectoryError
 from bfn_toolkit.experiment import Experiment
+from bfn_toolkit.model_files import save_model
 from bfn_toolkit.pretrained import Architecture
 from bfn_toolkit.runs import check_out, describe, make_folder, start_run
 from bfn_toolkit.storage import MAX_JSON, locked, read_regular, shown_size
+from bfn_toolkit.tensors import State, check_fit, cpu_state, misfits, unpacked
 
 TORCH = (2, 10)  # before it, a file could write past the memory of a tensor that it describes
 COPIES = 16  # weights, averages and the moments of an optimiser, in double precision

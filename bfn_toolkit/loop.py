@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit import processes
-from bfn_toolkit.checkpoint import Checkpoint, cpu_state
+from bfn_toolkit.checkpoint import Checkpoint
 from bfn_toolkit.datasets import Batch
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.errors import ConfigError, NonFiniteError
@@ -24,6 +24,7 @@ from bfn_toolkit.model import BFN
 from bfn_toolkit.optimizers import Scheduler, make_average, make_optimizer, make_scheduler
 from bfn_toolkit.randomness import Shard, seeded
 from bfn_toolkit.shapes import device_of
+from bfn_toolkit.tensors import cpu_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -1,12 +1,7 @@
-"""Figures of a run, as ``matplotlib.figure.Figure`` values: no window, no global state.
-
-One number per example is drawn as a histogram, two as points in the plane; of more, the first two; classes by their
-frequencies, images as a sheet.
-"""
+"""Figures of a run, as ``matplotlib.figure.Figure`` values: no window, no global state."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,15 +13,13 @@ from torch import Tensor
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import BFN
 from bfn_toolkit.networks import NetworkBuilder, NetworkIO
+from bfn_toolkit.panels import BLUE, GREY, ORANGE, draw_data, flattened, is_image
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import Run
 from bfn_toolkit.samplers import Sampler
-from bfn_toolkit.shapes import Data, part_of
+from bfn_toolkit.shapes import Data, named_parts, part_of
 from bfn_toolkit.solvers import default_sampler
 from bfn_toolkit.trajectories import beliefs_of
-
-POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
-_BLUE, _ORANGE, _GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 
 def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Figure, list[Axes]]:
@@ -37,70 +30,26 @@ def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Fig
     return figure, parts
 
 
-def _columns(x: Tensor) -> Tensor:
-    return x.detach().flatten(1).double().cpu()
-
-
-def _named_parts(x: Data) -> list[tuple[str, Tensor]]:
-    return list(x.items()) if isinstance(x, Mapping) else [("", x)]
-
-
-def _is_image(x: Tensor) -> bool:
-    return x.ndim == 3 and min(x.shape[1:]) >= 4
-
-
-def _draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:
-    """The first examples as a sheet of images, as grey as those that they are to be like."""
-    like = x if like is None else like
-    rows = min(columns, len(x) // columns) or 1
-    tiles = torch.nn.functional.pad(x[: rows * columns].double().cpu(), (1, 1, 1, 1), value=float("nan"))
-    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, rows * columns - len(tiles)), value=float("nan"))
-    sheet = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
-    axis.imshow(sheet.numpy(), cmap="gray_r", vmin=float(like.min()), vmax=float(like.max()), interpolation="nearest")
-    axis.set_axis_off()
-
-
-def _draw(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
-    """One tensor of samples: a sheet of images, frequencies, a histogram or points, in the limits of the data."""
-    points, reference = _columns(x), _columns(data)
-    low, high = reference.amin(0), reference.amax(0)
-    if _is_image(x):
-        _draw_images(axis, x)
-    elif not x.is_floating_point():
-        classes = int(reference.max()) + 1
-        share = torch.bincount(points.long().flatten(), minlength=classes)[:classes] / points.numel()
-        axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
-        axis.set(xlabel="class", ylabel="frequency")
-    elif points.shape[1] == 1:
-        edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
-        axis.hist(points[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
-        axis.set(xlabel="x", ylabel="density")
-    else:
-        points = points[:: math.ceil(len(points) / POINTS)]  # evenly: rows may be in the order of their modes
-        axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
-        axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-
-
 def data_figure(x: Data) -> Figure:
     """The data, part by part."""
-    parts = _named_parts(x)
-    figure, axes = _figure(7.0, 7.0 if _is_image(parts[0][1]) else 3.2, axes=len(parts))
+    parts = named_parts(x)
+    figure, axes = _figure(7.0, 7.0 if is_image(parts[0][1]) else 3.2, axes=len(parts))
     for axis, (name, part) in zip(axes, parts, strict=True):
-        _draw(axis, part, part, _BLUE)
+        draw_data(axis, part, part, BLUE)
         axis.set_title(name or f"data ({len(part):,} examples)")
     return figure
 
 
 def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
     """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
-    parts = _named_parts(data)
+    parts = named_parts(data)
     figure = Figure(figsize=(7.0, 3.2 * len(parts)), dpi=150, layout="constrained")
     for row, (name, part) in enumerate(parts):
         drawn = samples[name] if name else samples
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
-        _draw(axes[0], part, part, _BLUE)
-        _draw(axes[1], drawn, part, _ORANGE)
-        reference, points = _columns(part), _columns(drawn)
+        draw_data(axes[0], part, part, BLUE)
+        draw_data(axes[1], drawn, part, ORANGE)
+        reference, points = flattened(part), flattened(drawn)
         outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
         title = f"{len(drawn):,} samples, {n_steps} steps"
         axes[0].set_title(f"{name or 'data'} ({len(part):,} examples)")
@@ -108,7 +57,7 @@ def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
         axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside and few else title)
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
-        if not _is_image(part):
+        if not is_image(part):
             _share_limits(axes, points.shape[1] == 1 or not part.is_floating_point())
     return figure
 
@@ -133,9 +82,9 @@ def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
             loss.backward()
             optimizer.step()
     figure, (axis,) = _figure()
-    axis.plot(u.flatten().tolist(), target.flatten().tolist(), color=_GREY, lw=1, label="sin(30u) cos(20u)")
+    axis.plot(u.flatten().tolist(), target.flatten().tolist(), color=GREY, lw=1, label="sin(30u) cos(20u)")
     fit = module(u, t).detach().flatten().tolist()
-    axis.plot(u.flatten().tolist(), fit, color=_ORANGE, lw=1, label=f"after {steps} steps")
+    axis.plot(u.flatten().tolist(), fit, color=ORANGE, lw=1, label=f"after {steps} steps")
     axis.set(xlabel="u", title=f"network smoke test: mean squared error {loss.item():.4f}")
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -148,9 +97,9 @@ def schedule_figure(family: Family[Any], n_steps: int = 200) -> Figure:
     figure, axes = _figure(axes=2)
     for i, (name, part) in enumerate(family.parts.items()):
         accuracy = part.accuracy(times[:-1], times[1:])
-        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=f"C{i}" if name else _BLUE)
+        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=f"C{i}" if name else BLUE)
         precision = (1.0 + accuracy.cumsum(0)).tolist()
-        axes[1].semilogy(times[1:].tolist(), precision, color=f"C{i}" if name else _BLUE, label=name)
+        axes[1].semilogy(times[1:].tolist(), precision, color=f"C{i}" if name else BLUE, label=name)
         if name:
             axes[1].legend(frameon=False)
     axes[0].set(xlabel="t", title=r"accuracy rate $\alpha(t)$")
@@ -163,12 +112,12 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
     figure, axes = _figure(axes=2)
     for axis, key, title in zip(axes, ("loss", "grad_norm"), ("loss", "gradient norm before clipping"), strict=True):
         lines = [line for line in metrics if key in line]
-        axis.plot([line["step"] for line in lines], [line[key] for line in lines], color=_BLUE, lw=1, label="training")
+        axis.plot([line["step"] for line in lines], [line[key] for line in lines], color=BLUE, lw=1, label="training")
         axis.set(xlabel="step", title=title)
     valid = [line for line in metrics if "valid_loss" in line]
     if valid:
         points = [line["step"] for line in valid], [line["valid_loss"] for line in valid]
-        axes[0].plot(*points, color=_ORANGE, marker="o", ms=3, label="validation")
+        axes[0].plot(*points, color=ORANGE, marker="o", ms=3, label="validation")
         axes[0].legend(frameon=False)
     for axis in axes:
         low, high = axis.get_ylim()
@@ -189,16 +138,16 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
         for name, part in family.parts.items():
             seen, is_mean = beliefs_of(part, part_of(state.params, name))
             labels[name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
-            tracks[name].append(_columns(seen))
+            tracks[name].append(flattened(seen))
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
         means = torch.stack(track)  # (n + 1, paths, D)
         if means.shape[2] == 2:
             for i in range(paths):
-                axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+                axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
         else:
-            axis.plot(sampler.times(model, n_steps).tolist(), means[..., 0].tolist(), color=_BLUE, lw=0.6, alpha=0.6)
+            axis.plot(sampler.times(model, n_steps).tolist(), means[..., 0].tolist(), color=BLUE, lw=0.6, alpha=0.6)
             axis.set(xlabel="t", ylabel=labels[name])
         axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
     return figure

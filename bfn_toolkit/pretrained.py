@@ -25,13 +25,13 @@ import torch
 from torch import nn
 
 from bfn_toolkit.cards import Card
-from bfn_toolkit.checkpoint import WEIGHTS, State, check_header, misfits, packed, unpacked
 from bfn_toolkit.configuration import Configuration, OptionText
 from bfn_toolkit.destructuring import destructure
 from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
 from bfn_toolkit.fields import parts_of, shown
 from bfn_toolkit.hookspecs import KINDS
 from bfn_toolkit.model import BFN
+from bfn_toolkit.model_files import WEIGHTS
 from bfn_toolkit.provenance import check_providers
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry import default_registry
@@ -45,6 +45,7 @@ from bfn_toolkit.storage import (
     write_atomically,
 )
 from bfn_toolkit.structuring import structure
+from bfn_toolkit.tensors import State, check_header, misfits, packed, unpacked
 
 CONFIG, CARD = "config.json", "README.md"
 MODEL_TYPE = "bfn"

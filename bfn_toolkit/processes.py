@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bfn_toolkit import interrupts
+from bfn_toolkit.errors import BFNWarning, OutOfStepError
 from bfn_toolkit.shapes import Data, map_data
 
 
@@ -102,6 +104,28 @@ def everybody(value: Any) -> Sequence[Any]:
     answers: list[Any] = [None] * count()
     dist.all_gather_object(answers, value)
     return answers
+
+
+def agree(what: str, value: object, step: int) -> None:
+    """Checks that all processes have the same step and the same value.
+
+    Raises:
+        OutOfStepError: If one has another.
+    """
+    answers = everybody((step, value))
+    for other, answer in enumerate(answers):
+        if answer != answers[0]:
+            (first_step, wanted), (found_step, found) = answers[0], answer
+            raise OutOfStepError(
+                f"the processes do not have the same {what}: process 0 has {wanted} at step {first_step}, "
+                f"process {other} has {found} at step {found_step}"
+            )
+
+
+def warn(message: str) -> None:
+    """Warns, in the process that prints."""
+    if first():
+        warnings.warn(message, BFNWarning, stacklevel=2)
 
 
 def wait() -> None:

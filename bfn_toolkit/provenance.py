@@ -20,6 +20,8 @@ from bfn_toolkit.registry import Registry, default_registry
 from bfn_toolkit.shapes import Data, leaves
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
+# Options of a training that do not reach the numbers of a run; all others may.
+HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
 SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where there are more
 
 
@@ -38,6 +40,19 @@ def environment(device: torch.device) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments, in words."""
     return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
+
+
+def departures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a training stood on before and does not now, in words: environment, data, and options but the harmless."""
+    found = differences(before["environment"], now["environment"])
+    found += ["data"] if before["data"] != now["data"] else []
+    return found + (["options"] if _what_matters(before["experiment"]) != _what_matters(now["experiment"]) else [])
+
+
+def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment without the options that change nothing in the numbers."""
+    training = {key: value for key, value in experiment["training"].items() if key not in HARMLESS}
+    return {**experiment, "training": training}
 
 
 def providers(value: Any, registry: Registry | None = None) -> dict[str, dict[str, str]]:

@@ -1,278 +1,30 @@
-"""What one wants to know of a trained run: samples, scores and figures."""
+"""What one wants to know of a trained run: scores and figures; and all of it, with samples, in its directory."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file as load_tensors
-from torch import Tensor
 
 from bfn_toolkit import processes
-from bfn_toolkit.blocks import MOST, block_rows
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
-from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
-from bfn_toolkit.families import Family
 from bfn_toolkit.films import film
-from bfn_toolkit.guidance import Guided
-from bfn_toolkit.interrupts import Interrupted
-from bfn_toolkit.known import Given, Known
+from bfn_toolkit.plans import SamplePlan
 from bfn_toolkit.plots import figures
-from bfn_toolkit.provenance import environment
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.registry import default_registry
-from bfn_toolkit.runs import EVALUATION, FIGURES, SAMPLES, Run
-from bfn_toolkit.sample_files import sample_file
-from bfn_toolkit.samplers import OnStep, Sampler
-from bfn_toolkit.shapes import Data, batch_size, device_of
-from bfn_toolkit.solvers import default_sampler
+from bfn_toolkit.runs import EVALUATION, FIGURES, Run
+from bfn_toolkit.samples import draw_samples, samples_name, write_samples
+from bfn_toolkit.shapes import Data, device_of
 from bfn_toolkit.storage import to_json, write_atomically
-from bfn_toolkit.trajectories import ROWS, Trajectory
+from bfn_toolkit.trajectories import Trajectory
 
-STEPS = 100  # of a sample, unless the family is tied to a number
 FILM_ROWS = 500  # in a film, at most
-BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one block has more
-BATCH_BLOCKS = 16  # of a batch, at most: what a kill may cost
-
-
-@attrs.frozen
-class SamplePlan:
-    """How many samples to draw, and how.
-
-    Arguments:
-        n: Number of samples.
-        steps: Number of messages.
-        sampler: Name of the sampler; None for what :func:`~bfn_toolkit.default_sampler` chooses.
-        seed: Of the draws.
-        condition: Values of conditions by name, one for all samples; None for going without the condition.
-        guidance: Weight of :class:`~bfn_toolkit.Guided`.
-        known: File of known values (:func:`read_known`).
-    """
-
-    n: int = 1000
-    steps: int = STEPS
-    sampler: str | None = None
-    seed: int = 0
-    condition: Mapping[str, float | None] = attrs.field(factory=dict)
-    guidance: float = 0.0
-    known: Path | None = None
-
-    def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
-        """Name of the sampler for a family, the sampler, and why it is this one."""
-        registry = default_registry()
-        if self.sampler is not None:
-            return self.sampler, registry.get("sampler", self.sampler).entry.build(), "because it was asked for"
-        sampler, reason = default_sampler(family, self.steps)
-        return registry.name_of("sampler", type(sampler)), sampler, reason
-
-
-def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
-    """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
-
-    Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
-
-    Arguments:
-        run: The run.
-        plan: The samples.
-        rows: Which of them, one after the other; by default all.
-        on_step: Called with each evaluation of the network.
-    Raises:
-        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
-    """
-    rows = range(plan.n) if rows is None else rows
-    device = next(run.model.parameters()).device
-    given: dict[str, Any] = {name: value.to(device) for name, value in _conditions(run, plan, rows).items()}
-    _, sampler, _ = plan.choose(run.model.family)
-    model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-    known = None
-    if plan.known is not None:
-        whole = Known.of(run.model.family, read_known(plan.known), plan.n)
-        known = whole.rows(torch.arange(rows.start, rows.stop))
-    with seeded(plan.seed, "samples", device=device):
-        return model.sample(
-            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, known=known, **given
-        )
-
-
-def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
-    """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
-    seen = run.experiment.dataset.split("train").condition
-    for name in plan.condition:
-        if name not in seen:
-            has = f"has {', '.join(seen)}" if seen else "has none"
-            raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
-    index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
-    conditions = {}
-    for name, values in seen.items():
-        if name not in plan.condition:
-            conditions[name] = values[index]
-        elif (value := plan.condition[name]) is not None:
-            conditions[name] = _constant(name, value, values, len(rows))
-    return conditions
-
-
-def _training_rows(n: int, seed: int, rows: range) -> Tensor:
-    """Numbers of training rows, drawn in blocks of their own, so that a batch has what all of the samples have."""
-    drawn = []
-    for block in range(rows.start // MOST, (rows.stop - 1) // MOST + 1):
-        with seeded(seed, "conditions", block):
-            drawn.append(torch.randint(n, (MOST,)))
-    return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
-
-
-def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
-    """One value of a condition for n samples, within what the network has seen of it."""
-    if seen.ndim > 1:
-        raise ConfigError(f"the condition '{name}' has shape {tuple(seen.shape[1:])} and cannot be set to one number")
-    low, high = seen.min().item(), seen.max().item()
-    integers = not seen.is_floating_point()
-    if not low <= value <= high or (integers and value != int(value)):
-        kind = "an integer" if integers else "a number"
-        raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
-    return torch.full((n,), value).to(seen.dtype)
-
-
-def read_known(path: Path) -> Given:
-    """Known values from an array (.npy), or from tensors by the names of the parts (.safetensors).
-
-    A number is unknown where it is NaN, a class where it is negative.
-
-    Raises:
-        ConfigError: If it is no such file.
-    """
-    try:
-        if path.suffix == ".npy":
-            return _with_mask(torch.from_numpy(np.load(path, allow_pickle=False)))
-        if path.suffix == ".safetensors":
-            parts = {name: _with_mask(part) for name, part in load_tensors(path).items()}
-            return parts.get("samples", parts)  # as samples without parts are written
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"cannot read known values from {path}: {error}") from error
-    raise ConfigError(f"known values are read from .npy or .safetensors, found '{path.name}'")
-
-
-def _with_mask(values: Tensor) -> tuple[Tensor, Tensor]:
-    if values.is_floating_point():
-        return values, ~values.isnan()
-    return values.long(), values >= 0
-
-
-def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
-    """What the sampler believes and expects on the way to the first samples of a plan, and those samples.
-
-    Raises:
-        ConfigError: If several processes share the samples.
-    """
-    if processes.count() > 1:
-        raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
-    trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
-    samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
-    for name, part in samples.items() if isinstance(samples, Mapping) else {"": samples}.items():
-        trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
-    return trajectory
-
-
-def batch_rows(run: Run) -> int:
-    """Samples to draw and write at once: whole blocks, as many as memory takes, and no more than one would lose."""
-    numbers = math.prod(run.model.family.network_io.site_shape)
-    block = block_rows(numbers)
-    return block * processes.count() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
-
-
-def stream_samples(
-    run: Run,
-    plan: SamplePlan,
-    path: Path,
-    *,
-    batch: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    show: Callable[[int], object] = lambda rows: None,
-) -> None:
-    """Draws the samples of a plan into a file, in memory that does not grow with their number.
-
-    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call goes on
-    after the last batch that it wrote.
-
-    Arguments:
-        run: The run.
-        plan: The samples.
-        path: The file.
-        batch: Samples of a batch; by default :func:`batch_rows`.
-        say: Called with a line on what was found of the file.
-        show: Called with the number of samples that are written.
-    Raises:
-        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.sample_files.FORMATS`, or not
-            for such samples.
-        ResourceError: If the file cannot be written, or will not fit on the disk.
-    """
-    batch = batch or batch_rows(run)
-    facts = _facts(run, plan)
-    with sample_file(path, plan.n, facts) if processes.first() else nullcontext() as file:
-        done = processes.most(file.rows if file is not None else 0, next(run.model.parameters()).device)
-        if file is not None and file.other:
-            say(f"{path}: what was left of other samples is replaced")
-        if done:
-            say(f"{path}: going on after {done:,} of {plan.n:,} samples")
-        show(done)
-        try:
-            while done < plan.n:
-                rows = range(done, min(done + batch, plan.n))
-                samples = draw_samples(run, plan, rows)
-                if file is not None:
-                    file.append(samples)
-                done = rows.stop
-                show(done)
-        except Interrupted as stop:
-            kept = f"{done:,} of {plan.n:,} samples are kept; the same command goes on" if done else ""
-            raise Interrupted(stop.number, kept) from None
-
-
-def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
-    """All that samples are a function of."""
-    weights = hashlib.sha256()
-    for name, tensor in run.model.state_dict().items():
-        weights.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    _, sampler, _ = plan.choose(run.model.family)
-    machine = environment(next(run.model.parameters()).device)
-    del machine["processes"]  # however many, they draw the same
-    return {
-        "plan": repr(plan),
-        "sampler": repr(sampler),
-        "weights": weights.hexdigest(),
-        "dataset": repr(run.experiment.dataset),
-        "family": repr(run.experiment.family),
-        "environment": machine,
-    }
-
-
-def samples_name(run: Run) -> str:
-    """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
-
-
-def write_samples(path: Path, samples: Data) -> None:
-    """Writes samples: an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
-
-    The tensor of samples that have no parts is named "samples".
-
-    Raises:
-        ConfigError: If the ending is none of these, or is not for samples such as these.
-        ResourceError: If the file cannot be written.
-    """
-    with sample_file(path, batch_size(samples)) as file:
-        file.append(samples)
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:

@@ -27,19 +27,11 @@ from typing import Any
 import attrs
 from torch import nn
 
-from bfn_toolkit.checkpoint import (
-    CHECKPOINTS,
-    DESCRIPTION,
-    WEIGHTS,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_description,
-    load_model,
-)
+from bfn_toolkit.checkpoint import CHECKPOINTS, find_checkpoint, list_checkpoints, load_checkpoint
 from bfn_toolkit.errors import BFNWarning, ConfigError, RunDirectoryError
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.model import BFN
+from bfn_toolkit.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
 from bfn_toolkit.pretrained import Architecture, push
 from bfn_toolkit.pretrained import save as save_pretrained
 from bfn_toolkit.provenance import check_providers, providers

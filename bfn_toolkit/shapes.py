@@ -23,6 +23,11 @@ def leaves(x: Data) -> list[Tensor]:
     return [leaf for part in x.values() for leaf in leaves(part)] if isinstance(x, Mapping) else [x]
 
 
+def named_parts(x: Data) -> list[tuple[str, Tensor]]:
+    """The parts of data by name; the name of data without parts is empty."""
+    return list(x.items()) if isinstance(x, Mapping) else [("", x)]
+
+
 def map_data(function: Callable[[Tensor], Any], x: Data) -> Any:
     """A mapping of the same parts with the function applied to each tensor; its value, where there are no parts."""
     return {name: map_data(function, part) for name, part in x.items()} if isinstance(x, Mapping) else function(x)

@@ -12,8 +12,8 @@ import click
 LAUNCHED = "BFN_LAUNCHED"  # set where a launcher of ours tells what happened to its processes
 
 if TYPE_CHECKING:
+    from bfn_toolkit.journal import Moment
     from bfn_toolkit.testing.kit import Verdict
-    from bfn_toolkit.trainer import Moment
 
 
 def is_follower() -> bool:

@@ -12,9 +12,7 @@ import math
 import shlex
 import signal
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -25,40 +23,29 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit import interrupts, processes
-from bfn_toolkit.blocks import in_blocks
-from bfn_toolkit.checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    save_model,
-)
-from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
+from bfn_toolkit.checkpoint import CHECKPOINTS, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from bfn_toolkit.datasets import Batch, batches, fetched_batches
 from bfn_toolkit.devices import make_accelerator
-from bfn_toolkit.diagnosis import diagnose
+from bfn_toolkit.diagnosis import explained
 from bfn_toolkit.errors import (
-    BFNWarning,
     ConfigError,
     DataError,
     NonFiniteError,
-    OutOfStepError,
     ResourceError,
     RunDirectoryError,
 )
-from bfn_toolkit.evaluation import Estimate
 from bfn_toolkit.experiment import Experiment, Training
 from bfn_toolkit.interrupts import Interrupted
+from bfn_toolkit.journal import Callback, Journal, start_trackers
 from bfn_toolkit.loop import Loop, NonFiniteStep
 from bfn_toolkit.model import BFN
-from bfn_toolkit.provenance import differences, environment, fingerprint, providers
+from bfn_toolkit.model_files import save_model
+from bfn_toolkit.provenance import HARMLESS, departures, environment, fingerprint, providers
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs import (
     EXPERIMENT,
-    REPORTS,
     Run,
     Weights,
-    append_metrics,
     check_out,
     cut_metrics,
     describe,
@@ -66,37 +53,13 @@ from bfn_toolkit.runs import (
     read_experiment,
     start_run,
 )
-from bfn_toolkit.storage import locked, sweep, to_json, write_atomically
+from bfn_toolkit.storage import locked, sweep, write_atomically
+from bfn_toolkit.validation import Validation
 
 READ_EVERY = 20  # steps between two looks at the losses
 AGREE_EVERY = 100  # steps between two checks that all processes are at the same place
-VALIDATION_ROWS = 256  # of a block
-FAILURES = 3  # in a row, of saving or of a callback, that are put up with
-# Options that do not reach the numbers of a run; all others may.
-HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
+UNSAVED = 3  # failures of saving in a row that end a training
 SCHEDULE = ("lr", "scheduler", "scheduler_options", "warmup", "steps")  # options of the learning rate
-
-Metrics = Mapping[str, Any]
-
-
-@attrs.frozen(eq=False)
-class Moment:
-    """What a callback is told.
-
-    Arguments:
-        step: Optimiser steps done.
-        metrics: What has been measured since the last call.
-        model: The model to sample from, in its present state.
-        path: The run directory, or None.
-    """
-
-    step: int
-    metrics: Sequence[Metrics]
-    model: BFN
-    path: Path | None
-
-
-Callback = Callable[[Moment], object]
 
 
 def train(
@@ -143,7 +106,7 @@ def resume(
     Arguments:
         path: The run directory.
         overrides: Options of the experiment to change, as the command line has them; only with ``allow_inexact``, but
-            for those that change nothing in the numbers (:data:`HARMLESS`).
+            for those that change nothing in the numbers (:data:`~bfn_toolkit.provenance.HARMLESS`).
         allow_inexact: Go on even where machine, versions, processes, data or options are others; it is recorded.
         allow_nonfinite: Take weights that are NaN or infinite.
         allow_plugin_mismatch: Take plugins of another major version.
@@ -175,25 +138,19 @@ class _Training:
     allow_nonfinite: bool = False
     # The state besides that of the loop:
     step: int = 0
-    validated: int = 0  # the last step whose validation is done
-    valid_loss: float | None = None  # at this step
-    best: float = math.inf
-    since_best: int = 0  # validations
     seconds: float = 0.0
     inexact: list[Any] = attrs.field(factory=list)
     # What is made for the run:
     loop: Loop = attrs.field(init=False)
     model: BFN = attrs.field(init=False)
     data: Batch = attrs.field(init=False)
-    valid: Batch = attrs.field(init=False)
+    validation: Validation = attrs.field(init=False)
+    journal: Journal = attrs.field(init=False)
     origin: dict[str, Any] = attrs.field(init=False)
-    # What has not been read, told or written yet:
+    # What has not been read or written yet:
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)
-    _untold: list[Metrics] = attrs.field(factory=list)
-    _unlogged: list[Metrics] = attrs.field(factory=list)
-    _history: list[Metrics] = attrs.field(factory=list)
     _saved: int = -1
-    _failures: Counter[Any] = attrs.field(factory=Counter)
+    _failures: int = 0  # of saving, in a row
 
     @property
     def training(self) -> Training:
@@ -210,7 +167,9 @@ class _Training:
                 self._open(scope, self.folder)
                 scope.enter_context(interrupts.listening())
             if self.training.trackers:
-                self._start_trackers(scope)
+                tracker = start_trackers(self.loop.accelerator, self.experiment)
+                scope.callback(self.loop.accelerator.end_training)
+                self.journal.callbacks = [*self.callbacks, tracker]
             self._train(time.monotonic() - self.seconds)
             kind = "raw" if self.loop.ema is None else "average"
             if self.folder is not None:
@@ -219,7 +178,7 @@ class _Training:
                     facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
                     save_model(self.folder, weights, facts)
             processes.wait()
-        metrics = tuple(json.loads(json.dumps(self._history)))
+        metrics = tuple(json.loads(json.dumps(self.journal.history)))
         return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
 
     def _prepare(self) -> None:
@@ -232,17 +191,18 @@ class _Training:
                 raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
         data = fingerprint(self.data, valid)
-        self._agree("data", data)
+        processes.agree("data", data, self.step)
         self.origin = {"environment": environment(accelerator.device), "data": data}
         if not self.training.workers:
             self.data = self.data.to(accelerator.device)
-        self.valid = valid.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
         self.loop.shares(min(len(self.data), self.training.batch_size))
         self.model = BFN(experiment.family, self.loop.network)
         self.model.builder = experiment.network
+        self.validation = Validation(self.loop, self.model, valid.to(accelerator.device))
+        self.journal = Journal(self.model, self.folder, self.callbacks)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
@@ -258,12 +218,12 @@ class _Training:
         if self.resumed:
             self._restore(folder)
         if processes.first():
-            self._history = list(cut_metrics(folder, self.step, self.validated))
+            self.journal.history = list(cut_metrics(folder, self.step, self.validation.step))
 
     def _restore(self, folder: Path) -> None:
         listed, passed = find_checkpoint(folder)
         for fault in passed:
-            self._warn(f"passed over: {fault}")
+            processes.warn(f"passed over: {fault}")
         if listed is None:  # stopped before the first: the start is as good
             return
         average = self.loop.ema is not None
@@ -279,11 +239,7 @@ class _Training:
 
     def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
-        differs = differences(state["environment"], self.origin["environment"])
-        if state["data"] != self.origin["data"]:
-            differs.append("data")
-        if _what_matters(state["experiment"]) != _what_matters(mapping):
-            differs.append("options")
+        differs = departures(state, {**self.origin, "experiment": mapping})
         if differs and not self.allow_inexact:
             raise RunDirectoryError(
                 f"{folder} cannot be resumed to the same bits, because of other {'; '.join(differs)}. "
@@ -292,9 +248,8 @@ class _Training:
         before, now = state["experiment"]["training"], mapping["training"]
         self.loop.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
         self.step = self._saved = checkpoint.step
-        for name in ("validated", "since_best", "seconds", "inexact"):
-            setattr(self, name, state[name])
-        self.best = math.inf if state["best"] is None else state["best"]
+        self.seconds, self.inexact = state["seconds"], state["inexact"]
+        self.validation.restore(state)
         if differs:
             self.inexact.append({"step": self.step, "differs": differs})
         if processes.first() and state["experiment"] != mapping:
@@ -309,7 +264,7 @@ class _Training:
             self._save()
         if stop:
             self._stop(signal.Signals(stop))
-        while self.step < self.training.steps and not self._lost_patience():
+        while self.step < self.training.steps and not self.validation.lost_patience:
             self._step(next(feed))
             looks = self.device.type == "cpu" or self.step % READ_EVERY == 0  # to look at a device is to wait for it
             stop, save = self._signals() if looks else (0, False)
@@ -317,7 +272,7 @@ class _Training:
             if stop or save or due or self.step % READ_EVERY == 0:
                 self._read()
             if _divides(AGREE_EVERY, self.step):
-                self._agree("weights", self.loop.checksum())
+                processes.agree("weights", self.loop.checksum(), self.step)
             self.seconds = time.monotonic() - start
             improved = False
             if not stop:
@@ -331,7 +286,7 @@ class _Training:
         self.seconds = time.monotonic() - start
         self._tell()
         self._save(last=True)
-        if self.validated and math.isinf(self.best):
+        if self.validation.step and math.isinf(self.validation.best):
             raise NonFiniteError("no validation loss was a finite number; look at the validation rows and the network")
 
     def _feed(self) -> Iterator[Batch]:
@@ -354,10 +309,10 @@ class _Training:
                     self._save(alone=not self.loop.sharded)
                 self._tell()
             if isinstance(error, NonFiniteStep):
-                raise self._explained(error) from error
+                raise explained(error, self.loop, self.experiment, self.data, self.folder) from error
             raise
         self.step += 1
-        self.valid_loss = None
+        self.validation.loss = None
         self._unread.append((self.step, lr, torch.stack((loss, norm))))
 
     def _read(self) -> None:
@@ -369,117 +324,24 @@ class _Training:
         for step, lr, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True):
             # A scaler lets gradients of half precision overflow now and then, and makes no step of them.
             if not math.isfinite(loss) or not (math.isfinite(norm) or self.loop.accelerator.scaler):
-                raise self._explained(NonFiniteStep(step, loss, norm))
-            self._record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
-
-    def _explained(self, error: NonFiniteStep) -> NonFiniteError:
-        """The error of a step, with a report in the run directory on where the numbers came from."""
-        parts = {"network": self.experiment.network, "family": self.experiment.family, "loss": self.experiment.loss}
-        names = ", ".join(f"{kind} {type(part).__module__}.{type(part).__name__}" for kind, part in parts.items())
-        index = next(row_order(len(self.data), self.training.batch_size, seed=self.loop.seed, start=error.step - 1))
-        found = diagnose(self.loop, self.data, index, error.step)
-        where = ""
-        if self.folder is not None and processes.first():
-            path = self.folder / REPORTS / f"step-{error.step:08d}.json"
-            try:
-                write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
-                where = f" Report: {path}."
-            except ResourceError as problem:  # which is not why the training ends
-                where = f" There is no report: {problem}."
-        return NonFiniteError(
-            f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
-            "Lower training.lr, or check the data and these parts"
-        )
-
-    def _record(self, metrics: Metrics) -> None:
-        if not processes.first():
-            return
-        self._history.append(metrics)
-        self._untold.append(metrics)
+                error = NonFiniteStep(step, loss, norm)
+                raise explained(error, self.loop, self.experiment, self.data, self.folder)
+            self.journal.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
 
     def _tell(self) -> None:
-        """Writes new metrics into the run directory and calls the callbacks."""
-        if not self._untold:
-            return
-        if self.folder is not None:
-            self._unlogged += self._untold
-            try:
-                append_metrics(self.folder, self._unlogged)
-                self._unlogged = []
-            except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
-                self._warn_at_first("metrics", str(error))
-        moment = Moment(self.step, tuple(self._untold), self.model.eval(), self.folder)
-        self._untold = []
-        for callback in self.callbacks:
-            if self._failures[id(callback)] < FAILURES:
-                try:
-                    callback(moment)
-                    self._failures[id(callback)] = 0
-                except Exception as error:
-                    self._failures[id(callback)] += 1
-                    name = getattr(callback, "__qualname__", repr(callback))
-                    ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
-                    self._warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
-        self.loop.model.train()
-
-    def _start_trackers(self, scope: ExitStack) -> None:
-        accelerator, training = self.loop.accelerator, self.training
-        options = {key: value for key, _, value in self.experiment.options()}
-        plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in options.items()}
-        try:
-            accelerator.init_trackers("bfn", config=plain)
-        except Exception as error:
-            raise ResourceError(f"training.trackers: {', '.join(training.trackers)} did not start: {error}") from error
-        scope.callback(accelerator.end_training)
-
-        def tracker(moment: Moment) -> None:
-            for metrics in moment.metrics:
-                accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
-
-        self.callbacks = [*self.callbacks, tracker]
+        if self.journal.tell(self.step):
+            self.loop.model.train()
 
     def _validated_if_due(self) -> tuple[bool, int]:
         """Whether a validation that was due is the best so far, and the signal that ended it, or 0."""
         try:
-            return self._validate_if_due(), 0
+            best = self.validation.best
+            if self.validation.due(self.step):
+                self._read()  # first, for a signal can end the validation
+                self.journal.record(self.validation.take(self.step))
+            return self.validation.best < best, 0
         except Interrupted as request:
             return False, int(request.number)
-
-    def _validate_if_due(self) -> bool:
-        """Prices the validation rows, with the weights that samples would have; whether they were never so low.
-
-        The draws are the same each time, so that two validations differ by the weights alone.
-        """
-        every, step = self.training.validate_every, self.step
-        if self.validated == step or not every or (step % every and step != self.training.steps):
-            return False
-        self._read()  # first, for a signal can end the validation
-        estimate = Estimate.of(self._validation_losses())
-        value = estimate.value if math.isfinite(estimate.value) else None
-        improved = value is not None and value < self.best
-        self._record({"step": step, "valid_loss": value, "valid_loss_stderr": estimate.stderr if value else None})
-        self.validated, self.valid_loss = step, value
-        self.since_best = 0 if improved else self.since_best + 1
-        if improved and value is not None:
-            self.best = value
-        return improved
-
-    @torch.no_grad()
-    def _validation_losses(self) -> Tensor:
-        model, n = self.model.eval(), len(self.valid)
-
-        def price(block: int) -> Tensor:
-            first = block * VALIDATION_ROWS
-            rows = self.valid.rows(torch.arange(first, first + VALIDATION_ROWS, device=self.device).remainder_(n))
-            return self.loop.loss(model, rows.x, **rows.condition)
-
-        key = (self.loop.seed, "validation")
-        losses: Tensor = in_blocks(n, VALIDATION_ROWS, price, key, self.device)
-        self.loop.model.train()
-        return losses
-
-    def _lost_patience(self) -> bool:
-        return 0 < self.training.patience <= self.since_best
 
     def _signals(self) -> tuple[int, bool]:
         """The signal that asked any process to stop, and whether one asked to save."""
@@ -489,17 +351,6 @@ class _Training:
     def _stop(self, number: signal.Signals) -> None:
         self._save(last=True)
         raise Interrupted(number, f"go on with: bfn train --resume {shlex.quote(str(self.folder))}")
-
-    def _agree(self, what: str, value: object) -> None:
-        """Checks that all processes have the same step and the same value."""
-        answers = processes.everybody((self.step, value))
-        for rank, answer in enumerate(answers):
-            if answer != answers[0]:
-                (step, value), (other_step, other) = answers[0], answer
-                raise OutOfStepError(
-                    f"the processes do not have the same {what}: process 0 has {value} at step {step}, "
-                    f"process {rank} has {other} at step {other_step}"
-                )
 
     def _save(self, last: bool = False, alone: bool = False) -> None:
         """Writes a checkpoint; what cannot be written is put up with a few times, but not at the end.
@@ -515,42 +366,25 @@ class _Training:
             state = {
                 **self.origin,
                 "experiment": self.experiment.to_mapping(),
-                "validated": self.validated,
-                "best": self.best if math.isfinite(self.best) else None,
-                "since_best": self.since_best,
+                **self.validation.state,
                 "seconds": self.seconds,
                 "inexact": self.inexact,
             }
             facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
-            checkpoint = self.loop.checkpoint(self.step, state, self.valid_loss, facts)
+            checkpoint = self.loop.checkpoint(self.step, state, self.validation.loss, facts)
             try:
                 if processes.first():
                     save_checkpoint(self.folder, checkpoint, self.training.keep)
-                self._failures["save"] = 0
+                self._failures = 0
                 self._saved = self.step
             except ResourceError as error:
-                self._failures["save"] += 1
-                if last or self.training.on_save_error == "stop" or self._failures["save"] == FAILURES:
+                self._failures += 1
+                if last or self.training.on_save_error == "stop" or self._failures == UNSAVED:
                     raise
-                self._warn(f"step {self.step} is not saved: {error}")
+                processes.warn(f"step {self.step} is not saved: {error}")
         if not alone:
             processes.wait()
-
-    def _warn(self, message: str) -> None:
-        if processes.first():
-            warnings.warn(message, BFNWarning, stacklevel=2)
-
-    def _warn_at_first(self, what: str, message: str) -> None:
-        self._failures[what] += 1
-        if self._failures[what] == 1:
-            self._warn(message)
 
 
 def _divides(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment without the options that change nothing in the numbers."""
-    training = {key: value for key, value in experiment["training"].items() if key not in HARMLESS}
-    return {**experiment, "training": training}

@@ -19,17 +19,10 @@ from faults.tiny import equal_states, experiment
 from torch import nn
 
 from bfn_toolkit import Run, RunDirectoryError, train
-from bfn_toolkit.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
-    save_model,
-)
+from bfn_toolkit.checkpoint import Checkpoint, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import BFNWarning, NonFiniteError, ResourceError
+from bfn_toolkit.model_files import load_model, save_model
 from bfn_toolkit.storage import MANIFEST, check_seal, read_folder, sealed, sweep
 from bfn_toolkit.trainer import resume
 
@@ -216,11 +209,12 @@ def test_non_finite_weights_are_not_saved_and_not_loaded(run: Path) -> None:
     with pytest.raises(NonFiniteError, match="weight"):
         save_checkpoint(run, broken, keep=1)
     assert [one.step for one in list_checkpoints(run)] == [10, 20, 30]
-    from bfn_toolkit import checkpoint
+    from bfn_toolkit import checkpoint, model_files
 
     with pytest.MonkeyPatch.context() as patch:
         packed = checkpoint.packed
-        patch.setattr(checkpoint, "packed", lambda state, finite=True: packed(state, finite=False))
+        for module in (checkpoint, model_files):
+            patch.setattr(module, "packed", lambda state, finite=True: packed(state, finite=False))
         save_checkpoint(run, broken, keep=1)
         save_model(run, bad, {})
     folder = run / "checkpoints" / "step-00000040"

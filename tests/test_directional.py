@@ -12,18 +12,10 @@ import torch
 from significance import Z, ks_against, z_of_mean
 from torch import Tensor
 
-from bfn_directional import (
-    Angular,
-    BeliefMixture,
-    Circle,
-    Directional,
-    DirectionalParams,
-    MatrixFisher,
-    Rotations,
-    Sphere,
-    VonMisesFisher,
-    bfn_families,
-)
+from bfn_directional import Circle, Directional, DirectionalParams, Rotations, Sphere, bfn_families
+from bfn_directional_beliefs import Angular, VonMisesFisher
+from bfn_directional_outputs import BeliefMixture
+from bfn_matrix_fisher import MatrixFisher
 from bfn_mlp import MLP
 from bfn_toolkit import (
     AncestralSampler,

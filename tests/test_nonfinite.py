@@ -16,7 +16,8 @@ from bfn_toolkit.checkpoint import find_checkpoint, list_checkpoints, load_check
 from bfn_toolkit.cli import main
 from bfn_toolkit.datasets import row_order
 from bfn_toolkit.errors import BFNWarning
-from bfn_toolkit.trainer import Moment, _Training
+from bfn_toolkit.journal import Moment
+from bfn_toolkit.validation import Validation
 
 PLACES: list[Place] = ["data", "output of the network", "loss", "gradient"]
 ROW = 3
@@ -64,7 +65,7 @@ def with_validations(values: list[float], run: Path, **training: Any) -> None:
     """Trains with these validation losses instead of the true ones."""
     left = iter(values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Training, "_validation_losses", lambda _: torch.full((4,), next(left)))
+        patch.setattr(Validation, "losses", lambda _: torch.full((4,), next(left)))
         train(experiment(steps=len(values), validate_every=1, keep=1, **training), run)
 
 

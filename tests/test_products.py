@@ -37,7 +37,7 @@ from bfn_toolkit import (
 )
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.registry import Registry
-from bfn_toolkit.report import write_samples
+from bfn_toolkit.samples import write_samples
 
 POSITION, TYPE = Gaussian(site_shape=(2,), sigma_1=0.1), Categorical(classes=3)
 BOTH = ProductFamily({"position": POSITION, "type": TYPE})

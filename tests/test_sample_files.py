@@ -15,14 +15,15 @@ from faults.crashes import crash_at, forked
 from faults.disks import simulated_fs
 from safetensors.torch import save as save_tensors
 
-from bfn_toolkit import ConfigError, Experiment, report, seeded
+from bfn_toolkit import ConfigError, Experiment, seeded
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.interrupts import Interrupted, listening
 from bfn_toolkit.model import BFN
-from bfn_toolkit.report import SamplePlan, batch_rows, draw_samples, stream_samples, write_samples
+from bfn_toolkit.plans import SamplePlan
 from bfn_toolkit.runs import Run
 from bfn_toolkit.sample_files import FORMATS, sample_file
+from bfn_toolkit.samples import batch_rows, draw_samples, stream_samples, write_samples
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.storage import FullDiskError
 
@@ -69,7 +70,7 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
     whole, path, drawn = _whole(run, tmp_path / f"whole{ending}"), tmp_path / f"x{ending}", tmp_path / "drawn"
 
     def work() -> None:
-        original = report.draw_samples
+        original = draw_samples
 
         def noted(run: Run, plan: SamplePlan, rows: range) -> Any:
             with drawn.open("ab") as file:
@@ -77,7 +78,7 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
             return original(run, plan, rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(report, "draw_samples", noted)
+            patch.setattr("bfn_toolkit.samples.draw_samples", noted)
             stream_samples(run, PLAN, path, batch=1024)
 
     k, crashed = 1, True
@@ -185,7 +186,7 @@ def test_memory_does_not_grow_with_the_samples(
     def ramp(run: Run, plan: SamplePlan, rows: range) -> torch.Tensor:
         return torch.arange(rows.start, rows.stop, dtype=torch.float32).reshape(-1, 1)
 
-    monkeypatch.setattr(report, "draw_samples", ramp)
+    monkeypatch.setattr("bfn_toolkit.samples.draw_samples", ramp)
     peaks = []
     for n in (2**16, 2**20):
         path = tmp_path / f"{n}.npy"

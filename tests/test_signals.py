@@ -75,10 +75,10 @@ def test_a_second_sigint_long_after_the_first_asks_again(monkeypatch: pytest.Mon
 
 
 def test_a_signal_between_the_blocks_of_a_validation_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bfn_toolkit import trainer
+    from bfn_toolkit import validation
 
     parts.register()
-    monkeypatch.setattr(trainer, "VALIDATION_ROWS", 4)
+    monkeypatch.setattr(validation, "VALIDATION_ROWS", 4)
     train(experiment(FaultyLoss(), validate_every=3), tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(experiment(FaultyLoss("signal", step=2, training=False), validate_every=3), tmp_path / "run")

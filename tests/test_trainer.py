@@ -28,8 +28,9 @@ from bfn_toolkit import (
     minibatches,
     train,
 )
-from bfn_toolkit.checkpoint import load_checkpoint, save_model
+from bfn_toolkit.checkpoint import load_checkpoint
 from bfn_toolkit.loop import Loop
+from bfn_toolkit.model_files import save_model
 from bfn_toolkit.optimizers import make_average
 from bfn_toolkit.runs import load_weights
 from bfn_toolkit.storage import write_atomically

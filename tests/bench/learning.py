@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from bfn_toolkit.experiment import Experiment
-from bfn_toolkit.report import SamplePlan, evaluate
+from bfn_toolkit.plans import SamplePlan
+from bfn_toolkit.report import evaluate
 from bfn_toolkit.trainer import train
 
 from . import page

@@ -57,10 +57,9 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands of this kind, and groups of them."""
+    """Commands of this kind."""
 
     command_class = Command
-    group_class = type
 
 
-PATH = PathType()
+PATH, POSITIVE, SEED = PathType(), Integer(min=1), Integer(min=0, max=2**63 - 1)

@@ -1,0 +1,118 @@
+"""The commands about stored models: checkpoint, export and import-checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bfn_toolkit.cli.arguments import PATH, POSITIVE, Command, Group
+from bfn_toolkit.cli.choices import trust_options
+from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
+from bfn_toolkit.terminal import checkpoints_table, say
+
+
+@click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")
+def checkpoint() -> None:
+    """Look after the checkpoints of a run."""
+
+
+def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
+    from bfn_toolkit.checkpoint import list_checkpoints
+    from bfn_toolkit.errors import RunDirectoryError
+    from bfn_toolkit.model_files import DESCRIPTION, verify_model
+    from bfn_toolkit.runs import EXPERIMENT
+
+    if not (run / EXPERIMENT).is_file():
+        raise RunDirectoryError(f"{run} is not a run directory: it holds no {EXPERIMENT}")
+    listed = list_checkpoints(run, verify=verify)
+    rows = [
+        {"name": one.path.name, "step": one.step, "valid_loss": one.valid_loss, "bytes": one.size, "fault": one.fault}
+        for one in listed
+    ]
+    if verify and (run / DESCRIPTION).exists():
+        rows.append(verify_model(run))
+    if as_json:
+        click.echo(json.dumps({"run": str(run), "checkpoints": rows}, indent=2))
+    else:
+        checkpoints_table(rows, verified=verify)
+    return all(row["fault"] is None for row in rows)
+
+
+@checkpoint.command("list", epilog="Example:  bfn checkpoint list runs/001")
+@click.argument("run", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def list_command(run: Path, as_json: bool) -> None:
+    """List the checkpoints of a RUN: step, validation loss, size."""
+    _checkpoints_of(run, as_json, verify=False)
+
+
+@checkpoint.command(epilog="Example:  bfn checkpoint verify runs/001")
+@click.argument("run", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def verify(run: Path, as_json: bool) -> int:
+    """Read every byte of the checkpoints and the model of a RUN; exit status 4 if one is damaged."""
+    return 0 if _checkpoints_of(run, as_json, verify=True) else 4
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn export runs/first --out my-model
+  bfn export runs/first --out my-model --license mit --weights raw""",
+)
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Directory to make.")
+@click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
+@click.option("--force", is_flag=True, help="Replace the model that is in --out.")
+@click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
+@click.option("--weights", type=click.Choice(["auto", "average", "raw"]), default="auto", show_default=True)
+@trust_options
+def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
+    """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
+    from bfn_toolkit.runs import Run
+
+    Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
+    click.echo(str(out))
+
+
+@click.command(
+    cls=Command,
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  bfn import-checkpoint model.pt --out runs/theirs --config theirs.toml
+  bfn import-checkpoint model.pt --out runs/theirs --network.width 256 --key ema --cast""",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
+@click.option("--out", type=PATH, required=True, help="Run directory to make.")
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
+@click.option("--preset", help="Named experiment beneath the file.")
+@click.option("--key", help="Which weights of the file to take: model, ema, ...")
+@click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
+@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors of such names; may be given again.")
+@click.option("--max-size", type=POSITIVE, metavar="BYTES", help="Largest file  [default: 16 times the network]")
+def import_checkpoint(
+    words: tuple[str, ...], out: Path, config: Path | None, preset: str | None, **choice: Any
+) -> None:
+    """Take the weights of a FILE of another program (.pt, .safetensors) over into a run directory.
+
+    Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
+    """
+    path, options = file_and_options(words)
+    from bfn_toolkit.experiment import load_experiment
+
+    experiment = load_experiment(config, preset, parse_overrides(options))
+    from bfn_toolkit.foreign import import_checkpoint as import_file
+
+    found = import_file(path, out, experiment, **choice)
+    say(f"kept: {len(found.kept)} tensors under '{found.key}'")
+    for what, names in (("cast", found.cast), ("dropped", found.dropped), ("fits too: --key", found.others)):
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            say(f"{what}: {', '.join(names[:10])}{more}")
+    click.echo(str(out))

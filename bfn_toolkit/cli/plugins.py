@@ -1,0 +1,152 @@
+"""The commands about plugins: plugins, check and new-plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bfn_toolkit.cli.arguments import PATH, POSITIVE, Command
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.terminal import plugins_table, say, verdicts_table
+
+
+@click.command(cls=Command, epilog="Example:  bfn plugins --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--verbose", is_flag=True, help="Show the tracebacks of what failed.")
+def plugins(as_json: bool, verbose: bool) -> None:
+    """List the installed plugins, and what failed to load and why."""
+    from bfn_toolkit.registry import default_registry
+
+    registry = default_registry()
+    found = [
+        {
+            "kind": item.kind,
+            "name": item.name,
+            "module": item.module,
+            "distribution": item.distribution,
+            "version": item.version,
+        }
+        for item in registry.entries()
+    ]
+    failed = [
+        {
+            "entry_point": failure.entry_point,
+            "distribution": failure.distribution,
+            "version": failure.version,
+            "reason": failure.reason,
+            **({"traceback": failure.traceback} if verbose else {}),
+        }
+        for failure in registry.failures
+    ]
+    if as_json:
+        click.echo(json.dumps({"plugins": found, "failures": failed, "problems": list(registry.problems)}, indent=2))
+        return
+
+    plugins_table(found)
+    for failure in failed:
+        click.echo(f"failed: {failure['entry_point']} of {failure['distribution']}: {failure['reason']}")
+        if verbose:
+            click.echo(failure["traceback"])
+    for problem in registry.problems:
+        click.echo(f"problem: {problem}")
+
+
+def _expectations(texts: Sequence[str]) -> dict[str, str]:
+    expected = {}
+    for text in texts:
+        law, equals, reason = text.partition("=")
+        if not equals or not reason.strip():
+            raise ConfigError(f"--expect {text}: give the reason: --expect '{law}=why it is known to be broken'")
+        expected[law.strip()] = reason.strip()
+    return expected
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn check gaussian
+  bfn check my_plugin.py:MyFamily --law bayes-rule --examples 500
+  bfn check my_package.my_module:instance --expect "accuracies-add=they do not, by design\"""",
+)
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.option("--law", "laws", multiple=True, help="Try this law only; may be given again.")
+@click.option("--examples", type=POSITIVE, help="Examples of each law that searches for one.")
+@click.option("--expect", multiple=True, metavar="LAW=REASON", help="A law that is known to be broken, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def check(
+    subjects: tuple[str, ...], laws: tuple[str, ...], examples: int | None, expect: tuple[str, ...], as_json: bool
+) -> int:
+    """Test SUBJECTs by the laws of their kind; exit status 1 if one does not hold.
+
+    A subject is a name that bfn plugins lists, module:attribute or path/file.py:attribute, where the attribute is an
+    instance, or a class or factory that needs no arguments.
+    """
+    expected = _expectations(expect)
+    # Hypothesis keeps what it learns of a code base in the folder it runs in, if it is not told another one.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "bfn-check-hypothesis"))
+    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.testing.kit import verdicts
+    from bfn_toolkit.testing.subjects import find_subjects
+
+    found = [(name, subject) for name in subjects for subject in find_subjects(name, default_registry())]
+    report, passed = [], True
+    for name, subject in found:
+        lines = list(verdicts(subject, laws=laws, examples=examples, expected=expected))
+        passed = passed and all(line.passed for line in lines)
+        report.append(
+            {
+                "subject": name,
+                "instance": repr(subject),
+                "laws": [
+                    {
+                        "law": v.law.name,
+                        "verdict": v.verdict,
+                        "figure": v.figure,
+                        "fault": v.fault and str(v.fault),
+                        "reason": v.reason,
+                    }
+                    for v in lines
+                ],
+            }
+        )
+        if not as_json:
+            verdicts_table(repr(subject), lines)
+    if as_json:
+        click.echo(json.dumps({"passed": passed, "subjects": report}, indent=2))
+    return 0 if passed else 1
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn new-plugin ring --kind family
+  bfn new-plugin my-net --kind network --out ~/projects/my-net""",
+)
+@click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice(["network", "family", "dataset", "sampler"]),
+    required=True,
+    help="What the plugin adds.",
+)
+@click.option("--out", type=PATH, help="Folder to make  [default: bfn-NAME]")
+@click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
+def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
+    """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
+    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.scaffold import new_plugin as write
+
+    folder = out or Path(f"bfn-{name}")
+    for path in write(name, kind, folder, default_registry(), force=force):
+        click.echo(str(path))
+    place = shlex.quote(str(folder))
+    use = "bfn sample RUN --sampler" if kind == "sampler" else f"bfn train --{kind}"
+    say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")

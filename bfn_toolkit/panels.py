@@ -1,0 +1,58 @@
+"""Panels: one tensor of data, drawn on one pair of axes.
+
+One number per example is drawn as a histogram, two as points in the plane; of more, the first two; classes by their
+frequencies, images as a sheet.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
+BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
+
+
+def flattened(x: Tensor) -> Tensor:
+    """The numbers of each example in a row (B, D), in float64 on the CPU."""
+    return x.detach().flatten(1).double().cpu()
+
+
+def is_image(x: Tensor) -> bool:
+    """Whether examples are drawn as images: (B, height, width) of at least 4 pixels each way."""
+    return x.ndim == 3 and min(x.shape[1:]) >= 4
+
+
+def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:
+    """The first examples as a sheet of images, as grey as those that they are to be like."""
+    like = x if like is None else like
+    rows = min(columns, len(x) // columns) or 1
+    tiles = torch.nn.functional.pad(x[: rows * columns].double().cpu(), (1, 1, 1, 1), value=float("nan"))
+    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, rows * columns - len(tiles)), value=float("nan"))
+    sheet = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(1, 2).flatten(0, 1).flatten(1)
+    axis.imshow(sheet.numpy(), cmap="gray_r", vmin=float(like.min()), vmax=float(like.max()), interpolation="nearest")
+    axis.set_axis_off()
+
+
+def draw_data(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
+    """One tensor of samples: a sheet of images, frequencies, a histogram or points, in the limits of the data."""
+    points, reference = flattened(x), flattened(data)
+    low, high = reference.amin(0), reference.amax(0)
+    if is_image(x):
+        draw_images(axis, x)
+    elif not x.is_floating_point():
+        classes = int(reference.max()) + 1
+        share = torch.bincount(points.long().flatten(), minlength=classes)[:classes] / points.numel()
+        axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
+        axis.set(xlabel="class", ylabel="frequency")
+    elif points.shape[1] == 1:
+        edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
+        axis.hist(points[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
+        axis.set(xlabel="x", ylabel="density")
+    else:
+        points = points[:: math.ceil(len(points) / POINTS)]  # evenly: rows may be in the order of their modes
+        axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
+        axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")

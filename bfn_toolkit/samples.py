@@ -1,0 +1,165 @@
+"""Samples of a run: the same plan gives the same bytes, at once or batch by batch, in memory or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bfn_toolkit import processes
+from bfn_toolkit.blocks import block_rows
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.guidance import Guided
+from bfn_toolkit.interrupts import Interrupted
+from bfn_toolkit.known import Known
+from bfn_toolkit.plans import SamplePlan, conditions_of, read_known
+from bfn_toolkit.provenance import environment
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.runs import SAMPLES, Run
+from bfn_toolkit.sample_files import sample_file
+from bfn_toolkit.samplers import OnStep
+from bfn_toolkit.shapes import Data, batch_size, named_parts
+from bfn_toolkit.trajectories import ROWS, Trajectory
+
+BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one block has more
+BATCH_BLOCKS = 16  # of a batch, at most: what a kill may cost
+
+
+def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
+    """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
+
+    Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
+
+    Arguments:
+        run: The run.
+        plan: The samples.
+        rows: Which of them, one after the other; by default all.
+        on_step: Called with each evaluation of the network.
+    Raises:
+        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
+    """
+    rows = range(plan.n) if rows is None else rows
+    device = next(run.model.parameters()).device
+    given: dict[str, Any] = {name: value.to(device) for name, value in conditions_of(run, plan, rows).items()}
+    _, sampler, _ = plan.choose(run.model.family)
+    model = Guided(run.model, plan.guidance) if plan.guidance else run.model
+    known = None
+    if plan.known is not None:
+        whole = Known.of(run.model.family, read_known(plan.known), plan.n)
+        known = whole.rows(torch.arange(rows.start, rows.stop))
+    with seeded(plan.seed, "samples", device=device):
+        return model.sample(
+            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, known=known, **given
+        )
+
+
+def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
+    """What the sampler believes and expects on the way to the first samples of a plan, and those samples.
+
+    Raises:
+        ConfigError: If several processes share the samples.
+    """
+    if processes.count() > 1:
+        raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
+    trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
+    samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
+    for name, part in named_parts(samples):
+        trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
+    return trajectory
+
+
+def batch_rows(run: Run) -> int:
+    """Samples to draw and write at once: whole blocks, as many as memory takes, and no more than one would lose."""
+    numbers = math.prod(run.model.family.network_io.site_shape)
+    block = block_rows(numbers)
+    return block * processes.count() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
+
+
+def stream_samples(
+    run: Run,
+    plan: SamplePlan,
+    path: Path,
+    *,
+    batch: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    show: Callable[[int], object] = lambda rows: None,
+) -> None:
+    """Draws the samples of a plan into a file, in memory that does not grow with their number.
+
+    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call goes on
+    after the last batch that it wrote.
+
+    Arguments:
+        run: The run.
+        plan: The samples.
+        path: The file.
+        batch: Samples of a batch; by default :func:`batch_rows`.
+        say: Called with a line on what was found of the file.
+        show: Called with the number of samples that are written.
+    Raises:
+        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.sample_files.FORMATS`, or not
+            for such samples.
+        ResourceError: If the file cannot be written, or will not fit on the disk.
+    """
+    batch = batch or batch_rows(run)
+    facts = _facts(run, plan)
+    with sample_file(path, plan.n, facts) if processes.first() else nullcontext() as file:
+        done = processes.most(file.rows if file is not None else 0, next(run.model.parameters()).device)
+        if file is not None and file.other:
+            say(f"{path}: what was left of other samples is replaced")
+        if done:
+            say(f"{path}: going on after {done:,} of {plan.n:,} samples")
+        show(done)
+        try:
+            while done < plan.n:
+                rows = range(done, min(done + batch, plan.n))
+                samples = draw_samples(run, plan, rows)
+                if file is not None:
+                    file.append(samples)
+                done = rows.stop
+                show(done)
+        except Interrupted as stop:
+            kept = f"{done:,} of {plan.n:,} samples are kept; the same command goes on" if done else ""
+            raise Interrupted(stop.number, kept) from None
+
+
+def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
+    """All that samples are a function of."""
+    weights = hashlib.sha256()
+    for name, tensor in run.model.state_dict().items():
+        weights.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    _, sampler, _ = plan.choose(run.model.family)
+    machine = environment(next(run.model.parameters()).device)
+    del machine["processes"]  # however many, they draw the same
+    return {
+        "plan": repr(plan),
+        "sampler": repr(sampler),
+        "weights": weights.hexdigest(),
+        "dataset": repr(run.experiment.dataset),
+        "family": repr(run.experiment.family),
+        "environment": machine,
+    }
+
+
+def samples_name(run: Run) -> str:
+    """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
+    return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
+
+
+def write_samples(path: Path, samples: Data) -> None:
+    """Writes samples: an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
+
+    The tensor of samples that have no parts is named "samples".
+
+    Raises:
+        ConfigError: If the ending is none of these, or is not for samples such as these.
+        ResourceError: If the file cannot be written.
+    """
+    with sample_file(path, batch_size(samples)) as file:
+        file.append(samples)

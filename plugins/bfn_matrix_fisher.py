@@ -1,0 +1,219 @@
+r"""Beliefs about rotations: the matrix Fisher distribution, with phi(R) the nine numbers of the matrix.
+
+.. math:: p(R \mid F) = e^{\mathrm{tr}(F^T R)} / Z(F), \qquad Z(F) = \int e^{\mathrm{tr}(F^T R)} dR, \qquad
+          E[R \mid F] = \nabla \ln Z(F)
+
+Z depends on F through s alone, where F = U diag(s) V^T with rotations U and V.  The distribution is a
+:class:`~bfn_directional_beliefs.Belief`.
+
+Source: Mardia and Jupp 2000; Lee 2018 (arXiv 1710.03746) for the normaliser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+@lru_cache(maxsize=8)
+def _legendre(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss and Legendre."""
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    return torch.from_numpy(nodes).to(device), torch.from_numpy(weights).to(device)
+
+
+def _proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotations U and V and numbers s_1 >= s_2 >= |s_3| with F = U diag(s) V^T; zeros for what is not finite."""
+    f = torch.where(torch.isfinite(f).all(-1, keepdim=True).all(-2, keepdim=True), f, 0.0)
+    u, s, vt = torch.linalg.svd(f)
+    signs = [torch.linalg.det(part).sign() for part in (u, vt)]
+    last = torch.tensor([0.0, 0.0, 1.0], device=f.device, dtype=f.dtype)
+    flip_u, flip_v = (1.0 + (sign.unsqueeze(-1) - 1.0) * last for sign in signs)
+    return u * flip_u.unsqueeze(-2), s * flip_u * flip_v, (vt * flip_v.unsqueeze(-1)).mT
+
+
+def _integrand(s: Tensor) -> tuple[Tensor, ...]:
+    r"""Nodes 1 - u and 1 + u, arguments of the Bessel functions, and what else is under the integral.
+
+    .. math:: Z = \tfrac{1}{2} \int_{-1}^{1} I_0\big(\tfrac{1}{2} (s_1 - s_2)(1 - u)\big)
+                  I_0\big(\tfrac{1}{2} (s_1 + s_2)(1 + u)\big) e^{s_3 u} du
+
+    The nodes crowd at both ends, as closely as the Bessel functions need it.
+
+    Source: Lee 2018 (arXiv 1710.03746).
+    """
+    nodes, weights = _legendre(s.device)
+    a, b, c = s.unsqueeze(-1).unbind(-2)
+    steep = 0.5 * (2.0 + a + b).log()
+    height, top = (steep * nodes).tanh(), steep.tanh()
+    left, right = 1.0 + height / top, 1.0 - height / top
+    measure = 0.5 * weights * steep * (1.0 - height.square()) / top * (-(b + c) * left).exp()
+    return left, right, 0.5 * (a - b) * left, 0.5 * (a + b) * right, measure
+
+
+def _log_z(s: Tensor) -> Tensor:
+    """Ln Z of a matrix Fisher distribution."""
+    _, _, p, q, measure = _integrand(s)
+    z: Tensor = (measure * torch.special.i0e(p) * torch.special.i0e(q)).sum(-1)
+    return s.sum(-1) + z.log()
+
+
+def _slopes(s: Tensor) -> Tensor:
+    """Derivatives of ln Z with respect to s: the means of the diagonal of U^T R V."""
+    left, right, p, q, measure = _integrand(s)
+    i0p, i0q = torch.special.i0e(p), torch.special.i0e(q)
+    total = (measure * i0p * i0q).sum(-1)
+    difference = (measure * left * torch.special.i1e(p) * i0q).sum(-1) / total
+    both = (measure * right * i0p * torch.special.i1e(q)).sum(-1) / total
+    third = 1.0 - (measure * left * i0p * i0q).sum(-1) / total
+    return torch.stack([0.5 * (both + difference), 0.5 * (both - difference), third], -1)
+
+
+def _mean_rotation(f: Tensor) -> Tensor:
+    u, s, v = _proper_svd(f)
+    mean: Tensor = (u * _slopes(s).unsqueeze(-2)) @ v.mT
+    return torch.where(torch.isfinite(f), mean, torch.nan)
+
+
+class _Expectation(torch.autograd.Function):
+    """E[R] as a function of F.
+
+    Its derivative is the Hessian of ln Z, which is symmetric: so the gradient is a derivative along a direction, which
+    is taken by central differences, to about 1e-8.  The derivative of a singular value decomposition would be infinite
+    where two singular values are the same, as they are at the start.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        return _mean_rotation(f)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (f,) = ctx.saved_tensors
+        length = torch.linalg.matrix_norm(gradient, keepdim=True)
+        step = 1e-3 * gradient / length.clamp_min(1e-300)
+        change = _mean_rotation(f + step) - _mean_rotation(f - step)
+        return change.mul_(length / 2e-3)
+
+
+class _LogNormaliser(torch.autograd.Function):
+    """ln Z as a function of F; its gradient is E[R]."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        ctx.save_for_backward(f)
+        _, s, _ = _proper_svd(f)
+        return _log_z(s) + 0.0 * f.sum((-2, -1))  # NaN stays NaN
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (f,) = ctx.saved_tensors
+        mean: Tensor = _Expectation.apply(f)  # type: ignore[no-untyped-call]
+        return gradient[..., None, None] * mean
+
+
+def _tetrahedral() -> tuple[Any, ...]:
+    """The 12 rotations of a tetrahedron: even permutations of the axes, with an even number of signs turned."""
+    turns = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
+    corners = [((a, 0.0, 0.0), (0.0, b, 0.0), (0.0, 0.0, c)) for a, b, c in turns]
+    return tuple((*rows[shift:], *rows[:shift]) for rows in corners for shift in range(3))
+
+
+class MatrixFisher(Distribution):
+    """Matrix Fisher distribution on rotations, with respect to the uniform distribution (whose log-density is 0).
+
+    Normaliser and moments are computed in float64, by quadrature: to 1e-8 for F of up to 2e4.
+
+    Arguments:
+        v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    square: ClassVar[float] = 3.0
+    design: ClassVar[tuple[Any, ...]] = _tetrahedral()
+
+    def __init__(self, v: Tensor) -> None:
+        self.v = v
+        super().__init__(v.shape[:-1], torch.Size((3, 3)), validate_args=False)
+
+    @staticmethod
+    def embed(x: Tensor) -> Tensor:
+        """The nine numbers of the matrix."""
+        return x.flatten(-2)
+
+    @property
+    def _matrix(self) -> Tensor:
+        return self.v.double().reshape(*self.v.shape[:-1], 3, 3)
+
+    @property
+    def mean(self) -> Tensor:
+        """The rotation nearest to F; without a gradient."""
+        u, _, v = _proper_svd(self._matrix.detach())
+        return (u @ v.mT).to(self.v.dtype)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """Of the integral of exp(tr F^T R) over the uniform distribution."""
+        log_z: Tensor = _LogNormaliser.apply(self._matrix)  # type: ignore[no-untyped-call]
+        return log_z.to(self.v.dtype)
+
+    @property
+    def expectation(self) -> Tensor:
+        """E[R]."""
+        mean: Tensor = _Expectation.apply(self._matrix)  # type: ignore[no-untyped-call]
+        return mean.flatten(-2).to(self.v.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats."""
+        f = self._matrix
+        log_z: Tensor = _LogNormaliser.apply(f)  # type: ignore[no-untyped-call]
+        return ((f * value).sum((-2, -1)) - log_z).to(self.v.dtype)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws by rejection, as a Bingham distribution of quaternions (Kent, Ganeiban and Mardia 2018)."""
+        with torch.no_grad():
+            u, s, v = _proper_svd(self._matrix)
+            decay = 2.0 * (s.sum(-1, keepdim=True) - s)  # of the squares of x, y and z
+            decay = torch.cat([torch.zeros_like(decay[..., :1]), decay], -1).expand(*sample_shape, *s.shape[:-1], 4)
+            draws = (u @ _rotation(_bingham(decay)) @ v.mT).to(self.v.dtype)
+            return torch.where(torch.isfinite(self.v).all(-1)[..., None, None], draws, torch.nan)
+
+
+def _bingham(decay: Tensor) -> Tensor:
+    """Draws unit quaternions of density exp(-sum decay q^2), where the first decay is 0; under an angular Gaussian."""
+    low, high = torch.ones_like(decay[..., :1]), torch.full_like(decay[..., :1], 4.0)
+    for _ in range(40):  # sum 1 / (b + 2 decay) = 1 makes the envelope tight
+        b = 0.5 * (low + high)
+        above = (1.0 / (b + 2.0 * decay)).sum(-1, keepdim=True) > 1.0
+        low, high = torch.where(above, b, low), torch.where(above, high, b)
+    omega, peak = 1.0 + 2.0 * decay / b, (0.5 * (4.0 - b) + 2.0 * (b / 4.0).log()).squeeze(-1)
+    q = torch.zeros_like(decay)
+    waits = torch.ones_like(peak, dtype=torch.bool)
+    for _ in range(200):  # more than a third are accepted: 1e-35 for one to be left
+        z = torch.nn.functional.normalize(torch.randn_like(decay) / omega.sqrt(), dim=-1)
+        square = z.square()
+        log_ratio = 2.0 * (omega * square).sum(-1).log() - (decay * square).sum(-1) + peak
+        q = torch.where(waits.unsqueeze(-1), z, q)
+        waits = waits & (torch.rand_like(peak).log() > log_ratio)
+        if not bool(waits.any()):
+            break
+    return q
+
+
+def _rotation(q: Tensor) -> Tensor:
+    """Rotation matrices of unit quaternions (..., 4), the real part first."""
+    w, x, y, z = q.unbind(-1)
+    rows = (
+        (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),
+        (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)),
+        (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
