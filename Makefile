@@ -6,6 +6,9 @@ RUN := runs/demo
 # The networks of the demo and of the tests are small: a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
 
+# The tests start many processes: what one compiled, the next one reads.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test lint bench bench-samplers docs clean
 
 install: .venv/installed

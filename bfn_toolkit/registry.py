@@ -262,13 +262,21 @@ def _normalized(distribution: str) -> str:
 
 
 def _installed() -> Iterator[Plugin]:
+    told: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
     for point in _entry_points():
-        try:
-            distribution, version = point.dist.name, point.dist.version
-        except Exception:  # no METADATA
-            distribution, version = "", ""
+        if point.dist not in told:
+            told[point.dist] = _name_and_version(point.dist)
+        distribution, version = told[point.dist]
         module = point.value.partition(":")[0].strip()
         yield Plugin(_normalized(distribution or "unknown"), version or "", point.name, module, point.load)
+
+
+def _name_and_version(distribution: Any) -> tuple[str, str]:
+    try:
+        metadata = distribution.metadata
+        return metadata["Name"], metadata["Version"]
+    except Exception:  # no METADATA
+        return "", ""
 
 
 def _entry_points() -> list[Any]:

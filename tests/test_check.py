@@ -128,21 +128,32 @@ def test_misuse_is_named(
     assert said.out == ""
 
 
-def test_pytest_needs_no_test_file(folder: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+THREE_RUNS = """
+import contextlib, io, json, sys
+import pytest
 
-    passed = run("--bfn-check", "quadratic")
-    assert passed.returncode == 0, passed.stdout
-    assert "14 passed" in passed.stdout  # seven laws of schedules, two examples
-    failed = run("--bfn-check", "author.py:broken", "-k", "limit or telescope")
-    assert failed.returncode == 1
-    assert "loss-rate-is-the-limit-of-the-price does not hold" in failed.stdout
-    assert "1 failed, 1 passed" in failed.stdout
-    misused = run("--bfn-check", "gausian")
-    assert misused.returncode == 4
-    assert "Did you mean 'gaussian'" in misused.stderr
+results = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = pytest.main(["-q", "-p", "no:cacheprovider", "--bfn-check", *arguments])
+    results.append({"status": status, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(results))
+"""  # in one process, which imports torch once
+
+
+def test_pytest_needs_no_test_file(folder: Path) -> None:
+    runs = [["quadratic"], ["author.py:broken", "-k", "limit or telescope"], ["gausian"]]
+    command = [sys.executable, "-c", THREE_RUNS, json.dumps(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
+    passed, failed, misused = json.loads(done.stdout)
+    assert passed["status"] == 0, passed["out"]
+    assert "14 passed" in passed["out"]  # seven laws of schedules, two examples
+    assert failed["status"] == 1
+    assert "loss-rate-is-the-limit-of-the-price does not hold" in failed["out"]
+    assert "1 failed, 1 passed" in failed["out"]
+    assert misused["status"] == 4
+    assert "Did you mean 'gaussian'" in misused["err"]
 
 
 def test_the_pytest_plugin_is_light() -> None:

@@ -76,12 +76,6 @@ def uniform(family: Directional, rows: int) -> Tensor:
 VOLUME = {Angular: 2 * math.pi, VonMisesFisher: 4 * math.pi, MatrixFisher: 1.0}
 
 
-@pytest.mark.parametrize("family", [*EXAMPLES["circle"], *EXAMPLES["sphere"]], ids=repr)
-def test_every_law_holds(family: Family[Any]) -> None:
-    broken = [verdict.fault for verdict in verdicts(family, examples=10) if not verdict.passed]
-    assert not broken, broken[0]
-
-
 @pytest.mark.parametrize("family", [*EXAMPLES["rotations"], Rotations((2, 3, 3))], ids=repr)
 def test_quick_laws_hold_for_rotations(family: Family[Any]) -> None:
     broken = [verdict.fault for verdict in verdicts(family, laws=QUICK, examples=5) if not verdict.passed]
@@ -116,8 +110,8 @@ def test_normalisers_are_the_closed_forms(kappa: float) -> None:
     # of kappa times a rotation, whose angle has the density (1 - cos) / pi: exp(kappa) (I_0 - I_1)(2 kappa)
     bessel = scipy.special.i0e(2 * kappa) - scipy.special.i1e(2 * kappa)
     rotation = MatrixFisher(kappa * torch.eye(3, dtype=DOUBLE).roll(1, 0).flatten())
-    # 1e-8 is what the quadrature promises; scipy's difference loses 4 kappa eps
-    assert float(rotation.log_normaliser) == pytest.approx(3 * kappa + math.log(bessel), rel=1e-12, abs=1e-8)
+    # scipy's difference loses 8 kappa eps, and both round their sum
+    assert float(rotation.log_normaliser) == pytest.approx(3 * kappa + math.log(bessel), rel=1e-14, abs=4e-11)
 
 
 @pytest.mark.parametrize("kappa", [1e-9, 1e-3, 0.299, 0.301, 4.0, 50.0, 1e3])

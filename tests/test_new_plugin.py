@@ -49,17 +49,19 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     install = [sys.executable, "-m", "pip", "--python", folder / "venv/bin/python", "install", "--quiet", "--no-deps"]
     run(*install, wheel, cwd=folder)
-    one_process = "from bfn_toolkit.cli import main\n"
-    one_process += "".join(
-        f"assert main(['new-plugin', '{name}', '--kind', '{kind}']) == 0\n" for kind, name in NAMES.items()
-    )
-    run(folder / "venv/bin/python", "-c", one_process, cwd=folder)
+    in_one_process(folder, *(f"new-plugin {name} --kind {kind}" for kind, name in NAMES.items()), cwd=folder)
     run(*install, "--no-build-isolation", *(folder / f"bfn-{name}" for name in NAMES.values()), cwd=folder)
     return folder
 
 
 def bfn(fresh: Path, *arguments: str, cwd: Path) -> str:
     return run(fresh / "venv/bin/bfn", *arguments, cwd=cwd)
+
+
+def in_one_process(fresh: Path, *commands: str, cwd: Path) -> None:
+    """Runs command lines of ``bfn`` in one process, which imports torch once."""
+    calls = "".join(f"assert main({command.split()}) == 0, {command!r}\n" for command in commands)
+    run(fresh / "venv/bin/python", "-c", f"from bfn_toolkit.cli import main\n{calls}", cwd=cwd)
 
 
 def test_new_plugins_are_listed(fresh: Path, tmp_path: Path) -> None:
@@ -82,15 +84,18 @@ def test_new_plugins_pass_their_own_tests_unedited(fresh: Path) -> None:
 
 
 def test_new_plugins_train_and_sample_by_name(fresh: Path, tmp_path: Path) -> None:
-    few = ("--training.steps", "3", "--training.batch_size", "64", "--no-report")
-    bfn(fresh, "train", "--family", "ring", "--out", "angles", *few, cwd=tmp_path)
-    bfn(fresh, "train", "--network", "my-net", "--dataset", "points2", "--out", "plane", *few, cwd=tmp_path)
+    few = "--training.steps 3 --training.batch_size 64 --no-report"
+    in_one_process(
+        fresh,
+        f"train --family ring --out angles {few}",
+        f"train --network my-net --dataset points2 --out plane {few}",
+        "sample angles --sampler euler -n 5 --steps 2 --out angles.csv",
+        cwd=tmp_path,
+    )
     experiment = tomllib.loads((tmp_path / "plane/experiment.toml").read_text())
     assert (experiment["network"]["name"], experiment["dataset"]["name"]) == ("my-net", "points2")
     assert experiment["family"]["site_shape"] == [2]
     assert tomllib.loads((tmp_path / "angles/experiment.toml").read_text())["family"]["name"] == "ring"
-    options = ("-n", "5", "--steps", "2", "--out", "angles.csv")
-    bfn(fresh, "sample", "angles", "--sampler", "euler", *options, cwd=tmp_path)
     assert len((tmp_path / "angles.csv").read_text().splitlines()) == 6
 
 

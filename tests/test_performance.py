@@ -7,7 +7,7 @@ of ``tests/bench/textbook.py``, or on a sampler that is at fault, which it must 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,14 @@ ANCESTRAL = AncestralSampler()
 ROWS, SIZE = 512, 64
 STATE = ROWS * SIZE  # numbers in one tensor of the data: the unit of memory, with 4 bytes each
 READS = "aten._local_scalar_dense.default"  # .item(), float() and bool(): the host waits for the device
+
+
+@pytest.fixture(autouse=True, scope="module")
+def raw_events() -> Iterator[None]:
+    """Bytes are counted in the profiler's raw events; its summary of them would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd.profiler.profile, "_parse_kineto_results", lambda *_, **__: [])
+        yield
 
 
 class Null(nn.Module):
@@ -108,8 +116,8 @@ def test_training_loss_of_classes_dispatches_few_operations(classes: int) -> Non
 # O2: 8 is the fused reference, whose coefficients are Python floats; the leanest peer has 27.  Two counts:
 # (i) operations on a tensor of the state's size, views among them, which cost in proportion to the data;
 # (ii) all operations, most of them on the (B,) coefficients that beliefs with a precision per example need.
-# The ancestral sampler reaches the goal; ODE2 weighs two evaluations, and takes 11.  SDE2 is above the gate: it scales the
-# state and draws noise besides.  Its number is what is reached, and may not grow.
+# The ancestral sampler reaches the goal; ODE2 weighs two evaluations, and takes 11.  SDE2 is above the gate: it scales
+# the state and draws noise besides.  Its number is what is reached, and may not grow.
 O2_GOAL, O2_STATE_GATE, O2_GATE = 9, 12, 34
 O2_SAMPLERS = {ANCESTRAL: O2_GOAL, ODE1(): O2_STATE_GATE, ODE2(): O2_STATE_GATE, SDE2(): 14}  # state gates
 

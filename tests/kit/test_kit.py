@@ -52,8 +52,11 @@ def built_ins() -> Sequence[Any]:
 @pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
 @pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
+    applicable = laws_for(subject)
     for seed in SEEDS:
-        for verdict in verdicts(subject, examples=EXAMPLES if seed == 0 else 2, seed=seed):
+        # A round trip draws nothing, so that another seed tries nothing new.
+        laws = [law.name for law in applicable if seed == 0 or not law.name.endswith("round-trips")]
+        for verdict in verdicts(subject, laws=laws, examples=10 if seed == 0 else 2, seed=seed):
             assert verdict.fault is None, f"{subject!r}, seed {seed}\n{verdict.fault}"
             assert verdict.figure is not None
             assert 0.0 <= verdict.figure <= 1.0
