@@ -6,7 +6,7 @@ r"""Beliefs about rotations: the matrix Fisher distribution, with phi(R) the nin
 Z depends on F through s alone, where F = U diag(s) V^T with rotations U and V.  The distribution is a
 :class:`~bfn_directional_beliefs.Belief`.
 
-Source: Mardia and Jupp 2000; Lee 2018 (arXiv 1710.03746) for the normaliser.
+Source: Mardia and Jupp 2000; Kume and Wood 2005 for the normaliser.
 """
 
 from __future__ import annotations
