@@ -19,9 +19,10 @@ from torch import Tensor
 
 from bfn_toolkit import processes
 from bfn_toolkit.blocks import MOST, block_rows
+from bfn_toolkit.conditions import check_conditions, unread
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
-from bfn_toolkit.errors import ConfigError, did_you_mean
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
 from bfn_toolkit.films import film
@@ -88,7 +89,8 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
         rows: Which of them, one after the other; by default all.
         on_step: Called with each evaluation of the network.
     Raises:
-        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
+        ConfigError: If the data set does not have a condition of the plan, or no such value of it, or the network does
+            not read it.
     """
     rows = range(plan.n) if rows is None else rows
     device = next(run.model.parameters()).device
@@ -107,11 +109,10 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
 
 def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
     """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
-    seen = run.experiment.dataset.split("train").condition
-    for name in plan.condition:
-        if name not in seen:
-            has = f"has {', '.join(seen)}" if seen else "has none"
-            raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
+    network, seen = run.experiment.network, run.experiment.dataset.split("train").condition
+    heard = {name: values for name, values in seen.items() if not unread(network, [name])}
+    check_conditions(network, plan.condition or (seen if plan.guidance and not heard else ()), seen)
+    seen = heard
     index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
     conditions = {}
     for name, values in seen.items():

@@ -34,6 +34,7 @@ from bfn_toolkit.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from bfn_toolkit.conditions import warn_of_unread
 from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import diagnose
@@ -231,6 +232,8 @@ class _Training:
             if not len(rows):
                 raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
+        if processes.first():
+            warn_of_unread(experiment.network, self.data.condition)
         data = fingerprint(self.data, valid)
         self._agree("data", data)
         self.origin = {"environment": environment(accelerator.device), "data": data}
