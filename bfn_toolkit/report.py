@@ -19,10 +19,10 @@ from torch import Tensor
 
 from bfn_toolkit import processes
 from bfn_toolkit.blocks import MOST, block_rows
-from bfn_toolkit.conditions import check_conditions, unread
+from bfn_toolkit.conditions import check_conditions, seen_in, unread
 from bfn_toolkit.datasets import Batch, Split
 from bfn_toolkit.density import log_density
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.evaluation import CodeLength, Estimate, distances, likelihood_bound
 from bfn_toolkit.families import Family
 from bfn_toolkit.films import film
@@ -109,17 +109,23 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
 
 def _conditions(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
     """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
-    network, seen = run.experiment.network, run.experiment.dataset.split("train").condition
-    heard = {name: values for name, values in seen.items() if not unread(network, [name])}
+    network = run.experiment.network
+    seen = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    heard = {name: facts for name, facts in seen.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (seen if plan.guidance and not heard else ()), seen)
-    seen = heard
-    index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
+    left = [name for name in heard if name not in plan.condition]
     conditions = {}
-    for name, values in seen.items():
-        if name not in plan.condition:
-            conditions[name] = values[index]
-        elif (value := plan.condition[name]) is not None:
-            conditions[name] = _constant(name, value, values, len(rows))
+    if left:
+        try:
+            told = run.split("train").condition
+        except DataError as error:
+            options = " ".join(f"--condition {name}=none" for name in left)
+            raise DataError(f"{error}, but for conditions that are left open; name them: {options}") from error
+        index = _training_rows(len(told[left[0]]), plan.seed, rows)
+        conditions = {name: told[name][index] for name in left}
+    for name, value in plan.condition.items():
+        if value is not None:
+            conditions[name] = heard[name].constant(name, value, len(rows))
     return conditions
 
 
@@ -130,18 +136,6 @@ def _training_rows(n: int, seed: int, rows: range) -> Tensor:
         with seeded(seed, "conditions", block):
             drawn.append(torch.randint(n, (MOST,)))
     return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
-
-
-def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
-    """One value of a condition for n samples, within what the network has seen of it."""
-    if seen.ndim > 1:
-        raise ConfigError(f"the condition '{name}' has shape {tuple(seen.shape[1:])} and cannot be set to one number")
-    low, high = seen.min().item(), seen.max().item()
-    integers = not seen.is_floating_point()
-    if not low <= value <= high or (integers and value != int(value)):
-        kind = "an integer" if integers else "a number"
-        raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
-    return torch.full((n,), value).to(seen.dtype)
 
 
 def read_known(path: Path) -> Given:
@@ -260,7 +254,7 @@ def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
 
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
+    return SAMPLES if "" in run.model.family.parts else f"{Path(SAMPLES).stem}.safetensors"
 
 
 def write_samples(path: Path, samples: Data) -> None:
@@ -279,7 +273,7 @@ def write_samples(path: Path, samples: Data) -> None:
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
     """Distances of samples to all data of the run, and the shares of the modes where the data set knows its modes."""
     dataset = run.experiment.dataset
-    scores = distances(samples, dataset.split("all").x)
+    scores = distances(samples, run.split("all").x)
     shares = dataset.mode_shares(samples)
     return scores if shares is None else {**scores, "mode_shares": dict(shares)}
 
@@ -316,7 +310,7 @@ def evaluate(
         density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
     """
     device = next(run.model.parameters()).device
-    data = run.experiment.dataset.split(split).to(device)
+    data = run.split(split).to(device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
     samples = draw_samples(run, plan) if samples is None else samples
     name, sampler, _ = plan.choose(run.model.family)
@@ -387,7 +381,7 @@ def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
     draw_samples(run, plan, range(trajectory.rows), trajectory)
     name, _, _ = plan.choose(run.model.family)
     path = folder / "flows.gif"
-    write_atomically(path, film(trajectory, run.experiment.dataset.split("all").x, f"{name}, {plan.steps} steps"))
+    write_atomically(path, film(trajectory, run.split("all").x, f"{name}, {plan.steps} steps"))
     return path
 
 

@@ -34,7 +34,7 @@ from bfn_toolkit.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from bfn_toolkit.conditions import warn_of_unread
+from bfn_toolkit.conditions import seen_in, warn_of_unread
 from bfn_toolkit.datasets import Batch, batches, fetched_batches, row_order
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import diagnose
@@ -188,6 +188,7 @@ class _Training:
     data: Batch = attrs.field(init=False)
     valid: Batch = attrs.field(init=False)
     origin: dict[str, Any] = attrs.field(init=False)
+    seen: dict[str, Any] = attrs.field(init=False)  # of each condition, to go with the weights
     # What has not been read, told or written yet:
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)
     _untold: list[Metrics] = attrs.field(factory=list)
@@ -218,6 +219,7 @@ class _Training:
                 weights = self.loop.weights()
                 if processes.first():
                     facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
+                    facts["conditions"] = self.seen
                     save_model(self.folder, weights, facts)
             processes.wait()
         metrics = tuple(json.loads(json.dumps(self._history)))
@@ -237,6 +239,7 @@ class _Training:
         data = fingerprint(self.data, valid)
         self._agree("data", data)
         self.origin = {"environment": environment(accelerator.device), "data": data}
+        self.seen = {name: attrs.asdict(seen) for name, seen in seen_in(self.data.condition).items()}
         if not self.training.workers:
             self.data = self.data.to(accelerator.device)
         self.valid = valid.to(accelerator.device)
@@ -524,7 +527,11 @@ class _Training:
                 "seconds": self.seconds,
                 "inexact": self.inexact,
             }
-            facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
+            facts = {
+                "bfn-toolkit": version("bfn-toolkit"),
+                "plugins": providers(self.experiment),
+                "conditions": self.seen,
+            }
             checkpoint = self.loop.checkpoint(self.step, state, self.valid_loss, facts)
             try:
                 if processes.first():
