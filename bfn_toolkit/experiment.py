@@ -154,6 +154,7 @@ class Experiment:
         registry: Registry | None = None,
         *,
         base: str | None = BASE,
+        complete: bool = False,
     ) -> Experiment:
         """Builds an experiment from a TOML file, as :func:`load_experiment` does.
 
@@ -163,10 +164,11 @@ class Experiment:
             overrides: Dotted keys and texts, above the file.
             registry: Who knows the names of parts; by default the installed plugins.
             base: Preset beneath everything; None where the file is complete, as that of a run is.
+            complete: Whether no option is left out, so that the dataset, and its file, need not be asked for facts.
         Raises:
             ConfigErrors: All mistakes at once.
         """
-        return load_experiment(Path(path), preset, overrides, registry, base=base)
+        return load_experiment(Path(path), preset, overrides, registry, base=base, complete=complete)
 
     @classmethod
     def from_mapping(
@@ -213,6 +215,7 @@ def load_experiment(
     registry: Registry | None = None,
     *,
     base: str | None = BASE,
+    complete: bool = False,
 ) -> Experiment:
     """Builds an experiment from layers: a base, a preset, a file and the options of the command line.
 
@@ -222,6 +225,7 @@ def load_experiment(
         overrides: Dotted keys and texts: ``("network.width", "256")``.
         registry: Who knows the names of parts; by default the installed plugins.
         base: Preset beneath everything, or None.
+        complete: Whether no option is left out, so that facts of the dataset are not asked for.
     Raises:
         ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
         ConfigError: If a file cannot be read, or is not TOML.
@@ -233,7 +237,7 @@ def load_experiment(
         if config is not None:
             configuration.add_file(config)
 
-    return structure(Experiment, _layers(base, preset, file, overrides, registry), registry)
+    return structure(Experiment, _layers(base, preset, file, overrides, registry), registry, complete=complete)
 
 
 def _layers(

@@ -8,6 +8,7 @@ a network for those sizes is made.
 from __future__ import annotations
 
 import abc
+from collections.abc import Collection
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
@@ -44,6 +45,14 @@ class NetworkBuilder(abc.ABC):
     """Configuration of a network: a frozen attrs class whose fields are its hyperparameters."""
 
     kind: ClassVar[str] = "network"
+
+    @property
+    def conditions(self) -> Collection[str] | None:
+        """Names of the conditions that the network reads, all others being nothing to it; None where it does not say.
+
+        A field of this name is as good as a property.
+        """
+        return None
 
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
 from bfn_toolkit.blocks import MOST
-from bfn_toolkit.errors import ConfigError, did_you_mean
+from bfn_toolkit.conditions import check_conditions, seen_in, unread
+from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
 from bfn_toolkit.known import Given
 from bfn_toolkit.randomness import seeded
@@ -59,18 +60,23 @@ class SamplePlan:
 
 def conditions_of(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
     """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
-    seen = run.experiment.dataset.split("train").condition
-    for name in plan.condition:
-        if name not in seen:
-            has = f"has {', '.join(seen)}" if seen else "has none"
-            raise ConfigError(f"no condition is named '{name}'; the data set {has}.{did_you_mean(name, seen)}")
-    index = _training_rows(len(next(iter(seen.values()))), plan.seed, rows) if seen else None
+    network = run.experiment.network
+    seen = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    heard = {name: facts for name, facts in seen.items() if not unread(network, [name])}
+    check_conditions(network, plan.condition or (seen if plan.guidance and not heard else ()), seen)
+    left = [name for name in heard if name not in plan.condition]
     conditions = {}
-    for name, values in seen.items():
-        if name not in plan.condition:
-            conditions[name] = values[index]
-        elif (value := plan.condition[name]) is not None:
-            conditions[name] = _constant(name, value, values, len(rows))
+    if left:
+        try:
+            told = run.split("train").condition
+        except DataError as error:
+            options = " ".join(f"--condition {name}=none" for name in left)
+            raise DataError(f"{error}, but for conditions that are left open; name them: {options}") from error
+        index = _training_rows(len(told[left[0]]), plan.seed, rows)
+        conditions = {name: told[name][index] for name in left}
+    for name, value in plan.condition.items():
+        if value is not None:
+            conditions[name] = heard[name].constant(name, value, len(rows))
     return conditions
 
 
@@ -81,18 +87,6 @@ def _training_rows(n: int, seed: int, rows: range) -> Tensor:
         with seeded(seed, "conditions", block):
             drawn.append(torch.randint(n, (MOST,)))
     return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
-
-
-def _constant(name: str, value: float, seen: Tensor, n: int) -> Tensor:
-    """One value of a condition for n samples, within what the network has seen of it."""
-    if seen.ndim > 1:
-        raise ConfigError(f"the condition '{name}' has shape {tuple(seen.shape[1:])} and cannot be set to one number")
-    low, high = seen.min().item(), seen.max().item()
-    integers = not seen.is_floating_point()
-    if not low <= value <= high or (integers and value != int(value)):
-        kind = "an integer" if integers else "a number"
-        raise ConfigError(f"{name} must be {kind} from {low:g} to {high:g}, as in the training rows, got {value:g}")
-    return torch.full((n,), value).to(seen.dtype)
 
 
 def read_known(path: Path) -> Given:

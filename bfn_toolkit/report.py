@@ -30,7 +30,7 @@ FILM_ROWS = 500  # in a film, at most
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
     """Distances of samples to all data of the run, and the shares of the modes where the data set knows its modes."""
     dataset = run.experiment.dataset
-    scores = distances(samples, dataset.split("all").x)
+    scores = distances(samples, run.split("all").x)
     shares = dataset.mode_shares(samples)
     return scores if shares is None else {**scores, "mode_shares": dict(shares)}
 
@@ -67,7 +67,7 @@ def evaluate(
         density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
     """
     device = next(run.model.parameters()).device
-    data = run.experiment.dataset.split(split).to(device)
+    data = run.split(split).to(device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
     samples = draw_samples(run, plan) if samples is None else samples
     name, sampler, _ = plan.choose(run.model.family)
@@ -138,7 +138,7 @@ def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
     draw_samples(run, plan, range(trajectory.rows), trajectory)
     name, _, _ = plan.choose(run.model.family)
     path = folder / "flows.gif"
-    write_atomically(path, film(trajectory, run.experiment.dataset.split("all").x, f"{name}, {plan.steps} steps"))
+    write_atomically(path, film(trajectory, run.split("all").x, f"{name}, {plan.steps} steps"))
     return path
 
 

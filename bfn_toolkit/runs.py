@@ -28,13 +28,16 @@ import attrs
 from torch import nn
 
 from bfn_toolkit.checkpoint import CHECKPOINTS, find_checkpoint, list_checkpoints, load_checkpoint
-from bfn_toolkit.errors import BFNWarning, ConfigError, RunDirectoryError
+from bfn_toolkit.conditions import Seen, recorded
+from bfn_toolkit.datasets import Batch, Split
+from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.model import BFN
 from bfn_toolkit.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
 from bfn_toolkit.pretrained import Architecture, push
 from bfn_toolkit.pretrained import save as save_pretrained
 from bfn_toolkit.provenance import check_providers, providers
+from bfn_toolkit.registry import default_registry
 from bfn_toolkit.storage import read_json, read_manifest, resource_error, sync_folder, write_atomically
 
 EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
@@ -86,6 +89,7 @@ class Run:
         metrics: One mapping a logged step.
         path: The run directory, or None for a run that was kept in memory.
         weights: Which weights the model has.
+        seen: What the training rows had of each condition; None where nobody wrote it down.
     """
 
     experiment: Experiment
@@ -93,6 +97,7 @@ class Run:
     metrics: Sequence[Mapping[str, float]]
     path: Path | None = None
     weights: Weights = Weights("raw", 0, "in memory")
+    seen: Mapping[str, Seen] | None = None
 
     @classmethod
     def open(
@@ -130,7 +135,8 @@ class Run:
         # The model at the end is the average where there is one; everything else is in the checkpoints.
         if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "average") == average:
             state = load_model(folder, expected, allow_nonfinite=allow_nonfinite)
-            found = Weights(kind, load_description(folder)["step"], "final")
+            facts: Mapping[str, Any] = load_description(folder)
+            found = Weights(kind, facts["step"], "final")
         else:
             listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
             for fault in passed:
@@ -142,9 +148,28 @@ class Run:
                 )
             read = load_checkpoint(listed.path, expected, average, allow_nonfinite=allow_nonfinite)
             state = dict(read.average if kind == "average" and read.average is not None else read.weights)
-            found = Weights(kind, read.step, listed.path.name)
+            facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found)
+        seen = recorded(facts.get("conditions"), folder)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
+
+    def split(self, name: Split) -> Batch:
+        """Examples of the data set that it was trained on.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        try:
+            batch: Batch = self.experiment.dataset.split(name)
+        except DataError as error:
+            if self.path is None:
+                raise
+            place = self.path / EXPERIMENT
+            raise DataError(
+                f"{error}. This needs the data of the run: put them back, or say in {place} where they are now. "
+                "Samples and 'bfn plot --flows' do without"
+            ) from error
+        return batch
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
@@ -172,8 +197,10 @@ class Run:
 
     def _card(self) -> dict[str, Any]:
         """What the run knows of its model: the last evaluation only where it judged these very weights."""
-        mapping = self.experiment.to_mapping()
-        family, dataset = mapping["family"]["name"], mapping["dataset"]["name"]
+        kinds = ("family", "dataset")
+        family, dataset = (default_registry().name_of(k, type(getattr(self.experiment, k))) for k in kinds)
+        # The run's own file, because to write it anew takes the facts of the data.
+        text = self.experiment.to_toml() if self.path is None else (self.path / EXPERIMENT).read_text(encoding="utf-8")
         path = None if self.path is None else self.path / EVALUATION
         scores = read_json(path) if path is not None and path.exists() else {}
         judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(self.weights)
@@ -184,7 +211,7 @@ class Run:
             "seed": self.experiment.seed,
             "command": f"bfn train --config {EXPERIMENT}",
             "weights": str(self.weights),
-            "experiment": self.experiment.to_toml(),
+            "experiment": text,
             "metrics": dict(_leaves({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
         }
 
@@ -212,7 +239,7 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
         raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}")
     check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
     try:
-        return Experiment.from_toml(folder / EXPERIMENT, base=None)
+        return Experiment.from_toml(folder / EXPERIMENT, base=None, complete=True)
     except ConfigError as error:
         raise RunDirectoryError(str(error)) from error
 

@@ -41,7 +41,8 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
         rows: Which of them, one after the other; by default all.
         on_step: Called with each evaluation of the network.
     Raises:
-        ConfigError: If the data set does not have a condition of the plan, or no such value of it.
+        ConfigError: If the data set does not have a condition of the plan, or no such value of it, or the network does
+            not read it.
     """
     rows = range(plan.n) if rows is None else rows
     device = next(run.model.parameters()).device
@@ -141,15 +142,24 @@ def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
         "plan": repr(plan),
         "sampler": repr(sampler),
         "weights": weights.hexdigest(),
-        "dataset": repr(run.experiment.dataset),
+        "dataset": repr(run.experiment.dataset),  # from whose rows conditions are drawn
         "family": repr(run.experiment.family),
+        "network": repr(run.experiment.network),  # two with the same weights may differ, such as in a bandwidth
+        "known": None if plan.known is None else _digest(plan.known),
         "environment": machine,
     }
 
 
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read known values from {path}: {error}") from error
+
+
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if isinstance(run.experiment.dataset.site_shape, tuple) else f"{Path(SAMPLES).stem}.safetensors"
+    return SAMPLES if "" in run.model.family.parts else f"{Path(SAMPLES).stem}.safetensors"
 
 
 def write_samples(path: Path, samples: Data) -> None:

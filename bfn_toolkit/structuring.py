@@ -38,7 +38,7 @@ from bfn_toolkit.validators import not_one_of
 T = TypeVar("T")
 
 
-def structure(cls: type[T], configuration: Configuration, registry: Registry) -> T:
+def structure(cls: type[T], configuration: Configuration, registry: Registry, *, complete: bool = False) -> T:
     """Builds an attrs value from a configuration.
 
     Arguments:
@@ -46,11 +46,12 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry) ->
             ``facts_from`` takes what its configuration leaves out from the ``facts`` of the field of that name.
         configuration: Where the values are, and where they came from.
         registry: Who knows the names of parts.
+        complete: Whether nothing is left out, so that no facts are asked for.
     Raises:
         ConfigErrors: All mistakes at once.
         PluginError: If a part cannot be loaded, or raises what no configuration can cause.
     """
-    reader = _Reader(registry)
+    reader = _Reader(registry, complete)
     mistakes: Sequence[Mistake] = ()
     value = None
     try:
@@ -89,9 +90,9 @@ class _Mistakes(Exception):  # noqa: N818 - it holds several
 class _Reader:
     """One pass over a tree: cattrs chooses the hook for each type, and the hooks are strict."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, complete: bool) -> None:
         self.known: list[Key] = []
-        self._registry = registry
+        self._registry, self._complete = registry, complete
         self._key: Key = ()
         self._facts: Mapping[str, object] | None = {}  # None: not known, because their dataset is wrong
         self._converter = cattrs.Converter(detailed_validation=False)
@@ -345,7 +346,7 @@ class _Reader:
     def _facts_for(self, field: attrs.Attribute[Any], values: Mapping[str, Any]) -> Iterator[None]:
         """Lets a field, and all inside it, know the facts of another field."""
         before, source = self._facts, field.metadata.get("facts_from")
-        if source is not None:
+        if source is not None and not self._complete:
             self._facts = facts_of(values[source]) if source in values else None
         try:
             yield

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bfn_toolkit import interrupts, processes
 from bfn_toolkit.checkpoint import CHECKPOINTS, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from bfn_toolkit.conditions import seen_in, warn_of_unread
 from bfn_toolkit.datasets import Batch, batches, fetched_batches
 from bfn_toolkit.devices import make_accelerator
 from bfn_toolkit.diagnosis import explained
@@ -147,6 +148,7 @@ class _Training:
     validation: Validation = attrs.field(init=False)
     journal: Journal = attrs.field(init=False)
     origin: dict[str, Any] = attrs.field(init=False)
+    seen: dict[str, Any] = attrs.field(init=False)  # of each condition, to go with the weights
     # What has not been read or written yet:
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)
     _saved: int = -1
@@ -176,6 +178,7 @@ class _Training:
                 weights = self.loop.weights()
                 if processes.first():
                     facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
+                    facts["conditions"] = self.seen
                     save_model(self.folder, weights, facts)
             processes.wait()
         metrics = tuple(json.loads(json.dumps(self.journal.history)))
@@ -190,9 +193,12 @@ class _Training:
             if not len(rows):
                 raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
+        if processes.first():
+            warn_of_unread(experiment.network, self.data.condition)
         data = fingerprint(self.data, valid)
         processes.agree("data", data, self.step)
         self.origin = {"environment": environment(accelerator.device), "data": data}
+        self.seen = {name: attrs.asdict(seen) for name, seen in seen_in(self.data.condition).items()}
         if not self.training.workers:
             self.data = self.data.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
@@ -370,7 +376,11 @@ class _Training:
                 "seconds": self.seconds,
                 "inexact": self.inexact,
             }
-            facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment)}
+            facts = {
+                "bfn-toolkit": version("bfn-toolkit"),
+                "plugins": providers(self.experiment),
+                "conditions": self.seen,
+            }
             checkpoint = self.loop.checkpoint(self.step, state, self.validation.loss, facts)
             try:
                 if processes.first():

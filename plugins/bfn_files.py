@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, ClassVar, TypeAlias
 
@@ -137,7 +137,7 @@ class FileDataset(Dataset):
         test_fraction: Share of the rows that is put aside for the test; at least one row.
         seed: Of the splits.
     Raises:
-        DataError: If there is no such file; from what reads it, if it is malformed or was written since.
+        DataError: From what reads the file, if there is none, or it is malformed or was written since.
     """
 
     endings: ClassVar[tuple[str, ...]] = ()  # of the names of files; all, if there are none
@@ -146,10 +146,13 @@ class FileDataset(Dataset):
     valid_fraction: float = _fraction(0.1)
     test_fraction: float = _fraction(0.1)
     seed: int = field(default=0, kw_only=True, validator=[validators.ge(0), validators.lt(2**63)])
-    _found: Fingerprint = field(init=False, eq=False, repr=False)
+    _found: Fingerprint | None = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_found", fingerprint(self.path))
+        found = None
+        with suppress(DataError):  # a run can be sampled without its file, and whoever reads it is told
+            found = fingerprint(self.path)
+        object.__setattr__(self, "_found", found)
 
     @property
     @abc.abstractmethod

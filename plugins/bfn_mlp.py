@@ -87,6 +87,11 @@ class MLP(NetworkBuilder):
     dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
     label_dropout: float = field(default=0.1, validator=[validators.ge(0.0), validators.lt(1.0)])
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The label, where there are labels."""
+        return ("label",) if self.labels else ()
+
     def build(self, io: NetworkIO) -> nn.Module:
         """Makes the network with fresh weights."""
         return MLPModule(self, io)

@@ -75,6 +75,11 @@ class Siren(NetworkBuilder):
     bias: bool = False
     channels: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def build(self, io: NetworkIO) -> nn.Module:
         """Makes the network with fresh weights."""
         return SirenModule(self, io)

@@ -238,7 +238,7 @@ def test_no_condition_is_what_a_network_makes_of_none(labelled: str, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--condition", "labl=3"), "the data set has label. Did you mean 'label'?"),
+        (("--condition", "labl=3"), "the data set has label and the network reads label. Did you mean 'label'?"),
         (("--condition", "label=10"), "label must be an integer from 0 to 9, as in the training rows, got 10"),
         (("--condition", "label=-1"), "from 0 to 9"),
         (("--condition", "label=2.5"), "must be an integer"),

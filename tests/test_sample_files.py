@@ -1,5 +1,6 @@
 """Files of samples: the same bytes whatever the batch, the format's own writer or a kill."""
 
+import copy
 import io
 import os
 import signal
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,10 @@ from faults.crashes import crash_at, forked
 from faults.disks import simulated_fs
 from safetensors.torch import save as save_tensors
 
-from bfn_toolkit import ConfigError, Experiment, seeded
+from bfn_gaussian import Gaussian
+from bfn_gaussian_mixture import GaussianMixture
+from bfn_siren import Siren
+from bfn_toolkit import ODE1, ConfigError, Experiment, UniformGrid, samples, seeded
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.interrupts import Interrupted, listening
@@ -118,6 +123,76 @@ def test_leftovers_of_other_samples_are_replaced_with_a_word(run: Run, tmp_path:
     stream_samples(run, PLAN, path, say=said.append)
     assert [line for line in said if "other samples is replaced" in line]
     assert path.read_bytes() == _whole(run, tmp_path / "whole.npy")
+
+
+def _with(run: Run, **parts: Any) -> Run:
+    return attrs.evolve(run, experiment=attrs.evolve(run.experiment, **parts))
+
+
+def _moved(run: Run) -> Run:
+    other = BFN(run.experiment.family, run.experiment.network)
+    other.load_state_dict(run.model.state_dict())
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1e-3
+    return attrs.evolve(run, model=other)
+
+
+CHANGES: dict[str, Callable[[Run, SamplePlan], tuple[Run, SamplePlan]]] = {
+    "seed": lambda run, plan: (run, attrs.evolve(plan, seed=4)),
+    "steps": lambda run, plan: (run, attrs.evolve(plan, steps=3)),
+    "number": lambda run, plan: (run, attrs.evolve(plan, n=2600)),
+    "sampler": lambda run, plan: (run, attrs.evolve(plan, sampler="ancestral")),
+    "guidance": lambda run, plan: (run, attrs.evolve(plan, guidance=1.0)),
+    "condition": lambda run, plan: (run, attrs.evolve(plan, condition={"label": 1.0})),
+    "weights": lambda run, plan: (_moved(run), plan),
+    "precision": lambda run, plan: (attrs.evolve(run, model=copy.deepcopy(run.model).double()), plan),
+    "family": lambda run, plan: (_with(run, family=Gaussian(sigma_1=0.1)), plan),
+    "network": lambda run, plan: (_with(run, network=Siren(width=8, bandwidth=5.0)), plan),
+    "dataset": lambda run, plan: (_with(run, dataset=GaussianMixture(count=51)), plan),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_all_that_samples_depend_on_decides_whether_a_file_goes_on(run: Run, tmp_path: Path, change: str) -> None:
+    path, said = tmp_path / "x.npy", []
+
+    def drawn(run: Run, plan: SamplePlan, rows: range) -> torch.Tensor:
+        return torch.zeros(len(rows), 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "draw_samples", drawn)
+        _stopped_after_one_batch(run, PLAN, path)
+        stream_samples(*CHANGES[change](run, PLAN), path, say=said.append)
+    assert said == [f"{path}: what was left of other samples is replaced"]
+
+
+@pytest.mark.parametrize("fact", ["torch", "device", "bfn-toolkit"])
+def test_another_machine_or_version_draws_anew(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
+    path, said = tmp_path / "x.npy", []
+    _stopped_after_one_batch(run, PLAN, path)
+    here = samples.environment
+    monkeypatch.setattr(samples, "environment", lambda device: {**here(device), fact: "another"})
+    stream_samples(run, PLAN, path, say=said.append)
+    assert said == [f"{path}: what was left of other samples is replaced"]
+
+
+def test_the_grid_of_a_sampler_and_the_content_of_known_values_count(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tmp_path / "known.npy"
+    np.save(known, np.array([0.5]))
+    plan = attrs.evolve(PLAN, known=known)
+    facts = samples._facts(run, plan)
+    assert samples._facts(run, plan) == facts
+    np.save(known, np.array([0.25]))
+    assert samples._facts(run, plan)["known"] != facts["known"]
+    monkeypatch.setattr(SamplePlan, "choose", lambda *_: ("ode-1", ODE1(UniformGrid()), ""))
+    assert samples._facts(run, plan)["sampler"] != facts["sampler"]
+    known.unlink()
+    with pytest.raises(ConfigError, match="cannot read known values"):
+        samples._facts(run, plan)
 
 
 @pytest.mark.parametrize("damage", ["notes", "rows"])

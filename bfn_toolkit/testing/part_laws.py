@@ -120,6 +120,13 @@ def _networks(builder: NetworkBuilder) -> list[tuple[NetworkIO, nn.Module]]:
     return found
 
 
+def _stir(network: nn.Module) -> None:
+    """Moves every weight: a layer that starts at zero may hide what reaches it."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.sin(torch.arange(weight.numel(), dtype=weight.dtype)).reshape(weight.shape))
+
+
 def _inputs(io: NetworkIO, rows: int = 16) -> tuple[Tensor, Tensor]:
     with seeded(0, "inputs"):
         return torch.randn(rows, *io.site_shape, io.features), torch.rand(rows)
@@ -156,12 +163,41 @@ def check_network_sees_the_time(builder: NetworkBuilder) -> float:
     """A network that ignores t cannot know how far to trust the beliefs."""
     judge = Judge(check_network_sees_the_time, builder)
     for io, network in _networks(builder):
-        with torch.no_grad():  # a layer that starts at zero may hide the time: move every weight
-            for weight in network.parameters():
-                weight.add_(0.1 * torch.sin(torch.arange(weight.numel(), dtype=weight.dtype)).reshape(weight.shape))
+        _stir(network)
         features, t = _inputs(io)
         change = (network(features, t) - network(features, 1.0 - t)).abs().max()
         judge.true(bool(change > 0), f"no change for {io}", "a change")
+    return judge.figure
+
+
+def _says(builder: NetworkBuilder) -> bool:
+    return builder.conditions is not None
+
+
+@law("network", "raw depends on each condition that is declared, and on no other", applies=_says)
+def check_declared_conditions_are_read(builder: NetworkBuilder) -> float:
+    """What ``conditions`` says decides whether a condition that is asked for is refused, so it has to be true.
+
+    A condition is tried as a class and as a number for each example; one of another form is taken at its word.
+    """
+    judge = Judge(check_declared_conditions_are_read, builder)
+    declared = set(builder.conditions or ())
+    for io, network in _networks(builder):
+        _stir(network)
+        arguments = _inputs(io)
+        silent = network(*arguments)
+        for name in sorted(declared | {"label", "another"}):
+            for dtype in (torch.int64, torch.float32):
+                values = [torch.full((len(silent),), value, dtype=dtype) for value in (0, 1)]
+                try:
+                    zero, one = (network(*arguments, **{name: value}) for value in values)
+                except Exception:
+                    continue
+                found = f"'{name}' {'changes nothing' if torch.equal(zero, one) else 'changes raw'} for {io}"
+                if name in declared:
+                    judge.true(not torch.equal(zero, one), found, "a change")
+                    break
+                judge.true(torch.equal(zero, one) and torch.equal(zero, silent), found, "no change")
     return judge.figure
 
 
@@ -170,9 +206,7 @@ def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
     """No parameter is dead (layers that start at zero are moved first)."""
     judge = Judge(check_gradients_reach_every_parameter, builder)
     for io, network in _networks(builder):
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight.add_(0.1 * torch.sin(torch.arange(weight.numel(), dtype=weight.dtype)).reshape(weight.shape))
+        _stir(network)
         network(*_inputs(io)).square().sum().backward()
         for name, weight in network.named_parameters():
             reached = weight.grad is not None and bool((weight.grad != 0).any() & torch.isfinite(weight.grad).all())

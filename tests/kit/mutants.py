@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from attrs import field
-from subjects import Angles, ByDefinition, Circle, Classes, Direction, Residual, ResidualModule, Told, Wheel
+from subjects import Angles, ByDefinition, Circle, Classes, Direction, Listening, Residual, ResidualModule, Told, Wheel
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, register_kl
 
@@ -515,6 +515,24 @@ class Timeless(Wrapped):
     class module(ResidualModule):  # noqa: N801
         def forward(self, features: Tensor, t: Tensor) -> Tensor:
             return super().forward(features, torch.full_like(t, 0.5))
+
+
+@rejected_by("declared-conditions-are-read")
+class Deaf(Listening):
+    def build(self, io: NetworkIO) -> nn.Module:
+        network = Listening.build(self, io)
+        network.register_forward_pre_hook(lambda _, inputs, __: (inputs, {}), with_kwargs=True)
+        return network
+
+
+@rejected_by("declared-conditions-are-read", conditions=())
+class Eavesdrops(Listening):
+    def build(self, io: NetworkIO) -> nn.Module:
+        network = Listening.build(self, io)
+        network.register_forward_pre_hook(
+            lambda _, inputs, told: (inputs, {"side": told.get("label", torch.zeros(()))}), with_kwargs=True
+        )
+        return network
 
 
 @rejected_by("gradients-reach-every-parameter")

@@ -213,6 +213,22 @@ class Residual(NetworkBuilder):
         return ResidualModule(self.width, self.depth, io)
 
 
+class ListeningModule(ResidualModule):
+    def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        side = condition.get("side", torch.zeros_like(t)).to(t.dtype)
+        return super().forward(features, t + side)
+
+
+@attrs.frozen
+class Listening(Residual):
+    """The same, with a condition that it hears as another time."""
+
+    conditions: tuple[str, ...] = ("side",)
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        return ListeningModule(self.width, self.depth, io)
+
+
 @attrs.frozen
 class Angles(Dataset):
     """Angles of two directions, with one example that occurs twice, and the direction for a condition."""
@@ -266,6 +282,7 @@ SUBJECTS: tuple[Any, ...] = (
     Wheel(),
     Residual(),
     Residual(width=5, depth=1),
+    Listening(),
     Angles(),
     SaturatingSchedule(),
     ByDefinition(),
