@@ -42,6 +42,7 @@ from bfn_toolkit.storage import (
     read_json,
     read_manifest,
     read_regular,
+    remove_file,
     remove_folder,
     sealed,
     write_atomically,
@@ -105,11 +106,14 @@ def cpu_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
     """Writes weights and buffers, and a description of them, into a folder.
 
+    A description that is there goes first: so weights never stand beside that of others, whenever a crash comes.
+
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
     content = packed(weights)
+    remove_file(folder / DESCRIPTION)
     write_atomically(folder / WEIGHTS, content)
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
     write_atomically(folder / DESCRIPTION, sealed({**header, **description}))
