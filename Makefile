@@ -35,7 +35,7 @@ bench: install  ## ratios to bare torch, which docs/benchmarks.md records
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.learning
 
-bench-samplers: install  ## quality by evaluations of the network, which docs/samplers.md records: a quarter of an hour
+bench-samplers: install  ## quality by evaluations of the network, which docs/samplers.md records: half an hour
 	$(BIN)/python -m tests.bench.quality --write docs/samplers.md
 
 docs: install

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage import FORMAT, check_seal, read_json, read_regular, sealed, write_atomically
+from bfn_toolkit.storage import FORMAT, check_seal, read_json, read_regular, remove_file, sealed, write_atomically
 from bfn_toolkit.tensors import State, header_of, packed, unpacked
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -20,11 +20,14 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
     """Writes weights and buffers, and a description of them, into a folder.
 
+    A description that is there goes first: so weights never stand beside that of others, whenever a crash comes.
+
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
     content = packed(weights)
+    remove_file(folder / DESCRIPTION)
     write_atomically(folder / WEIGHTS, content)
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
     write_atomically(folder / DESCRIPTION, sealed({**header, **description}))

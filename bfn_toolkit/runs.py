@@ -139,6 +139,8 @@ class Run:
             found = Weights(kind, facts["step"], "final")
         else:
             listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
+            if checkpoint == "final" and (folder / WEIGHTS).exists() and not (folder / DESCRIPTION).exists():
+                passed = [f"{folder / WEIGHTS} without {DESCRIPTION}, which a crash kept from being written", *passed]
             for fault in passed:
                 warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
             if listed is None:

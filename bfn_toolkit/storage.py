@@ -130,6 +130,20 @@ def put_in_place(temporary: Path, path: Path) -> None:
         raise resource_error(error, path) from error
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, durably.
+
+    Raises:
+        ResourceError: If that is not possible.
+    """
+    try:
+        if path.exists():
+            path.unlink()
+            sync_folder(path.parent)
+    except OSError as error:
+        raise resource_error(error, path) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bfn_toolkit.cli import main
 from bfn_toolkit.errors import BFNWarning, NonFiniteError, ResourceError
 from bfn_toolkit.model_files import load_model, save_model
 from bfn_toolkit.storage import MANIFEST, check_seal, read_folder, sealed, sweep
+from bfn_toolkit.tensors import cpu_state
 from bfn_toolkit.trainer import resume
 
 Fill = Callable[[object], None]
@@ -95,6 +97,29 @@ def test_a_crash_at_every_step_of_a_replacement_leaves_the_one_or_the_other(tmp_
         shutil.rmtree(run)
         k += 1
     assert set(losses) == {None, 0.5}
+
+
+def test_a_crash_at_every_step_of_the_final_save_leaves_a_model_that_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = train(experiment(steps=6, checkpoint_every=3), folder)
+    first = Run.open(folder, checkpoint="3").model.network.state_dict()
+    states = {3: cpu_state(first), 6: cpu_state(run.model.network.state_dict())}
+    found, k, ended = [], 1, False
+    while not ended:
+        save_model(folder, states[3], describe(run.experiment, 3))  # of a training that was made longer afterwards
+        ended = not crash_at(k, lambda: save_model(folder, states[6], describe(run.experiment, 6)))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            opened = Run.open(folder)
+        assert equal_states(opened.model.network.state_dict(), states[opened.weights.step])
+        fell_back = opened.weights.source != "final"
+        assert [BFNWarning] * fell_back == [warning.category for warning in said]
+        found.append((opened.weights.step, opened.weights.source))
+        sweep(folder)
+        k += 1
+    assert found[-1] == (6, "final")
+    assert {(3, "final"), (6, "step-00000006")} <= set(found)
+    assert [step for step, _ in found] == sorted(step for step, _ in found)  # once new, it stays so
 
 
 def test_a_save_that_removes_first_is_rejected(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .page import machine
 
@@ -153,6 +154,8 @@ def figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
                 )
         axis.set(xscale="log", yscale="log", title=subject, xlabel="evaluations", ylabel=next(iter(rows[0].cells[""])))
         axis.set_xticks([3, 5, 10, 20, 50, 100], ["3", "5", "10", "20", "50", "100"])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     axes = drawing.axes
     handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
