@@ -24,6 +24,7 @@ from bfn_toolkit.checkpoint import Checkpoint, find_checkpoint, list_checkpoints
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import BFNWarning, NonFiniteError, ResourceError
 from bfn_toolkit.model_files import load_model, save_model
+from bfn_toolkit.runs import describe
 from bfn_toolkit.storage import MANIFEST, check_seal, read_folder, sealed, sweep
 from bfn_toolkit.tensors import cpu_state
 from bfn_toolkit.trainer import resume
