@@ -27,7 +27,7 @@ def _contour(device: torch.device) -> tuple[Tensor, Tensor]:
 
     They go round the negative real axis, and converge like exp(-1.36 n) wherever on it the singularities are.
 
-    Source: Dingfelder and Weideman 2015 (arXiv 1304.2505).
+    Source: Dingfelder and Weideman 2015 (Numerical Algorithms 68, 167-183).
     """
     n = 28
     angle = (torch.arange(n // 2, dtype=torch.float64) + 0.5) * (2.0 * math.pi / n)
@@ -143,7 +143,7 @@ def _tetrahedral() -> tuple[Any, ...]:
 class MatrixFisher(Distribution):
     """Matrix Fisher distribution on rotations, with respect to the uniform distribution (whose log-density is 0).
 
-    Normaliser and moments are computed in float64, by quadrature: to 1e-12 for F of up to 2e4.
+    Normaliser and moments are computed in float64, by quadrature: to 1e-11 for F of up to 2e4.
 
     Arguments:
         v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
