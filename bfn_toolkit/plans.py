@@ -71,7 +71,7 @@ def conditions_of(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
             told = run.split("train").condition
         except DataError as error:
             options = " ".join(f"--condition {name}=none" for name in left)
-            raise DataError(f"{error}, but for conditions that are left open; name them: {options}") from error
+            raise DataError(f"conditions without a value are drawn from the data; add: {options}. {error}") from error
         index = _training_rows(len(told[left[0]]), plan.seed, rows)
         conditions = {name: told[name][index] for name in left}
     for name, value in plan.condition.items():

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from bfn_toolkit.cards import Card
+from bfn_toolkit.conditions import Seen, recorded
 from bfn_toolkit.configuration import Configuration, OptionText
 from bfn_toolkit.destructuring import destructure
 from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
@@ -97,9 +98,17 @@ def architecture_of(model: BFN) -> Architecture:
 
 
 def save(
-    architecture: Architecture, weights: State, directory: str | Path, card: Mapping[str, Any] | None, *, force: bool
+    architecture: Architecture,
+    weights: State,
+    directory: str | Path,
+    card: Mapping[str, Any] | None,
+    *,
+    force: bool,
+    seen: Mapping[str, Seen] | None = None,
 ) -> None:
     """Writes a model and its card; :meth:`bfn_toolkit.BFN.save_pretrained` says more.
+
+    Arguments are those, and ``seen``: what the training rows had of each condition, where it is known.
 
     Raises:
         ConfigError: If a part has no name, the weights are not of this network, or there is something there.
@@ -125,6 +134,7 @@ def save(
         "dtype": str(dtype).removeprefix("torch."),
         **{key: _without_infinities(value) for key, value in options.items()},
         "plugins": _parts(architecture),
+        "conditions": {name: attrs.asdict(facts) for name, facts in (seen or {}).items()},
         "weights": {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
     }
     numbers = sum(value.numel() for value in weights.values())
@@ -164,6 +174,16 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
     model = BFN(architecture.family, network)
     model.builder = architecture.network
     return model.eval()
+
+
+def conditions_of(directory: Path) -> dict[str, Seen]:
+    """What a saved model says of the conditions of its training rows; nothing, if nobody told it.
+
+    Raises:
+        RunDirectoryError: If it is damaged.
+    """
+    path = directory / CONFIG
+    return recorded(_read_config(path).get("conditions"), path) or {}
 
 
 def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token: str | None) -> str:

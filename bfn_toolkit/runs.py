@@ -34,7 +34,7 @@ from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryE
 from bfn_toolkit.experiment import Experiment
 from bfn_toolkit.model import BFN
 from bfn_toolkit.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
-from bfn_toolkit.pretrained import Architecture, push
+from bfn_toolkit.pretrained import CONFIG, Architecture, conditions_of, push
 from bfn_toolkit.pretrained import save as save_pretrained
 from bfn_toolkit.provenance import check_providers, providers
 from bfn_toolkit.registry import default_registry
@@ -56,7 +56,7 @@ class Weights:
     """Which weights a model has.
 
     Arguments:
-        kind: "average" for the moving average, "raw" for those in training.
+        kind: "average" for the moving average, "raw" for those in training, "saved" where the model alone was saved.
         step: Optimiser steps that made them.
         source: "final", or the checkpoint.
     """
@@ -66,6 +66,8 @@ class Weights:
     source: str
 
     def __str__(self) -> str:
+        if self.kind == "saved":
+            return f"those of {self.source}"
         kind = "moving average of the weights" if self.kind == "average" else "weights"
         return f"{kind} after step {self.step} ({self.source})"
 
@@ -155,12 +157,31 @@ class Run:
         seen = recorded(facts.get("conditions"), folder)
         return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
 
+    @classmethod
+    def of_pretrained(
+        cls, path: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
+    ) -> Run:
+        """Reads what :meth:`save_pretrained` wrote: a run that can be sampled, and has no data, loss or metrics.
+
+        Arguments and errors are those of :meth:`bfn_toolkit.BFN.from_pretrained`.
+        """
+        folder = Path(path)
+        model = BFN.from_pretrained(
+            folder, allow_nonfinite=allow_nonfinite, allow_plugin_mismatch=allow_plugin_mismatch
+        )
+        experiment = Experiment(dataset=None, family=model.family, network=model.builder, loss=None)
+        return cls(experiment, model, (), folder, Weights("saved", 0, CONFIG), conditions_of(folder))
+
     def split(self, name: Split) -> Batch:
         """Examples of the data set that it was trained on.
 
         Raises:
             DataError: If they cannot be read.
         """
+        if self.experiment.dataset is None:
+            raise DataError(
+                f"{self.path} holds a model without data, which this needs; name the run directory that it came from"
+            )
         try:
             batch: Batch = self.experiment.dataset.split(name)
         except DataError as error:
@@ -185,7 +206,8 @@ class Run:
         """
         architecture = Architecture(self.experiment.family, self.experiment.network)
         told = {**self._card(), **(card or {})}
-        save_pretrained(architecture, self.model.network.state_dict(), directory, told, force=force)
+        weights = self.model.network.state_dict()
+        save_pretrained(architecture, weights, directory, told, force=force, seen=self.seen)
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
@@ -218,6 +240,11 @@ class Run:
         }
 
 
+def is_pretrained(folder: Path) -> bool:
+    """Whether a directory is a saved model and no run."""
+    return (folder / CONFIG).is_file() and not (folder / EXPERIMENT).exists()
+
+
 def load_run(path: str | Path) -> BFN:
     """The model of a run directory, ready to sample, on the CPU.
 
@@ -238,7 +265,8 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
         found = "there is nothing" if not folder.exists() else "it is not a directory"
         raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
     if not (folder / EXPERIMENT).is_file():
-        raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}")
+        hint = ", but a saved model, which bfn sample and BFN.from_pretrained read" if is_pretrained(folder) else ""
+        raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}{hint}")
     check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
     try:
         return Experiment.from_toml(folder / EXPERIMENT, base=None, complete=True)

@@ -110,12 +110,32 @@ def test_a_run_whose_file_is_gone_is_sampled_exported_and_drawn(
     capsys.readouterr()
     for words, status, told in (
         (["sample", "-n", "3", "--condition", "label=2"], 2, "from 0 to 1, as in the training rows"),
-        (["sample", "-n", "3"], 3, "but for conditions that are left open; name them: --condition label=none"),
+        (["sample", "-n", "3"], 3, "conditions without a value are drawn from the data; add: --condition label=none"),
         (["evaluate"], 3, f"put them back, or say in {moved / 'experiment.toml'} where they are now"),
         (["plot"], 3, "put them back"),
     ):
         assert main([words[0], str(moved), *words[1:]]) == status
         assert told in capsys.readouterr().err
+    model = tmp_path / "model"
+    for words, status, told in (
+        (["sample", "-n", "3", "--condition", "label=1", "--out", out, "--force"], 0, "those of config.json"),
+        (["sample", "-n", "3", "--condition", "label=2"], 2, "from 0 to 1, as in the training rows"),
+        (["sample", "-n", "3"], 3, "add: --condition label=none"),
+        (["sample", "-n", "3", "--weights", "raw"], 2, "has one state; leave out --checkpoint and --weights"),
+        (["plot", "--flows", "--steps", "2"], 0, "those of config.json"),
+        (["evaluate"], 3, "name the run directory that it came from"),
+        (["export", "--out", str(tmp_path / "again")], 4, "a saved model, which bfn sample"),
+    ):
+        assert main([words[0], str(model), *words[1:]]) == status
+        assert told in capsys.readouterr().err
     toml = moved / "experiment.toml"
     toml.write_text(toml.read_text().replace("letters.csv", "moved.csv"))
     assert main(["evaluate", str(moved), "-n", "3", "--draws", "1"]) == 0
+
+
+def test_a_saved_model_gives_the_samples_of_its_run(moved: Path, tmp_path: Path) -> None:
+    assert main(["export", str(moved), "--out", str(tmp_path / "model")]) == 0
+    for source in (moved, tmp_path / "model"):
+        words = ["-n", "7", "--steps", "3", "--condition", "label=1", "--out", str(tmp_path / f"{source.name}.npy")]
+        assert main(["sample", str(source), *words]) == 0
+    assert (tmp_path / "run.npy").read_bytes() == (tmp_path / "model.npy").read_bytes()
