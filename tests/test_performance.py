@@ -7,7 +7,7 @@ of ``tests/bench/textbook.py``, or on a sampler that is at fault, which it must 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -28,14 +28,6 @@ ANCESTRAL = AncestralSampler()
 ROWS, SIZE = 512, 64
 STATE = ROWS * SIZE  # numbers in one tensor of the data: the unit of memory, with 4 bytes each
 READS = "aten._local_scalar_dense.default"  # .item(), float() and bool(): the host waits for the device
-
-
-@pytest.fixture(autouse=True, scope="module")
-def raw_events() -> Iterator[None]:
-    """Bytes are counted in the profiler's raw events; its summary of them would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.autograd.profiler.profile, "_parse_kineto_results", lambda *_, **__: [])
-        yield
 
 
 class Null(nn.Module):

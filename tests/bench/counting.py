@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
+from torch.autograd.profiler import profile as autograd_profile
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,7 +52,11 @@ def operations(run: Callable[[], object]) -> Operations:
 def peak_bytes(run: Callable[[], object]) -> int:
     """Largest number of bytes that torch's allocator has out during one run, above those at its start."""
     run()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
+    with (
+        # A summary of the events, of which nothing is read here, would take most of the time.
+        patch.object(autograd_profile, "_parse_kineto_results", lambda *_, **__: []),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace,
+    ):
         run()
     results = trace.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
