@@ -175,7 +175,12 @@ from .outputs import (
 from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
-from .particles import ParticleSampler as ParticleSampler
+from .particles import (
+    ParticleSampler as ParticleSampler,
+)
+from .particles import (
+    settle as settle,
+)
 from .products import (
     Joint as Joint,
 )

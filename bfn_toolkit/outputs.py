@@ -148,10 +148,14 @@ class Finite:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability in nats per example of the values of the support that are nearest to x."""
-        if self.support is not None:
-            between = (self.support[1:] + self.support[:-1]) / 2
-            x = torch.searchsorted(between, x.to(between.dtype).contiguous())
-        return per_example(self.logits.log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1))
+        return per_example(self.logits.log_softmax(-1).gather(-1, self.index(x).unsqueeze(-1)).squeeze(-1))
+
+    def index(self, x: Tensor) -> Tensor:
+        """Numbers of the values of the support that are nearest to x."""
+        if self.support is None:
+            return x
+        between = (self.support[1:] + self.support[:-1]) / 2
+        return torch.searchsorted(between, x.to(between.dtype).contiguous())
 
     def _points(self) -> list[Tensor]:
         return [value.expand(self.logits.shape[:-1]) for value in self.values]

@@ -19,6 +19,7 @@ Bayesian flows, with the divergence in place of the ratio, ProtBFN (Atkinson et 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import singledispatch
 from itertools import pairwise
 from typing import Any
 
@@ -28,10 +29,12 @@ from attrs import field, validators
 from torch import Tensor
 
 from bfn_toolkit import processes
+from bfn_toolkit.bins import Binned
 from bfn_toolkit.families import Family
 from bfn_toolkit.known import Informed, Known, pin
 from bfn_toolkit.losses import Model
-from bfn_toolkit.outputs import Output
+from bfn_toolkit.outputs import Finite, Output, SiteNormalMixture
+from bfn_toolkit.products import JointOutput
 from bfn_toolkit.samplers import AncestralSampler, OnStep, Sampler, SamplerState, watched
 from bfn_toolkit.shapes import Data, map_data
 
@@ -58,21 +61,68 @@ def systematic(weights: Tensor, draws: int) -> Tensor:
     return chosen.clamp_max_(weights.shape[-1] - 1)
 
 
+NARROW = 1e-8  # width of a component that is certain, which adds nothing to the variance of a message
+
+
+@singledispatch
+def settle(output: Any, x: Data, free: Data) -> Output:
+    """The output with all probability on x at some sites: those at the others are left to be priced.
+
+    It is for ratios alone, so a density at the settled sites may be any constant.  A plugin registers what that means
+    for an output of its own, unless it is the one that it pins: ``settle.register``.
+
+    Arguments:
+        output: Output distribution of all sites, independent of each other.
+        x: Data, with shape (B, *site); by the names of the parts for data of several.
+        free: Where nothing is known, of the same shape.
+    """
+    return pin(output, x, free)
+
+
+@settle.register
+def _(output: SiteNormalMixture, x: Tensor, free: Tensor) -> Output:
+    free = free.unsqueeze(-1)
+    means = torch.where(free, x.unsqueeze(-1), output.means)
+    return SiteNormalMixture(output.logits, means, torch.where(free, NARROW, output.scales))
+
+
+@settle.register
+def _(output: Binned, x: Tensor, free: Tensor) -> Output:
+    normals, free = output.normals, free.unsqueeze(-1)
+    width = 2.0 / output.bins / 1000.0  # of which nothing reaches the next bin, and log-probabilities are finite
+    means = torch.where(free, output.centre(output.index(x)).unsqueeze(-1), normals.means)
+    return Binned(SiteNormalMixture(normals.logits, means, torch.where(free, width, normals.scales)), output.bins)
+
+
+@settle.register
+def _(output: Finite, x: Tensor, free: Tensor) -> Output:
+    if output.support is None:
+        return pin(output, x, free)
+    certain = torch.full_like(output.logits, -torch.inf).scatter_(-1, output.index(x).unsqueeze(-1), 0.0)
+    return Finite(output.support, torch.where(free.unsqueeze(-1), certain, output.logits))
+
+
+@settle.register
+def _(output: JointOutput, x: Data, free: Data) -> Output:
+    return JointOutput({name: settle(part, x[name], free[name]) for name, part in output.parts.items()})
+
+
 def _settled(known: Known, output: Output, x: Data) -> Output:
-    """The output with all probability on x where nothing is known: the known sites are left to be priced."""
+    """The output with all probability on x where nothing is known."""
     if isinstance(x, Mapping):
         free = {
             name: ~known.mask[name] if name in known.mask else torch.ones_like(part).bool() for name, part in x.items()
         }
-        return pin(output, x, free)
-    return pin(output, x, ~known.mask)
+        return settle(output, x, free)
+    return settle(output, x, ~known.mask)
 
 
 @attrs.frozen
 class ParticleSampler(Sampler[SamplerState]):
     """Sequential Monte Carlo for samples with known sites; the ancestral sampler where nothing is known.
 
-    It is for every family, and for outputs that can be pinned in their own form: classes, points, and products of them.
+    It is for every family, and for outputs that can be settled (:func:`settle`): classes, points, normal mixtures and
+    bins at each site, and products of them.
     The network sees P rows for each example.
 
     Arguments:
@@ -108,7 +158,7 @@ class ParticleSampler(Sampler[SamplerState]):
         Arguments are those of :meth:`Sampler.sample`; what is told of an evaluation has P rows for each example.
 
         Raises:
-            ConfigError: If the output cannot be pinned in its own form.
+            ConfigError: If the output cannot be settled.
         """
         if not isinstance(model, Informed):
             return AncestralSampler().sample(

@@ -145,16 +145,9 @@ def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
         "dataset": repr(run.experiment.dataset),  # from whose rows conditions are drawn
         "family": repr(run.experiment.family),
         "network": repr(run.experiment.network),  # two with the same weights may differ, such as in a bandwidth
-        "known": None if plan.known is None else _digest(plan.known),
+        "known": hashlib.sha256(plan.known.read_bytes()).hexdigest() if plan.known and plan.known.is_file() else None,
         "environment": machine,
     }
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(f"cannot read known values from {path}: {error}") from error
 
 
 def samples_name(run: Run) -> str:

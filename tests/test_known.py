@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from toy_families import SteppedGaussian
 from bfn_categorical import Categorical
 from bfn_directional import Rotations, Sphere
 from bfn_gaussian import DataHead, Gaussian
-from bfn_gaussian_heads import DiscretisedHead
+from bfn_gaussian_heads import DiscretisedHead, DiscretisedMixtureHead, MixtureHead
 from bfn_mlp import MLP
 from bfn_toolkit import (
     BFN,
@@ -48,8 +49,11 @@ from bfn_toolkit import (
     pin,
     seeded,
 )
+from bfn_toolkit.bins import Binned
 from bfn_toolkit.cli import main
-from bfn_toolkit.particles import systematic
+from bfn_toolkit.outputs import SiteNormalMixture
+from bfn_toolkit.particles import settle, systematic
+from bfn_toolkit.shapes import expand
 
 YES = torch.tensor([True, False])
 SAMPLERS = (AncestralSampler(), ODE1(), ODE2(), ODEMidpoint(), SDE1(), SDE2(), FlowSampler())
@@ -238,10 +242,109 @@ def test_particles_go_without_known_sites() -> None:
         assert torch.equal(x, Pair().sample(20, n_steps=3, sampler=AncestralSampler()))
 
 
-def test_particles_refuse_an_output_that_cannot_be_pinned() -> None:
-    family = Gaussian((2,), head=DiscretisedHead(16))
-    with pytest.raises(ConfigError, match="Binned has no receiver"):
-        network(family).sample(2, n_steps=2, sampler=ParticleSampler(2), known=(torch.full((2,), 1 / 16), YES))
+R = 0.8  # correlation of the two numbers, each of variance 1
+
+
+class Line(FlowModel):
+    """Two numbers of a Gaussian distribution: the exact posterior of each, site by site, in some form."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], Output]) -> None:
+        super().__init__(Gaussian((2,), sigma_1=0.05, head=DataHead()))
+        self.form = form
+
+    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        v = self.family.channel(params)[0].squeeze(-1).double()  # type: ignore[attr-defined]
+        told = expand(params.precision, params.mean).double() - 1.0
+        prior = torch.tensor([[1.0, -R], [-R, 1.0]], dtype=torch.float64) / (1.0 - R**2)
+        covariance = torch.linalg.inv(prior + torch.diag_embed(told.expand_as(v)))
+        mean = (covariance @ v.unsqueeze(-1)).squeeze(-1)
+        return self.form(mean.to(params.mean), covariance.diagonal(dim1=-2, dim2=-1).sqrt().to(params.mean))
+
+
+def halves(mean: Tensor, scale: Tensor) -> SiteNormalMixture:
+    """A normal distribution, written as two components that are alike."""
+    both = mean.unsqueeze(-1).expand(*mean.shape, 2)
+    return SiteNormalMixture(torch.zeros_like(both), both, scale.unsqueeze(-1).expand_as(both))
+
+
+def test_particles_find_the_conditional_normal_distribution_of_mixtures() -> None:
+    # N(R x, 1 - R^2) exactly.  The model's own mean is 0.78 in 40 steps; 32 particles came out at 0.74, and 256 in 160
+    # steps at 0.79.  Three standard errors of 2,000 draws on top of 0.06; replacement came out at 0.48.
+    known = (torch.tensor([1.0, math.nan]), YES)
+    means = []
+    for sampler in (ParticleSampler(32), AncestralSampler()):
+        with seeded(21, "line"):
+            x = Line(halves).sample(2000, n_steps=40, sampler=sampler, known=known)
+        assert (x[:, 0] == 1.0).all()
+        means.append(float(x[:, 1].mean()))
+        if isinstance(sampler, ParticleSampler):
+            assert abs(float(x[:, 1].std()) - math.sqrt(1.0 - R**2)) <= 0.08
+    assert abs(means[0] - R) <= 0.1
+    assert abs(means[1] - R) >= 0.15
+
+
+class Halves(FlowModel):
+    """The pair of bits as the two bins of [-1, 1], equal with probability 0.9; in some form of the bins."""
+
+    def __init__(self, form: Callable[[Binned], Output]) -> None:
+        super().__init__(Gaussian((2,), sigma_1=0.05, head=DiscretisedHead(2)))
+        self.form = form
+
+    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        odds = self.family.channel(params)[0].squeeze(-1).double()  # type: ignore[attr-defined] # 2 (1 / 2) v
+        log_joint = torch.tensor([[0.45, 0.05], [0.05, 0.45]]).log().double()
+        other = torch.stack([torch.zeros_like(odds), odds.flip(-1)], -1)
+        low, high = (other.unsqueeze(-2) + log_joint).logsumexp(-1).unbind(-1)
+        share = (odds + high - low).sigmoid().clamp(1e-9, 1.0 - 1e-9)
+        mean = torch.special.ndtri(share).to(params.mean).unsqueeze(-1)
+        return self.form(Binned(SiteNormalMixture(torch.zeros_like(mean), mean, torch.ones_like(mean)), 2))
+
+
+@pytest.mark.parametrize("form", [lambda bins: bins, lambda bins: bins.table], ids=["binned", "table"])
+def test_particles_find_the_conditional_distribution_of_bins(form: Any) -> None:
+    # As for the bits: 0.9 exactly, and tolerance and replacement are theirs.
+    shares = []
+    for sampler in (ParticleSampler(32), AncestralSampler()):
+        with seeded(22, "bins"):
+            x = Halves(form).sample(2000, n_steps=20, sampler=sampler, known=(torch.tensor([0.5, math.nan]), YES))
+        assert (x[:, 0] == 0.5).all()
+        assert set(x[:, 1].tolist()) == {-0.5, 0.5}
+        shares.append(float((x[:, 1] > 0).double().mean()))
+    assert abs(shares[0] - 0.9) <= 0.05
+    assert abs(shares[1] - 0.9) >= 0.1
+
+
+HEADS = (
+    MixtureHead(3),
+    MixtureHead(1),
+    DiscretisedHead(256),
+    DiscretisedMixtureHead(16, components=3),
+    DiscretisedHead(16, form="renormalised"),
+)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_settled_sites_send_what_the_sender_sends(head: Any) -> None:
+    # Where everything is settled, the receiver is the sender; 1e-3 of nats, because densities are about 1e3.
+    family = Gaussian((3,), sigma_1=0.02, head=head)
+    bfn, everything = network(family), torch.ones(50, 3, dtype=torch.bool)
+    with seeded(23, "settled"):
+        params, t = family.flow(torch.rand(50, 3) * 2 - 1, torch.rand(50)), torch.rand(50)
+        output = bfn.output(params, t)
+        x = output.sample().clamp(-1, 1)
+        alpha = family.accuracy(t, torch.ones(50))
+        y = family.sender(x, alpha).sample()
+    settled = settle(output, x, everything)
+    error = family.receiver(settled, alpha).log_prob(y) - family.sender(x, alpha).log_prob(y)
+    assert error.abs().max() <= 1e-3
+    price = settled.log_prob(x)  # the same for all examples
+    assert (price - price[0]).abs().max() <= 1e-3
+
+
+def test_particles_refuse_an_output_that_cannot_be_settled() -> None:
+    known = (torch.eye(3)[0], torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ConfigError, match="has no receiver"):
+        network(Sphere((3,))).sample(2, n_steps=2, sampler=ParticleSampler(2), known=known)
 
 
 def test_particles_tell_of_every_evaluation() -> None:
