@@ -128,7 +128,8 @@ def _import(place: str) -> ModuleType:
         assert spec is not None and spec.loader is not None  # noqa: PT018 - a .py file has both
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # pickle and repr look for it there
-        spec.loader.exec_module(module)
+        with _no_bytecode():
+            spec.loader.exec_module(module)
         return module
     except ConfigError:
         raise
@@ -136,6 +137,16 @@ def _import(place: str) -> ModuleType:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise PluginError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """To try a file leaves no folder beside it."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _instance(module: ModuleType, attribute: str, name: str) -> Any:
