@@ -31,12 +31,12 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 
-bench: install  ## ratios to bare torch, which docs/benchmarks.md records
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench.learning
+bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md records
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.learning
 
-bench-samplers: install  ## quality by evaluations of the network, which docs/samplers.md records: half an hour
-	$(BIN)/python -m tests.bench.quality --write docs/samplers.md
+bench-samplers: install  ## quality by evaluations of the network, which docs/background/samplers.md records: half an hour
+	$(BIN)/python -m benchmarks.quality --write docs/background/samplers.md
 
 docs: install
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

@@ -46,7 +46,7 @@ def check_bfn(arguments: Sequence[str]) -> None:
     """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
     from bfn_toolkit.cli import bfn
     from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.config.experiment import load_experiment
 
     with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here
         if not arguments or arguments[0].startswith("-"):
@@ -123,14 +123,14 @@ documents = Sybil(
         *(CodeBlockParser(language, check_commands) for language in ("bash", "console")),
         CodeBlockParser("toml", check_toml),
     ],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/**/*.md"],
     setup=enter_page,
     teardown=leave_page,
 )
 docstrings = Sybil(
     name="doctests",
     parsers=[DocTestParser(DOCTEST_FLAGS)],
-    patterns=["bfn_toolkit/*.py", "bfn_toolkit/*/*.py", "plugins/*.py"],
+    patterns=["bfn_toolkit/**/*.py", "plugins/**/*.py"],
     document_types={".py": PythonDocStringDocument},
 )
 

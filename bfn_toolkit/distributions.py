@@ -11,8 +11,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence, register_kl
-from torch.distributions import VonMises as TorchVonMises
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    VonMises as TorchVonMises,
+    kl_divergence,
+    register_kl,
+)
 
 from bfn_toolkit.shapes import expand, per_example
 

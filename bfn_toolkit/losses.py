@@ -19,27 +19,19 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from functools import lru_cache, reduce
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from attrs import field, validators
 from torch import Tensor
 
+from bfn_toolkit.config.validators import integer
 from bfn_toolkit.families import Family
+from bfn_toolkit.model import Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import first_row, streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
-from bfn_toolkit.validators import integer
-
-
-class Model(Protocol):
-    """What losses and samplers need of a model."""
-
-    family: Family[Any]
-
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        """Output distribution p_O(. | theta; t)."""
 
 
 @lru_cache(maxsize=16)

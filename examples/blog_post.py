@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bfn_toolkit import AncestralSampler, Experiment, Run, seeded, train, w1
-from bfn_toolkit.plots import (
+from bfn_toolkit.reports.figures import (
     data_figure,
     flows_figure,
     samples_figure,

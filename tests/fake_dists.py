@@ -17,7 +17,7 @@ def plugin_source(kind_hook: str, name: str, *, before: str = "") -> str:
     """A plugin with one part of one name."""
     return textwrap.dedent(before) + textwrap.dedent(f"""
         import attrs
-        from bfn_toolkit.hookspecs import Entry, hookimpl
+        from bfn_toolkit.registry.hookspecs import Entry, hookimpl
 
         @attrs.frozen
         class Part:

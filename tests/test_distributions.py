@@ -8,10 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from significance import Z, ks_two_sample, z_of_mean, z_of_variance
-from strategies import dtypes, tensors, values
+from hypothesis import given, strategies as st
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
@@ -28,6 +25,8 @@ from bfn_toolkit import (
     seeded,
     von_mises,
 )
+from significance import Z, ks_two_sample, z_of_mean, z_of_variance
+from strategies import dtypes, tensors, values
 
 N, DOUBLE = 200_000, torch.float64
 SUPPORT = torch.tensor([-0.8, 0.1, 0.5], dtype=DOUBLE)

@@ -9,11 +9,8 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from significance import Z, ks_two_sample, z_of_mean, z_of_variance
+from hypothesis import given, strategies as st
 from torch import Tensor
-from toy_families import TOYS, Circle, CircleParams, PlainCategorical, SteppedGaussian
 
 from bfn_gaussian import Gaussian
 from bfn_toolkit import (
@@ -32,6 +29,8 @@ from bfn_toolkit import (
     normal,
     seeded,
 )
+from significance import Z, ks_two_sample, z_of_mean, z_of_variance
+from toy_families import TOYS, Circle, CircleParams, PlainCategorical, SteppedGaussian
 
 N = 100_000
 DOUBLE = torch.float64

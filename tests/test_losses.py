@@ -6,11 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from significance import Z, ks_against, z_of_mean
+from hypothesis import given, strategies as st
 from torch import Tensor
-from toy_families import PlainCategorical
 
 from bfn_gaussian import Gaussian, GaussianParams, NoiseHead, UnsquaredNormLoss
 from bfn_siren import Siren
@@ -26,6 +23,8 @@ from bfn_toolkit import (
     draw_times,
     seeded,
 )
+from significance import Z, ks_against, z_of_mean
+from toy_families import PlainCategorical
 
 DOUBLE = torch.float64
 LOSSES = [ContinuousTimeLoss(), ContinuousTimeLoss("unit"), DiscreteTimeLoss(7), ReconstructionLoss()]

@@ -7,12 +7,12 @@ from functools import cache
 
 import pytest
 import torch
-from significance import Z, ks_against, z_of_mean
 from torch import Tensor
 
 from bfn_gaussian import Gaussian, GaussianParams
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_toolkit import AncestralSampler, Batch, DataError, Oracle, likelihood_bound, seeded, split_rows, w1
+from significance import Z, ks_against, z_of_mean
 
 BLOG = GaussianMixture()
 UNEVEN = GaussianMixture(means=(-0.6, 0.1, 0.7), std=(0.02, 0.2, 0.1), count=(10, 30, 60))

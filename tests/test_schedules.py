@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from strategies import dtypes, log_uniform, sigmas, times
+from hypothesis import assume, given, strategies as st
 
 from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule, TableSchedule
+from strategies import dtypes, log_uniform, sigmas, times
 
 TABLE = TableSchedule((0.5, 1.0, 2.0, 0.25))
 SCHEDULES = [GeometricSchedule(0.02), GeometricSchedule(1e-8), GeometricSchedule(0.999), QuadraticSchedule(3.0), TABLE]

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from bfn_toolkit.cli.arguments import PATH, POSITIVE, Command, Group
-from bfn_toolkit.cli.choices import trust_options
+from bfn_toolkit.cli.display import checkpoints_table, say
 from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
-from bfn_toolkit.terminal import checkpoints_table, say
+from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Group
+from bfn_toolkit.cli.run_options import trust_options
 
 
 @click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")
@@ -20,10 +20,10 @@ def checkpoint() -> None:
 
 
 def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
-    from bfn_toolkit.checkpoint import list_checkpoints
     from bfn_toolkit.errors import RunDirectoryError
-    from bfn_toolkit.model_files import DESCRIPTION, verify_model
-    from bfn_toolkit.runs import EXPERIMENT
+    from bfn_toolkit.runs.checkpoints import list_checkpoints
+    from bfn_toolkit.runs.directory import EXPERIMENT
+    from bfn_toolkit.runs.model_files import DESCRIPTION, verify_model
 
     if not (run / EXPERIMENT).is_file():
         raise RunDirectoryError(f"{run} is not a run directory: it holds no {EXPERIMENT}")
@@ -73,7 +73,7 @@ Examples:
 @trust_options
 def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
     """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
-    from bfn_toolkit.runs import Run
+    from bfn_toolkit.runs.run import Run
 
     Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
     click.echo(str(out))
@@ -104,10 +104,10 @@ def import_checkpoint(
     Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
     """
     path, options = file_and_options(words)
-    from bfn_toolkit.experiment import load_experiment
+    from bfn_toolkit.config.experiment import load_experiment
 
     experiment = load_experiment(config, preset, parse_overrides(options))
-    from bfn_toolkit.foreign import import_checkpoint as import_file
+    from bfn_toolkit.sharing.import_weights import import_checkpoint as import_file
 
     found = import_file(path, out, experiment, **choice)
     say(f"kept: {len(found.kept)} tensors under '{found.key}'")

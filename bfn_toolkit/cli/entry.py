@@ -14,15 +14,15 @@ from typing import Any
 
 import click
 
-from bfn_toolkit.cli.arguments import Group
 from bfn_toolkit.cli.checkpoints import checkpoint, export, import_checkpoint
+from bfn_toolkit.cli.display import complain, is_follower, say
+from bfn_toolkit.cli.launcher import lost_contact, record
+from bfn_toolkit.cli.parameters import Group
 from bfn_toolkit.cli.plugins import check, new_plugin, plugins
-from bfn_toolkit.cli.samples import evaluate, plot, sample
-from bfn_toolkit.cli.training import train
+from bfn_toolkit.cli.sample import evaluate, plot, sample
+from bfn_toolkit.cli.train import train
 from bfn_toolkit.errors import BFNError, BFNWarning, ResourceError
-from bfn_toolkit.interrupts import Interrupted
-from bfn_toolkit.launch import lost_contact, record
-from bfn_toolkit.terminal import complain, is_follower, say
+from bfn_toolkit.parallel.signals import Interrupted
 
 BUG = 70  # exit status of a fault of ours
 
@@ -104,7 +104,7 @@ def _run(arguments: list[str]) -> int:
 def _leave_job() -> None:
     """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
     if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
-        from bfn_toolkit.processes import leave
+        from bfn_toolkit.parallel.processes import leave
 
         leave()
 

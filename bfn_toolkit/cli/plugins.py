@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from bfn_toolkit.cli.arguments import PATH, POSITIVE, Command
+from bfn_toolkit.cli.display import plugins_table, say, verdicts_table
+from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.terminal import plugins_table, say, verdicts_table
 
 
 @click.command(cls=Command, epilog="Example:  bfn plugins --json")
@@ -21,7 +21,7 @@ from bfn_toolkit.terminal import plugins_table, say, verdicts_table
 @click.option("--verbose", is_flag=True, help="Show the tracebacks of what failed.")
 def plugins(as_json: bool, verbose: bool) -> None:
     """List the installed plugins, and what failed to load and why."""
-    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.registry.registry import default_registry
 
     registry = default_registry()
     found = [
@@ -91,7 +91,7 @@ def check(
     expected = _expectations(expect)
     # Hypothesis keeps what it learns of a code base in the folder it runs in, if it is not told another one.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "bfn-check-hypothesis"))
-    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.registry.registry import default_registry
     from bfn_toolkit.testing.kit import verdicts
     from bfn_toolkit.testing.subjects import find_subjects
 
@@ -141,8 +141,8 @@ Examples:
 @click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
 def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
     """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
-    from bfn_toolkit.registry import default_registry
-    from bfn_toolkit.scaffold import new_plugin as write
+    from bfn_toolkit.registry.registry import default_registry
+    from bfn_toolkit.registry.scaffold import new_plugin as write
 
     folder = out or Path(f"bfn-{name}")
     for path in write(name, kind, folder, default_registry(), force=force):

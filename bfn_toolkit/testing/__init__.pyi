@@ -1,19 +1,18 @@
 # The public names of the kit: read by type checkers, and by lazy_loader at run time.
-from .kit import Verdict as Verdict
-from .kit import check as check
-from .kit import check_dataset as check_dataset
-from .kit import check_family as check_family
-from .kit import check_network as check_network
-from .kit import check_sampler as check_sampler
-from .kit import check_schedule as check_schedule
-from .kit import parametrize_datasets as parametrize_datasets
-from .kit import parametrize_families as parametrize_families
-from .kit import parametrize_networks as parametrize_networks
-from .kit import parametrize_samplers as parametrize_samplers
-from .kit import parametrize_schedules as parametrize_schedules
-from .kit import verdicts as verdicts
-from .laws import LAWS as LAWS
-from .laws import Law as Law
-from .laws import LawBroken as LawBroken
-from .strategies import Case as Case
-from .strategies import register_profiles as register_profiles
+from .cases import Case as Case, register_profiles as register_profiles
+from .kit import (
+    Verdict as Verdict,
+    check as check,
+    check_dataset as check_dataset,
+    check_family as check_family,
+    check_network as check_network,
+    check_sampler as check_sampler,
+    check_schedule as check_schedule,
+    parametrize_datasets as parametrize_datasets,
+    parametrize_families as parametrize_families,
+    parametrize_networks as parametrize_networks,
+    parametrize_samplers as parametrize_samplers,
+    parametrize_schedules as parametrize_schedules,
+    verdicts as verdicts,
+)
+from .laws import LAWS as LAWS, Law as Law, LawBroken as LawBroken

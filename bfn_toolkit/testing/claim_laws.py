@@ -11,22 +11,11 @@ from bfn_toolkit.errors import BFNError, StepCountError
 from bfn_toolkit.families import AdditiveFamily, ChannelFamily, SteppedFamily
 from bfn_toolkit.outputs import Delta
 from bfn_toolkit.shapes import expand, per_example
-from bfn_toolkit.testing.core import Judge, law, search
+from bfn_toolkit.testing.cases import Case, cases, data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.family_laws import EXAMPLES
-from bfn_toolkit.testing.probes import (
-    EXACT,
-    MANY,
-    alphas,
-    fold,
-    fold_one,
-    probe,
-    raw_numbers,
-    repeat,
-    rows_of,
-    scale,
-)
-from bfn_toolkit.testing.strategies import Case, cases, data
+from bfn_toolkit.testing.law import Judge, law, search
+from bfn_toolkit.testing.probes import EXACT, MANY, alphas, fold, fold_one, probe, raw_numbers, repeat, rows_of, scale
 
 
 def is_additive(family: Any) -> bool:

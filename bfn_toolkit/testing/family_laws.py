@@ -2,7 +2,7 @@ r"""The laws of distribution families.
 
 Exact laws are compared in float64, at a tolerance of 1e-9 of the largest number that enters: thousands of rounding
 errors, and a billionth of any fault in a formula.  Statistical laws have fixed seeds and state their false-alarm rate
-through :data:`~bfn_toolkit.testing.core.Z` and :data:`~bfn_toolkit.testing.core.P`.  Beliefs are compared by the
+through :data:`~bfn_toolkit.testing.law.Z` and :data:`~bfn_toolkit.testing.law.P`.  Beliefs are compared by the
 log-densities they give to test points, so that a law needs to know nothing of a family's params.
 """
 
@@ -21,8 +21,9 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.shapes import map_data, part_of
-from bfn_toolkit.testing.core import Judge, law, round_trip, search
+from bfn_toolkit.testing.cases import Case, cases, data, times
 from bfn_toolkit.testing.draws import seeded
+from bfn_toolkit.testing.law import Judge, law, round_trip, search
 from bfn_toolkit.testing.probes import (
     EXACT,
     MANY,
@@ -43,7 +44,6 @@ from bfn_toolkit.testing.probes import (
     tame,
     tensors,
 )
-from bfn_toolkit.testing.strategies import Case, cases, data, times
 from bfn_toolkit.testing.toys import Toy
 
 EXAMPLES = 25  # of a law that searches

@@ -22,8 +22,8 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.errors import ConfigError, did_you_mean
-from bfn_toolkit.testing.core import accepts_examples
 from bfn_toolkit.testing.draws import under_seed
+from bfn_toolkit.testing.law import accepts_examples
 from bfn_toolkit.testing.laws import LAWS, Law, LawBroken
 
 HOLDS, BROKEN, EXPECTED, SURPRISE = "holds", "broken", "broken as expected", "holds against expectation"

@@ -5,8 +5,15 @@
 True
 """
 
-from bfn_toolkit.testing import claim_laws, family_laws, part_laws  # noqa: F401 - they register their laws
-from bfn_toolkit.testing.core import LAWS, Law, LawBroken
+from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
+    claim_laws,
+    dataset_laws,
+    family_laws,
+    network_laws,
+    sampler_laws,
+    schedule_laws,
+)
+from bfn_toolkit.testing.law import LAWS, Law, LawBroken
 
 _CHECKS = {law.check.__name__: law.check for law in LAWS.values()}
 globals().update(_CHECKS)

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn_toolkit.families import Family
 from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
+from bfn_toolkit.testing.cases import data
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.strategies import data
 
 EXACT = 1e-9  # of the largest number that enters, in float64
 MANY = 20_000  # rows of a statistical law

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from bfn_toolkit.testing.core import Law
+    from bfn_toolkit.testing.law import Law
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +37,7 @@ class LawItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The law's own words, without a traceback."""
-        from bfn_toolkit.testing.core import LawBroken
+        from bfn_toolkit.testing.law import LawBroken
 
         return str(excinfo.value) if isinstance(excinfo.value, LawBroken) else super().repr_failure(excinfo)
 
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not config.getoption("bfn_check"):
         return
     from bfn_toolkit.errors import BFNError
-    from bfn_toolkit.registry import default_registry
+    from bfn_toolkit.registry.registry import default_registry
     from bfn_toolkit.testing.kit import laws_for
     from bfn_toolkit.testing.subjects import find_subjects
 

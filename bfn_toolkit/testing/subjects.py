@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.errors import ConfigError, DataError, PluginError, UnknownPlugin, did_you_mean
-from bfn_toolkit.hookspecs import KINDS
-from bfn_toolkit.registry import Registered, Registry
+from bfn_toolkit.registry.hookspecs import KINDS
+from bfn_toolkit.registry.registry import Registered, Registry
 from bfn_toolkit.testing.laws import LAWS
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
+from bfn_toolkit.bfn import Oracle
 from bfn_toolkit.distributions import Mixture, normal
 from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.model import Oracle
 from bfn_toolkit.networks import NetworkIO
 from bfn_toolkit.outputs import Delta, Kernel, Output
 from bfn_toolkit.schedules import GeometricSchedule

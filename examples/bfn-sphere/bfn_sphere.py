@@ -5,7 +5,8 @@ is :math:`e^{y \cdot x}` up to what is the same for every x, so the beliefs are 
 
 .. math::
     y &\sim N(\alpha x, \alpha I), \qquad p(x \mid v) = C(k) \, e^{v \cdot x}, \qquad v' = v + y, \\
-    k &= \lVert v \rVert, \qquad C(k) = \frac{k}{4 \pi \sinh k}, \qquad E[x] = \Big(\coth k - \frac{1}{k}\Big) \frac{v}{k}
+    k &= \lVert v \rVert, \qquad C(k) = \frac{k}{4 \pi \sinh k}, \qquad E[x] = \Big(\coth k - \frac{1}{k}\Big)
+    \frac{v}{k}
 
 The output is von Mises-Fisher too, with natural parameters v + raw: what the messages have said, and what the network
 adds.  Every point inside the ball is the mean of one such distribution, so the continuous-time loss can reach its
@@ -274,7 +275,8 @@ class SphereCaps(Dataset):
 
     Arguments:
         centres: A vector towards the centre of each cap, of any length.
-        concentration: Concentration of the points about the centre: a cap is about 1 / sqrt(concentration) radians wide.
+        concentration: Concentration of the points about the centre: a cap is about 1 / sqrt(concentration) radians
+            wide.
         count: Number of points in each cap.
         seed: Seed of the draws.
         valid_fraction: Share of the points held out for validation.

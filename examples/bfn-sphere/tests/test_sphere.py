@@ -1,4 +1,5 @@
-"""Laws that every family, every additive one, every channel and every data set obeys, and closed forms of the sphere."""
+"""Laws that every family, every additive one, every channel and every data set obeys, and closed forms of the
+sphere."""
 
 import math
 

@@ -1,0 +1,121 @@
+"""The table, and the page that records it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .rows import Row
+from .timing import Ratio
+
+PAGE = """\
+# Benchmarks
+
+What the toolkit adds to bare torch, as ratios of CPU time on one thread, made by
+
+```text
+{command}
+```
+
+on {machine}. Times on other machines differ; the ratios of the small networks also differ somewhat, because they
+depend on what the processor makes of many small operations. No figure here is from a GPU.
+
+<!-- begin table -->
+{table}
+<!-- end table -->
+
+{verdict}
+
+## What the datasets are learned to
+
+Each row is `bfn train --dataset NAME` with nothing else said, and what `bfn evaluate` finds on fresh data (of digits:
+on held-out images), made by `python -m benchmarks.learning --write docs/reference/benchmarks.md`. The known entropy is
+what a perfect model would pay. It is a density's, in nats, and may be of either sign, so that a share of it means
+little where it is near zero: the next column divides by the price of the messages, L inf, which is of one sign. The
+recipes were chosen by such bounds, those of digits among four on these very images, so that its figure is a little too
+good.
+
+<!-- begin learning -->
+<!-- end learning -->
+
+## How to read it
+
+*Bare* is the same network on the same input: forward, backward with a fixed output gradient, and a step of
+`torch.optim.AdamW` as it comes; no loss and no random number. *Step* is that with the continuous-time loss and the same
+optimiser. *Loss alone* is the loss and its backward on a network of one parameter. *Whole loop* is
+`bfn_toolkit.training.step.Loop.step`: seeded scope, loss, fused AdamW, clipping, moving average of the weights. Batches
+from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes n + 1
+evaluations of the network.
+
+*Textbook* is the same work as one first writes it from the paper: times in the shape of the data, checked
+`torch.distributions` objects, `DataLoader` batches; its source is `benchmarks/textbook.py`. Its loop has AdamW as it
+comes, clipping, a Python loop for the moving average and a read of the loss in each step.
+
+All variants run in one process. Each of {rounds} rounds visits all of them in an order of its own and divides each
+time by the bare time of the same round, so that a busy neighbour slows both; the figure is the median of these
+ratios, in brackets its 95 % bootstrap interval. glibc is told to keep freed memory, because page faults would fall on
+some variants by chance. Start-up is the CPU time of fresh interpreters, with fewer rounds.
+
+Counts of operations and peaks of memory do not vary, so those are tests: `tests/repository/test_performance.py`.
+"""
+
+
+def cell(ratio: Ratio | None) -> str:
+    """A figure with its interval."""
+    if ratio is None:
+        return ""
+    digits = 4 if ratio.value < 0.1 else 1 if ratio.value >= 10 else 3
+    return f"{ratio.value:.{digits}f} [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| what | ratio [95 % interval] | goal | textbook |", "|---|---|---|---|"]
+    for row in rows:
+        goal = "" if row.limit is None else f"{row.goal} {'>=' if row.at_least else '<='} {row.limit:g}"
+        lines.append(f"| {row.what} | {cell(row.ratio)} | {goal} | {cell(row.textbook)} |")
+    return "\n".join(lines)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Which goals are met, which are missed and by how much, and which the interval leaves open."""
+    met, missed = [], []
+    for row in rows:
+        if row.limit is None:
+            continue
+        open_ = " (the interval covers the goal)" if row.ratio.low <= row.limit <= row.ratio.high else ""
+        if (row.ratio.value >= row.limit) if row.at_least else (row.ratio.value <= row.limit):
+            met.append(f"* {row.goal}, {row.what}{open_}")
+        else:
+            excess = row.ratio.value / row.limit - 1
+            side = "below" if row.at_least else "above"
+            missed.append(f"* {row.goal}, {row.what}: {abs(excess):.1%} {side} {row.limit:g}{open_}")
+    parts = [("## Goals met", met), ("## Goals missed", missed or ["None."])]
+    return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in parts)
+
+
+def machine() -> str:
+    """Processor, torch and threads."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread"
+
+
+_LEARNING = re.compile(r"<!-- begin learning -->\n?(.*?)\n?<!-- end learning -->", re.S)
+
+
+def with_learning(text: str, lines: str) -> str:
+    """The page with another table of what is learned."""
+    return _LEARNING.sub(lambda _: f"<!-- begin learning -->\n{lines}\n<!-- end learning -->", text)
+
+
+def page(rows: Sequence[Row], command: str, rounds: int, before: str = "") -> str:
+    """The whole page; the table of what is learned is that of the page before."""
+    parts = {"machine": machine(), "table": table(rows), "verdict": verdict(rows)}
+    text = PAGE.format(command=command, rounds=rounds, **parts)
+    learned = _LEARNING.search(before)
+    return with_learning(text, learned[1]) if learned else text

@@ -1,0 +1,197 @@
+"""What the commands print: tables, progress and lines.  Rich is imported where it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+LAUNCHED = "BFN_LAUNCHED"  # set where a launcher of ours tells what happened to its processes
+
+if TYPE_CHECKING:
+    from bfn_toolkit.testing.kit import Verdict
+    from bfn_toolkit.training.metrics import Moment
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes, and not the one that talks."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def say(line: str) -> None:
+    """Prints a line to stderr."""
+    if not is_follower():
+        click.echo(line, err=True)
+
+
+def complain(message: str, details: str = "") -> None:
+    """Prints an error to stderr, each of its lines as one; what a launcher of ours tells is not told twice."""
+    if LAUNCHED in os.environ:
+        return
+    who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    lines = message.splitlines() or [""]
+    click.echo(details + "\n".join(f"{who}error: {line}" for line in lines), err=True)
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
+    """A bar with loss and rate on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        every = max(1, steps // 10)
+
+        def line(moment: Moment) -> None:
+            for m in moment.metrics:
+                step = int(m["step"])
+                if "valid_loss" in m:
+                    say(f"step {step}/{steps}  validation loss {_estimate(m)}")
+                elif step % every == 0 or step == steps:
+                    say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
+
+        def advance(moment: Moment) -> None:
+            for m in moment.metrics:
+                if "loss" in m:
+                    rate = bar.tasks[0].speed or 0.0
+                    bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
+
+        yield advance
+
+
+@contextmanager
+def sampling(n: int) -> Iterator[Callable[[int], None]]:
+    """A bar of the samples that are written on a terminal, a line at every tenth of them elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if is_follower() or not console.is_terminal:
+        told = 0
+
+        def line(rows: int) -> None:
+            nonlocal told
+            if told < (told := 10 * rows // n) < 10:
+                say(f"{rows:,} of {n:,} samples")
+
+        yield line
+        return
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("sampling", total=n)
+        yield lambda rows: bar.update(task, completed=rows)
+
+
+def _estimate(metrics: Mapping[str, Any]) -> str:
+    value, error = metrics["valid_loss"], metrics["valid_loss_stderr"]
+    return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+_DISTANCES = {
+    "w1": "W1 to the data",
+    "sliced_w1": "sliced W1 to the data",
+    "mmd": "MMD squared to the data",
+    "tv_site": "total variation to the data, one site",
+    "tv_pair": "total variation to the data, neighbours",
+}
+
+
+def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = [(prefix + name, f"{scores[key]:.4f}") for key, name in _DISTANCES.items() if key in scores]
+    for part, inner in scores.get("parts", {}).items():
+        rows += _distance_rows(inner, f"{prefix}{part}: ")
+    return rows
+
+
+def scores_table(scores: Mapping[str, Any]) -> None:
+    """The scores of :func:`~bfn_toolkit.reports.report.evaluate`."""
+
+    def estimate(key: str) -> str:
+        return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
+
+    samples = scores["samples"]
+    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
+    rows = [
+        (messages, estimate("loss_nats") + " nats"),
+        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
+        ("bound of -ln p(x)", estimate("total_nats") + " nats"),
+        ("", estimate("bits_per_dimension") + " bits per dimension"),
+    ]
+    for name, part in scores["parts"].items():
+        rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+    if "log_density_nats" in scores:
+        rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
+        rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
+    rows += _distance_rows(samples)
+    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+    title = (
+        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
+        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
+    )
+    _table(title, rows)
+
+
+def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
+    """The registered parts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("kind", "name", "module", "distribution", "version")
+    for part in parts:
+        table.add_row(*part.values())
+    Console().print(table)
+
+
+def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:
+    """Checkpoints, and what is wrong with them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "step", "validation loss", "bytes", "verified" if verified else "readable")
+    for row in rows:
+        loss = "" if row["valid_loss"] is None else f"{row['valid_loss']:.4f}"
+        table.add_row(row["name"], str(row["step"]), loss, f"{row['bytes']:,}", row["fault"] or "yes")
+    Console().print(table)
+
+
+def verdicts_table(title: str, lines: Sequence[Verdict]) -> None:
+    """Law, verdict and figure of each law, and what is to be told of the broken ones."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("law", "verdict", "figure")
+    for line in lines:
+        verdict = line.verdict if line.reason is None else f"{line.verdict}: {line.reason}"
+        table.add_row(line.law.name, verdict, "" if line.figure is None else f"{line.figure:.2g}")
+    click.echo(title)
+    Console().print(table)
+    for line in lines:
+        if line.fault is not None and not line.passed:
+            click.echo(str(line.fault))

@@ -1,0 +1,184 @@
+"""The commands that draw samples: sample, evaluate and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bfn_toolkit.cli.display import sampling, say, scores_table
+from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Integer
+from bfn_toolkit.cli.run_options import make_plan, open_run, plan_options
+from bfn_toolkit.errors import ConfigError
+
+_DEFAULT_STEPS = "[default: 100, or what the family is tied to]"
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn sample runs/001
+  bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
+  bfn sample runs/001 -n 50 --out samples.csv
+  bfn sample runs/001 -n 50 --condition label=3 --guidance 2
+  bfn sample runs/001 -n 10000000 --out many.npy    after a kill, the same command goes on
+  bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
+)
+@click.argument("run", type=PATH)
+@click.option("--steps", type=POSITIVE, help=f"Number of messages  {_DEFAULT_STEPS}")
+@click.option(
+    "--out",
+    type=PATH,
+    help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
+)
+@click.option(
+    "--trajectory",
+    type=PATH,
+    help="File for the beliefs and outputs on the way to the first 64 samples: .npz or .safetensors.",
+)
+@click.option("--force", is_flag=True, help="Replace the files.")
+@click.option(
+    "--condition",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Value of a condition, such as label=3, or none; repeat it for others  [default: as in the training rows]",
+)
+@click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
+@click.option(
+    "--known",
+    type=click.Path(path_type=Path),
+    help="File of known values, .npy or .safetensors; NaN (or -1, for classes) where a value is not known.",
+)
+@plan_options
+def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
+    """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    from bfn_toolkit.parallel.processes import first
+    from bfn_toolkit.parallel.signals import listening
+    from bfn_toolkit.runs.sample_files import format_of
+    from bfn_toolkit.runs.sampling import draw_trajectory, samples_name, stream_samples
+    from bfn_toolkit.storage.arrays import check_format, write_arrays
+
+    opened = open_run(run, choice)
+    plan = make_plan(opened, steps, **choice)
+    suffix = Path(samples_name(opened)).suffix
+    name, _, _ = plan.choose(opened.model.family)
+    told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
+    words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
+    words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
+    words += [f"known-{plan.known.stem}"] if plan.known else []
+    out = out or run / f"{'-'.join(words)}{suffix}"
+    for option, path in (("--out", out), ("--trajectory", trajectory)):
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
+        if path is not None and path.exists() and not force:
+            raise ConfigError(f"{path} exists; choose another {option}, or replace it with --force")
+    format_of(out)
+    if trajectory is not None:
+        check_format(trajectory)
+    with listening():
+        with sampling(plan.n) as show:
+            stream_samples(opened, plan, out, say=say, show=show)
+        if first():
+            click.echo(str(out))
+        if trajectory is not None:
+            write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
+            click.echo(str(trajectory))
+
+
+class _Steps(click.ParamType[Any]):
+    name = "N|inf"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "inf":
+            return "inf"
+        steps: int = POSITIVE.convert(value, param, ctx)
+        return steps
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn evaluate runs/001
+  bfn evaluate runs/001 --steps 20 --json
+  bfn evaluate runs/001 --density 1000
+  bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
+)
+@click.argument("run", type=PATH)
+@click.option("--steps", type=_Steps(), help="Messages of the bound  [default: inf, or what the family is tied to]")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "test", "all"]),
+    default="test",
+    show_default=True,
+    help="Whose likelihood; samples are always held against all data.",
+)
+@click.option("--draws", type=POSITIVE, help="Draws for each example  [default: about a million in all]")
+@click.option(
+    "--density",
+    type=Integer(min=0),
+    default=0,
+    help="Exact log-density of so many examples, of continuous data.",
+)
+@click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@plan_options
+def evaluate(
+    run: Path,
+    steps: int | str | None,
+    split: Any,
+    draws: int | None,
+    density: int,
+    sample_steps: int | None,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
+    from bfn_toolkit.parallel.processes import first
+    from bfn_toolkit.reports.report import evaluate as evaluate_run
+    from bfn_toolkit.storage.files import to_json
+
+    opened = open_run(run, choice)
+    plan = make_plan(opened, sample_steps, **choice)
+    n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
+    scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
+    if not first():
+        return
+    if as_json:
+        click.echo(to_json(scores))
+    else:
+        scores_table(scores)
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn plot runs/001 --steps 20
+  bfn plot runs/001 --flows --sampler ode-2         the flows alone, by a sampler
+  bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
+)
+@click.argument("run", type=PATH)
+@click.option("--steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
+@click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
+@click.option("--flows", is_flag=True, help="Draw the flows alone, by the sampler that is used.")
+@click.option("--animate", is_flag=True, help="Draw a film alone, from the prior to the samples: flows.gif.")
+@plan_options
+def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
+    """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
+    from bfn_toolkit.reports.report import write_figures, write_film
+    from bfn_toolkit.runs.directory import FIGURES
+    from bfn_toolkit.runs.sampling import draw_samples
+
+    opened = open_run(run, choice)
+    plan = make_plan(opened, steps, **choice)
+    folder = out or run / FIGURES
+    paths = [write_film(opened, folder, plan)] if animate else []
+    if flows:
+        paths += write_figures(opened, folder, None, plan, only=["flows"])
+    elif not animate:
+        paths += write_figures(opened, folder, draw_samples(opened, plan), plan)
+    for path in paths:
+        click.echo(str(path))

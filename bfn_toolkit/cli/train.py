@@ -1,0 +1,130 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import click
+
+from bfn_toolkit.cli.display import progress, say, scores_table
+from bfn_toolkit.cli.overrides import parse_overrides
+from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command
+from bfn_toolkit.cli.run_options import make_plan, trust_options
+from bfn_toolkit.errors import ConfigError
+
+
+@click.command(
+    cls=Command,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="""\b
+Examples:
+  bfn train                                         four Gaussians, a Siren, Gaussian updates
+  bfn train --out runs/wide --network.width 256 --training.steps 1000
+  bfn train --preset post                           the recipe of the blog post
+  bfn train --config my.toml --seed 1               a file, with one value replaced
+  bfn train --family.head noise --training.ema_decay 0.99
+  bfn train --resume runs/wide                      go on where it stopped, to the same bits
+  bfn train --processes 2 --training.batch_size 512 share each batch among two processes
+  bfn train --options                               every option, its type and its default""",
+)
+@click.option("--config", type=PATH, help="Experiment in a TOML file.")
+@click.option("--preset", help="Named experiment beneath the file: default, post.")
+@click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--resume", type=PATH, help="Run directory to go on with.")
+@click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
+@click.option("--processes", type=POSITIVE, help="Start so many processes on this machine  [default: 1]")
+@trust_options
+@click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
+@click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    config: Path | None,
+    preset: str | None,
+    out: Path | None,
+    force: bool,
+    resume: Path | None,
+    allow_inexact: bool,
+    processes: int | None,
+    allow_nonfinite: bool,
+    allow_plugin_mismatch: bool,
+    no_report: bool,
+    show_options: bool,
+) -> int | None:
+    """Train a model, then sample, score and draw it.
+
+    Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
+    --family.head noise, --training.lr 1e-3.
+    """
+    overrides = parse_overrides(ctx.args)
+    from bfn_toolkit.config.experiment import Experiment, load_experiment
+
+    if resume is not None and (config or preset or out or force):
+        raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
+    if resume is None and allow_inexact:
+        raise ConfigError("--allow-inexact goes with --resume RUN")
+    if resume is not None:
+        from bfn_toolkit.runs.run import read_experiment
+
+        folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
+        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
+    else:
+        folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
+    if show_options:
+        for key, type_, value in experiment.options():
+            click.echo(f"--{key}  {type_}  [{value}]")
+        return None
+
+    from bfn_toolkit.parallel import processes as job
+    from bfn_toolkit.runs.directory import check_out
+    from bfn_toolkit.training.trainer import resume as resume_training, train as run_training
+
+    if resume is None and job.first():
+        check_out(folder, force=force, dataset=experiment.dataset)
+    if processes is not None and processes > 1:
+        from bfn_toolkit.cli.launcher import launch
+
+        place = [] if out or resume else ["--out", str(folder)]
+        return launch(processes, ["train", *_without_processes(ctx), *place])
+    if "WORLD_SIZE" in os.environ and not (out or resume):
+        raise ConfigError("processes that another program starts need a common --out RUN (or --resume RUN)")
+    with progress(experiment.training.steps) as show:
+        if resume is None:
+            run = run_training(experiment, folder, force=force, callbacks=[show])
+        else:
+            run = resume_training(
+                folder,
+                overrides=overrides,
+                allow_inexact=allow_inexact,
+                allow_nonfinite=allow_nonfinite,
+                allow_plugin_mismatch=allow_plugin_mismatch,
+                callbacks=[show],
+            )
+    say(f"run: {folder}")
+    if not no_report:
+        from bfn_toolkit.parallel.signals import listening
+        from bfn_toolkit.reports.report import complete_run
+
+        with listening():
+            scores = complete_run(run, make_plan(run), say)
+        if job.first():
+            scores_table(scores)
+    return None
+
+
+def _free_folder() -> Path:
+    return next(path for i in itertools.count(1) if not (path := Path("runs") / f"{i:03d}").exists())
+
+
+def _without_processes(ctx: click.Context) -> list[str]:
+    """The arguments of the command line as they were, but for --processes."""
+    arguments = list(ctx.obj[1:])
+    for i, argument in enumerate(arguments):
+        if argument == "--processes":
+            return arguments[:i] + arguments[i + 2 :]
+        if argument.startswith("--processes="):
+            return arguments[:i] + arguments[i + 1 :]
+    return arguments

@@ -1,0 +1,1 @@
+"""Configuration: from files and options to attrs values, and back."""

@@ -1,0 +1,67 @@
+"""Attrs values to plain ones, completely: :mod:`bfn_toolkit.config.structure` gives equal values back."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import attrs
+
+from bfn_toolkit.config.layers import Key, dotted
+from bfn_toolkit.config.schema import NONE, fields_of, kind_of, shown
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.registry.registry import Registry
+
+
+def destructure(value: Any, registry: Registry, facts: Iterable[str] = ()) -> dict[str, Any]:
+    """Writes an attrs value as tables.
+
+    A field that is None is left out if it would come back as None, and is "none" otherwise.
+
+    Arguments:
+        value: An attrs value.
+        registry: Who knows the names of parts.
+        facts: Names that the facts of a dataset would fill in.
+    Raises:
+        ConfigError: If a part has no name, or a value has no form in a configuration.
+    """
+    return _Writer(registry, frozenset(facts)).table(value, None, ())
+
+
+@attrs.frozen
+class _Writer:
+    registry: Registry
+    facts: frozenset[str]
+
+    def table(self, value: Any, kind: str | None, key: Key) -> dict[str, Any]:
+        table: dict[str, Any] = {"name": self.registry.name_of(kind, type(value))} if kind else {}
+        for name, (field, type_) in fields_of(type(value)).items():
+            part, at = getattr(value, field.name), (*key, name)
+            if part is not None:
+                table[name] = self.plain(part, kind_of(type_), at)
+            elif field.default is not None or name in self.facts:
+                members = get_args(type_)
+                if types.NoneType not in members or str in members:
+                    raise ConfigError(f"{dotted(at)}: None has no form in a configuration here")
+                table[name] = NONE
+        return table
+
+    def plain(self, value: Any, kind: str | None, key: Key) -> Any:
+        if attrs.has(type(value)):
+            return self.table(value, kind or kind_of(type(value)), key)
+        if isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float) and not math.isnan(value):
+            return float(value)
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, Mapping):
+            return {name: self.plain(part, None, (*key, name)) for name, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.plain(part, None, (*key, n)) for n, part in enumerate(value)]
+        raise ConfigError(f"{dotted(key)}: {shown(value)} has no form in a configuration")

@@ -1,0 +1,109 @@
+"""Batches of rows: a pure function of seed, epoch and place."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.errors import DataError, ResourceError
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.shapes import device_of
+
+
+def _order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """Row numbers of the batches of an epoch."""
+    if n <= batch_size:
+        return (torch.arange(n),)
+    with seeded(seed, "order", epoch):
+        return torch.split(torch.randperm(n), batch_size)[: n // batch_size]
+
+
+def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
+    """Batches that cover the rows once, in an order that is a function of the seed and the epoch.
+
+    Rows that fill no whole batch are left to other epochs; where all rows fit in one batch, that is the batch.
+    """
+    if len(rows) <= batch_size:
+        yield rows
+        return
+    device = device_of(rows.x)
+    order = torch.cat(_order(len(rows), batch_size, seed, epoch)).to(device)
+    for index in torch.split(order, batch_size):
+        yield rows.rows(index)
+
+
+def row_order(n: int, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
+    """Row numbers of the batches of one epoch after another, without end, from batch ``start`` on."""
+    epoch, skip = divmod(start, max(1, n // batch_size))
+    for number in count(epoch):
+        yield from _order(n, batch_size, seed, number)[skip:]
+        skip = 0
+
+
+def batches(rows: Batch, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Batch]:
+    """The batches of one epoch after another, without end, from batch ``start`` on."""
+    epoch, skip = divmod(start, max(1, len(rows) // batch_size))
+    for number in count(epoch):
+        yield from islice(minibatches(rows, batch_size, seed=seed, epoch=number), skip, None)
+        skip = 0
+
+
+class _Fetched(torch.utils.data.Dataset["Batch | DataError"]):
+    """Batches by their row numbers, as a loader's workers fetch them."""
+
+    def __init__(self, rows: Batch) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: Tensor) -> Batch | DataError:
+        try:
+            return self.rows.rows(index)
+        except Exception:  # the loader would make its traceback the message: what is wrong is a value here
+            for row in index.tolist():
+                try:
+                    self.rows.rows(torch.tensor([row]))
+                except Exception as error:
+                    return DataError(f"row {row} cannot be read: {type(error).__name__}: {error}")
+            raise
+
+
+def fetched_batches(
+    rows: Batch, batch_size: int, *, seed: int, start: int = 0, workers: int, timeout: float
+) -> Iterator[Batch]:
+    """The batches of :func:`batches`, fetched ahead by other processes.
+
+    Raises:
+        DataError: If rows cannot be read.
+        ResourceError: If a worker is killed, or does not answer within ``timeout`` seconds.
+    """
+    loader = torch.utils.data.DataLoader(
+        _Fetched(rows),
+        batch_size=None,
+        sampler=cast(Any, row_order(len(rows), batch_size, seed=seed, start=start)),
+        num_workers=workers,
+        generator=torch.Generator(),  # the caller's generator is not ours to draw from
+        worker_init_fn=_default_signals,
+        timeout=timeout,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise ResourceError(
+            f"a worker that fetches rows ended: {str(error).splitlines()[0]} Its memory may have run out, or that in "
+            "/dev/shm; use fewer: training.workers = 0"
+        ) from error
+
+
+def _default_signals(_: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, *(getattr(signal, f"SIGUSR{i}") for i in (1, 2))):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)

@@ -1,0 +1,1 @@
+"""How good a model and its samples are: likelihood, density, distances."""

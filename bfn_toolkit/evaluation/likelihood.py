@@ -1,0 +1,141 @@
+r"""Evaluation: the likelihood bound, and how far samples are from data.
+
+The bound :math:`L(x) = L^n(x) + L^r(x) \ge -\ln p(x)` is estimated by many draws of the time and of the beliefs for
+each example; its standard error is that of the mean over examples, so it counts both the draws and the finite data.
+
+Distances between a sample and the data: the Wasserstein-1 distance for one number per example, its average over random
+directions otherwise (sliced W1), and the maximum mean discrepancy (MMD, the square, with a Gaussian kernel whose width
+is the median distance; Gretton et al. 2012, eq. 3).  Of classes: the total variation distance between the frequencies
+of the classes at each site, and of pairs of neighbours.  None is zero for finite samples: compare with the distance of
+fresh data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from bfn_toolkit.bfn import FlowModel
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, Price, ReconstructionLoss
+from bfn_toolkit.sampling.chunks import in_blocks
+from bfn_toolkit.shapes import device_of, leaves
+
+EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
+BLOCK = 256  # examples whose draws have one seed
+CHUNK = 8192  # rows in one evaluation
+
+
+@attrs.frozen
+class Estimate:
+    """A mean and its standard error."""
+
+    value: float
+    stderr: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """Mean and standard error of independent values, with shape (N,)."""
+        values = values.double()
+        return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan)
+
+
+@attrs.frozen
+class CodeLength:
+    """What one part of the data costs, the mean over examples in nats.
+
+    Arguments:
+        messages: L^n, or L^inf.
+        reconstruction: L^r.
+        total: Their sum.
+    """
+
+    messages: Estimate
+    reconstruction: Estimate
+    total: Estimate
+
+    @classmethod
+    def of(cls, messages: Tensor, reconstruction: Tensor) -> CodeLength:
+        """Estimates from one number per example of each."""
+        return cls(*map(Estimate.of, (messages, reconstruction, messages + reconstruction)))
+
+
+@attrs.frozen
+class LikelihoodBound(CodeLength):
+    """Upper bound of -ln p(x), the mean over examples in nats.
+
+    Arguments:
+        messages: L^n, or L^inf.
+        reconstruction: L^r.
+        total: Their sum.
+        n_steps: Number of messages; None for continuous time.
+        dimensions: Numbers in one example.
+        examples: Number of examples.
+        draws: Draws of the time for each example.
+        parts: The same for each part of a product; empty for other families.
+    """
+
+    n_steps: int | None
+    dimensions: int
+    examples: int
+    draws: int
+    parts: Mapping[str, CodeLength]
+
+    @property
+    def bits_per_dimension(self) -> Estimate:
+        """The total in bits, divided by the dimensions."""
+        scale = 1.0 / (self.dimensions * math.log(2.0))
+        return Estimate(self.total.value * scale, self.total.stderr * scale)
+
+
+@torch.inference_mode()
+def likelihood_bound(
+    model: FlowModel, data: Batch, *, n_steps: int | None = None, draws: int | None = None, seed: int = 0
+) -> LikelihoodBound:
+    """Estimates the likelihood bound of a model on data that are on the model's device.
+
+    The draws are made in blocks of examples, which several processes share among themselves.
+
+    Arguments:
+        model: The model.
+        data: Examples.
+        n_steps: Number of messages; None for continuous time.
+        draws: Draws for each example; by default as many as make about a million evaluations, at most 4096.
+        seed: Seed of the draws.
+    """
+    n, device = len(data), device_of(data.x)
+    draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
+    losses: tuple[Price, Price] = (
+        ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
+        ReconstructionLoss(),
+    )
+
+    def price(block: int) -> dict[str, Tensor]:
+        """Sums over the draws for the rows of a block, by part: (BLOCK, 2)."""
+        index = torch.arange(block * BLOCK, (block + 1) * BLOCK, device=device).remainder_(n)
+        sums = {name: torch.zeros(BLOCK, 2, dtype=torch.float64, device=device) for name in model.family.parts}
+        for together in torch.split(torch.arange(draws), CHUNK // BLOCK):
+            batch = data.rows(index.repeat(len(together)))
+            for i, loss in enumerate(losses):
+                for name, nats in loss.terms(model, batch.x, **batch.condition).items():
+                    sums[name][:, i] += nats.double().reshape(len(together), BLOCK).sum(0)
+        return sums
+
+    sums = in_blocks(n, BLOCK, price, (seed, "likelihood"), device, shrink=model.shrink)
+    messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
+    parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}
+    whole = CodeLength.of(messages, reconstruction)
+    return LikelihoodBound(
+        whole.messages,
+        whole.reconstruction,
+        whole.total,
+        n_steps=n_steps,
+        dimensions=sum(leaf[0].numel() for leaf in leaves(data.x)),
+        examples=n,
+        draws=draws,
+        parts=parts,
+    )

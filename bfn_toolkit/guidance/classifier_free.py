@@ -1,0 +1,142 @@
+r"""Guidance: a model that wraps a model, and says more strongly what its condition tells.
+
+A network that has learned to go without its condition now and then is two models.  *Classifier-free guidance* goes from
+the unconditional output beyond the conditional one,
+
+.. math:: \tilde\eta = \eta_c + w \, (\eta_c - \eta_u),
+
+where eta are the numbers of the output distribution that add up when evidence does:
+
+================================= ==========================================================
+output                            eta
+================================= ==========================================================
+:class:`~bfn_toolkit.Finite`      the logits: :math:`\tilde p \propto p_c^{1+w} / p_u^w`
+:class:`~bfn_toolkit.Delta`       the point, which is linear in the score of the beliefs
+normal mixtures, ``Binned``       logits and means, component by component; not the scales
+:class:`~bfn_toolkit.JointOutput` those of its parts
+others                            what their module registers with :func:`guide`
+================================= ==========================================================
+
+w = 0 is the conditional model to the bit, w = -1 the unconditional one.  Where both outputs are equal, w does nothing,
+and a constant that is added to logits stays one.  A sampler only asks for outputs, so that every sampler is guided.
+
+Source: Ho and Salimans 2022 (arXiv 2207.12598), there with 1 + w for the score; on logits as in ChemBFN
+(arXiv 2407.20294).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import singledispatch
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from bfn_toolkit.bfn import FlowModel
+from bfn_toolkit.binned_outputs import Binned
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.outputs import Delta, Finite, NormalMixture, Output, SiteNormalMixture
+from bfn_toolkit.product_family import JointOutput
+
+
+def beyond(given: Tensor, free: Tensor, weight: float) -> Tensor:
+    """given + weight (given - free)."""
+    return given + weight * (given - free)
+
+
+@singledispatch
+def guide(given: Any, free: Any, weight: float) -> Output:
+    """The output distribution beyond the conditional one, as seen from the unconditional one.
+
+    A plugin registers what that means for an output of its own: ``guide.register``.
+
+    Arguments:
+        given: Output under the condition.
+        free: Output without it, of the same class.
+        weight: How far beyond, w.
+    Raises:
+        ConfigError: If it is not known what that means for this class.
+    """
+    raise ConfigError(
+        f"there is no guidance of {type(given).__name__} outputs; register a function of (given, free, weight) that "
+        "returns one with bfn_toolkit.guide.register"
+    )
+
+
+@guide.register
+def _(given: Finite, free: Any, weight: float) -> Output:
+    return Finite(given.support, beyond(given.logits, free.logits, weight))
+
+
+@guide.register
+def _(given: Delta, free: Any, weight: float) -> Output:
+    return attrs.evolve(given, value=beyond(given.value, free.value, weight))
+
+
+@guide.register(NormalMixture)
+@guide.register(SiteNormalMixture)
+def _(given: Any, free: Any, weight: float) -> Output:
+    logits, means = beyond(given.logits, free.logits, weight), beyond(given.means, free.means, weight)
+    result: Output = attrs.evolve(given, logits=logits, means=means)
+    return result
+
+
+@guide.register
+def _(given: Binned, free: Any, weight: float) -> Output:
+    normals: Any = guide(given.normals, free.normals, weight)
+    return attrs.evolve(given, normals=normals)
+
+
+@guide.register
+def _(given: JointOutput, free: Any, weight: float) -> Output:
+    return JointOutput({name: guide(part, free[name], weight) for name, part in given.parts.items()})
+
+
+class Guided(FlowModel):
+    """A model under classifier-free guidance: two evaluations of the network for each of the sampler's.
+
+    Arguments:
+        model: A model that can go without the conditions by which it is guided: a network for which a keyword that is
+            missing means that nothing is told, and that has been trained so (``label_dropout`` of the network ``mlp``).
+        weight: w; 0 for no guidance.
+        names: The conditions by which it is guided; None for all that are given.
+    Raises:
+        ConfigError: If the weight is not a finite number.
+
+    >>> import torch
+    >>> from bfn_gaussian import Gaussian
+    >>> from bfn_mlp import MLP
+    >>> from bfn_toolkit import BFN
+    >>> bfn = BFN(Gaussian(site_shape=(2,)), MLP(width=16, labels=3))
+    >>> Guided(bfn, 2.0).sample(5, n_steps=10, label=torch.full((5,), 1)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, model: FlowModel, weight: float, names: Iterable[str] | None = None) -> None:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ConfigError(f"the weight of guidance must be a finite number, got {weight!r}")
+        super().__init__(model.family)
+        self.model, self.weight = model, float(weight)
+        self.names = None if names is None else frozenset(names)
+
+    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        """The conditional output, beyond the unconditional one.
+
+        Raises:
+            ConfigError: If there is no condition to be guided by, or no guidance of this kind of output.
+        """
+        given = self.model.output(params, t, **condition)
+        if self.weight == 0.0:
+            return given
+        rest = {name: value for name, value in condition.items() if self.names is not None and name not in self.names}
+        if len(rest) == len(condition):
+            wanted = "label=..." if self.names is None else ", ".join(f"{name}=..." for name in sorted(self.names))
+            found = ", ".join(condition) or "none"
+            raise ConfigError(f"guidance needs a condition to be guided by, found {found}; write sample(..., {wanted})")
+        return guide(given, self.model.output(params, t, **rest), self.weight)
+
+    def shrink(self) -> bool:
+        """Makes the model do with less memory."""
+        return self.model.shrink()

@@ -1,0 +1,207 @@
+r"""Particles: samples of the model's own conditional distribution, given known sites.
+
+With pinned outputs alone (:mod:`~bfn_toolkit.sampling.inpainting`) the messages about known sites come from a sender
+who knows the values, where the model would have drawn them from its receiver.  The ratio of both is what such a path is
+worth:
+
+.. math::
+    \ln w = \sum_i \ln \frac{p_R(y_i \mid \theta_{i-1})}{p_S(y_i \mid \bar x; \alpha_i)} \Bigg|_{\text{known}}
+            + \ln p_O(\bar x \mid \theta_n; 1) \Big|_{\text{known}} ,
+
+the code length of the known sites with the sign turned, message by message.  P particles of each example carry such
+weights.  Where few of them carry most of the weight, they are resampled, and at the end one is drawn.  As P grows, that
+is a sample of the model's own conditional distribution, for any number of steps: of what samples with these values
+would be among all that the model draws in so many steps.
+
+Source: sequential Monte Carlo with systematic resampling below an effective sample size (Doucet and Johansen 2009); for
+Bayesian flows, with the divergence in place of the ratio, ProtBFN (Atkinson et al. 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+from itertools import pairwise
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit.binned_outputs import Binned
+from bfn_toolkit.families import Family
+from bfn_toolkit.model import Model
+from bfn_toolkit.outputs import Finite, Output, SiteNormalMixture
+from bfn_toolkit.parallel import processes
+from bfn_toolkit.product_family import JointOutput
+from bfn_toolkit.sampling.ancestral import AncestralSampler
+from bfn_toolkit.sampling.inpainting import Informed, Known, pin
+from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerState, watched
+from bfn_toolkit.shapes import Data, map_data
+
+
+def rows_of(params: Any, index: Tensor) -> Any:
+    """Beliefs of the examples with these numbers."""
+    if isinstance(params, Mapping):
+        return {name: rows_of(part, index) for name, part in params.items()}
+    if isinstance(params, Tensor):
+        return params[index]
+    names = [f.name for f in attrs.fields(type(params))]
+    return type(params)(**{name: getattr(params, name)[index] for name in names})
+
+
+def systematic(weights: Tensor, draws: int) -> Tensor:
+    """Numbers of the particles that are drawn, (B, draws), by their weights (B, P): one uniform number for each row.
+
+    A particle with the share w of the weight is drawn floor(draws w) or ceil(draws w) times, draws w on average.
+    """
+    cdf = weights.cumsum(-1)
+    places = (torch.arange(draws, device=weights.device) + torch.rand_like(weights[:, :1])) / draws
+    # The total may round to something else than 1; scaled by it, places stay within the table.
+    chosen = torch.searchsorted(cdf, places * cdf[:, -1:], right=True)
+    return chosen.clamp_max_(weights.shape[-1] - 1)
+
+
+NARROW = 1e-8  # width of a component that is certain, which adds nothing to the variance of a message
+
+
+@singledispatch
+def settle(output: Any, x: Data, free: Data) -> Output:
+    """The output with all probability on x at some sites: those at the others are left to be priced.
+
+    It is for ratios alone, so a density at the settled sites may be any constant.  A plugin registers what that means
+    for an output of its own, unless it is the one that it pins: ``settle.register``.
+
+    Arguments:
+        output: Output distribution of all sites, independent of each other.
+        x: Data, with shape (B, *site); by the names of the parts for data of several.
+        free: Where nothing is known, of the same shape.
+    """
+    return pin(output, x, free)
+
+
+@settle.register
+def _(output: SiteNormalMixture, x: Tensor, free: Tensor) -> Output:
+    free = free.unsqueeze(-1)
+    means = torch.where(free, x.unsqueeze(-1), output.means)
+    return SiteNormalMixture(output.logits, means, torch.where(free, NARROW, output.scales))
+
+
+@settle.register
+def _(output: Binned, x: Tensor, free: Tensor) -> Output:
+    normals, free = output.normals, free.unsqueeze(-1)
+    width = 2.0 / output.bins / 1000.0  # of which nothing reaches the next bin, and log-probabilities are finite
+    means = torch.where(free, output.centre(output.index(x)).unsqueeze(-1), normals.means)
+    return Binned(SiteNormalMixture(normals.logits, means, torch.where(free, width, normals.scales)), output.bins)
+
+
+@settle.register
+def _(output: Finite, x: Tensor, free: Tensor) -> Output:
+    if output.support is None:
+        return pin(output, x, free)
+    certain = torch.full_like(output.logits, -torch.inf).scatter_(-1, output.index(x).unsqueeze(-1), 0.0)
+    return Finite(output.support, torch.where(free.unsqueeze(-1), certain, output.logits))
+
+
+@settle.register
+def _(output: JointOutput, x: Data, free: Data) -> Output:
+    return JointOutput({name: settle(part, x[name], free[name]) for name, part in output.parts.items()})
+
+
+def _settled(known: Known, output: Output, x: Data) -> Output:
+    """The output with all probability on x where nothing is known."""
+    if isinstance(x, Mapping):
+        free = {
+            name: ~known.mask[name] if name in known.mask else torch.ones_like(part).bool() for name, part in x.items()
+        }
+        return settle(output, x, free)
+    return settle(output, x, ~known.mask)
+
+
+@attrs.frozen
+class ParticleSampler(Sampler[SamplerState]):
+    """Sequential Monte Carlo for samples with known sites; the ancestral sampler where nothing is known.
+
+    It is for every family, and for outputs that can be settled (:func:`settle`): classes, points, normal mixtures and
+    bins at each site, and products of them.
+    The network sees P rows for each example.
+
+    Arguments:
+        particles: Particles P of each example.
+        threshold: Share of P below which the effective sample size has to fall before particles are resampled.
+    """
+
+    particles: int = field(default=64, validator=[validators.instance_of(int), validators.ge(1)])
+    threshold: float = field(default=0.5, validator=[validators.ge(0.0), validators.le(1.0)])
+
+    def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
+        """The prior."""
+        return AncestralSampler().init(model, batch_size, device=device, dtype=dtype)
+
+    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+        """One draw of the output, one message, one update."""
+        return AncestralSampler().step(model, state, s, t, **condition)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        model: Model,
+        batch_size: int,
+        *,
+        n_steps: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        on_step: OnStep | None = None,
+        **condition: Tensor,
+    ) -> Data:
+        """Draws samples of the conditional distribution, from a model that is :class:`~bfn_toolkit.Informed`.
+
+        Arguments are those of :meth:`Sampler.sample`; what is told of an evaluation has P rows for each example.
+
+        Raises:
+            ConfigError: If the output cannot be settled.
+        """
+        if not isinstance(model, Informed):
+            return AncestralSampler().sample(
+                model, batch_size, n_steps=n_steps, device=device, dtype=dtype, on_step=on_step, **condition
+            )
+        device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
+        each = torch.arange(batch_size, device=device).repeat_interleave(self.particles)
+        known, crowd = model.known.rows(each), {name: value[each] for name, value in condition.items()}
+        family, times = model.family, self.times(model, n_steps)
+        asked = watched(model.model, self.evaluations(n_steps), on_step)
+        params = family.prior(len(each), device=device, dtype=dtype)
+        log_weights = torch.zeros(batch_size, self.particles, device=device, dtype=dtype)
+        for s, t in pairwise(times.unbind()):
+            processes.check_signals()
+            output = asked.output(params, s, **crowd)
+            alpha = map_data(lambda a: a.to(device, dtype).expand(len(each)), family.accuracy(s, t))
+            params, worth = self._told(family, params, output, known, alpha)
+            params, log_weights = self._resampled(params, log_weights + worth.view_as(log_weights))
+        output = asked.output(params, times[-1], **crowd)
+        x = known.pin(output).sample()
+        log_weights = log_weights + _settled(known, output, x).log_prob(x).view_as(log_weights)
+        chosen = self._numbers(log_weights, 1)
+        return map_data(lambda part: part[chosen], x)
+
+    def _told(self, family: Family[Any], params: Any, output: Output, known: Known, alpha: Any) -> tuple[Any, Tensor]:
+        """Beliefs after one message, and what it is worth, in nats for each particle."""
+        x = known.pin(output).sample()
+        sender = family.sender(x, alpha)
+        y = sender.sample()
+        worth = family.receiver(_settled(known, output, x), alpha).log_prob(y) - sender.log_prob(y)
+        return family.update(params, y, alpha), worth
+
+    def _resampled(self, params: Any, log_weights: Tensor) -> tuple[Any, Tensor]:
+        """Particles of equal weight, for the examples whose effective sample size is below the threshold."""
+        weights = log_weights.softmax(-1)
+        poor = weights.square().sum(-1, keepdim=True).reciprocal() < self.threshold * self.particles
+        same = torch.arange(log_weights.numel(), device=poor.device)
+        numbers = torch.where(poor.expand_as(weights).flatten(), self._numbers(log_weights, self.particles), same)
+        return rows_of(params, numbers), torch.where(poor, 0.0, log_weights)
+
+    def _numbers(self, log_weights: Tensor, draws: int) -> Tensor:
+        """Numbers of the particles that are drawn, among those of all examples."""
+        first = torch.arange(len(log_weights), device=log_weights.device).unsqueeze(-1) * self.particles
+        return (first + systematic(log_weights.softmax(-1), draws)).flatten()

@@ -1,0 +1,105 @@
+"""Where a job runs: its device, its precision, and the engine that spreads it over processes (accelerate)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bfn_toolkit.config.experiment import Training
+from bfn_toolkit.config.validators import not_one_of
+from bfn_toolkit.errors import ConfigError, ResourceError
+from bfn_toolkit.parallel import processes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the first CUDA device, or else the CPU.
+
+    Raises:
+        ResourceError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    found += ["mps"] * torch.backends.mps.is_available()
+    if device.type not in {f.split(":")[0] for f in found} or (device.index is not None and name not in found):
+        raise ResourceError(f"there is no device '{name}'; found: {', '.join(found)}. Use training.device = \"cpu\"")
+    return device
+
+
+def make_accelerator(training: Training | None = None, device: str = "auto", folder: Path | None = None) -> Accelerator:
+    """The engine for this job.  Under torchrun it joins the group of processes, each on a device of its own.
+
+    Arguments:
+        training: How it trains; a job that does not train has a device alone.
+        device: Name of that device.
+        folder: Where experiment trackers that write files may do so.
+
+    Raises:
+        ConfigError: If the device is one that several processes cannot share.
+        ResourceError: If the device is missing, or cannot compute in the precision.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
+
+    training = training or Training(device=device)
+    place, several = resolve_device(training.device), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and place.index is not None:
+        raise ConfigError(f'training.device: {training.device} is one device, for several processes; write "cuda"')
+    if training.precision == "fp16" and place.type != "cuda":
+        raise ResourceError(f'training.precision: fp16 needs a CUDA device, found {place.type}; use "bf16"')
+    sharded = training.parallel == "fsdp"
+    if sharded and not several:
+        raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
+    AcceleratorState._reset_state(reset_partial_state=processes.count() == 1)  # another job in this process had its own
+    _check_trackers(training.trackers)
+    options: dict[str, Any] = {}
+    if sharded:
+        from accelerate import FullyShardedDataParallelPlugin
+
+        options["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
+    with _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
+        return Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision={"fp32": "no"}.get(training.precision, training.precision),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.timeout))],
+            log_with=list(training.trackers) or None,
+            project_dir=None if folder is None else str(folder),
+            **options,
+        )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    if not names:
+        return
+    from accelerate.tracking import LoggerType, get_available_trackers
+
+    known = [str(name) for name in LoggerType.list() if str(name) != "all"]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"training.trackers: {not_one_of(name, known)}")
+        if name not in map(str, get_available_trackers()):
+            raise ResourceError(f'training.trackers: {name} is not installed; write: pip install "bfn-toolkit[{name}]"')
+
+
+@contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before

@@ -1,0 +1,134 @@
+"""The processes of one job: which of them this is, and what they tell each other.
+
+A job of one process has rank 0 of 1, and nothing here costs it anything.  Jobs of many are started by torchrun (or by
+``bfn train --processes N``, which calls it); communication is that of :mod:`torch.distributed`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bfn_toolkit.errors import BFNWarning, OutOfStepError
+from bfn_toolkit.parallel import signals
+from bfn_toolkit.shapes import Data, map_data
+
+
+def count() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0; before the processes have met, as their launcher says."""
+    met = dist.is_available() and dist.is_initialized()
+    return dist.get_rank() if met else int(os.environ.get("RANK", "0"))
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
+def gather(x: Data) -> Data:
+    """The rows of all processes, in the order of their ranks; each must have as many."""
+    if count() == 1:
+        return x
+
+    def together(part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part) for _ in range(count())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    return map_data(together, x)
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes; x itself where there is one."""
+    if count() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def leave() -> None:
+    """Leaves the job; the first process goes last, because the others may still be listening to it."""
+    if count() == 1:
+        return
+    wait()
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count(), is_master=False
+    )
+    if first():
+        store.wait([f"left/{other}" for other in range(1, count())])
+    else:
+        store.set(f"left/{rank()}", "")
+    dist.destroy_process_group()
+
+
+def most(number: int, device: torch.device | str = "cpu") -> int:
+    """The largest of the numbers that the processes have."""
+    if count() == 1:
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def check_signals(device: torch.device | str = "cpu", *, together: bool = False) -> None:
+    """Stops here if a signal has asked any process to.
+
+    Arguments:
+        device: Where the processes talk to each other.
+        together: Whether all processes are at this place; where they may not be, several cannot agree and go on.
+    Raises:
+        Interrupted: If one has.
+    """
+    if count() > 1 and not together:
+        return
+    number = most(int(signals.pending() or 0), device)
+    if number:
+        raise signals.Interrupted(signal.Signals(number))
+
+
+def everybody(value: Any) -> Sequence[Any]:
+    """What each process says, in the order of their ranks."""
+    if count() == 1:
+        return [value]
+    answers: list[Any] = [None] * count()
+    dist.all_gather_object(answers, value)
+    return answers
+
+
+def agree(what: str, value: object, step: int) -> None:
+    """Checks that all processes have the same step and the same value.
+
+    Raises:
+        OutOfStepError: If one has another.
+    """
+    answers = everybody((step, value))
+    for other, answer in enumerate(answers):
+        if answer != answers[0]:
+            (first_step, wanted), (found_step, found) = answers[0], answer
+            raise OutOfStepError(
+                f"the processes do not have the same {what}: process 0 has {wanted} at step {first_step}, "
+                f"process {other} has {found} at step {found_step}"
+            )
+
+
+def warn(message: str) -> None:
+    """Warns, in the process that prints."""
+    if first():
+        warnings.warn(message, BFNWarning, stacklevel=2)
+
+
+def wait() -> None:
+    """Waits until all processes are here."""
+    if count() > 1:
+        dist.barrier()

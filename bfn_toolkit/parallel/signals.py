@@ -1,0 +1,89 @@
+"""Signals that are answered at a good moment: between two steps, not in the middle of one.
+
+Within :func:`listening`, a handler only notes which signal came.  Loops that may take long (training steps, validation,
+sampling, likelihood) ask now and then (:func:`~bfn_toolkit.parallel.processes.check_signals`):
+
+========= ===================================================
+SIGUSR1   save a checkpoint and go on
+SIGUSR2   save a checkpoint and stop
+SIGTERM   the same
+SIGINT    the same; a second one stops at once
+========= ===================================================
+
+A process that is stopped this way ends with the exit status 128 + the number of the signal.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from bfn_toolkit.errors import BFNError
+
+AT_ONCE = 5.0  # seconds within which a second SIGINT means it
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+SAVE = getattr(signal, "SIGUSR1", None)
+
+_came: dict[str, signal.Signals] = {}  # what has come since it was last asked: "stop", "save"
+_last_interrupt = -AT_ONCE
+
+
+class Interrupted(BFNError):  # noqa: N818 - it is not the program's fault
+    """A signal asked to stop.
+
+    Arguments:
+        number: The signal.
+        advice: What to say of it.
+    """
+
+    def __init__(self, number: signal.Signals, advice: str = "") -> None:
+        super().__init__(f"stopped by {number.name}" + (f"; {advice}" if advice else ""))
+        self.number = number
+        self.exit_status = 128 + number
+
+
+def _note(number: int, _: FrameType | None) -> None:
+    global _last_interrupt
+    if number == signal.SIGINT:
+        now = time.monotonic()
+        if now - _last_interrupt < AT_ONCE:
+            raise KeyboardInterrupt
+        _last_interrupt = now
+    _came["save" if number == SAVE else "stop"] = signal.Signals(number)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Notes signals while it is open; the handlers that were there come back at its end.
+
+    Only the main thread can listen; elsewhere signals do what they did before.  One scope within another is that one.
+    """
+    global _last_interrupt
+    within = signal.getsignal(SIGNALS[0]) is _note
+    if within or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _came.clear()
+    _last_interrupt = -AT_ONCE
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _came.clear()
+
+
+def pending() -> signal.Signals | None:
+    """The signal that asks to stop, if one has come."""
+    return _came.get("stop")
+
+
+def take_save() -> bool:
+    """Whether a signal has asked to save since this was last called."""
+    return _came.pop("save", None) is not None

@@ -1,0 +1,1 @@
+"""Plugins: the hooks, who provides which name, and new plugins from templates."""

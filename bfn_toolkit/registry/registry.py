@@ -1,0 +1,387 @@
+"""The registry: loads entry points, resolves names, reports what failed and why.
+
+One plugin is one entry point in the group ``bfn_toolkit``, whose value is a module.  Each is loaded by itself, with a
+plugin manager of its own, at the moment a name asks for it; one that fails is recorded and the others go on.
+
+A plain name is looked up in this order, and the first place that has it answers:
+
+1. the built-ins (their names are reserved; the entry point of that very name before the other built-ins);
+2. the entry points of that very name, and what this process has registered;
+3. all other entry points.
+
+Two distributions with the name in one place is an error.  ``distribution:name`` asks one distribution only.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from typing import Any
+
+import attrs
+import pluggy
+
+from bfn_toolkit.errors import ConfigError, PluginError, UnknownPlugin, did_you_mean
+from bfn_toolkit.registry import hookspecs
+from bfn_toolkit.registry.hookspecs import HOOK_API, KINDS, PROJECT, Entry
+
+BUILT_IN = "bfn-toolkit"
+THIS_PROCESS = "(this process)"
+DISABLE = "BFN_DISABLE_PLUGINS"
+
+
+@attrs.frozen
+class Plugin:
+    """An entry point, not loaded yet: what the metadata of its distribution say."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    module: str
+    load: Callable[[], object] = attrs.field(repr=False, eq=False)
+
+    def __str__(self) -> str:
+        return _owner(self.distribution, self.version, self.entry_point)
+
+
+@attrs.frozen
+class Registered:
+    """An entry, and who provides it."""
+
+    entry: Entry
+    kind: str
+    distribution: str
+    version: str
+    entry_point: str
+    module: str
+
+    def __str__(self) -> str:
+        return _owner(self.distribution, self.version, self.entry_point)
+
+    @property
+    def name(self) -> str:
+        """Plain name."""
+        return self.entry.name
+
+    @property
+    def qualified_name(self) -> str:
+        """Name that stands for this entry whatever else is installed."""
+        return f"{self.distribution}:{self.entry.name}"
+
+
+@attrs.frozen
+class Failure:
+    """A plugin that could not be loaded."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    reason: str
+    traceback: str = attrs.field(repr=False)
+
+
+class Registry:
+    """All parts that are installed, by kind and name.
+
+    Arguments:
+        plugins: The plugins, in the order in which they are asked.
+        disabled: Plugins that were left out.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin] = (), disabled: Iterable[Plugin] = ()) -> None:
+        self.plugins = list(plugins)
+        self.disabled = list(disabled)
+        self._loaded: dict[Plugin, tuple[Registered, ...]] = {}
+        self._failures: dict[Plugin, Failure] = {}
+
+    @classmethod
+    def from_entry_points(cls, disable: Iterable[str] | None = None) -> Registry:
+        """Finds the plugins of all installed distributions, and imports none.
+
+        Arguments:
+            disable: Plugins to leave out, each as its entry point, its distribution or ``distribution:entry-point``;
+                by default what the environment variable ``BFN_DISABLE_PLUGINS`` lists, separated by commas.
+        """
+        if disable is None:
+            disable = os.environ.get(DISABLE, "").split(",")
+        left_out = {_normalized(name) for name in disable}
+        plugins: dict[bool, list[Plugin]] = {True: [], False: []}
+        for plugin in sorted(_installed(), key=lambda p: (p.distribution, p.entry_point)):
+            distribution, entry_point = plugin.distribution, _normalized(plugin.entry_point)
+            plugins[bool(left_out & {distribution, entry_point, f"{distribution}:{entry_point}"})].append(plugin)
+        return cls(plugins[False], plugins[True])
+
+    def register(self, plugin: object, name: str | None = None) -> None:
+        """Registers a module, or any object with hook functions, for this process (tests, notebooks).
+
+        Raises:
+            PluginError: If it breaks the contract of a plugin.
+        """
+        name = name or str(getattr(plugin, "__name__", None) or type(plugin).__name__)
+        added = Plugin(THIS_PROCESS, "", name, str(getattr(plugin, "__name__", name)), lambda: plugin)
+        if added in self.plugins:
+            raise PluginError(f"a plugin named '{name}' is registered in this process already; give another name=")
+        try:
+            loaded = tuple(_entries(added))
+        except Exception as error:
+            raise PluginError(f"{added}: {_reason(error)}") from error
+        self.plugins.append(added)
+        self._loaded[added] = loaded
+
+    def get(self, kind: str, name: str) -> Registered:
+        """Resolves a name, and imports no more than it takes.
+
+        Arguments:
+            kind: One of :data:`~bfn_toolkit.registry.hookspecs.KINDS`.
+            name: Plain name, or ``distribution:name``.
+        Raises:
+            UnknownPlugin: If no plugin provides it.
+            PluginError: If its plugin could not be loaded, or two distributions provide it.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"expected one of {', '.join(KINDS)}, got {kind!r}")
+        distribution, _, plain = name.rpartition(":")
+        for place in self._places(_normalized(distribution), plain):
+            loaded = [registered for plugin in place for registered in self._load(plugin)]
+            # Two entry points of one distribution may share a module, and with it their entries.
+            found = {(r.distribution, r.entry.build): r for r in loaded if (r.kind, r.name) == (kind, plain)}
+            if len(found) > 1:
+                raise _conflict(kind, plain, list(found.values()))
+            if found:
+                return next(iter(found.values()))
+            if any(p.distribution == BUILT_IN and p.entry_point == plain and p in self._failures for p in place):
+                break  # a stranger must not step in for a built-in that is broken
+        raise self._not_found(kind, name, _normalized(distribution), plain)
+
+    def name_of(self, kind: str, cls: type[Any]) -> str:
+        """Returns the name of a class, in its plain form wherever :meth:`get` resolves that to the class.
+
+        Raises:
+            ConfigError: If no plugin registers the class.
+        """
+        likely = [p for p in self.plugins if f"{cls.__module__}.".startswith(f"{p.module}.")]
+        built_in_first = sorted(self.plugins, key=lambda p: p.distribution != BUILT_IN)
+        for plugin in [*self._loaded, *likely, *built_in_first]:
+            for registered in self._load(plugin):
+                if registered.kind == kind and registered.entry.build is cls:
+                    return self._shortest(registered)
+        raise ConfigError(
+            f"{cls.__module__}.{cls.__qualname__} has no name as a {kind}, so that no configuration can hold it. "
+            f'Return Entry("some-name", {cls.__name__}) from @hookimpl {KINDS[kind]}(), in a module that has an entry '
+            f"point in the group '{PROJECT}' or is given to registry.register(module)"
+        )
+
+    def names(self, kind: str) -> list[str]:
+        """Returns the names of a kind, in order; loads every plugin."""
+        return sorted({self._shortest(registered) for registered in self.entries() if registered.kind == kind})
+
+    def entries(self) -> tuple[Registered, ...]:
+        """Returns every entry; loads every plugin."""
+        return tuple(registered for plugin in tuple(self.plugins) for registered in self._load(plugin))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What failed of what has been loaded so far (:meth:`entries` loads everything)."""
+        return tuple(self._failures.values())
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Entries loaded so far that their plain name does not reach, one line each."""
+        loaded = [registered for entries in tuple(self._loaded.values()) for registered in entries]
+        return tuple(
+            f"{r}: the {r.kind} name '{r.name}' is reserved or taken; write '{r.qualified_name}'"
+            for r in loaded
+            if self._shortest(r) != r.name
+        )
+
+    def _places(self, distribution: str, name: str) -> Iterator[list[Plugin]]:
+        """Where to look, in this order (see the module's note)."""
+        if distribution:
+            own = [p for p in self.plugins if p.distribution == distribution]
+            yield [p for p in own if p.entry_point == name]
+            yield own
+            return
+        built_in = [p for p in self.plugins if p.distribution == BUILT_IN]
+        yield [p for p in built_in if p.entry_point == name]
+        yield built_in
+        yield [p for p in self.plugins if p.entry_point == name or p.distribution == THIS_PROCESS]
+        yield self.plugins
+
+    def _load(self, plugin: Plugin) -> tuple[Registered, ...]:
+        """Loads a plugin, once; whatever it raises is recorded."""
+        if plugin not in self._loaded:
+            self._loaded[plugin] = ()  # a plugin that asks the registry while it loads finds itself empty
+            try:
+                self._loaded[plugin] = tuple(_entries(plugin))
+            except KeyboardInterrupt:
+                del self._loaded[plugin]
+                raise
+            except BaseException as error:  # SystemExit too: a plugin must not end the host
+                self._failures[plugin] = Failure(
+                    plugin.distribution, plugin.version, plugin.entry_point, _reason(error), traceback.format_exc()
+                )
+        return self._loaded[plugin]
+
+    def _shortest(self, registered: Registered) -> str:
+        try:
+            plain = self.get(registered.kind, registered.name).entry.build is registered.entry.build
+        except PluginError:
+            plain = False
+        return registered.name if plain else registered.qualified_name
+
+    def _not_found(self, kind: str, name: str, distribution: str, plain: str) -> Exception:
+        for plugin, failure in self._failures.items():
+            if plugin.entry_point == plain and distribution in ("", plugin.distribution):
+                return PluginError(f"{kind} '{name}': {plugin} could not be loaded: {failure.reason}")
+        names = self.names(kind)
+        message = f"no {kind} named '{name}'.{did_you_mean(name, names)} Installed: {', '.join(names) or 'none'}."
+        if any(plugin.entry_point == plain for plugin in self.disabled):
+            message += f" Plugin '{plain}' is disabled by {DISABLE}."
+        if self._failures:
+            message += f" {len(self._failures)} plugin(s) could not be loaded; see bfn plugins."
+        return UnknownPlugin(message)
+
+
+@cache
+def default_registry() -> Registry:
+    """Returns the registry of the installed plugins, made at the first call."""
+    return Registry.from_entry_points()
+
+
+def _normalized(distribution: str) -> str:
+    """Distribution names compare as package indexes compare them."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def _installed() -> Iterator[Plugin]:
+    told: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
+    for point in _entry_points():
+        if point.dist not in told:
+            told[point.dist] = _name_and_version(point.dist)
+        distribution, version = told[point.dist]
+        module = point.value.partition(":")[0].strip()
+        yield Plugin(_normalized(distribution or "unknown"), version or "", point.name, module, point.load)
+
+
+def _name_and_version(distribution: Any) -> tuple[str, str]:
+    try:
+        metadata = distribution.metadata
+        return metadata["Name"], metadata["Version"]
+    except Exception:  # no METADATA
+        return "", ""
+
+
+def _entry_points() -> list[Any]:
+    try:
+        return list(importlib.metadata.entry_points(group=PROJECT))
+    except Exception:  # some distribution has malformed entry points: read each by itself
+        points: dict[str, list[Any]] = {}
+        for distribution in importlib.metadata.distributions():
+            with suppress(Exception):
+                name = _normalized(distribution.name)
+                if name not in points:  # the first on sys.path is the one that imports find
+                    points[name] = list(distribution.entry_points.select(group=PROJECT))
+        return [point for own in points.values() for point in own]
+
+
+def _entries(plugin: Plugin) -> Iterator[Registered]:
+    """Imports a plugin and calls its hooks; what it prints goes to stderr, because stdout belongs to results."""
+    with redirect_stdout(sys.stderr):
+        module = plugin.load()
+        api = getattr(module, "BFN_HOOK_API", HOOK_API)
+        if isinstance(api, bool) or not isinstance(api, int):
+            raise PluginError(f"BFN_HOOK_API: expected an integer, got {api!r}")
+        if api > HOOK_API:
+            raise PluginError(
+                f"written for hook API {api}, but this bfn-toolkit has hook API {HOOK_API}; upgrade bfn-toolkit"
+            )
+        manager = _manager(module)
+        answers = [(kind, hook, _call(getattr(manager.hook, hook))) for kind, hook in KINDS.items()]
+    for kind, hook, answer in answers:
+        seen: set[str] = set()
+        for entry in answer:
+            valid = _check(entry, kind, hook, seen)
+            yield Registered(valid, kind, plugin.distribution, plugin.version, plugin.entry_point, plugin.module)
+
+
+def _manager(module: object) -> pluggy.PluginManager:
+    """A plugin manager that holds one plugin.
+
+    Raises:
+        PluginError: If the plugin implements no hook, or one that does not exist.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        unknown = [name for name in vars(manager.hook) if name[0] != "_" and not getattr(manager.hook, name).has_spec()]
+        hints = " ".join(f"no hook named '{name}'.{did_you_mean(name, KINDS.values())}" for name in unknown)
+        raise PluginError(f"{hints} Hooks: {', '.join(KINDS.values())}") from error
+    if not manager.get_hookcallers(module):
+        raise PluginError(f"no function is marked @hookimpl; expected one or more of {', '.join(KINDS.values())}")
+    return manager
+
+
+def _call(hook: pluggy.HookCaller) -> Sequence[object]:
+    """Calls a hook that one plugin implements, or none."""
+    if not hook.get_hookimpls():
+        return ()
+    answers = hook()
+    answer = answers[0] if answers else None  # pluggy drops None
+    if not isinstance(answer, Sequence) or isinstance(answer, str):
+        raise PluginError(f"{hook.name} returned {_shown(answer)}; expected a list of Entry")
+    return answer
+
+
+def _check(entry: object, kind: str, hook: str, seen: set[str]) -> Entry:
+    if not isinstance(entry, Entry):
+        raise PluginError(f"{hook} returned {_shown(entry)} in its list; expected an Entry")
+    if entry.name in seen:
+        raise PluginError(f"{hook} returned the name '{entry.name}' twice")
+    seen.add(entry.name)
+    if inspect.isabstract(entry.build):
+        missing = ", ".join(sorted(entry.build.__abstractmethods__))
+        raise PluginError(f"{hook} returned {entry.build.__name__}, which is abstract; it lacks {missing}")
+    declared = getattr(entry.build, "kind", kind)
+    if declared in KINDS.keys() - {kind}:
+        raise PluginError(
+            f"{hook} returned {entry.build.__name__}, which is a {declared}; return it from {KINDS[declared]}"
+        )
+    if any(field.alias == "name" for field in attrs.fields(entry.build)):
+        raise PluginError(
+            f"{entry.build.__name__} has a field called 'name', which names the {kind} in a configuration"
+        )
+    return entry
+
+
+def _conflict(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
+    owners = sorted({str(r) for r in found})
+    choices = sorted({f"'{r.qualified_name}'" for r in found})
+    advice = f"write {' or '.join(choices)}" if len(choices) > 1 else "leave one of them out"
+    return PluginError(f"the {kind} name '{name}' is provided by {' and by '.join(owners)}; {advice}")
+
+
+def _reason(error: BaseException) -> str:
+    """One line for any exception, even one whose text cannot be read."""
+    if isinstance(error, PluginError):
+        return str(error)
+    lines = [line for line in traceback.format_exception_only(error) if not line.startswith(" ")]
+    return textwrap.shorten(lines[0], 300)
+
+
+def _owner(distribution: str, version: str, entry_point: str) -> str:
+    return f"{distribution} {version}".rstrip() + f" (entry point {entry_point})"
+
+
+def _shown(value: object) -> str:
+    return textwrap.shorten(repr(value), 80)

@@ -1,0 +1,175 @@
+"""Films: beliefs and outputs on the way from the prior to the samples, as an animated GIF.
+
+Each part of the data has a row: its beliefs on the left, and what the network expects of them on the right, in front of
+the data.  The last picture shows the samples.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+
+from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, POINTS, draw_images, flattened, is_image
+from bfn_toolkit.sampling.trajectory import Trajectory
+from bfn_toolkit.shapes import Data, named_parts
+
+FRAMES = 40  # pictures, at most
+SECONDS, HOLD = 4.0, 2.0  # of all, and of the last besides
+PATHS, IMAGES = 60, 36  # paths of one number, and images, at most
+
+Picture = Callable[[int], None]  # draws the state at an evaluation, given its number from 0
+
+
+def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
+    """A GIF of a trajectory.
+
+    Arguments:
+        trajectory: What was noted of the samples.
+        data: The data that they are to be like.
+        title: What to say above, before the time.
+    """
+    parts = named_parts(data)
+    figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    heading = figure.suptitle("", family="monospace", fontsize=10)
+    t = trajectory.arrays["t"]
+    pictures = []
+    for row, (name, part) in enumerate(parts):
+        axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
+        before = f"{name}." if name else ""
+        beliefs, means, entropy = (trajectory.arrays[before + k] for k in ("beliefs", "output_mean", "output_entropy"))
+        pictures.append(_picture(axes, t, beliefs, means, entropy, part, name))
+
+    def drawn(i: int) -> Image.Image:
+        for picture in pictures:
+            picture(i)
+        heading.set_text(f"{title}: t = {float(t[i]):.2f}")
+        canvas.draw()  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # the places of the first picture are those of all
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        return Image.fromarray(pixels).convert("RGB").quantize(64)
+
+    last = len(t) - 1
+    frames = [drawn(i) for i in sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})]
+    times = [SECONDS / len(frames)] * (len(frames) - 1) + [HOLD]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=[1000 * time for time in times], loop=0
+    )
+    return buffer.getvalue()
+
+
+def _picture(
+    axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, entropy: Tensor, data: Tensor, name: str
+) -> Picture:
+    """How to draw a part, by the kind of its data."""
+    if is_image(data):
+        draw = _images(axes, beliefs, means, data)
+    elif not data.is_floating_point():
+        draw = _classes(axes, t, beliefs, entropy)
+    elif data[0].numel() == 1:
+        draw = _line(axes, t, beliefs, means, data)
+    else:
+        draw = _plane(axes, beliefs, means, data)
+
+    def picture(i: int) -> None:
+        for axis in axes:
+            for artist in (*axis.lines, *axis.collections, *axis.patches, *axis.images):
+                artist.remove()  # and not clear(): new ticks take more time than all else
+        draw(i)
+        for axis, what in zip(axes, ("beliefs", "what the network expects"), strict=True):
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.set_title(f"{name}: {what}" if name else what, fontsize=10)
+
+    return picture
+
+
+def _limits(*values: Tensor) -> tuple[float, float]:
+    """Limits of an axis that takes all values, with a margin."""
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
+    """One number: paths that grow with the time, and a histogram that turns into that of the data."""
+    tracks, expected, reference = beliefs.flatten(2)[..., 0], means.flatten(2)[..., 0], flattened(data)[:, 0]
+    limits = _limits(reference, tracks[:, :PATHS])
+    edges = torch.linspace(*limits, 81, dtype=torch.float64)
+    highest = 1.3 * float(torch.histogram(reference, edges, density=True)[0].max())
+
+    def draw(i: int) -> None:
+        axes[0].plot(t[: i + 1].tolist(), tracks[: i + 1, :PATHS].tolist(), color=BLUE, lw=0.7, alpha=0.6)
+        axes[0].plot(t[i].expand(PATHS)[: tracks.shape[1]].tolist(), tracks[i, :PATHS].tolist(), ".", color=BLUE, ms=3)
+        axes[0].set(xlim=(0.0, 1.02), ylim=limits, xlabel="t", ylabel=r"mean $\mu$")
+        for values, colour, alpha, label in ((reference, GREY, 0.4, "data"), (expected[i], ORANGE, 0.7, "output")):
+            heights = torch.histogram(values.to(edges), edges, density=True)[0]
+            axes[1].stairs(
+                heights.tolist(),
+                edges.tolist(),
+                orientation="horizontal",
+                fill=True,
+                color=colour,
+                alpha=alpha,
+                label=label,
+            )
+        axes[1].set(ylim=limits, xlim=(0.0, highest), xlabel="density")
+        axes[1].legend(frameon=False, loc="upper right", fontsize=8)
+
+    return draw
+
+
+def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
+    """Two numbers, or the first two of more: points in front of the data, in a square that holds the data."""
+    reference = flattened(data)[:: math.ceil(len(data) / POINTS), :2]
+    clouds = [beliefs.flatten(2)[..., :2], means.flatten(2)[..., :2]]
+    middle = reference.mean(0)
+    reach = 1.15 * float((reference - middle).abs().max())
+    limits = [(float(m) - reach, float(m) + reach) for m in middle]
+
+    def draw(i: int) -> None:
+        for axis, cloud, colour in zip(axes, clouds, (BLUE, ORANGE), strict=True):
+            axis.scatter(reference[:, 0].tolist(), reference[:, 1].tolist(), s=3, alpha=0.25, color=GREY, linewidths=0)
+            axis.scatter(cloud[i, :, 0].tolist(), cloud[i, :, 1].tolist(), s=7, alpha=0.7, color=colour, linewidths=0)
+            axis.set(xlim=limits[0], ylim=limits[1], aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+
+    return draw
+
+
+def _images(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
+    """Images: a sheet of beliefs, and one of what is expected."""
+    columns = math.isqrt(min(IMAGES, beliefs.shape[1]))
+    sheets = [beliefs.flatten(4)[..., 0] if beliefs.ndim > 4 else beliefs, means]
+
+    def draw(i: int) -> None:
+        for axis, sheet in zip(axes, sheets, strict=True):
+            draw_images(axis, sheet[i, : columns**2], columns, like=data)
+
+    return draw
+
+
+def _classes(axes: list[Axes], t: Tensor, beliefs: Tensor, entropy: Tensor) -> Picture:
+    """Classes: what is believed of the first example, site by site, and the entropy of all outputs."""
+    table = beliefs[:, 0].flatten(1, -2)  # (E, sites, F)
+    low, high = float(table.min()), float(table.max())
+    limits = _limits(entropy, torch.zeros(()))
+    for numbers in (axes[0].xaxis, axes[0].yaxis):
+        numbers.set_major_locator(MaxNLocator(integer=True))
+
+    def draw(i: int) -> None:
+        axes[0].imshow(table[i].T.tolist(), aspect="auto", cmap="Blues", vmin=low, vmax=high, interpolation="nearest")
+        axes[0].set(xlabel="site of the first sample", ylabel="class")
+        axes[1].plot(t[: i + 1].tolist(), entropy[: i + 1, :PATHS].tolist(), color=ORANGE, lw=0.7, alpha=0.6)
+        axes[1].set(xlim=(0.0, 1.02), ylim=limits, xlabel="t", ylabel="entropy in nats")
+
+    return draw

@@ -1,0 +1,176 @@
+"""Figures of a run, as ``matplotlib.figure.Figure`` values: no window, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.families import Family
+from bfn_toolkit.networks import NetworkBuilder, NetworkIO
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, draw_data, flattened, is_image
+from bfn_toolkit.runs.run import Run
+from bfn_toolkit.sampling.default import default_sampler
+from bfn_toolkit.sampling.sampler import Sampler
+from bfn_toolkit.sampling.trajectory import beliefs_of
+from bfn_toolkit.shapes import Data, named_parts, part_of
+
+
+def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    parts = [figure.add_subplot(1, axes, i + 1) for i in range(axes)]
+    for part in parts:
+        part.spines[["top", "right"]].set_visible(False)
+    return figure, parts
+
+
+def data_figure(x: Data) -> Figure:
+    """The data, part by part."""
+    parts = named_parts(x)
+    figure, axes = _figure(7.0, 7.0 if is_image(parts[0][1]) else 3.2, axes=len(parts))
+    for axis, (name, part) in zip(axes, parts, strict=True):
+        draw_data(axis, part, part, BLUE)
+        axis.set_title(name or f"data ({len(part):,} examples)")
+    return figure
+
+
+def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
+    """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
+    parts = named_parts(data)
+    figure = Figure(figsize=(7.0, 3.2 * len(parts)), dpi=150, layout="constrained")
+    for row, (name, part) in enumerate(parts):
+        drawn = samples[name] if name else samples
+        axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
+        draw_data(axes[0], part, part, BLUE)
+        draw_data(axes[1], drawn, part, ORANGE)
+        reference, points = flattened(part), flattened(drawn)
+        outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
+        title = f"{len(drawn):,} samples, {n_steps} steps"
+        axes[0].set_title(f"{name or 'data'} ({len(part):,} examples)")
+        few = points.shape[1] <= 2  # of many numbers, one is beyond the data in most examples of any sample
+        axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside and few else title)
+        for axis in axes:
+            axis.spines[["top", "right"]].set_visible(False)
+        if not is_image(part):
+            _share_limits(axes, points.shape[1] == 1 or not part.is_floating_point())
+    return figure
+
+
+def _share_limits(axes: Sequence[Axes], heights: bool) -> None:
+    """The second axis as the first; where its y is a height, both reach to the higher one."""
+    if heights:
+        axes[0].set_ylim(0.0, max(axis.get_ylim()[1] for axis in axes))
+    axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
+
+
+def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
+    """The network fits sin(30u) cos(20u) at t = 0 in a few steps of Adam: can it make wiggles at all?"""
+    u = torch.linspace(-1.0, 1.0, 1000).reshape(-1, 1, 1)
+    target, t = torch.sin(30.0 * u) * torch.cos(20.0 * u), torch.zeros(1000)
+    with seeded(0, "smoke test"):
+        module = network.build(NetworkIO((1,)))
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+        for _ in range(steps):
+            loss = (module(u, t) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    figure, (axis,) = _figure()
+    axis.plot(u.flatten().tolist(), target.flatten().tolist(), color=GREY, lw=1, label="sin(30u) cos(20u)")
+    fit = module(u, t).detach().flatten().tolist()
+    axis.plot(u.flatten().tolist(), fit, color=ORANGE, lw=1, label=f"after {steps} steps")
+    axis.set(xlabel="u", title=f"network smoke test: mean squared error {loss.item():.4f}")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def schedule_figure(family: Family[Any], n_steps: int = 200) -> Figure:
+    """Accuracy rate, and the precision of beliefs that start at 1, against time."""
+    times = family.times(n_steps)
+    middle = (0.5 * (times[1:] + times[:-1])).tolist()
+    figure, axes = _figure(axes=2)
+    for i, (name, part) in enumerate(family.parts.items()):
+        accuracy = part.accuracy(times[:-1], times[1:])
+        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=f"C{i}" if name else BLUE)
+        precision = (1.0 + accuracy.cumsum(0)).tolist()
+        axes[1].semilogy(times[1:].tolist(), precision, color=f"C{i}" if name else BLUE, label=name)
+        if name:
+            axes[1].legend(frameon=False)
+    axes[0].set(xlabel="t", title=r"accuracy rate $\alpha(t)$")
+    axes[1].set(xlabel="t", title=r"posterior precision $1 + \beta(t)$")
+    return figure
+
+
+def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and norm of the gradient against the step."""
+    figure, axes = _figure(axes=2)
+    for axis, key, title in zip(axes, ("loss", "grad_norm"), ("loss", "gradient norm before clipping"), strict=True):
+        lines = [line for line in metrics if key in line]
+        axis.plot([line["step"] for line in lines], [line[key] for line in lines], color=BLUE, lw=1, label="training")
+        axis.set(xlabel="step", title=title)
+    valid = [line for line in metrics if "valid_loss" in line]
+    if valid:
+        points = [line["step"] for line in valid], [line["valid_loss"] for line in valid]
+        axes[0].plot(*points, color=ORANGE, marker="o", ms=3, label="validation")
+        axes[0].legend(frameon=False)
+    for axis in axes:
+        low, high = axis.get_ylim()
+        if low > 0.0 and high > 10.0 * low:
+            axis.set_yscale("log")
+    return figure
+
+
+@torch.inference_mode()
+def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
+    """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
+    family = model.family
+    weight = next(model.parameters())
+    tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
+    labels: dict[str, str] = {}
+    sampler = sampler or default_sampler(family, n_steps)[0]
+    for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
+        for name, part in family.parts.items():
+            seen, is_mean = beliefs_of(part, part_of(state.params, name))
+            labels[name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
+            tracks[name].append(flattened(seen))
+    figure, axes = _figure(7.0, 4.0, axes=len(tracks))
+    for axis, (name, track) in zip(axes, tracks.items(), strict=True):
+        means = torch.stack(track)  # (n + 1, paths, D)
+        if means.shape[2] == 2:
+            for i in range(paths):
+                axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=BLUE, lw=0.6, alpha=0.6)
+            axis.set(xlabel=r"$\mu_1$", ylabel=r"$\mu_2$", aspect="equal")
+        else:
+            axis.plot(sampler.times(model, n_steps).tolist(), means[..., 0].tolist(), color=BLUE, lw=0.6, alpha=0.6)
+            axis.set(xlabel="t", ylabel=labels[name])
+        axis.set_title(name or f"sample flows: {paths} paths of {n_steps} steps")
+    return figure
+
+
+def figures(
+    run: Run, samples: Data, n_steps: int, seed: int = 0, sampler: Sampler[Any] | None = None
+) -> Mapping[str, Callable[[], Figure]]:
+    """The figures of a run by name, each drawn when called."""
+    experiment = run.experiment
+
+    def data() -> Data:  # of a file that need not be there for the others
+        return run.split("all").x
+
+    def flows() -> Figure:
+        with seeded(seed, "flows"):
+            return flows_figure(run.model, n_steps, sampler)
+
+    return {
+        "data": lambda: data_figure(data()),
+        "smoke_test": lambda: smoke_figure(experiment.network),
+        "schedule": lambda: schedule_figure(experiment.family, n_steps),
+        "training": lambda: training_figure(run.metrics),
+        "samples": lambda: samples_figure(samples, data(), n_steps),
+        "flows": flows,
+    }

@@ -1,0 +1,160 @@
+"""What one wants to know of a trained run: scores and figures; and all of it, with samples, in its directory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from bfn_toolkit.data.dataset import Batch, Split
+from bfn_toolkit.evaluation.density import log_density
+from bfn_toolkit.evaluation.distances import distances
+from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
+from bfn_toolkit.parallel import processes
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.reports.animation import film
+from bfn_toolkit.reports.figures import figures
+from bfn_toolkit.runs.directory import EVALUATION, FIGURES
+from bfn_toolkit.runs.run import Run
+from bfn_toolkit.runs.sampling import SamplePlan, draw_samples, samples_name, write_samples
+from bfn_toolkit.sampling.trajectory import Trajectory
+from bfn_toolkit.shapes import Data, device_of
+from bfn_toolkit.storage.files import to_json, write_atomically
+
+FILM_ROWS = 500  # in a film, at most
+
+
+def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
+    """Distances of samples to all data of the run, and the shares of the modes where the data set knows its modes."""
+    dataset = run.experiment.dataset
+    scores = distances(samples, run.split("all").x)
+    shares = dataset.mode_shares(samples)
+    return scores if shares is None else {**scores, "mode_shares": dict(shares)}
+
+
+def _code_length(cost: CodeLength) -> dict[str, float]:
+    """The figures of a bound, or of a part of it."""
+    figures = {"loss": cost.messages, "reconstruction": cost.reconstruction, "total": cost.total}
+    return {
+        key: number
+        for name, estimate in figures.items()
+        for key, number in ((f"{name}_nats", estimate.value), (f"{name}_nats_stderr", estimate.stderr))
+    }
+
+
+def evaluate(
+    run: Run,
+    plan: SamplePlan,
+    *,
+    n_steps: int | None = None,
+    split: Split = "test",
+    draws: int | None = None,
+    samples: Data | None = None,
+    density: int = 0,
+) -> dict[str, Any]:
+    """The likelihood bound on a split and the quality of samples, as one JSON object.
+
+    Arguments:
+        run: The run.
+        plan: The samples to score.
+        n_steps: Number of messages of the bound; None for continuous time.
+        split: Whose likelihood.
+        draws: Draws of the time for each example.
+        samples: The samples of the plan, where they have been drawn already.
+        density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
+    """
+    device = next(run.model.parameters()).device
+    data = run.split(split).to(device)
+    bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
+    samples = draw_samples(run, plan) if samples is None else samples
+    name, sampler, _ = plan.choose(run.model.family)
+    return {
+        "weights": attrs.asdict(run.weights),
+        "steps": "inf" if n_steps is None else n_steps,
+        "split": split,
+        "examples": bound.examples,
+        "draws": bound.draws,
+        **_code_length(bound),
+        "bits_per_dimension": bound.bits_per_dimension.value,
+        "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
+        **(_density(run, data, density, plan.seed) if density else {}),
+        "parts": {name: _code_length(part) for name, part in bound.parts.items()},
+        "samples": {
+            "n": plan.n,
+            "steps": plan.steps,
+            "sampler": name,
+            "evaluations": sampler.evaluations(plan.steps),
+            "seed": plan.seed,
+            **sample_scores(run, samples),
+        },
+    }
+
+
+def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float]:
+    rows = data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+    probes = 0 if rows.x[0].numel() <= 64 else 16
+    with seeded(seed, "density", device=device_of(rows.x)):
+        found = log_density(run.model, rows.x, probes=probes, condition=rows.condition)
+    mean = Estimate.of(found.value)
+    return {
+        "log_density_nats": mean.value,
+        "log_density_nats_stderr": mean.stderr,
+        "log_density_solver_error": float(found.error.mean()),
+        "log_density_examples": len(rows),
+    }
+
+
+def write_figures(
+    run: Run, folder: Path, samples: Data, plan: SamplePlan, only: Sequence[str] | None = None
+) -> list[Path]:
+    """Draws the figures of a run into a folder, as PNG.
+
+    Arguments:
+        run: The run.
+        folder: Where to draw them.
+        samples: Samples of the plan; not needed where the figure "samples" is not drawn.
+        plan: Their plan.
+        only: Names of the figures to draw; by default all.
+    """
+    paths = []
+    _, sampler, _ = plan.choose(run.model.family)
+    for name, draw in figures(run, samples, plan.steps, plan.seed, sampler).items():
+        if only is not None and name not in only:
+            continue
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="png")
+        path = folder / f"{name}.png"
+        write_atomically(path, buffer.getvalue())
+        paths.append(path)
+    return paths
+
+
+def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
+    """Draws the way of samples from the prior to the data into a folder, as GIF; returns its name."""
+    trajectory = Trajectory(run.model.family, min(plan.n, FILM_ROWS))
+    draw_samples(run, plan, range(trajectory.rows), trajectory)
+    name, _, _ = plan.choose(run.model.family)
+    path = folder / "flows.gif"
+    write_atomically(path, film(trajectory, run.split("all").x, f"{name}, {plan.steps} steps"))
+    return path
+
+
+def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Samples, scores and figures of a run that has just been trained, written into its directory."""
+    if run.path is None:
+        raise ValueError("the run was kept in memory: train it with a run directory")
+    samples = draw_samples(run, plan)
+    scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
+    if not processes.first():
+        return scores
+    path = run.path / samples_name(run)
+    write_samples(path, samples)
+    say(f"{plan.n:,} samples in {plan.steps} steps: {path}")
+    write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
+    for path in write_figures(run, run.path / FIGURES, samples, plan):
+        say(f"figure: {path}")
+    return scores

@@ -1,0 +1,230 @@
+"""Checkpoints, what training goes on from: tensors in safetensors, everything else in JSON, and nothing pickled.
+
+A checkpoint is a folder ``checkpoints/step-NNNNNNNN``, written in one piece (:mod:`~bfn_toolkit.storage.files`):
+
+========================= =====================================================
+``weights.safetensors``   weights and buffers of the network in training
+``average.safetensors``   their moving average, where there is one
+``optimizer.safetensors`` tensors of the optimiser's state
+``state.json``            numbers of optimiser and schedule, versions, history
+``MANIFEST.json``         step, validation loss, size and SHA-256 of each file
+========================= =====================================================
+
+Which checkpoint is the latest, or the best, is written nowhere: it is found out, among those that verify.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from bfn_toolkit.errors import RunDirectoryError
+from bfn_toolkit.storage.files import parse_json
+from bfn_toolkit.storage.folders import read_folder, read_manifest, remove_folder, write_folder
+from bfn_toolkit.storage.safetensors_files import State, packed, unpacked
+
+CHECKPOINTS = "checkpoints"
+
+
+@attrs.frozen(eq=False)
+class Checkpoint:
+    """A training state.
+
+    Arguments:
+        step: Optimiser steps done.
+        weights: Weights and buffers of the network in training.
+        average: Their moving average, or None.
+        optimizer: Tensors of the optimiser's state.
+        state: Everything else, as JSON has it.
+        valid_loss: Loss on the validation rows at this step, or None.
+        facts: What else the manifest is to say.
+    """
+
+    step: int
+    weights: State
+    average: State | None
+    optimizer: State
+    state: Mapping[str, Any]
+    valid_loss: float | None = None
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Listed:
+    """A checkpoint folder, and what is wrong with it.
+
+    Arguments:
+        path: The folder.
+        step: Its step.
+        valid_loss: Its loss on the validation rows, if it has one.
+        size: Bytes.
+        fault: Why it cannot be used, or None.
+    """
+
+    path: Path
+    step: int
+    valid_loss: float | None
+    size: int
+    fault: str | None
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Folder of the checkpoint of a step."""
+    return run / CHECKPOINTS / f"step-{step:08d}"
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Writes a checkpoint of a run; afterwards, removes all but the last ``keep`` and the best.
+
+    Raises:
+        NonFiniteError: If a weight is NaN or infinite; nothing is written then.
+        ResourceError: If it cannot be written; the checkpoints before it are then still there.
+    """
+    files = {
+        "weights.safetensors": packed(checkpoint.weights),
+        "optimizer.safetensors": packed(checkpoint.optimizer, finite=False),
+        "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
+    }
+    if checkpoint.average is not None:
+        files["average.safetensors"] = packed(checkpoint.average)
+    facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
+    write_folder(checkpoint_folder(run, checkpoint.step), files, facts)
+    _retire(run, checkpoint.step, keep)
+
+
+def _retire(run: Path, step: int, keep: int) -> None:
+    """Removes checkpoints, after that of a step has been written.
+
+    Those of later steps are left alone, and do not count: training went on from before them because they are damaged.
+    """
+    sound = [listed for listed in list_checkpoints(run) if listed.fault is None and listed.step <= step]
+    best = _best(sound)
+    for listed in sound[:-keep]:
+        if listed is not best:
+            remove_folder(listed.path)
+
+
+def _folders(run: Path) -> Iterator[tuple[int, Path]]:
+    for path in (run / CHECKPOINTS).glob("step-*"):
+        if found := re.fullmatch(r"step-(\d{8,12})", path.name):
+            yield int(found[1]), path
+
+
+def list_checkpoints(run: Path, *, verify: bool = False) -> list[Listed]:
+    """The checkpoints of a run in the order of their steps.
+
+    Arguments:
+        run: The run directory.
+        verify: Whether to read and check every byte; otherwise only the manifests are read.
+    """
+    found = []
+    for step, path in sorted(_folders(run)):
+        valid_loss, size, fault = None, 0, None
+        try:
+            manifest = read_folder(path)[0] if verify else read_manifest(path)
+            if manifest.get("step") != step:
+                raise RunDirectoryError(f"{path} holds step {manifest.get('step')}")
+            value = manifest.get("valid_loss")
+            valid_loss = float(value) if isinstance(value, (int, float)) else None
+            size = sum(entry["size"] for entry in manifest["files"].values())
+        except RunDirectoryError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = f"{path} cannot be read: {error.strerror}"
+        found.append(Listed(path, step, valid_loss, size, fault))
+    return found
+
+
+def _best(listed: list[Listed]) -> Listed | None:
+    """The one with the least validation loss, the earliest of equals."""
+    return min(_scored(listed), key=_by_loss, default=None)
+
+
+def _scored(listed: list[Listed]) -> list[Listed]:
+    return [one for one in listed if one.valid_loss is not None and math.isfinite(one.valid_loss)]
+
+
+def _by_loss(one: Listed) -> tuple[float, int]:
+    assert one.valid_loss is not None
+    return one.valid_loss, one.step
+
+
+def find_checkpoint(run: Path, which: str = "last") -> tuple[Listed | None, list[str]]:
+    """The checkpoint that is meant, among those whose every byte verifies, and what was passed over and why.
+
+    Arguments:
+        run: The run directory.
+        which: "last", "best" (the least validation loss) or a step.
+    Raises:
+        RunDirectoryError: If there are checkpoints, but none that can be used, or the one that is asked for cannot.
+    """
+    candidates = list_checkpoints(run)
+    if which == "last":
+        candidates.sort(key=lambda one: -one.step)
+    elif which == "best":
+        candidates = sorted(_scored(candidates), key=_by_loss)
+        if not candidates:
+            raise RunDirectoryError(
+                f"{run} has no checkpoint with a validation loss; train with --training.validate_every 100"
+            )
+    else:
+        candidates = [one for one in candidates if str(one.step) == which]
+        if not candidates:
+            steps = ", ".join(str(one.step) for one in list_checkpoints(run)) or "none"
+            raise RunDirectoryError(f"{run} has no checkpoint of step {which}; expected last, best or one of: {steps}")
+    passed: list[str] = []
+    for one in candidates:
+        if one.fault is None:
+            try:
+                read_folder(one.path)
+                return one, passed
+            except RunDirectoryError as error:
+                passed.append(str(error))
+        else:
+            passed.append(one.fault)
+    if passed:
+        raise RunDirectoryError("\n".join([f"{run} has no checkpoint that can be used:", *passed]))
+    return None, []
+
+
+def load_checkpoint(folder: Path, expected: State, average: bool, *, allow_nonfinite: bool = False) -> Checkpoint:
+    """Reads a checkpoint and checks all of it.
+
+    Arguments:
+        folder: The checkpoint.
+        expected: Tensors of the names, shapes and dtypes that the weights must have.
+        average: Whether there must be an average.
+        allow_nonfinite: Whether NaN and infinities may pass.
+    Raises:
+        RunDirectoryError: If a file is missing or damaged, or does not fit the network.
+    """
+    manifest, files = read_folder(folder)
+    needed = {"weights.safetensors", "optimizer.safetensors", "state.json"}
+    needed |= {"average.safetensors"} if average else set()
+    if files.keys() != needed:
+        found, wanted = (", ".join(sorted(names)) for names in (files, needed))
+        raise RunDirectoryError(f"{folder} holds {found}; expected {wanted}")
+
+    def tensors(name: str, like: State | None) -> dict[str, Tensor]:
+        return unpacked(files[name], folder / name, like, allow_nonfinite=allow_nonfinite)
+
+    try:
+        state = parse_json(files["state.json"])
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{folder / 'state.json'} is not JSON as expected: {error}") from None
+    return Checkpoint(
+        step=manifest["step"],
+        weights=tensors("weights.safetensors", expected),
+        average=tensors("average.safetensors", expected) if average else None,
+        optimizer=tensors("optimizer.safetensors", None),
+        state=state,
+        valid_loss=manifest.get("valid_loss"),
+        facts={key: value for key, value in manifest.items() if key not in ("files", "format", "step", "valid_loss")},
+    )

@@ -1,0 +1,112 @@
+"""Where numbers come from: machine, versions, plugins and data, as runs and models record them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_toolkit.parallel import processes
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.errors import BFNWarning, PluginError, RunDirectoryError
+from bfn_toolkit.config.schema import parts_of
+from bfn_toolkit.registry.registry import Registry, default_registry
+from bfn_toolkit.shapes import Data, leaves
+
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
+# Options of a training that do not reach the numbers of a run; all others may.
+HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
+SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where there are more
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a result depend on besides the experiment."""
+    return {
+        "bfn-toolkit": version("bfn-toolkit"),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments, in words."""
+    return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
+
+
+def departures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a training stood on before and does not now, in words: environment, data, and options but the harmless."""
+    found = differences(before["environment"], now["environment"])
+    found += ["data"] if before["data"] != now["data"] else []
+    return found + (["options"] if _what_matters(before["experiment"]) != _what_matters(now["experiment"]) else [])
+
+
+def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment without the options that change nothing in the numbers."""
+    training = {key: value for key, value in experiment["training"].items() if key not in HARMLESS}
+    return {**experiment, "training": training}
+
+
+def providers(value: Any, registry: Registry | None = None) -> dict[str, dict[str, str]]:
+    """Who provides each part of an attrs value, such as an experiment: name, distribution and version by key.
+
+    Raises:
+        ConfigError: If a part has no name in the registry.
+    """
+    return {
+        key: {"name": part.name, "distribution": part.distribution, "version": part.version}
+        for key, part in parts_of(value, registry or default_registry())
+    }
+
+
+def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch: bool = False) -> None:
+    """Compares the plugins that made a model with those that are installed; another version is a warning.
+
+    Raises:
+        PluginError: If one is missing, or, unless ``allow_mismatch``, of another major version.
+        RunDirectoryError: If what is recorded names no distribution: it would stand in a line that people paste.
+    """
+    for key, plugin in recorded.items():
+        distribution, wanted = plugin["distribution"], plugin["version"]
+        if wanted and not (re.fullmatch(_WORD, distribution) and re.fullmatch(_WORD, wanted)):
+            raise RunDirectoryError(f"{key}: {distribution!r} {wanted!r} is no name and version of a distribution")
+        if not wanted:  # registered by a process, not installed
+            continue
+        try:
+            found = version(distribution)
+        except PackageNotFoundError:
+            raise PluginError(
+                f"{key}: '{plugin['name']}' comes from {distribution} {wanted}, which is not installed; "
+                f'write: pip install "{distribution}=={wanted}"'
+            ) from None
+        if found == wanted:
+            continue
+        said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
+        if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
+            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or give --allow-plugin-mismatch')
+        warnings.warn(said, BFNWarning, stacklevel=2)
+
+
+def fingerprint(*batches: Batch) -> str:
+    """A digest of data: of all of them, or of about a million rows where there are more."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, tensor in [("x", batch.x), *sorted(batch.condition.items())]:
+            for leaf in _named(name, tensor):
+                digest.update(leaf)
+    return digest.hexdigest()
+
+
+def _named(name: str, x: Data) -> Iterator[bytes]:
+    for tensor in leaves(x):
+        rows: Tensor = tensor[:: max(1, len(tensor) // SAMPLE)].detach().cpu().contiguous()
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        yield rows.view(torch.uint8).numpy().tobytes() if rows.ndim else b""

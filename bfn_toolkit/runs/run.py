@@ -1,0 +1,280 @@
+"""Run directories: everything about one training run, in files that people can read.
+
+====================== ===========================================================
+``experiment.toml``    complete: ``bfn train --config`` repeats the run from it
+``metrics.jsonl``      one object a step: step, loss, grad_norm, lr (and valid_loss)
+``model.safetensors``  weights to sample from, once training has ended
+``model.json``         what they are: format, versions, step, plugins, SHA-256
+``checkpoints/``       training states (:mod:`~bfn_toolkit.runs.checkpoints`)
+``nonfinite/``         reports of losses that were not finite
+``evaluation.json``    the last evaluation
+``samples.npy``        samples
+``figures/``           pictures
+====================== ===========================================================
+"""
+
+from __future__ import annotations
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+import attrs
+from torch import nn
+from bfn_toolkit.runs.checkpoints import CHECKPOINTS, find_checkpoint, list_checkpoints, load_checkpoint
+from bfn_toolkit.data.conditions import Seen, recorded
+from bfn_toolkit.data.dataset import Batch, Split
+from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.runs.directory import EVALUATION, EXPERIMENT, read_metrics
+from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
+from bfn_toolkit.sharing.pretrained import CONFIG, Architecture, conditions_of, push
+from bfn_toolkit.sharing.pretrained import save as save_pretrained
+from bfn_toolkit.runs.provenance import check_providers, providers
+from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.storage.files import read_json, resource_error, sync_folder, write_atomically
+from bfn_toolkit.storage.folders import read_manifest
+
+
+@attrs.frozen
+class Weights:
+    """Which weights a model has.
+
+    Arguments:
+        kind: "average" for the moving average, "raw" for those in training, "saved" where the model alone was saved.
+        step: Optimiser steps that made them.
+        source: "final", or the checkpoint.
+    """
+
+    kind: str
+    step: int
+    source: str
+
+    def __str__(self) -> str:
+        if self.kind == "saved":
+            return f"those of {self.source}"
+        kind = "moving average of the weights" if self.kind == "average" else "weights"
+        return f"{kind} after step {self.step} ({self.source})"
+
+
+def _leaves(scores: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The figures of an evaluation by name."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{name}.")
+        elif value is not None:
+            yield f"{before}{name}", value
+
+
+@attrs.frozen(eq=False)
+class Run:
+    """A trained model and where it came from.
+
+    Arguments:
+        experiment: What was trained, on what, and how.
+        model: The model, ready to sample.
+        metrics: One mapping a logged step.
+        path: The run directory, or None for a run that was kept in memory.
+        weights: Which weights the model has.
+        seen: What the training rows had of each condition; None where nobody wrote it down.
+    """
+
+    experiment: Experiment
+    model: BFN
+    metrics: Sequence[Mapping[str, float]]
+    path: Path | None = None
+    weights: Weights = Weights("raw", 0, "in memory")
+    seen: Mapping[str, Seen] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        checkpoint: str = "final",
+        weights: str = "auto",
+        allow_nonfinite: bool = False,
+        allow_plugin_mismatch: bool = False,
+    ) -> Run:
+        """Reads a run directory.
+
+        Arguments:
+            path: The directory.
+            checkpoint: "final" for the model at the end of training (while there is none, the last checkpoint),
+                "last", "best" (the least validation loss), or a step.
+            weights: "average", "raw", or "auto" for the average where there is one.
+            allow_nonfinite: Whether weights may be NaN or infinite.
+            allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
+        Raises:
+            RunDirectoryError: If it is not one, or a file of it is damaged.
+            PluginError: If a plugin that trained it is not installed, or only in another major version.
+        """
+        folder = Path(path)
+        experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
+        model = BFN(experiment.family, experiment.network)
+        average = experiment.training.ema_decay > 0.0
+        if weights not in ("auto", "average", "raw"):
+            raise ConfigError(f"expected the weights auto, average or raw, got '{weights}'")
+        if weights == "average" and not average:
+            raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
+        kind = "average" if average and weights != "raw" else "raw"
+        expected = model.network.state_dict()
+        # The model at the end is the average where there is one; everything else is in the checkpoints.
+        if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "average") == average:
+            state = load_model(folder, expected, allow_nonfinite=allow_nonfinite)
+            facts: Mapping[str, Any] = load_description(folder)
+            found = Weights(kind, facts["step"], "final")
+        else:
+            listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
+            if checkpoint == "final" and (folder / WEIGHTS).exists() and not (folder / DESCRIPTION).exists():
+                passed = [f"{folder / WEIGHTS} without {DESCRIPTION}, which a crash kept from being written", *passed]
+            for fault in passed:
+                warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
+            if listed is None:
+                raise RunDirectoryError(
+                    f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
+                    f"Go on with: bfn train --resume {folder}"
+                )
+            read = load_checkpoint(listed.path, expected, average, allow_nonfinite=allow_nonfinite)
+            state = dict(read.average if kind == "average" and read.average is not None else read.weights)
+            facts, found = read.facts, Weights(kind, read.step, listed.path.name)
+        model.network.load_state_dict(state)
+        seen = recorded(facts.get("conditions"), folder)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
+
+    @classmethod
+    def of_pretrained(
+        cls, path: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
+    ) -> Run:
+        """Reads what :meth:`save_pretrained` wrote: a run that can be sampled, and has no data, loss or metrics.
+
+        Arguments and errors are those of :meth:`bfn_toolkit.BFN.from_pretrained`.
+        """
+        folder = Path(path)
+        model = BFN.from_pretrained(
+            folder, allow_nonfinite=allow_nonfinite, allow_plugin_mismatch=allow_plugin_mismatch
+        )
+        experiment = Experiment(dataset=None, family=model.family, network=model.builder, loss=None)
+        return cls(experiment, model, (), folder, Weights("saved", 0, CONFIG), conditions_of(folder))
+
+    def split(self, name: Split) -> Batch:
+        """Examples of the data set that it was trained on.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        if self.experiment.dataset is None:
+            raise DataError(
+                f"{self.path} holds a model without data, which this needs; name the run directory that it came from"
+            )
+        try:
+            batch: Batch = self.experiment.dataset.split(name)
+        except DataError as error:
+            if self.path is None:
+                raise
+            place = self.path / EXPERIMENT
+            raise DataError(
+                f"{error}. This needs the data of the run: put them back, or say in {place} where they are now. "
+                "Samples and 'bfn plot --flows' do without"
+            ) from error
+        return batch
+
+    def save_pretrained(
+        self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
+    ) -> None:
+        """Writes the model as :meth:`bfn_toolkit.BFN.save_pretrained` does, with what the run knows in its card.
+
+        Arguments:
+            directory: Where to write it.
+            card: What the card is to say besides, or instead: the fields of :class:`~bfn_toolkit.sharing.model_card.Card`.
+            force: Replace a model that is there.
+        """
+        architecture = Architecture(self.experiment.family, self.experiment.network)
+        told = {**self._card(), **(card or {})}
+        weights = self.model.network.state_dict()
+        save_pretrained(architecture, weights, directory, told, force=force, seen=self.seen)
+
+    def push_to_hub(
+        self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
+    ) -> str:
+        """Uploads what :meth:`save_pretrained` writes, as :meth:`bfn_toolkit.BFN.push_to_hub` does."""
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, card=card)
+
+        return push(save, repo_id, private=private, token=token)
+
+    def _card(self) -> dict[str, Any]:
+        """What the run knows of its model: the last evaluation only where it judged these very weights."""
+        kinds = ("family", "dataset")
+        family, dataset = (default_registry().name_of(k, type(getattr(self.experiment, k))) for k in kinds)
+        # The run's own file, because to write it anew takes the facts of the data.
+        text = self.experiment.to_toml() if self.path is None else (self.path / EXPERIMENT).read_text(encoding="utf-8")
+        path = None if self.path is None else self.path / EVALUATION
+        scores = read_json(path) if path is not None and path.exists() else {}
+        judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(self.weights)
+        return {
+            "title": f"Bayesian flow network: {family} on {dataset}",
+            "tags": (family, dataset),
+            "data": dataset,
+            "seed": self.experiment.seed,
+            "command": f"bfn train --config {EXPERIMENT}",
+            "weights": str(self.weights),
+            "experiment": text,
+            "metrics": dict(_leaves({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
+        }
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a directory is a saved model and no run."""
+    return (folder / CONFIG).is_file() and not (folder / EXPERIMENT).exists()
+
+
+def load_run(path: str | Path) -> BFN:
+    """The model of a run directory, ready to sample, on the CPU.
+
+    Raises:
+        RunDirectoryError: If it is not a run directory, or a file of it is damaged.
+    """
+    return Run.open(path).model
+
+
+def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Experiment:
+    """The experiment of a run directory, after checking that the plugins that it was made with are there.
+
+    Raises:
+        RunDirectoryError: If it is not a run directory.
+        PluginError: If a plugin is missing, or of another major version.
+    """
+    if not folder.is_dir():
+        found = "there is nothing" if not folder.exists() else "it is not a directory"
+        raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
+    if not (folder / EXPERIMENT).is_file():
+        hint = ", but a saved model, which bfn sample and BFN.from_pretrained read" if is_pretrained(folder) else ""
+        raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}{hint}")
+    check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
+    try:
+        return Experiment.from_toml(folder / EXPERIMENT, base=None, complete=True)
+    except ConfigError as error:
+        raise RunDirectoryError(str(error)) from error
+
+
+def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
+    """What the model, or else the newest checkpoint, says of the plugins."""
+    if (folder / DESCRIPTION).exists():
+        return dict(load_description(folder).get("plugins", {}))
+    sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]
+    return dict(read_manifest(sound[-1].path).get("plugins", {})) if sound else {}
+
+
+def load_weights(folder: Path, network: nn.Module) -> None:
+    """Loads the model of a directory into a network of the same architecture, after checking all of it.
+
+    Raises:
+        RunDirectoryError: If a file is missing or damaged, or does not fit the network.
+    """
+    network.load_state_dict(load_model(folder, network.state_dict()))

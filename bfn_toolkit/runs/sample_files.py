@@ -1,0 +1,242 @@
+"""Files of samples that are larger than memory: written batch by batch, and taken up where a kill left them.
+
+The rows of a file under way are in ``.tmp-NAME`` beside it, and ``.tmp-NAME.json`` says of what they are samples and
+how many of them are on the disk; both are flushed after each batch.  With the last row the file gets its name.  So a
+file under its name is complete, and a process that dies loses one batch at most.
+
+The bytes depend on the samples alone: those of :func:`numpy.save`, of :func:`safetensors.torch.save`, or a table.
+"""
+
+from __future__ import annotations
+
+import abc
+import fcntl
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
+from bfn_toolkit.shapes import Data, batch_size, map_data
+from bfn_toolkit.storage.folders import sweep
+from bfn_toolkit.storage.files import check_seal, check_space, put_in_place, read_json, resource_error, sealed, write_atomically, write_pieces
+
+
+class Format(abc.ABC):
+    """How samples become bytes: a header, then the rows of each tensor."""
+
+    @abc.abstractmethod
+    def header(self, samples: Data, n: int) -> bytes:
+        """What stands before the rows, given some of the n samples.
+
+        Raises:
+            ConfigError: If the format is not for samples such as these.
+        """
+
+    @abc.abstractmethod
+    def pieces(self, samples: Data, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Bytes of samples from row ``first`` on, and their places in a file that has ``end`` bytes so far."""
+
+
+class ArrayFormat(Format):
+    """A .npy file of samples that have no parts."""
+
+    def header(self, samples: Data, n: int) -> bytes:
+        """Shape and type of the array."""
+        if isinstance(samples, Mapping):
+            raise ConfigError(f"samples of the parts {', '.join(samples)} are no single array; write .safetensors")
+        facts = np.lib.format.header_data_from_array_1_0(samples[:0].numpy())
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, {**facts, "shape": (n, *samples.shape[1:])})
+        return buffer.getvalue()
+
+    def pieces(self, samples: Data, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows at the end."""
+        yield end, _bytes(samples)
+
+
+class TensorsFormat(Format):
+    """A .safetensors file, with a tensor for each part; that of samples that have no parts is named "samples"."""
+
+    def header(self, samples: Data, n: int) -> bytes:
+        """Shapes, types and places of the tensors: as of a file of one row, but for the number of rows."""
+        one = save_tensors({name: part[:1].contiguous() for name, part in _named(samples, "samples").items()})
+        size = int.from_bytes(one[:8], "little")
+        table = json.loads(one[8 : 8 + size])
+        for facts in table.values():
+            facts["shape"][0] = n
+            facts["data_offsets"] = [n * place for place in facts["data_offsets"]]
+        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def pieces(self, samples: Data, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows of each tensor where they belong."""
+        header = self.header(samples, n)
+        table = json.loads(header[8:])
+        for name, part in _named(samples, "samples").items():
+            data, start = _bytes(part), table[name]["data_offsets"][0]
+            yield len(header) + start + first * (len(data) // len(part)), data
+
+
+class TableFormat(Format):
+    """A .csv file with a column for each number of flat samples."""
+
+    def header(self, samples: Data, n: int) -> bytes:
+        """Names of the columns."""
+        parts = _named(samples, "x")
+        for part in parts.values():
+            if part.ndim != 2:
+                raise ConfigError(f"samples of shape {tuple(part.shape[1:])} are not flat; write .npy or .safetensors")
+        return _line(f"{name}{i + 1}" for name, part in parts.items() for i in range(part.shape[1]))
+
+    def pieces(self, samples: Data, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows at the end."""
+        rows = zip(*(part.tolist() for part in _named(samples, "x").values()), strict=True)
+        yield end, b"".join(_line(map(repr, itertools.chain(*row))) for row in rows)
+
+
+FORMATS: Mapping[str, Format] = {".npy": ArrayFormat(), ".safetensors": TensorsFormat(), ".csv": TableFormat()}
+
+
+def format_of(path: Path) -> Format:
+    """The format that the ending of a name stands for.
+
+    Raises:
+        ConfigError: If it stands for none.
+    """
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"cannot tell the format of '{path.name}'; end its name in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix]
+
+
+def _named(samples: Data, name: str) -> Mapping[str, Tensor]:
+    return samples if isinstance(samples, Mapping) else {name: samples}
+
+
+def _bytes(part: Tensor) -> bytes:
+    return part.contiguous().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
+
+
+def _line(cells: Iterator[str]) -> bytes:
+    return (",".join(cells) + "\n").encode()
+
+
+class SampleFile:
+    """A file of samples under way; :func:`sample_file` opens one.
+
+    Arguments:
+        path: Its final name.
+        n: Number of samples in all.
+        facts: Of what they are samples, as JSON can hold it; None where nobody will go on with it.
+        file: The file that has the rows so far.
+    """
+
+    def __init__(self, path: Path, n: int, facts: Mapping[str, Any] | None, file: BinaryIO) -> None:
+        self.path, self.n, self._facts, self._file = path, n, facts, file
+        self.format = format_of(path)
+        self.rows, self._end = 0, 0
+        self.other = False  # whether what was found is the beginning of another file
+        state = None if facts is None else self._state()
+        if state is not None and state["facts"] == json.loads(json.dumps(facts)):
+            self.rows, self._end = state["rows"], state["end"]
+        else:
+            self.other = state is not None
+            file.truncate(0)
+
+    def _state(self) -> dict[str, Any] | None:
+        """What was noted after the last batch of an earlier process, if its rows are all there."""
+        path = _notes(self.path)
+        try:
+            state = read_json(path)
+            check_seal(state, path)
+        except RunDirectoryError:
+            return None
+        return state if self._file.seek(0, io.SEEK_END) >= state["end"] else None
+
+    def append(self, samples: Data) -> None:
+        """Writes the next rows, and notes that they are there.
+
+        Raises:
+            ConfigError: If the format is not for samples such as these.
+            ResourceError: If they cannot be written, or the rows to come will not fit on the disk.
+        """
+        samples = map_data(lambda part: part.detach().cpu(), samples)
+        count = batch_size(samples)
+        header = self.format.header(samples, self.n) if self.rows == 0 else b""
+        pieces = list(self.format.pieces(samples, self.n, self.rows, self._end or len(header)))
+        size = sum(len(data) for _, data in pieces)
+        check_space(self.path, len(header) + size * (self.n - self.rows) // count)
+        if header:
+            pieces.insert(0, (0, header))
+        try:
+            write_pieces(self._file, pieces)
+        except OSError as error:
+            raise resource_error(error, self.path, size) from error
+        self.rows += count
+        self._end = max(place + len(data) for place, data in pieces)
+        if self._facts is not None:
+            notes = {"facts": self._facts, "rows": self.rows, "end": self._end}
+            write_atomically(_notes(self.path), sealed(notes))
+
+
+def _rows(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")
+
+
+def _notes(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}.json")
+
+
+@contextmanager
+def sample_file(path: Path, n: int, facts: Mapping[str, Any] | None = None) -> Iterator[SampleFile]:
+    """A file of n samples, which gets its name at the end of the scope if all rows are there.
+
+    Where the scope ends before, the rows stay for whoever opens the file again with the same facts; without facts
+    nothing stays.
+
+    Raises:
+        ConfigError: If the ending of the name stands for no format.
+        ResourceError: If the file cannot be written, or another process is writing it.
+    """
+    format_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(_rows(path), "r+b" if _rows(path).exists() else "w+b")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise resource_error(error, path) from error
+    with file:
+        _hold(file, path)
+        sweep(path.parent, f".tmp-{_notes(path).name}-")
+        opened = SampleFile(path, n, facts, file)
+        try:
+            yield opened
+            assert opened.rows == n
+            put_in_place(_rows(path), path)
+            _notes(path).unlink(missing_ok=True)
+        finally:
+            if facts is None or opened.rows == 0:
+                for leftover in (_rows(path), _notes(path)):
+                    leftover.unlink(missing_ok=True)
+
+
+def _hold(file: BinaryIO, path: Path) -> None:
+    """Keeps other processes from the rows, until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = _rows(path).exists() and os.path.samestat(os.fstat(file.fileno()), _rows(path).stat())
+    except BlockingIOError:
+        free = False
+    except OSError:
+        free = True  # a file system without locks
+    if not free:
+        raise ResourceError(f"{path} is being written by another process; wait for it, or name another file")

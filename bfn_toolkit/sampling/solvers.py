@@ -1,0 +1,346 @@
+r"""Solvers: samplers of few steps, for every family that is a Gaussian channel.
+
+In the channel's coordinates, natural parameters v and accuracy B (:class:`~bfn_toolkit.ChannelFamily`), let
+
+.. math:: q = \sqrt{B}, \qquad w = v / q, \qquad \hat\phi(w, t) = E_{p_O(\cdot \mid \theta; t)} \, \phi(x) .
+
+Given the data, :math:`w \sim N(q \, \phi(x), I)`: signal q on noise of unit scale.  The limit of many messages, and the
+ordinary differential equation with the same marginal distributions, are
+
+.. math::
+    dv = \hat\phi \, dB + dW_B, \qquad
+    \frac{dw}{dq} = \hat\phi \qquad \big(\text{the same as } dw / d\lambda = \sqrt{B} \, \hat\phi,
+    \; \lambda = \tfrac12 \ln B\big) .
+
+Solvers differ in what they take for :math:`\hat\phi` between two times, D, and in how much of the noise they renew.
+From s to t they step as
+
+.. math:: w_t = a \, w_s + b \, D + c \, z, \qquad z \sim N(0, I)
+
+======================= ============= ======================= ======================= ==========================
+sampler                 a             b                       c                       D
+======================= ============= ======================= ======================= ==========================
+:class:`ODE1`           1             :math:`q_t - q_s`       0                       the last evaluation
+:class:`ODE2`           1             :math:`q_t - q_s`       0                       extrapolated from two
+:class:`ODEMidpoint`    1             :math:`q_t - q_s`       0                       interpolated from two
+:class:`SDE1`           q_s / q_t     (B_t - B_s) / q_t       sqrt(B_t - B_s) / q_t   the last evaluation
+:class:`SDE2`           q_s / q_t     (B_t - B_s) / q_t       sqrt(B_t - B_s) / q_t   extrapolated from two
+:class:`EulerMaruyama`  q_s / q_t     B'(s) (t - s) / q_t     sqrt(B'(s) (t - s)) /   the last evaluation
+                                                              q_t
+:class:`FlowSampler`    0             :math:`q_t`             sqrt(temperature)       of a draw of the output
+======================= ============= ======================= ======================= ==========================
+
+All but Euler-Maruyama are exact for a constant D.  At t = 0 the beliefs are the prior, and w is noise alone.  It still
+is at the grid's first time, to which the step costs nothing: the evaluation there is the first that tells anything, and
+stands for all of the time since 0.  So n steps take n evaluations of the network, at the n times of the grid, and the
+sample is drawn from the last output.
+
+Source: Xue et al. 2024 (arXiv 2404.15766), theorems 4.1 and 5.1: BFN-Solver 1 and 2, SDE-BFN-Solver 1 and 2.  The
+re-noising sampler is that of MolCRAFT (Qu et al. 2024, arXiv 2404.12141), its temperature that of ChemBFN.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.model import Model
+from bfn_toolkit.randomness import streams
+from bfn_toolkit.sampling.sampler import Sampler, SamplerState
+from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid, channels_of
+from bfn_toolkit.shapes import part_of
+
+Slope = Literal["log-snr", "signal"]
+
+
+@attrs.frozen(eq=False)
+class Path:
+    """Where a solver is on its way, for one part of the data.
+
+    Arguments:
+        w: v / sqrt(B), with shape (B, *site, d).
+        q: sqrt(B) there.
+        since: The q since which the drift is missing: q itself, but 0 at the grid's first time.
+        phi: The evaluation before this one, where the solver needs it.
+        q_before: Its q.
+        anchor: The w from which a step of two evaluations began, at its middle.
+    """
+
+    w: Tensor
+    q: float
+    since: float
+    phi: Tensor | None = None
+    q_before: float = 0.0
+    anchor: Tensor | None = None
+
+
+@attrs.frozen(eq=False)
+class SolverState(SamplerState):
+    """Beliefs, and the path of each part to them.
+
+    Arguments:
+        paths: Paths by the names of the parts; of a family that is no product, under the name "".
+    """
+
+    paths: Mapping[str, Path]
+
+    @classmethod
+    def at(cls, family: Family[Any], paths: Mapping[str, Path]) -> SolverState:
+        """The beliefs at the ends of the paths."""
+        params = {name: part.from_signal(paths[name].w, paths[name].q) for name, part in channels_of(family).items()}
+        return cls(params.get("", params), paths)
+
+
+@lru_cache(maxsize=4096)
+def _accuracy(family: ChannelFamily[Any], t: float) -> float:
+    """B at time t; remembered, so that a grid that is used again costs nothing."""
+    return family.channel_accuracy(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
+
+
+def _drawn(family: Family[Any]) -> Iterator[tuple[str, ChannelFamily[Any]]]:
+    """The parts, each of several in a stream of draws of its own."""
+    parts = channels_of(family)
+    if "" in parts:
+        yield from parts.items()
+        return
+    stream = streams()
+    for name, part in parts.items():
+        with stream(name):
+            yield name, part
+
+
+class Solver(Sampler[SolverState]):
+    """What the solvers share: the grid, and the loop over the parts."""
+
+    grid: TimeGrid
+    order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
+
+    @abc.abstractmethod
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+        """The path where sqrt(B) is q, from where it is with the expected embedding phi there.
+
+        Arguments:
+            path: The path so far.
+            phi: What the network expects of the embedding, with shape (B, *site, d).
+            q: sqrt(B) at the end of the step.
+            told: Accuracy told by the step.
+        """
+
+    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
+        """What is taken for the embedding of the data, with the shape and dtype of w: what the network expects."""
+        return family.mean_embedding(output)
+
+    def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+        """Accuracy B that the beliefs gain over (s, t]."""
+        return _accuracy(family, t) - _accuracy(family, s)
+
+    def times(self, model: Model, n_steps: int) -> Tensor:
+        """0, then the times of the grid: n + 1 in all."""
+        channels_of(model.family)
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self.grid.times(model.family, n_steps)])
+
+    def evaluations(self, n_steps: int) -> int:
+        """As many as steps: the first takes none, and the sample takes one."""
+        return n_steps
+
+    def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SolverState:
+        """The prior, and noise."""
+        paths = {}
+        for name, part in _drawn(model.family):
+            shape = (batch_size, *part.network_io.site_shape, part.channels)
+            paths[name] = Path(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
+        return SolverState.at(model.family, paths)
+
+    def step(self, model: Model, state: SolverState, s: Tensor, t: Tensor, **condition: Tensor) -> SolverState:
+        """One evaluation, and :meth:`advance` for each part; from t = 0 to the start the noise stays what it is."""
+        family, paths = model.family, {}
+        at, to = s.item(), t.item()  # on the CPU: no device is waited for
+        output = model.output(state.params, s, **condition) if at > 0.0 else None
+        for name, part in _drawn(family):
+            path, q = state.paths[name], math.sqrt(_accuracy(part, to))
+            if output is None:
+                paths[name] = Path(path.w, q, 0.0)
+            else:
+                phi = self.embedding(part, part_of(output, name), path.w)
+                paths[name] = self.advance(path, phi, q, self.told(part, at, to))
+        return SolverState.at(family, paths)
+
+
+def _reach(slope: Slope, before: float, s: float, t: float) -> float:
+    """Half of the step from s to t in units of the step before, in lambda = ln q or in q."""
+    if slope == "signal":
+        return 0.5 * (t - s) / (s - before)
+    return 0.5 * math.log(t / s) / math.log(s / before)
+
+
+def _ahead(path: Path, q: float, slope: Slope) -> float:
+    """Weight of the last evaluation in the middle of a step, on the line through two; the weights add up to 1."""
+    return 1.0 if path.phi is None else 1.0 + _reach(slope, path.q_before, path.q, q)
+
+
+def _flow(path: Path, phi: Tensor, q: float, weight: float = 1.0) -> Tensor:
+    """w after a step of the ordinary differential equation."""
+    length = q - path.since
+    w = torch.add(path.w, phi, alpha=length * weight)
+    return w if path.phi is None else w.add_(path.phi, alpha=length * (1.0 - weight))
+
+
+def _diffusion(path: Path, phi: Tensor, q: float, told: float, weight: float = 1.0) -> Tensor:
+    """w after a step of the stochastic differential equation: v gains drift and noise for the accuracy told."""
+    length = (told + path.q**2 - path.since**2) / q
+    w = torch.mul(path.w, path.q / q).add_(phi, alpha=length * weight)
+    if path.phi is not None:
+        w.add_(path.phi, alpha=length * (1.0 - weight))
+    return w.add_(torch.randn_like(w), alpha=math.sqrt(told) / q)
+
+
+_IS_GRID = validators.instance_of(TimeGrid)  # type: ignore[type-abstract]
+_IS_SLOPE = validators.in_(("log-snr", "signal"))
+
+
+@attrs.frozen
+class ODE1(Solver):
+    """First-order solver of the probability flow (BFN-Solver 1): draws noise once, at the beginning.
+
+    Arguments:
+        grid: Times of the evaluations.
+    """
+
+    order: ClassVar[int | None] = 1
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        return Path(_flow(path, phi, q), q, q)
+
+
+@attrs.frozen
+class ODE2(Solver):
+    """Second-order multistep solver of the probability flow (BFN-Solver 2): one evaluation a step.
+
+    Arguments:
+        grid: Times of the evaluations.
+        slope: In what the expected embedding is taken to be linear: "log-snr", as published for continuous data, or
+            "signal", sqrt(B), as published for classes.
+    """
+
+    order: ClassVar[int | None] = 2
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+    slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        return Path(_flow(path, phi, q, _ahead(path, q, self.slope)), q, q, phi, path.q)
+
+
+@attrs.frozen
+class ODEMidpoint(Solver):
+    """Second-order single-step solver of the probability flow: every second time is the middle of a step.
+
+    The last step is whole for an odd number of evaluations, and of first order for an even one.
+
+    Arguments:
+        grid: Times of the evaluations.
+    """
+
+    order: ClassVar[int | None] = 2
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        if path.anchor is None or path.phi is None:
+            anchor = torch.add(path.w, phi, alpha=path.q - path.since)  # the drift since 0 is no part of the step
+            return Path(_flow(path, phi, q), q, path.q, phi, path.q, anchor)
+        whole = attrs.evolve(path, w=path.anchor)
+        weight = 0.5 * math.log(q / path.q_before) / math.log(path.q / path.q_before)
+        return Path(_flow(whole, phi, q, weight), q, q)
+
+
+@attrs.frozen
+class SDE1(Solver):
+    """First-order stochastic solver (SDE-BFN-Solver 1): the ancestral sampler with E[phi] in place of a drawn phi(x).
+
+    Arguments:
+        grid: Times of the evaluations.
+    """
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        return Path(_diffusion(path, phi, q, told), q, q)
+
+
+@attrs.frozen
+class SDE2(Solver):
+    """Second-order multistep stochastic solver (SDE-BFN-Solver 2).
+
+    Arguments:
+        grid: Times of the evaluations.
+        slope: As in :class:`ODE2`.
+    """
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+    slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        weight = _ahead(path, q, self.slope)
+        return Path(_diffusion(path, phi, q, told, weight), q, q, phi, path.q)
+
+
+@attrs.frozen
+class EulerMaruyama(Solver):
+    """Euler-Maruyama steps: the accuracy rate too is taken to be constant.  A baseline, for many steps.
+
+    Its beliefs count the accuracy that they were told, which is less than B(t).
+
+    Arguments:
+        grid: Times of the evaluations.
+    """
+
+    exact_for_constants: ClassVar[bool] = False
+
+    grid: TimeGrid = field(factory=UniformGrid, validator=_IS_GRID)
+
+    def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+        """The rate at s times t - s."""
+        rate = family.schedule.alpha(torch.tensor(s, dtype=torch.float64))
+        return (t - s) * family.channel_accuracy(rate).item()
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        q = math.sqrt(path.q**2 + told)
+        return Path(_diffusion(path, phi, q, told), q, q)
+
+
+@attrs.frozen
+class FlowSampler(Solver):
+    """Draws the beliefs at each time anew from the flow about the last guess: no step remembers another's noise.
+
+    Arguments:
+        grid: Times of the evaluations.
+        guess: "sample", a draw of the output, by which the beliefs have the right distribution wherever the output has;
+            or "mean", E[phi], which is no datum where the output is undecided.
+        temperature: Variance of the noise, in units of the flow's; below 1 for likelier samples.
+    """
+
+    grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
+    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.in_(("sample", "mean")))
+    temperature: float = field(default=1.0, validator=[validators.ge(0.0), validators.le(100.0)])
+
+    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
+        """That of the guess."""
+        if self.guess == "mean":
+            return family.mean_embedding(output)
+        return family.embed(output.sample()).to(w.dtype)
+
+    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+        w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))
+        return Path(w, q, q)

@@ -1,0 +1,85 @@
+"""Trajectories: what a sampler believes and expects on the way from the prior to a sample.
+
+A sampler keeps none of its states; a :class:`Trajectory` is a function for its ``on_step`` that notes those of the
+first few rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_toolkit.families import Family
+from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.sampling.sampler import Evaluation
+from bfn_toolkit.shapes import part_of
+
+ROWS = 64  # of a file of trajectories, at most
+DRAWS = 16  # for an entropy
+
+
+def beliefs_of(family: Family[Any], params: Any) -> tuple[Tensor, bool]:
+    """What beliefs are followed by, with shape (B, *site) or (B, *site, F), and whether it is their mean.
+
+    Where they have no mean, as of classes, it is what the network sees of them.
+    """
+    try:
+        mean = family.input(params).mean
+    except NotImplementedError:  # torch's word for what a distribution has not
+        mean = torch.full((), torch.nan)
+    return (family.features(params), False) if mean.isnan().all() else (mean, True)
+
+
+def entropy_of(output: Output, draws: int = DRAWS) -> Tensor:
+    """Entropy of an output in nats per example, with shape (B,): the mean of -ln p_O(x) over draws of x.
+
+    It says nothing of a point: NaN, or a constant where a :class:`~bfn_toolkit.Delta` has a tolerance.
+    """
+    mean = output.mean
+    # The generator comes back to where it was, so that watching changes no sample.
+    with seeded(0, "entropy", device=mean.device):
+        try:
+            return -torch.stack([output.log_prob(output.sample()) for _ in range(draws)]).mean(0)
+        except ValueError:  # a point has no density
+            return mean.new_full(mean.shape[:1], torch.nan)
+
+
+class Trajectory:
+    """What a sampler believes and expects, for the first rows that it draws: a function for ``on_step``.
+
+    :attr:`arrays` holds, by name, ``t`` with shape (E,) for E evaluations, ``beliefs`` (E, rows, ...) as
+    :func:`beliefs_of` has them, ``output_mean`` (E, rows, *site) and ``output_entropy`` (E, rows) in nats.  Of data
+    with parts the last three begin with the name of the part and a dot.
+
+    Arguments:
+        family: Whose beliefs they are.
+        rows: How many.
+    """
+
+    def __init__(self, family: Family[Any], rows: int = ROWS) -> None:
+        self.family, self.rows = family, rows
+        self.arrays: dict[str, Tensor] = {}
+
+    def __call__(self, evaluation: Evaluation) -> None:
+        """Notes an evaluation of the network."""
+        if evaluation.first >= self.rows:
+            return
+        self._place("t", (evaluation.count,), torch.float64)[evaluation.number - 1] = evaluation.t
+        for part, family in self.family.parts.items():
+            before = f"{part}." if part else ""
+            output = part_of(evaluation.output, part)
+            beliefs, _ = beliefs_of(family, part_of(evaluation.params, part))
+            for name, value in (
+                ("beliefs", beliefs),
+                ("output_mean", output.mean),
+                ("output_entropy", entropy_of(output)),
+            ):
+                kept = value[: self.rows - evaluation.first]
+                array = self._place(before + name, (evaluation.count, self.rows, *kept.shape[1:]), kept.dtype)
+                array[evaluation.number - 1, evaluation.first : evaluation.first + len(kept)] = kept
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self.arrays.setdefault(name, torch.zeros(shape, dtype=dtype))

@@ -1,0 +1,1 @@
+"""Models that people share, and weights of other programs."""

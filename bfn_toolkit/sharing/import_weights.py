@@ -1,0 +1,336 @@
+"""Checkpoints of other programs: the weights in them, taken over into a run directory.
+
+A ``.pt`` file is a pickle, and a pickle is a program.  It is read by ``torch.load(weights_only=True)`` and by nothing
+else, and looked at before: no larger than a checkpoint of this network could be, nothing compressed in it, and no name
+in its opcodes but those that tensors and their containers are made of.  A ``.safetensors`` file is data.
+
+Somewhere in what was read are the weights: tables of tensors, at the top or below names such as "model" or "ema", with
+or without a prefix such as "module.".  Those are taken whose names, shapes and dtypes are the network's, all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.runs.directory import check_out, describe, make_folder, start_run
+from bfn_toolkit.runs.model_files import save_model
+from bfn_toolkit.sharing.pretrained import Architecture
+from bfn_toolkit.storage.files import MAX_JSON, read_regular, shown_size
+from bfn_toolkit.storage.locks import locked
+from bfn_toolkit.storage.safetensors_files import State, check_fit, cpu_state, misfits, unpacked
+
+TORCH = (2, 10)  # before it, a file could write past the memory of a tensor that it describes
+COPIES = 16  # weights, averages and the moments of an optimiser, in double precision
+LEAST = 64 * 2**20  # bytes that any file may have
+DEPTH = 4  # of tables in tables
+AVERAGE = re.compile(r"(^|[._])(ema|swa|averag)", re.IGNORECASE)
+_LEGACY, _PICKLES = b"\x80\x02\x8a\x0a", 5  # how a file of the format before zip begins, and the pickles in it
+_ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+LISTED = 100  # names of what was dropped that model.json holds
+_NAMES = {
+    "collections OrderedDict",
+    "collections Counter",
+    "torch Size",
+    "torch device",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch._utils _rebuild_parameter",
+    "__builtin__ set",
+    "builtins set",
+}
+
+
+@attrs.frozen(eq=False)
+class Candidate:
+    """Tensors that may be the weights.
+
+    Arguments:
+        key: Where they are in the file: names with dots between, and the prefix that they share.
+        state: The tensors, without that prefix.
+        wrong: What differs from the network, a line for each.
+        cast: Names of those that are cast to the network's dtype.
+    """
+
+    key: str
+    state: State
+    wrong: tuple[str, ...]
+    cast: tuple[str, ...]
+
+
+@attrs.frozen(eq=False)
+class Imported:
+    """What became of a file.
+
+    Arguments:
+        key: Which weights were taken.
+        others: Keys of others that fit as well.
+        kept: Names of the tensors that were taken.
+        cast: Names of those among them that were cast.
+        dropped: What else the file holds, one word or name each.
+    """
+
+    key: str
+    others: tuple[str, ...]
+    kept: tuple[str, ...]
+    cast: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def import_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    experiment: Experiment,
+    *,
+    key: str | None = None,
+    cast: bool = False,
+    drop: Sequence[str] = (),
+    max_size: int | None = None,
+    force: bool = False,
+) -> Imported:
+    """Makes a run directory of a checkpoint of another program; everything is checked before anything is written.
+
+    Arguments:
+        path: A ``.pt`` file of ``torch.save``, or a ``.safetensors`` file; the content decides, not the name.
+        out: Run directory to make.
+        experiment: Whose family and network the weights are for.
+        key: Which weights to take; by default those that fit, of several the moving average.
+        cast: Whether weights of another floating-point dtype are cast.
+        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+        max_size: Largest size of the file in bytes; by default 16 times that of the network, and at least 64 MB.
+        force: Replace the run that is in ``out``.
+    Raises:
+        ConfigError: If ``out`` is taken, torch is too old, or it is not clear which weights are meant.
+        RunDirectoryError: If the file is not what it claims to be, or holds no weights that fit.
+    """
+    path, folder = Path(path), Path(out)
+    check_out(folder, force=force)
+    network = Architecture(experiment.family, experiment.network).build(torch.float32)
+    expected: State = network.state_dict()
+    size = sum(value.numel() * value.element_size() for value in expected.values())
+    content = read_regular(path, max_size or max(LEAST, COPIES * size))
+    found = read_foreign(content, path)
+    candidates = list(_candidates(found, expected, drop, cast))
+    # The state of an optimiser has hundreds of tables, and no name of the network's.
+    candidates = [one for one in candidates if one.state.keys() & expected.keys()] or candidates[:5]
+    chosen, others = _choose(candidates, key, path)
+    state = _taken(chosen, expected, path)
+    network.load_state_dict(state)
+    taken = {id(value) for value in chosen.state.values()}
+    dropped = tuple(name for name, value in _contents(found) if id(value) not in taken)
+    imported = Imported(chosen.key, others, tuple(state), chosen.cast, dropped)
+    _write(folder, experiment, network, imported, path, content)
+    return imported
+
+
+def read_foreign(content: bytes, path: Path) -> Any:
+    """What a ``.pt`` or ``.safetensors`` file holds.
+
+    Arguments:
+        content: The file.
+        path: Its name, for messages.
+    Raises:
+        ConfigError: If it is a pickle and torch is too old to be given it.
+        RunDirectoryError: If it is neither, damaged, or asks for more than tensors.
+    """
+    if content[:4] == _ZIP:
+        _check_zip(content, path)
+    elif content[:4] == _LEGACY:
+        _check_pickles(content, path, _PICKLES)
+    elif content[:1] == b"\x80" and content[8:9] != b"{":
+        raise _refused(path, "it is a pickle that torch.save did not write")
+    else:
+        return unpacked(content, path)
+    if _version(torch.__version__) < TORCH:
+        wanted = ".".join(map(str, TORCH))
+        raise ConfigError(
+            f"{path} is a pickle, which torch reads safely since {wanted}, and this is torch {torch.__version__}; "
+            f'write: pip install "torch>={wanted}", or convert the file to .safetensors'
+        )
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's text is left out: it tells how to load the file without protection
+        raise _refused(path, f"torch cannot read it as weights ({type(error).__name__})") from error
+
+
+def _refused(path: Path, why: str) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path} is not imported, and nothing in it was executed: {why}. Where it was made, write "
+        "torch.save(model.state_dict(), FILE), or safetensors.torch.save_file(model.state_dict(), FILE)"
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _check_zip(content: bytes, path: Path) -> None:
+    """Checks that a zip archive becomes no larger than it is, and the names in its pickle."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if content[-22:-18] != _ZIP_END:  # what follows the end may be another archive, for another reader
+                raise _refused(path, "something follows the end of its archive")
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+                raise _refused(path, "its entries are compressed, which torch.save does not do")
+            declared = sum(entry.file_size for entry in entries)
+            if declared > len(content) or len({entry.filename for entry in entries}) < len(entries):
+                raise _refused(path, f"it claims to hold {shown_size(declared)}, and has {shown_size(len(content))}")
+            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+            if len(pickles) != 1 or not pickles[0].filename.endswith("/data.pkl"):
+                raise _refused(path, f"it holds {len(pickles)} pickles, and torch.save writes one")
+            if pickles[0].file_size > MAX_JSON:
+                raise _refused(path, f"its pickle has {shown_size(pickles[0].file_size)}")
+            _check_pickles(archive.read(pickles[0]), path, 1)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
+        raise _refused(path, f"it is a damaged archive ({error})") from None
+
+
+def _check_pickles(content: bytes, path: Path, count: int) -> None:
+    """Checks the names that pickles ask for, by their opcodes alone."""
+    stream = io.BytesIO(content)
+    foreign: dict[str, None] = {}
+    try:
+        for _ in range(count):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL" and not _harmless(str(argument)):
+                    foreign[str(argument).replace(" ", ".")] = None
+                elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+                    foreign[f"the opcode {opcode.name}"] = None
+    except ValueError as error:
+        raise _refused(path, f"its pickle is damaged ({error})") from None
+    if foreign:
+        raise _refused(path, f"besides tensors it asks for {', '.join(n[:80] for n in list(foreign)[:3])}")
+
+
+def _harmless(name: str) -> bool:
+    """Whether a name is a container, or makes a view of memory that the file itself holds."""
+    if name in _NAMES:
+        return True
+    plain = name.removeprefix("torch ")
+    is_storage = re.fullmatch(r"[A-Z]\w+Storage", plain) and plain not in ("UntypedStorage", "TypedStorage")
+    return plain != name and bool(is_storage or isinstance(vars(torch).get(plain), torch.dtype))
+
+
+def _walk(value: Any, key: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """The tables in what was read, each once, by dotted names: a table may hold itself."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Mapping) and depth <= DEPTH and id(value) not in seen:
+        seen.add(id(value))
+        yield key, value
+        for name, part in value.items():
+            yield from _walk(part, f"{key}.{_word(name)}" if key else _word(name), depth + 1, seen)
+
+
+def _word(name: object) -> str:
+    """A name that a stranger chose, fit to be printed."""
+    text = name if isinstance(name, str) else repr(name)
+    return (text if text.isprintable() else ascii(text))[:200]
+
+
+def _contents(found: Any) -> Iterator[tuple[str, Any]]:
+    """Everything in the tables that is no table, by dotted names."""
+    for key, table in _walk(found):
+        for name, part in table.items():
+            if not isinstance(part, Mapping):
+                yield f"{key}.{_word(name)}" if key else _word(name), part
+
+
+def _candidates(found: Any, expected: State, drop: Sequence[str], cast: bool) -> Iterator[Candidate]:
+    for key, table in _walk(found):
+        named = {_word(name): value for name, value in table.items() if isinstance(value, Tensor)}
+        # What torch.compile puts into names stands anywhere in them.
+        tensors = {
+            name.replace("_orig_mod.", ""): value
+            for name, value in named.items()
+            if not any(fnmatchcase(name, pattern) for pattern in drop)
+        }
+        if not tensors:
+            continue
+        for prefix in _prefixes(tensors, expected):
+            state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+            casts = tuple(n for n, value in state.items() if cast and n in expected and _castable(value, expected[n]))
+            dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
+            wrong = misfits(expected, {name: (dtypes[name], tuple(value.shape)) for name, value in state.items()})
+            place = ".".join(filter(None, (key, prefix.removesuffix("."))))
+            yield Candidate(place or "(top)", state, tuple(sorted(wrong)), casts)
+
+
+def _castable(value: Tensor, like: Tensor) -> bool:
+    return value.is_floating_point() and like.is_floating_point() and value.dtype != like.dtype
+
+
+def _prefixes(tensors: Mapping[str, Tensor], expected: State) -> list[str]:
+    """What may stand before the network's names: every prefix under which one of a few of them is found."""
+    some = sorted(expected, key=len, reverse=True)[:3]
+    found = {name.removesuffix(end) for end in some for name in tensors if name.endswith(end)}
+    return sorted(prefix for prefix in found if prefix == "" or prefix.endswith(".")) or [""]
+
+
+def _choose(candidates: Sequence[Candidate], key: str | None, path: Path) -> tuple[Candidate, tuple[str, ...]]:
+    """The weights that are meant, and the keys of others that fit."""
+    keys = ", ".join(dict.fromkeys(candidate.key for candidate in candidates)) or "none"
+    if key is not None:
+        candidates = [candidate for candidate in candidates if candidate.key == key]
+        if not candidates:
+            raise ConfigError(f"{path} holds no weights under '{key}'; expected one of: {keys}")
+    if not candidates:
+        raise RunDirectoryError(f"{path} holds no table of tensors")
+    fitting = [candidate for candidate in candidates if not candidate.wrong]
+    if not fitting:
+        nearest = min(candidates, key=lambda candidate: len(candidate.wrong))
+        dtypes = any(re.search(r": torch\.\w*float\d+ .*expected torch\.\w*float", line) for line in nearest.wrong)
+        hint = " --cast casts floating-point dtypes." if dtypes else ""
+        hint += f" Weights are looked for under: {keys}." if len(candidates) > 1 else ""
+        try:
+            check_fit(path, list(nearest.wrong))
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{error} (under '{nearest.key}').{hint}") from None
+    averages = [candidate for candidate in fitting if AVERAGE.search(candidate.key)] or fitting
+    if len(averages) > 1:
+        choices = " or ".join(f"--key {candidate.key}" for candidate in averages)
+        raise ConfigError(f"{path} holds several weights that fit; write {choices}")
+    return averages[0], tuple(candidate.key for candidate in fitting if candidate is not averages[0])
+
+
+def _taken(chosen: Candidate, expected: State, path: Path) -> dict[str, Tensor]:
+    """The weights, each with a memory of its own, after checking what a header cannot tell."""
+    for name, value in chosen.state.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise RunDirectoryError(f"{path}: {name} says that it has {value.numel():,} numbers, and holds fewer")
+    cast = {name: value.to(expected[name].dtype) for name, value in chosen.state.items()}
+    bad = [name for name, value in cast.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    check_fit(path, [f"{name}: values are not finite" for name in bad])
+    return cpu_state(cast)
+
+
+def _write(
+    folder: Path, experiment: Experiment, network: nn.Module, imported: Imported, path: Path, content: bytes
+) -> None:
+    """The run directory; ``model.json`` comes last, and without it nothing is a model."""
+    source = {
+        "file": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "key": imported.key,
+        "cast": imported.cast,
+        "dropped": imported.dropped[:LISTED],
+    }
+    make_folder(folder)
+    with locked(folder):
+        start_run(folder, experiment)
+        save_model(folder, network.state_dict(), {**describe(experiment, 0), "imported": source})

@@ -1,0 +1,345 @@
+"""Models that people share: a directory of ``config.json``, ``model.safetensors`` and a card, ``README.md``.
+
+The names are those of the Hugging Face Hub.  ``config.json`` holds the family and the network as an experiment does,
+under the names that plugins gave them, who provides each, and size and SHA-256 of the weights; it is written last.
+
+A directory that came from a stranger is read as one.  Nothing in it is executed, and nothing is fetched: a name in it
+reaches an installed plugin or nothing.  Each step is checked before the next: the plugins, then the configuration, then
+the weights against their checksum and, by their header alone, against a network without memory, and only then is
+anything as large as ``config.json`` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.config.layers import Configuration, OptionText
+from bfn_toolkit.config.schema import parts_of, shown
+from bfn_toolkit.config.structure import structure
+from bfn_toolkit.config.unstructure import destructure
+from bfn_toolkit.data.conditions import Seen, recorded
+from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
+from bfn_toolkit.randomness import seeded
+from bfn_toolkit.registry.hookspecs import KINDS
+from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.runs.model_files import WEIGHTS
+from bfn_toolkit.runs.provenance import check_providers
+from bfn_toolkit.sharing.model_card import Card
+from bfn_toolkit.storage.files import (
+    check_seal,
+    check_space,
+    read_json,
+    read_regular,
+    resource_error,
+    sealed,
+    write_atomically,
+)
+from bfn_toolkit.storage.safetensors_files import State, check_header, misfits, packed, unpacked
+
+CONFIG, CARD = "config.json", "README.md"
+MODEL_TYPE = "bfn"
+FORMAT = 1
+_FLOATS = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+
+@attrs.frozen
+class Architecture:
+    """The part of an experiment that says what the weights mean.
+
+    Arguments:
+        family: A :class:`~bfn_toolkit.Family`.
+        network: A :class:`~bfn_toolkit.NetworkBuilder`.
+    """
+
+    family: Any = attrs.field(metadata={"kind": "family"})
+    network: Any = attrs.field(metadata={"kind": "network"})
+
+    def build(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
+        """A network with fresh weights that draws nothing from the caller's generator."""
+        with seeded(0, "weights"), torch.device(device):
+            network: nn.Module = self.network.build(self.family.network_io)
+        return network.to(dtype)
+
+    def blueprint(self, dtype: torch.dtype) -> State:
+        """The state of its network, without memory."""
+        try:
+            network = self.build(dtype, "meta")
+        except Exception:  # a network may compute on the way, which without memory it cannot
+            network = self.build(dtype)
+        state: State = network.state_dict()
+        return state
+
+
+def architecture_of(model: BFN) -> Architecture:
+    """The family and the builder of a model.
+
+    Raises:
+        ConfigError: If it was made from a bare module.
+    """
+    if model.builder is None:
+        name = type(model.network).__name__
+        raise ConfigError(
+            f"a model made from a bare module cannot be saved, because nothing says how to make its {name} again; "
+            "write BFN(family, builder) with a NetworkBuilder, such as Siren(width=64)"
+        )
+    return Architecture(model.family, model.builder)
+
+
+def save(
+    architecture: Architecture,
+    weights: State,
+    directory: str | Path,
+    card: Mapping[str, Any] | None,
+    *,
+    force: bool,
+    seen: Mapping[str, Seen] | None = None,
+) -> None:
+    """Writes a model and its card; :meth:`bfn_toolkit.BFN.save_pretrained` says more.
+
+    Arguments are those, and ``seen``: what the training rows had of each condition, where it is known.
+
+    Raises:
+        ConfigError: If a part has no name, the weights are not of this network, or there is something there.
+        NonFiniteError: If a weight is NaN or infinite.
+        ResourceError: If a file cannot be written.
+    """
+    folder = Path(directory)
+    _check_place(folder, force)
+    written = Card.of(card or {})
+    options = destructure(architecture, default_registry())
+    dtype = _dtype_of(weights)
+    wrong = misfits(architecture.blueprint(dtype), {k: (v.dtype, tuple(v.shape)) for k, v in weights.items()})
+    if wrong:
+        raise ConfigError(f"the weights are not those of the model's builder: {'; '.join(sorted(wrong)[:5])}")
+    content = packed(weights)
+    config = {
+        "model_type": MODEL_TYPE,
+        "architectures": [BFN.__name__],
+        "library_name": "bfn-toolkit",
+        "format": FORMAT,
+        "bfn-toolkit": version("bfn-toolkit"),
+        "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+        **{key: _without_infinities(value) for key, value in options.items()},
+        "plugins": _parts(architecture),
+        "conditions": {name: attrs.asdict(facts) for name, facts in (seen or {}).items()},
+        "weights": {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+    }
+    numbers = sum(value.numel() for value in weights.values())
+    text = written.render(folder.absolute().name, config, numbers, architecture.family.n_steps)
+    check_space(folder, len(content))
+    write_atomically(folder / WEIGHTS, content)
+    write_atomically(folder / CARD, text)
+    write_atomically(folder / CONFIG, sealed(config))
+
+
+def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False) -> BFN:
+    """Reads a model; :meth:`bfn_toolkit.BFN.from_pretrained` says more.
+
+    Raises:
+        RunDirectoryError: If it is not such a directory, or a file of it is damaged.
+        PluginError: If a plugin of it is not installed, or only in another major version.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is not a directory{_how_to_fetch(str(directory))}")
+    path = folder / CONFIG
+    config = _read_config(path)
+    check_providers(config["plugins"], allow_mismatch=allow_plugin_mismatch)
+    _check_names(config["plugins"])
+    architecture = _read_architecture(config, path)
+    dtype = _FLOATS[config["dtype"]]
+    content = _read_weights(folder / WEIGHTS, config["weights"])
+    try:
+        check_header(content, folder / WEIGHTS, architecture.blueprint(dtype))
+        network = architecture.build(dtype)
+    except BFNError:
+        raise
+    except Exception as error:
+        raise RunDirectoryError(f"{path}: its network cannot be built: {type(error).__name__}: {error}") from error
+    state = unpacked(content, folder / WEIGHTS, network.state_dict(), allow_nonfinite=allow_nonfinite)
+    network.load_state_dict(state)
+    model = BFN(architecture.family, network)
+    model.builder = architecture.network
+    return model.eval()
+
+
+def conditions_of(directory: Path) -> dict[str, Seen]:
+    """What a saved model says of the conditions of its training rows; nothing, if nobody told it.
+
+    Raises:
+        RunDirectoryError: If it is damaged.
+    """
+    path = directory / CONFIG
+    return recorded(_read_config(path).get("conditions"), path) or {}
+
+
+def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token: str | None) -> str:
+    """Saves a model into a temporary directory and uploads that; :meth:`bfn_toolkit.BFN.push_to_hub` says more.
+
+    Raises:
+        ResourceError: If the Hub's client is not installed, or the upload fails.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ResourceError('huggingface_hub is not installed; write: pip install "bfn-toolkit[hub]"') from error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.rpartition("/")[2]
+        save_to(folder)
+        try:
+            api = HfApi(token=token)
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            message = f"Upload a model of bfn-toolkit {version('bfn-toolkit')}"
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        except Exception as error:  # the client, its transport and the server each have their own
+            raise ResourceError(f"cannot push to {repo_id}: {type(error).__name__}: {error}") from error
+    return str(address)
+
+
+def _dtype_of(weights: State) -> torch.dtype:
+    """The dtype that all floating-point weights have, or else float32."""
+    found = {value.dtype for value in weights.values() if value.is_floating_point()}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def _check_place(folder: Path, force: bool) -> None:
+    """A directory may hold nothing but hidden files, such as those of a clone, or a model that is to be replaced."""
+    try:
+        if not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())):
+            return
+        ours = folder.is_dir() and _model_type(folder / CONFIG) == MODEL_TYPE
+    except OSError as error:
+        raise resource_error(error, folder) from error
+    if not ours:
+        raise ConfigError(f"{folder} exists and is not a saved model, so it is left alone; choose another directory")
+    if not force:
+        raise ConfigError(
+            f"{folder} holds a model already; choose another directory, or replace it (force=True, --force)"
+        )
+
+
+def _model_type(path: Path) -> object:
+    try:
+        config = read_json(path)
+    except RunDirectoryError:
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _how_to_fetch(name: str) -> str:
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) is None:
+        return "; BFN.save_pretrained(directory) and 'bfn export RUN --out DIR' make one"
+    place = name.rpartition("/")[2]
+    return (
+        ", and models are read from local directories only. If it is a repository of the Hugging Face Hub, write: "
+        f"hf download {name} --local-dir {place}, and then BFN.from_pretrained({place!r})"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """``config.json``, of our model type and format, with tables where tables are expected."""
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        found = config.get("model_type") if isinstance(config, dict) else None
+        raise RunDirectoryError(
+            f'{path} is not of bfn-toolkit: expected the model_type "{MODEL_TYPE}", got {shown(found)}'
+        )
+    if config.get("format") != FORMAT:
+        found, written = shown(config.get("format")), shown(config.get("bfn-toolkit"))
+        raise RunDirectoryError(
+            f"{path} has format {found}, written by bfn-toolkit {written}; this version reads format {FORMAT}. "
+            "Upgrade bfn-toolkit"
+        )
+    check_seal(config, path)
+    plugins, weights = config.get("plugins"), config.get("weights")
+    sound = (
+        isinstance(plugins, dict)
+        and all(isinstance(part, dict) and _WORDS.issubset(part) for part in plugins.values())
+        and all(isinstance(part[word], str) for part in plugins.values() for word in _WORDS)
+        and {part["kind"] for part in plugins.values()} <= KINDS.keys()
+        and isinstance(weights, dict)
+        and isinstance(weights.get("sha256"), str)
+        and type(weights.get("size")) is int
+        and config.get("dtype") in _FLOATS
+    )
+    if not sound:
+        raise RunDirectoryError(f"{path} is damaged: its plugins, weights or dtype are not as they are written")
+    return config
+
+
+_WORDS = frozenset({"kind", "name", "distribution", "version"})
+
+
+def _parts(architecture: Architecture) -> dict[str, dict[str, str]]:
+    """Kind, name, distribution and version of each part, by its key."""
+    parts = parts_of(architecture, default_registry())
+    return {key: {word: getattr(part, word) for word in sorted(_WORDS)} for key, part in parts}
+
+
+def _check_names(plugins: Mapping[str, Mapping[str, str]]) -> None:
+    """Checks that each part is known here, after their distributions have been found."""
+    for key, part in plugins.items():
+        installed = f"{part['distribution']}:" if part["version"] else ""
+        try:
+            default_registry().get(part["kind"], installed + part["name"])
+        except UnknownPlugin as error:
+            whose = f"{part['distribution']} {part['version']}".rstrip()
+            raise PluginError(f"{key}: '{part['name']}' came from {whose}, but here: {error}") from None
+
+
+def _read_architecture(config: Mapping[str, Any], path: Path) -> Architecture:
+    configuration = Configuration()
+    try:
+        configuration.add_mapping(
+            _with_infinities({key: config[key] for key in ("family", "network") if key in config})
+        )
+        architecture = structure(Architecture, configuration, default_registry())
+        found = _parts(architecture)
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path}: {error}") from error
+    recorded = config["plugins"]
+    if found.keys() != recorded.keys() or any(
+        found[key][word] != recorded[key][word] for key in found for word in ("kind", "name", "distribution")
+    ):
+        raise RunDirectoryError(f"{path} is damaged: its plugins are not those of its family and network")
+    return architecture
+
+
+def _read_weights(path: Path, entry: Mapping[str, Any]) -> bytes:
+    content = read_regular(path, entry["size"])
+    if len(content) != entry["size"]:
+        raise RunDirectoryError(f"{path} is damaged: {len(content)} bytes, expected {entry['size']}")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise RunDirectoryError(f"{path} is damaged: its SHA-256 is not the one that {CONFIG} names")
+    return content
+
+
+def _without_infinities(value: Any) -> Any:
+    """Plain values for JSON, which has no infinity: the word stands for it, as on the command line."""
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(part) for part in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def _with_infinities(value: Any) -> Any:
+    """The same backwards; whether "inf" is a number or a word, the type of the field decides."""
+    if isinstance(value, Mapping):
+        return {key: _with_infinities(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_infinities(part) for part in value]
+    return OptionText(value) if value in ("inf", "-inf") else value

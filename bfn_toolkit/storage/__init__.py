@@ -1,0 +1,1 @@
+"""Durable files and folders, their locks, and tensors in files."""

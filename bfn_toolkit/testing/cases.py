@@ -1,0 +1,95 @@
+"""Hypothesis strategies: small, composable, shrinking towards the simplest case.
+
+A :class:`Case` is all that an example of a family needs: how many rows, the accuracies of the messages that led to the
+beliefs, and a seed for the data and the messages.  Beliefs are reached by real updates, so they are what a flow can
+produce, for any family, with nothing to declare.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import attrs
+import hypothesis
+import torch
+from hypothesis import HealthCheck, strategies as st
+from torch import Tensor
+
+from bfn_toolkit.families import Family
+from bfn_toolkit.shapes import Data
+from bfn_toolkit.testing.draws import seeded
+
+
+def register_profiles() -> None:
+    """Registers the profiles "dev" and "ci", and loads "ci" where the environment variable CI is set.
+
+    Both have no deadline, because torch's first call is slow; "ci" is derandomised.
+    """
+    quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    for name, derandomize in (("dev", False), ("ci", True)):
+        hypothesis.settings.register_profile(name, deadline=None, suppress_health_check=quiet, derandomize=derandomize)
+    hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def accuracies(low: float = 1e-3, high: float = 1e3) -> st.SearchStrategy[float]:
+    """Accuracies, log-uniform in [low, high], shrinking to 1."""
+    import math
+
+    return st.floats(math.log10(low), math.log10(high)).map(lambda power: 10.0**power)
+
+
+def times() -> st.SearchStrategy[float]:
+    """Times in [0, 1], both ends among them."""
+    return st.one_of(st.sampled_from([0.0, 1.0, 0.5, 2.0**-24, 1e-6, 1.0 - 2.0**-24]), st.floats(0.0, 1.0))
+
+
+@attrs.frozen
+class Case:
+    """An example of a family, by the numbers that make it.
+
+    Arguments:
+        rows: Number of examples B.
+        accuracies: Accuracies of the messages that led from the prior to the beliefs.
+        seed: Of the data and the messages.
+    """
+
+    rows: int = 1
+    accuracies: tuple[float, ...] = ()
+    seed: int = 0
+
+    def data(self, family: Family[Any]) -> Data:
+        """Data of the family, drawn from its prior, in float64 where they are real numbers."""
+        return data(family, self.rows, self.seed)
+
+    def beliefs(self, family: Family[Any]) -> Any:
+        """Beliefs about the data after the messages."""
+        x, params = self.data(family), family.prior(self.rows, dtype=torch.float64)
+        for i, accuracy in enumerate(self.accuracies):
+            params = family.update(params, self.message(family, x, accuracy, i), self.alpha(accuracy))
+        return params
+
+    def message(self, family: Family[Any], x: Data, accuracy: float, number: int) -> Data:
+        """Message of that number about x."""
+        with seeded(self.seed, "message", number):
+            return family.sender(x, self.alpha(accuracy)).sample()
+
+    def alpha(self, accuracy: float) -> Tensor:
+        """The accuracy as a tensor (B,)."""
+        return torch.full((self.rows,), accuracy, dtype=torch.float64)
+
+
+def data(family: Family[Any], rows: int, seed: int = 0) -> Data:
+    """Data of a family with shape (rows, *site): draws of its input distribution before any message."""
+    with seeded(seed, "data"):
+        return family.input(family.prior(rows, dtype=torch.float64)).sample()
+
+
+def cases(messages: int = 3) -> st.SearchStrategy[Case]:
+    """Cases of up to four rows and ``messages`` messages."""
+    return st.builds(
+        Case,
+        rows=st.integers(1, 4),
+        accuracies=st.lists(accuracies(), max_size=messages).map(tuple),
+        seed=st.integers(0, 2**16),
+    )

@@ -1,0 +1,284 @@
+"""What a law is, how an example of it is searched for, and how a broken one is told.
+
+A law is a plain function ``check_<law>(subject, ...)`` that returns its *figure*, the worst error that it saw in units
+of its tolerance, and raises :class:`LawBroken` when that exceeds 1.  Comparisons are written so that NaN breaks them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import pickle
+import sys
+import tomllib
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import attrs
+import hypothesis
+import tomli_w
+import torch
+from hypothesis import HealthCheck, Phase, strategies as st
+from torch import Tensor
+
+from bfn_toolkit.config.layers import Configuration
+from bfn_toolkit.config.structure import structure
+from bfn_toolkit.config.unstructure import destructure
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.registry.hookspecs import KINDS, Entry, hookimpl
+from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.testing.draws import SEED
+
+C = TypeVar("C")
+
+Z = 6.0  # standard errors: a statistical law of z-tests rejects a correct subject once in 5e8 comparisons
+P = 1e-8  # smallest p-value of a two-sample test that passes: one false alarm in 1e8 comparisons
+
+
+class LawBroken(AssertionError):  # noqa: N818 - a verdict, not a mishap
+    """A law does not hold.
+
+    Arguments:
+        law: Its name.
+        formula: What should hold.
+        observed: The error, or what was found.
+        tolerance: What the law allows, or what was expected.
+        example: The smallest example, as runnable Python.
+    """
+
+    def __init__(self, law: str, formula: str, observed: object, tolerance: object, example: str) -> None:
+        self.law, self.formula, self.observed, self.tolerance, self.example = law, formula, observed, tolerance, example
+        super().__init__(
+            f"{law} does not hold\n  law:       {formula}\n  observed:  {observed}\n  tolerance: {tolerance}\n"
+            f"  example:\n" + "\n".join(f"    {line}" for line in example.splitlines())
+        )
+
+
+@attrs.frozen
+class Law:
+    """A law and the subjects it is for.
+
+    Arguments:
+        name: Kebab-case name.
+        kind: Kind of its subjects: family, network, ...
+        formula: What holds, in one line.
+        check: The function.
+        applies: Whether the law is for this subject.
+    """
+
+    name: str
+    kind: str
+    formula: str
+    check: Callable[..., float] = attrs.field(repr=False)
+    applies: Callable[[Any], bool] = attrs.field(repr=False)
+
+
+LAWS: dict[str, Law] = {}
+
+
+def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True) -> Callable[[C], C]:
+    """Registers ``check_some_law`` as the law "some-law" for a kind of subject.
+
+    Arguments:
+        kind: Kind of the subjects.
+        formula: What holds, in one line.
+        applies: Whether the law is for this subject.
+    """
+
+    def register(check: Any) -> Any:
+        name = check.__name__.removeprefix("check_").replace("_", "-")
+
+        @functools.wraps(check)
+        def wrapped(subject: Any, *arguments: Any, **keywords: Any) -> float:
+            try:
+                figure = check(subject, *arguments, **keywords)
+            except LawBroken:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise LawBroken(name, formula, reason, "no exception", call(check, subject, keywords)) from error
+            return float(figure)
+
+        LAWS[name] = Law(name, kind, formula, wrapped, applies)
+        return wrapped
+
+    return register
+
+
+def call(check: Callable[..., Any], subject: Any, keywords: Mapping[str, Any]) -> str:
+    """The Python that runs a check on a subject."""
+    written = "".join(f", {key}={value!r}" for key, value in keywords.items())
+    parts = {type(part) for value in (subject, *keywords.values()) for part in _values(value)} | {type(subject)}
+    imports = {f"from {part.__module__} import {part.__qualname__}" for part in parts}
+    lines = [f"from bfn_toolkit.testing.laws import {check.__name__}", *sorted(imports)]
+    run = f"{check.__name__}({subject!r}{written})"
+    if not SEED.get():
+        return "\n".join([*lines, run])
+    return "\n".join(
+        ["from bfn_toolkit.testing.draws import under_seed", *lines, f"with under_seed({SEED.get()}):", f"    {run}"]
+    )
+
+
+@attrs.define
+class Judge:
+    """Compares errors with tolerances for one law, and keeps the worst figure."""
+
+    check: Callable[..., Any]
+    subject: Any
+    keywords: dict[str, Any] = attrs.field(factory=dict)
+    figure: float = 0.0
+
+    def error(self, observed: Tensor | float, tolerance: Tensor | float) -> None:
+        """Breaks the law unless ``observed <= tolerance`` everywhere; NaN breaks it."""
+        error = torch.as_tensor(observed, dtype=torch.float64)
+        bound = torch.as_tensor(tolerance, dtype=torch.float64).expand_as(error)
+        if error.numel() == 0:
+            return
+        ratio = torch.where(error <= bound, error / bound.clamp_min(1e-300), torch.inf)
+        worst = int(ratio.argmax())
+        if not bool((error <= bound).all()):
+            self.broken(float(error.flatten()[worst]), float(bound.flatten()[worst]))
+        self.figure = max(self.figure, float(ratio.max()))
+
+    def close(self, a: Tensor, b: Tensor, tolerance: Tensor | float) -> None:
+        """Breaks the law unless a and b have one shape and are within the tolerance."""
+        if a.shape != b.shape:
+            self.broken(f"shape {tuple(a.shape)}", f"shape {tuple(b.shape)}")
+        self.error((a - b).detach().abs(), tolerance)
+
+    def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
+        """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
+        stderr = float(values.std()) / math.sqrt(len(values))
+        # What varies by rounding alone has no standard error to speak of.
+        self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))
+
+    def same_law(self, a: Tensor, b: Tensor) -> None:
+        """Breaks the law unless two samples could come from one distribution (Kolmogorov-Smirnov, each column)."""
+        from scipy.stats import ks_2samp
+
+        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+            self.broken("a value that is not finite", "finite values")
+        for x, y in zip(a.flatten(1).unbind(1), b.flatten(1).unbind(1), strict=True):
+            scale = max(float(x.abs().max()), float(y.abs().max()), 1e-300)
+            # Values that differ by rounding are the same: without this, a constant would be two distributions.
+            a_, b_ = ((column / scale).round(decimals=9).numpy() for column in (x, y))
+            p = float(ks_2samp(a_, b_, method="asymp").pvalue)
+            self.true(p >= P, f"p-value {p:.2g}", f"p-value at least {P:g}")
+            self.figure = max(self.figure, math.log(p) / math.log(P))
+
+    def true(self, holds: bool, observed: object, expected: object) -> None:
+        """Breaks the law unless ``holds``."""
+        if not holds:
+            self.broken(observed, expected)
+
+    def broken(self, observed: object, tolerance: object) -> NoReturn:
+        """Breaks the law."""
+        name = self.check.__name__.removeprefix("check_").replace("_", "-")
+        formula = LAWS[name].formula
+        raise LawBroken(name, formula, observed, tolerance, call(self.check, self.subject, self.keywords))
+
+
+def search(
+    check: Callable[..., Any],
+    subject: Any,
+    strategy: st.SearchStrategy[C],
+    body: Callable[[Judge, C], None],
+    example: C | None,
+    examples: int,
+) -> float:
+    """Looks for an example that breaks a law, and shrinks it; with ``example`` given, tries that one only.
+
+    Arguments:
+        check: The law's function, which takes the example as its keyword ``case``.
+        subject: Its subject.
+        strategy: Where examples come from.
+        body: The comparison.
+        example: The one example to try.
+        examples: Number of examples to try.
+    Returns:
+        The worst figure.
+    """
+    judge = Judge(check, subject)
+
+    def attempt(case: C) -> None:
+        judge.keywords = {"case": case}
+        try:
+            body(judge, case)
+        except LawBroken:
+            raise
+        except Exception as error:
+            judge.broken(f"{type(error).__name__}: {error}", "no exception")
+
+    if example is not None:
+        attempt(example)
+        return judge.figure
+
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,  # torch's first call is slow
+        database=None,  # a law leaves nothing behind
+        derandomize=True,  # and gives the same verdict each time
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
+    @hypothesis.given(strategy)
+    def run(case: C) -> None:
+        attempt(case)
+
+    run()
+    return judge.figure
+
+
+def round_trip(judge: Judge) -> float:
+    """Breaks the law unless the subject comes back from pickle, repr and TOML as an equal value with an equal hash."""
+    subject, cls = judge.subject, type(judge.subject)
+    registry = Registry.from_entry_points()
+    for part in (subject, *_values(subject)):
+        _install(type(part), registry)
+    text = tomli_w.dumps({"name": registry.name_of(cls.kind, cls), **destructure(subject, registry)})
+    configuration = Configuration()
+    configuration.add_mapping(tomllib.loads(text))
+    known = {**vars(sys.modules[cls.__module__]), **{type(v).__name__: type(v) for v in _values(subject)}}
+    copies = {
+        "pickle": pickle.loads(pickle.dumps(subject)),
+        "repr": eval(repr(subject), known),
+        "TOML": structure(cls, configuration, registry),
+    }
+    for field in attrs.fields(cls):
+        judge.true(not field.init or (bool(field.eq) and bool(field.repr)), f"{field.name} is left out", "every field")
+    for way, copy in copies.items():
+        judge.true(copy == subject, f"{copy!r} after {way}", repr(subject))
+        judge.true(hash(copy) == hash(subject), f"another hash after {way}", "the same hash")
+    return judge.figure
+
+
+def _install(cls: type[Any], registry: Registry) -> None:
+    """Gives a class that is not installed a name, in this registry alone."""
+    if getattr(cls, "kind", None) not in KINDS:
+        return
+    try:
+        registry.name_of(cls.kind, cls)
+    except ConfigError:
+        name = f"subject-{cls.kind}-{cls.__name__.lower()}"
+        hook = hookimpl(lambda: [Entry(name, cls)], specname=KINDS[cls.kind])
+        registry.register(types.SimpleNamespace(hook=hook), name=name)
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """A value and the attrs values within it."""
+    if attrs.has(type(value)):
+        yield value
+        for field in attrs.fields(type(value)):
+            yield from _values(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _values(part)
+
+
+def accepts_examples(check: Callable[..., Any]) -> bool:
+    """Whether a law searches for examples, and so takes their number."""
+    return "examples" in inspect.signature(check).parameters

@@ -1,0 +1,310 @@
+"""One training step after another, and the state from which they go on."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.config.experiment import Training
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.errors import ConfigError, NonFiniteError
+from bfn_toolkit.losses import Loss
+from bfn_toolkit.parallel import processes
+from bfn_toolkit.parallel.devices import make_accelerator
+from bfn_toolkit.randomness import Shard, seeded
+from bfn_toolkit.runs.checkpoints import Checkpoint
+from bfn_toolkit.shapes import device_of
+from bfn_toolkit.storage.safetensors_files import cpu_state
+from bfn_toolkit.training.optimizers import Scheduler, make_average, make_optimizer, make_scheduler
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class NonFiniteStep(NonFiniteError):  # noqa: N818 - the step, not the class of errors
+    """The loss or the gradient of a step is not finite; the weights are those before it.
+
+    Arguments:
+        step: Its number.
+        loss: Its loss.
+        norm: The norm of its gradient.
+    """
+
+    def __init__(self, step: int, loss: float, norm: float) -> None:
+        super().__init__(
+            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, where finite numbers are expected"
+        )
+        self.step, self.loss, self.norm = step, loss, norm
+
+
+@attrs.define(eq=False)
+class Loop:
+    """Optimiser steps on batches: what :func:`~bfn_toolkit.train` runs, and what a benchmark times.
+
+    Arguments:
+        model: The model, on its device.
+        loss: What to minimise.
+        training: How.
+        seed: Of the draws.
+        accelerator: The engine; by default that of :func:`~bfn_toolkit.parallel.devices.make_accelerator`.
+    """
+
+    model: BFN
+    loss: Loss
+    training: Training
+    seed: int
+    accelerator: Accelerator = attrs.field(
+        default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
+    )
+    bare: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
+    parameters: list[nn.Parameter] = attrs.field(init=False)
+    optimizer: torch.optim.Optimizer = attrs.field(init=False)
+    _wrapped: Any = attrs.field(init=False)
+    scheduler: Scheduler | None = attrs.field(init=False)
+    ema: AveragedModel | None = attrs.field(init=False, default=None)
+    whole: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
+    _guards: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        training, self.bare = self.training, self.model.network
+        if training.ema_decay > 0.0 and self.sharded:
+            raise ConfigError(
+                'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
+            )
+        if training.ema_decay > 0.0:
+            self.ema = make_average(self.bare, training.ema_decay)
+        self.optimizer = make_optimizer(training, [p for p in self.bare.parameters() if p.requires_grad])
+        self.scheduler = make_scheduler(training, self.optimizer)
+        if training.compile:
+            self.bare.compile()
+        self._wrapped = self.optimizer
+        if self._plain:
+            self.model.network = self.accelerator.prepare(self.bare)
+        else:
+            self.model.network, self._wrapped = self.accelerator.prepare(self.bare, self.optimizer)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # A fused optimiser leaves the weights alone by itself where it is told to; reading a number of a device waits.
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self._guards = self.accelerator.device.type != "cpu" and fused and self._plain
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the optimiser needs nothing of the engine, whose wrapper of it costs as much as a small network."""
+        return self.accelerator.scaler is None and not self.sharded
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of the weights only."""
+        return self.training.parallel == "fsdp"
+
+    def whole_tensor(self, value: Tensor) -> Tensor:
+        """A number of all weights, which each process may have a part of."""
+        if not self.sharded:
+            return value
+        from bfn_toolkit.parallel.sharding import whole_tensor
+
+        return whole_tensor(value)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to sample from: the average of the weights, where there is one."""
+        return self.bare if self.ema is None else self.ema.module
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """One optimiser step on a batch, the whole of it, of which this process takes its share.
+
+        Returns:
+            The loss, its mean over the batch, and the norm of the gradient, on the device.
+        Raises:
+            NonFiniteStep: If one of them is not finite; a step is then not made.  On a device that is slow to read,
+                where the optimiser can be told not to step, that is not told here: the caller reads what is returned.
+        """
+        loss = self.gradients(batch, step)
+        clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
+        norm = self.whole_tensor(clip(self.parameters, self.training.clip_norm))
+        if self._guards:
+            self._wrapped.found_inf = (~torch.isfinite(loss + norm)).float()
+        elif self.accelerator.scaler is None:
+            numbers = float(loss), float(norm)
+            if not all(map(math.isfinite, numbers)):
+                raise NonFiniteStep(step, *numbers)
+        self.whole = False
+        self._wrapped.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.bare)
+        self.whole = True
+        return loss, norm
+
+    def gradients(self, batch: Batch, step: int) -> Tensor:
+        """Sets the gradient of the mean loss of a batch, and returns the loss."""
+        self._wrapped.zero_grad()
+        n, device = len(batch), device_of(batch.x)
+        total, shares = torch.zeros((), device=device), self.shares(n)
+        for start, stop in shares:
+            whole, last = stop - start == n, (start, stop) == shares[-1]
+            part = batch if whole else batch.part(start, stop)
+            with nullcontext() if last else self.accelerator.no_sync(self.model.network):
+                with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
+                    loss = self.loss(self.model, part.x, **part.condition).mean()
+                loss = loss if whole else loss * ((stop - start) / n)
+                total += loss.detach()
+                # The engine averages gradients over processes, and the batch is all of theirs together.
+                loss = loss * processes.count() if processes.count() > 1 else loss
+                if self.accelerator.scaler is None:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                else:
+                    self.accelerator.backward(loss)
+        return processes.total(total)
+
+    def shares(self, n: int) -> list[tuple[int, int]]:
+        """First row, and the one after the last, of each piece that this process has of a batch of n rows.
+
+        Raises:
+            ConfigError: If a process would have none.
+        """
+        pieces, world, rank = self.training.accumulate, processes.count(), processes.rank()
+        if n < pieces * world:
+            raise ConfigError(
+                f"a batch of {n} rows cannot be shared by {world} processes in {pieces} pieces; "
+                f"lower training.accumulate, or raise training.batch_size to {pieces * world} or more"
+            )
+        mine = range(rank * pieces, (rank + 1) * pieces)
+        return [(i * n // (pieces * world), (i + 1) * n // (pieces * world)) for i in mine]
+
+    def checksum(self) -> float:
+        """A number that changes with the weights."""
+        with torch.no_grad():
+            return float(torch.stack([self.whole_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers of the network to sample from, on the CPU; all processes come here together."""
+        if self.sharded:
+            from bfn_toolkit.parallel.sharding import whole_weights
+
+            return whole_weights(self.bare)
+        return cpu_state(self.network.state_dict())
+
+    def checkpoint(
+        self, step: int, state: Mapping[str, Any], valid_loss: float | None, facts: Mapping[str, Any]
+    ) -> Checkpoint:
+        """The state after a step; ``state`` and ``facts`` are what the caller wants kept besides.
+
+        All processes come here together where they share the weights.
+        """
+        if self.sharded:
+            from bfn_toolkit.parallel.sharding import whole_optimizer
+
+            weights = self.weights()
+            tensors, plain = flatten(whole_optimizer(self.bare, self.optimizer))
+        else:
+            weights = cpu_state(self.bare.state_dict())
+            tensors, plain = flatten(self.optimizer.state_dict())
+        scaler = self.accelerator.scaler
+        return Checkpoint(
+            step=step,
+            weights=weights,
+            average=None if self.ema is None else cpu_state(self.ema.module.state_dict()),
+            optimizer=tensors,
+            state={
+                **state,
+                "optimizer": plain,
+                "scheduler": None if self.scheduler is None else flatten(self.scheduler.state_dict())[1],
+                "averaged": None if self.ema is None else int(self.ema.n_averaged),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            },
+            valid_loss=valid_loss,
+            facts=facts,
+        )
+
+    def restore(self, checkpoint: Checkpoint, *, schedule: bool = True) -> None:
+        """Takes the state of a checkpoint.
+
+        Arguments:
+            checkpoint: The state.
+            schedule: Whether the learning rate goes on as it was; otherwise this loop's own schedule is gone through.
+        """
+        optimizer = unflatten(checkpoint.optimizer, checkpoint.state["optimizer"])
+        if self.sharded:
+            from bfn_toolkit.parallel.sharding import load_whole
+
+            load_whole(self.bare, self.optimizer, checkpoint.weights, optimizer)
+        else:
+            self.bare.load_state_dict(checkpoint.weights)
+            self.optimizer.load_state_dict(optimizer)
+        if schedule and self.scheduler is not None:
+            self.scheduler.load_state_dict(unflatten({}, checkpoint.state["scheduler"]))
+        elif not schedule:
+            self._reschedule(checkpoint.step)
+        if self.ema is not None and checkpoint.average is not None:
+            self.ema.module.load_state_dict(checkpoint.average)
+            self.ema.n_averaged.fill_(checkpoint.state["averaged"])
+        if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+    def _reschedule(self, step: int) -> None:
+        """Gives the optimiser the learning rate that this loop's schedule has after so many steps."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr
+            group.pop("initial_lr", None)
+        self.scheduler = make_scheduler(self.training, self.optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimiser before one of the schedule
+            for _ in range(step if self.scheduler else 0):
+                self.scheduler.step()  # type: ignore[union-attr]
+
+
+_TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # what JSON has not
+
+
+def flatten(value: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
+    """Tensors of a nested state by their paths, and the rest as JSON has it."""
+    tensors: dict[str, Tensor] = {}
+
+    def plain(item: Any, at: str) -> Any:
+        if isinstance(item, Tensor):
+            tensors[at] = item.detach().cpu().contiguous().clone()
+            return _TENSOR + at
+        if isinstance(item, Mapping):
+            return {
+                _TABLE: [[key, plain(part, f"{at}.{key}" if at else str(key))] for key, part in item.items()],
+            }
+        if isinstance(item, tuple):
+            return {_TUPLE: [plain(part, f"{at}.{i}") for i, part in enumerate(item)]}
+        if isinstance(item, list):
+            return [plain(part, f"{at}.{i}") for i, part in enumerate(item)]
+        if item is None or isinstance(item, (bool, int, float, str)):
+            return item
+        raise ConfigError(
+            f"a state that holds a {type(item).__name__} ({at}) cannot be saved; choose another optimiser"
+        )
+
+    return tensors, plain(value, path)
+
+
+def unflatten(tensors: Mapping[str, Tensor], value: Any) -> Any:
+    """The nested state that :func:`flatten` took apart."""
+    if isinstance(value, str) and value.startswith(_TENSOR):
+        return tensors[value[len(_TENSOR) :]]
+    if isinstance(value, dict):
+        if _TUPLE in value:
+            return tuple(unflatten(tensors, part) for part in value[_TUPLE])
+        return {key: unflatten(tensors, part) for key, part in value[_TABLE]}
+    if isinstance(value, list):
+        return [unflatten(tensors, part) for part in value]
+    return value

@@ -1,0 +1,1 @@
+"""What datasets of files stand on: reading a file once and unchanged, and tables of numbers with their places."""

@@ -1,0 +1,265 @@
+r"""Tables (plugin): continuous data or classes from a file of the user's own.
+
+Continuous columns may be brought to a common scale by what the training rows say,
+
+.. math:: x' = (x - a) / b ,
+
+with a and b their mean and standard deviation ("standard"), or the middle and half of their range ("range").  A column
+whose training rows are all the same has no scale: b = 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import attrs
+import numpy as np
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_files.columns import FORMATS, Values, read_columns
+from bfn_files.reading import Content, FileDataset, Fingerprint
+from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+LARGEST = float(np.finfo(np.float32).max)
+MOST_CLASSES = 2**16  # more are a mistake, unless the configuration says their number
+COMPARED = 100_000  # rows that are compared with each other
+SHOWN = 5  # names in a message
+
+
+def _names(_: object, __: attrs.Attribute[Any], names: Sequence[str] | None) -> None:
+    if names is not None and (not names or len(set(names)) < len(names)):
+        raise ConfigError(f"columns: expected different names, at least one, got {list(names)}")
+
+
+@attrs.frozen
+class Columns(FileDataset):
+    """Rows of a file, in some of its columns, with the condition "label" if a column is named for it.
+
+    Arguments:
+        path: A file that ends in .csv, .csv.gz, .npy, .npz or .safetensors.
+        columns: Names of the columns of a table (x1, x2, ... where it has no header, and in .npy), or of arrays; by
+            default all columns that are numbers, or the only array.
+        label: Name of a column or array of integers 0...K-1, which is no column of the data.
+        on_nan: "error" for rows with a missing number, or "drop" to leave them out.
+    """
+
+    endings: ClassVar[tuple[str, ...]] = FORMATS
+
+    columns: tuple[str, ...] | None = field(
+        default=None, kw_only=True, converter=attrs.converters.optional(tuple), validator=_names
+    )
+    label: str | None = field(default=None, kw_only=True)
+    on_nan: Literal["error", "drop"] = field(default="error", kw_only=True, validator=validators.in_(("error", "drop")))
+
+    def read(self) -> tuple[Values, Values | None, Array]:
+        """Data and labels as they stand in the file, and which rows have no number missing.
+
+        Raises:
+            ConfigError: If there are no columns of these names.
+            DataError: If there is no row, or a number is missing and may not be.
+        """
+        data, label = read_columns(self.path, self.columns, self.label)
+        if not data.numbers.size:
+            raise DataError(f"{self.path}: no rows: found the shape {data.numbers.shape}")
+        whole = np.ones(len(data.numbers), np.bool_)
+        for values in (data, *([label] if label else [])):
+            missing = np.isnan(values.numbers)
+            empty = missing.all(0)
+            if empty.any():
+                name = values.column(np.argwhere(empty)[0][: empty.ndim].tolist())
+                raise DataError(
+                    f"{self.path}: {name} has no number in all {len(missing)} rows; leave it out of columns"
+                )
+            if self.on_nan == "error" and missing.any():
+                place = values.place(np.argwhere(missing)[0])
+                raise DataError(f'{place}: expected a number, got nan; on_nan = "drop" leaves such rows out')
+            whole &= ~missing.reshape(len(missing), -1).any(1)
+        if not whole.any():
+            raise DataError(f"{self.path}: no rows: a number is missing in each of {len(whole)}")
+        return data, label, whole
+
+
+@attrs.frozen(eq=False)
+class TableContent(Content):
+    """What a table has read, and by what it was scaled: (x - shift) / scale at each site, in float64."""
+
+    shift: Tensor
+    scale: Tensor
+
+
+@attrs.frozen
+class Table(Columns):
+    """Continuous data from a file, as float32.
+
+    The remaining arguments are those of a file: ``path``, ``columns``, ``label``, ``on_nan``, ``valid_fraction``,
+    ``test_fraction`` and ``seed``.
+
+    Arguments:
+        scale: "standard" for mean 0 and variance 1 in each column, "range" for [-1, 1], as the training rows have it;
+            "none" for the numbers as they are.
+    """
+
+    recipe: ClassVar[Mapping[str, object]] = {
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+    }
+
+    scale: Literal["standard", "range", "none"] = field(
+        default="standard", kw_only=True, validator=validators.in_(("standard", "range", "none"))
+    )
+
+    @property
+    def content(self) -> TableContent:
+        """The scaled rows.
+
+        Raises:
+            ConfigError: If there are no columns of these names.
+            DataError: If the file is malformed, has too few rows, or was written since.
+        """
+        return _table(self, self.unchanged())
+
+    def unscale(self, x: Tensor) -> Tensor:
+        """Data or samples (B, *site) as the file would have them, in float64."""
+        content = self.content
+        return x.double() * content.scale.to(x.device) + content.shift.to(x.device)
+
+
+@attrs.frozen
+class ClassesTable(Columns):
+    """Classes 0...K-1 from a file, as int64.
+
+    The remaining arguments are those of a file: ``path``, ``columns``, ``label``, ``on_nan``, ``valid_fraction``,
+    ``test_fraction`` and ``seed``.
+
+    Arguments:
+        classes: Number K of classes; by default one more than the largest in the file.
+    """
+
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": "categorical",
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+    }
+
+    classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.ge(2)))
+
+    @property
+    def content(self) -> Content:
+        """The rows of classes.
+
+        Raises:
+            ConfigError: If there are no columns of these names.
+            DataError: If the file is malformed, has too few rows, or was written since.
+        """
+        return _classes_table(self, self.unchanged())
+
+
+@lru_cache(maxsize=2)
+def _table(dataset: Table, _: Fingerprint) -> TableContent:
+    data, label, whole = dataset.read()
+    with np.errstate(over="ignore"):  # to inf, of numbers that are longer than float64
+        numbers = data.numbers.astype(np.float64)
+    too_large = np.abs(numbers) > LARGEST
+    if too_large.any():
+        index = np.argwhere(too_large)[0]
+        found = data.numbers[tuple(index)]
+        raise DataError(f"{data.place(index)}: {found} overflows float32, whose largest number is 3.4e38")
+    x = torch.from_numpy(numbers if whole.all() else numbers[whole])
+    x = x.unsqueeze(1) if x.ndim == 1 else x
+    splits = dataset.partition(len(x))
+    shift, scale = _scaling(dataset, data, x[splits["train"]])
+    x = x.sub_(shift).div_(scale).float()
+    _warn_of_repeats(dataset, x)
+    facts: dict[str, object] = {"data_variance": float(x[splits["train"]].double().square().mean()) or 1.0}
+    condition, more = _condition(dataset, label, whole, splits["train"])
+    return TableContent(Batch(x, condition), splits, {**facts, **more}, shift, scale)
+
+
+def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale of each site, from the training rows."""
+    low, high = x.amin(0), x.amax(0)
+    constant = low == high
+    if constant.any():
+        names = [data.column(site) for site in constant.nonzero()[: SHOWN + 1].tolist()]
+        warnings.warn(
+            f"{dataset.path}: constant in the training rows, so scaled by 1: {_few(names)}", BFNWarning, stacklevel=2
+        )
+    if dataset.scale == "none":
+        return torch.zeros_like(low), torch.ones_like(low)
+    if dataset.scale == "standard":
+        shift, scale = x.mean(0), x.std(0, correction=0)
+    else:
+        shift, scale = low / 2.0 + high / 2.0, (high - low) / 2.0
+    # The mean of equal numbers is one of them only up to rounding.
+    return torch.where(constant, low, shift), torch.where(constant | (scale == 0.0), 1.0, scale)
+
+
+def _warn_of_repeats(dataset: Table, x: Tensor) -> None:
+    rows = x[:COMPARED].flatten(1).numpy()
+    repeats = len(rows) - len({row.tobytes() for row in rows})
+    if repeats:
+        found = f"{repeats} of {len(rows)} rows are duplicates of others"
+        warnings.warn(f"{dataset.path}: {found}; one may be trained on and another judged by", BFNWarning, stacklevel=2)
+
+
+@lru_cache(maxsize=2)
+def _classes_table(dataset: ClassesTable, _: Fingerprint) -> Content:
+    data, label, whole = dataset.read()
+    x, classes = _classes(data, whole, dataset.classes)
+    x = x.unsqueeze(1) if x.ndim == 1 else x
+    splits = dataset.partition(len(x))
+    warn_of_missing(dataset, "class", x[splits["train"]], classes)
+    condition, labels = _condition(dataset, label, whole, splits["train"])
+    return Content(Batch(x, condition), splits, {"classes": classes, **labels})
+
+
+def _classes(values: Values, whole: Array, classes: int | None) -> tuple[Tensor, int]:
+    """The whole rows as int64, and the number of classes."""
+    numbers = values.numbers
+    if numbers.dtype.kind == "f":
+        numbers = numbers.astype(np.float64)  # float16 does not reach the number of classes
+    right = (numbers >= 0) & (numbers < (classes or MOST_CLASSES)) & (numbers == np.floor(numbers))
+    whole_sites = whole.reshape(-1, *[1] * (numbers.ndim - 1))
+    wrong = whole_sites & ~right
+    k = classes or max(2, int(numbers.max(initial=0, where=right)) + 1)
+    if wrong.any():
+        index = np.argwhere(wrong)[0]
+        found = values.numbers[tuple(index)]
+        raise DataError(f"{values.place(index)}: expected a class, an integer in 0...{k - 1}, got {found}")
+    return torch.from_numpy(numbers[whole].astype(np.int64)), k
+
+
+def _condition(
+    dataset: Columns, label: Values | None, whole: Array, train: Tensor
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The labels of the whole rows, and how many there are: nothing, if there is no column of labels."""
+    if label is None:
+        return {}, {}
+    index, labels = _classes(label, whole, None)
+    warn_of_missing(dataset, "label", index[train], labels)
+    return {"label": index}, {"labels": labels}
+
+
+def warn_of_missing(dataset: FileDataset, what: str, train: Tensor, classes: int) -> None:
+    """Warns of classes that no training row has."""
+    missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
+    if len(missing):
+        numbers = _few([str(number) for number in missing[: SHOWN + 1].tolist()])
+        warnings.warn(f"{dataset.path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+@hookimpl
+def bfn_datasets() -> Sequence[Entry]:
+    """The data sets, whose examples would need a file."""
+    return [Entry("table", Table), Entry("classes-table", ClassesTable)]

@@ -1,0 +1,152 @@
+"""Text (plugin): the characters of a UTF-8 file as classes, in windows that do not overlap.
+
+The text is cut into windows of L characters from its beginning, and an end that fills no window is left out.  Line ends
+are characters as any others, as they stand in the file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from bfn_files.reading import Content, FileDataset, Fingerprint, reading
+from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl
+
+SHOWN = 5  # characters in a message
+
+
+def _different(_: object, __: attrs.Attribute[Any], alphabet: str | None) -> None:
+    if alphabet is not None and (len(alphabet) < 2 or len(set(alphabet)) < len(alphabet)):
+        doubled = next((c for c in alphabet if alphabet.count(c) > 1), None)
+        found = f"two of {doubled!r}" if doubled else repr(alphabet)
+        raise ConfigError(f"alphabet: expected two or more different characters, got {found}")
+
+
+@attrs.frozen(eq=False)
+class TextContent(Content):
+    """What a text has read, and its alphabet."""
+
+    alphabet: str
+
+
+@attrs.frozen
+class Text(FileDataset):
+    """Windows of a text, as int64 numbers of characters in an alphabet.
+
+    Arguments:
+        path: A text in UTF-8, whatever its name.
+        length: Characters L of a window.
+        alphabet: The characters, in the order of their classes; by default those of the file, sorted.
+        valid_fraction: Share of the windows that are not for the test that is held out for validation.
+        test_fraction: Share of the windows that is put aside for the test.
+        seed: Of the splits.
+    """
+
+    recipe: ClassVar[Mapping[str, object]] = {
+        "family": "categorical",
+        "network": {"name": "mlp", "depth": 2},
+        "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
+    }
+
+    length: int = field(default=16, kw_only=True, validator=validators.ge(1))
+    alphabet: str | None = field(default=None, kw_only=True, validator=_different)
+
+    @property
+    def content(self) -> TextContent:
+        """The windows.
+
+        Raises:
+            DataError: If the file is no text in this alphabet, is too short, or was written since.
+        """
+        return _text(self, self.unchanged())
+
+    def encode(self, text: str) -> Tensor:
+        """Classes (N,) of the N characters of a text.
+
+        Raises:
+            DataError: If a character is not in the alphabet.
+        """
+        return _classes(text, self.content.alphabet, "text")
+
+    def decode(self, x: Tensor) -> list[str]:
+        """Texts of windows or samples (B, L)."""
+        alphabet = self.content.alphabet
+        return ["".join(alphabet[i] for i in row) for row in x.tolist()]
+
+
+@lru_cache(maxsize=2)
+def _text(dataset: Text, _: Fingerprint) -> TextContent:
+    path, length = dataset.path, dataset.length
+    with reading(path) as file:
+        try:
+            text = file.read().removeprefix(codecs.BOM_UTF8).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        alphabet = dataset.alphabet or _alphabet_of(text, str(path))
+        windows = len(text) // length
+        if not windows:
+            raise DataError(f"{path}: {len(text)} characters are shorter than one window of length = {length}")
+        x = _classes(text, alphabet, str(path))[: windows * length].reshape(windows, length)
+    splits = dataset.partition(windows)
+    missing = (x[splits["train"]].flatten().bincount(minlength=len(alphabet)) == 0).nonzero().flatten().tolist()
+    if missing:
+        few = ", ".join(_shown(alphabet[i]) for i in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        warnings.warn(f"{path}: no training row has the character {few}", BFNWarning, stacklevel=2)
+    return TextContent(Batch(x), splits, {"classes": len(alphabet)}, alphabet)
+
+
+def _alphabet_of(text: str, place: str) -> str:
+    """The characters of a text, sorted; control characters are of another kind of file."""
+    if not text:
+        raise DataError(f"{place}: no rows: the file is empty")
+    found = sorted(set(text))
+    strange = next((c for c in found if c < " " and c not in "\t\n\r\f"), None)
+    if strange is not None:
+        raise DataError(
+            f"{place}: no text: the control character {_shown(strange)} at offset {text.index(strange)}; "
+            "name the characters that may be in it: alphabet"
+        )
+    if len(found) < 2:
+        raise DataError(f"{place}: a text of {_shown(text[0])} alone has nothing to learn; expected two characters")
+    return "".join(found)
+
+
+def _classes(text: str, alphabet: str, place: str) -> Tensor:
+    """Class of each character; the first that is not in the alphabet is told by its code point and its offset."""
+    known = _code_points(alphabet)
+    order = np.argsort(known)
+    points = _code_points(text)
+    at = np.searchsorted(known[order], points).clip(max=len(known) - 1)
+    classes = order[at]
+    strange = known[classes] != points
+    if strange.any():
+        offset = int(strange.argmax())
+        line = text.count("\n", 0, offset) + 1
+        raise DataError(
+            f"{place}:{line}: the character {_shown(text[offset])} at offset {offset} is not in the alphabet "
+            f"({int(strange.sum())} such characters in all)"
+        )
+    return torch.from_numpy(classes.astype(np.int64))
+
+
+def _code_points(text: str) -> Any:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _shown(character: str) -> str:
+    return f"U+{ord(character):04X} {character!a}"
+
+
+@hookimpl
+def bfn_datasets() -> Sequence[Entry]:
+    """The data set, whose examples would need a file."""
+    return [Entry("text", Text)]

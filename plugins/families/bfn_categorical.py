@@ -1,0 +1,339 @@
+r"""Classes: the discrete family, its receiver and its schedules.
+
+With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated accuracy, the beliefs are
+:math:`\mathrm{softmax}(v)`, and everything is linear in the natural parameters v, in which a constant is nothing:
+
+.. math::
+    y &\sim N(\alpha (K e_x - 1), \alpha K I) && \text{(eq. 141)} \\
+    v' &= v + y + \alpha && \text{(eq. 171, in logarithms)} \\
+    v &\sim N(\beta K e_x, \beta K I) && \text{(eq. 185)} \\
+    \text{rate} &= \tfrac{1}{2} K \lVert e_x - \hat e \rVert^2 && \text{(eq. 205)}
+
+It is the channel of :math:`\phi(x) = e_x` with B = K beta.  Nothing here is larger than B x site x K: no one-hot code
+is made on the way of a training step, and the receiver's K components are summed where they stand.
+
+Source: Graves et al. 2023, section 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+from torch.distributions import Categorical as TorchCategorical, Distribution, Independent
+from torch.nn.functional import one_hot, pad
+
+from bfn_toolkit import (
+    AccuracySchedule,
+    ChannelFamily,
+    DataError,
+    Entry,
+    Finite,
+    NetworkIO,
+    Output,
+    QuadraticSchedule,
+    as_shape,
+    expand,
+    hookimpl,
+    normal,
+    per_example,
+    seeded,
+)
+
+
+@attrs.frozen(eq=False)
+class CategoricalParams:
+    """Beliefs softmax(logits) at each site, independent.
+
+    Arguments:
+        logits: Natural parameters v, the sum of all y + alpha, with shape (B, *site, K); not normalised.
+        accuracy: The accuracy beta they had together, with shape (B,).
+    """
+
+    logits: Tensor
+    accuracy: Tensor
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Logarithms of the probabilities, with shape (B, *site, K)."""
+        return self.logits.log_softmax(-1)
+
+
+class Receiver(Distribution):
+    """Mixture of the K senders with weights at each site, in memory linear in K (eq. 187).
+
+    Arguments:
+        logits: Unnormalised log-weights, with shape (B, *site, K).
+        alpha: Accuracy of the message, with shape (B,) or ().
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+
+    def __init__(self, logits: Tensor, alpha: Tensor) -> None:
+        self.logits, self.alpha = logits, expand(alpha, logits)
+        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density in nats per example: all components share their quadratic term."""
+        k = self.logits.shape[-1]
+        variance, centred = k * self.alpha, y + self.alpha
+        density = -0.5 * (centred.square() / variance + (2.0 * math.pi * variance).log())
+        mixture = (self.logits.log_softmax(-1) + centred).logsumexp(-1) - 0.5 * variance.squeeze(-1)
+        return per_example(density.sum(-1) + mixture)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws with shape sample_shape + (B, *site, K): a class, then its message."""
+        logits = self.logits.expand(*sample_shape, *self.logits.shape)
+        return _message(Finite(None, logits).sample(), self.alpha, torch.randn_like(logits)) - self.alpha
+
+
+def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
+    """Makes normal noise (B, *site, K) into y + alpha, where y is a message about x, in place."""
+    variance = (alpha * noise.shape[-1]).to(noise.dtype)
+    index = x.unsqueeze(-1)
+    return noise.mul_(variance.sqrt()).scatter_add_(-1, index, variance.expand(index.shape))
+
+
+@lru_cache(maxsize=32)
+def _entropy_linear_table(classes: int, beta_1: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Times at which the expected entropy reaches that of a grid of accuracies, by Monte Carlo with one set of draws.
+
+    Returns times, accuracies and slopes d beta / dt of a monotone cubic (Fritsch and Carlson 1980), in float64.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    draws = min(20_000, max(64, 2_000_000 // classes))
+    grid = torch.cat([torch.zeros(1), torch.logspace(-3, 0, 96)]).double() * beta_1
+    with seeded(0, "entropy", classes):
+        noise = torch.randn(draws, classes, dtype=torch.float64)
+    noise = torch.cat([noise, -noise])
+    entropy = []
+    for beta in grid.tolist():
+        z = math.sqrt(beta * classes) * noise
+        z[:, 0] += beta * classes
+        log_p = z.log_softmax(-1)
+        entropy.append(float(-(log_p.exp() * log_p).sum(-1).mean()))
+    falls = torch.tensor(entropy, dtype=torch.float64)
+    times = (falls[0] - falls) / (falls[0] - falls[-1])
+    keep = torch.cat([torch.ones(1, dtype=torch.bool), times.diff() > 1e-9])
+    times, grid = times[keep], grid[keep]
+    curve = PchipInterpolator(times.numpy(), grid.numpy())
+    return times, grid, torch.from_numpy(curve.derivative()(times.numpy()))
+
+
+@attrs.frozen
+class EntropyLinearSchedule(AccuracySchedule):
+    """The schedule by which the expected entropy of the beliefs about one class falls at a constant rate.
+
+    The quadratic one is off by up to 0.27 ln K from that.  The expected entropy is a Monte Carlo estimate with fixed
+    draws, inverted by a monotone cubic.
+
+    Arguments:
+        classes: Number K of classes.
+        beta_1: Accuracy at t = 1.
+    """
+
+    classes: int = field(default=2, validator=validators.ge(2))
+    beta_1: float = field(default=1.0, validator=validators.gt(0.0))
+
+    def _piece(self, t: Tensor) -> tuple[Tensor, ...]:
+        times, values, slopes = (
+            part.to(t.device, t.dtype) for part in _entropy_linear_table(self.classes, self.beta_1)
+        )
+        i = torch.searchsorted(times, t.contiguous(), right=True).clamp_(1, len(times) - 1) - 1
+        width = times[i + 1] - times[i]
+        return (t - times[i]) / width, width, values[i], values[i + 1], slopes[i], slopes[i + 1]
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Cubic Hermite interpolation of the table."""
+        u, width, a, b, da, db = self._piece(t)
+        rise = b - a
+        curve = u * (width * da + u * (3.0 * rise - width * (2.0 * da + db) + u * (width * (da + db) - 2.0 * rise)))
+        return a + curve
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Its derivative."""
+        u, width, a, b, da, db = self._piece(t)
+        rise = b - a
+        slope = 2.0 * (3.0 * rise / width - 2.0 * da - db) + 3.0 * u * (da + db - 2.0 * rise / width)
+        return da + u * slope
+
+
+@attrs.frozen
+class Categorical(ChannelFamily[CategoricalParams]):
+    """Discrete data: classes 0..K-1 at each site, as int64.
+
+    With two classes the network sees one number at each site, the probability of class 1 scaled to [-1, 1], and returns
+    one, its logit.
+
+    Arguments:
+        site_shape: Shape of one example.
+        classes: Number K of classes.
+        beta_1: Accuracy at t = 1; by default 18 / K, among the published (9 for K = 2, 0.5625 for K = 27).
+        skip: Whether the network's raw numbers are added to the beliefs' own log-odds, so that it has to say only what
+            the other sites tell; else they are the logits themselves, as published.
+        entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); else beta is
+            quadratic in time (eq. 182).
+
+    >>> c = Categorical(site_shape=(2,), classes=3)
+    >>> belief = c.update(c.prior(1), torch.tensor([[[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]]), torch.tensor([1.0]))
+    >>> c.input(belief).mode
+    tensor([[0, 0]])
+    """
+
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    classes: int = field(default=2, validator=[validators.instance_of(int), validators.ge(2)])
+    beta_1: float = field(
+        # Defaults come before the validators of other fields, and there may be no classes.
+        default=attrs.Factory(lambda self: 18.0 / max(2, self.classes), takes_self=True),
+        validator=validators.gt(0.0),
+    )
+    skip: bool = True
+    entropy_linear: bool = False
+    schedule: AccuracySchedule = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        linear = self.entropy_linear
+        schedule = EntropyLinearSchedule(self.classes, self.beta_1) if linear else QuadraticSchedule(self.beta_1)
+        object.__setattr__(self, "schedule", schedule)
+
+    @property
+    def network_io(self) -> NetworkIO:  # noqa: D102
+        numbers = 1 if self.classes == 2 else self.classes
+        return NetworkIO(self.site_shape, numbers, numbers)
+
+    @property
+    def channels(self) -> int:  # noqa: D102
+        return self.classes
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The one-hot code."""
+        return one_hot(x, self.classes).to(torch.get_default_dtype())
+
+    def channel(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
+        """v, and B = K beta."""
+        return params.logits, self.classes * params.accuracy
+
+    def from_channel(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
+        """v, and beta = B / K."""
+        return CategoricalParams(v, accuracy / self.classes)
+
+    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+        """K alpha."""
+        return self.classes * alpha
+
+    def mean_embedding(self, output: Output) -> Tensor:
+        """The probabilities of the classes, without their codes."""
+        return output.logits.softmax(-1) if isinstance(output, Finite) else super().mean_embedding(output)
+
+    def input(self, params: CategoricalParams) -> Distribution:
+        """softmax(v) at each site."""
+        base = TorchCategorical(logits=params.logits, validate_args=False)
+        return Independent(base, params.logits.ndim - 2, validate_args=False)
+
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """Eq. 141."""
+        code = self.classes * one_hot(x, self.classes).to(alpha.dtype) - 1.0
+        return normal(expand(alpha, code) * code, (self.classes * alpha).sqrt())
+
+    def update(self, params: CategoricalParams, y: Tensor, alpha: Tensor) -> CategoricalParams:
+        """Eq. 171, as a sum."""
+        return CategoricalParams(params.logits + (y + expand(alpha, y)), params.accuracy + alpha)
+
+    def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
+        """The message is drawn around its class alone."""
+        told = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
+        return CategoricalParams(told.add_(params.logits), params.accuracy + alpha)
+
+    def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
+        """Eq. 185, in one draw."""
+        beta = self.schedule.beta(t)
+        noise = torch.randn((*x.shape, self.classes), dtype=t.dtype, device=x.device)
+        return CategoricalParams(_message(x, expand(beta, noise), noise), beta)
+
+    def receiver(self, output: Output, alpha: Tensor) -> Distribution:
+        """The mixture of the K senders."""
+        if isinstance(output, Finite):
+            return Receiver(output.logits, alpha)
+        return super().receiver(output, alpha)
+
+    def features(self, params: CategoricalParams) -> Tensor:
+        """Probabilities scaled to [-1, 1]; of class 1 alone where there are two."""
+        if self.classes == 2:
+            return (0.5 * (params.logits[..., 1:] - params.logits[..., :1])).tanh()
+        return params.logits.softmax(-1).mul_(2.0).sub_(1.0)
+
+    def output(self, raw: Tensor, params: CategoricalParams) -> Output:
+        """Logits of the classes; of class 1 against class 0 where there are two."""
+        logits = pad(raw, (1, 0)) if self.classes == 2 else raw
+        return Finite(None, logits + params.logits if self.skip else logits)
+
+    def kl_rate(self, x: Tensor, output: Output) -> Tensor:
+        """Half of K times the squared distance of the one-hot code from the probabilities, without the code."""
+        p = self.mean_embedding(output)
+        hit = p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+        """Eq. 205, summed over the sites before it is scaled."""
+        p, index = self.mean_embedding(output), x.unsqueeze(-1)
+        error = p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
+        return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
+
+    def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+        r"""Eq. 190 with what all components share left out, and a control variate for the noise at small accuracies.
+
+        .. math:: -E \ln \sum_k p_k e^{d_k}, \quad d_k = y_k - y_x, \quad E \sum_k p_k d_k = -\alpha K (1 - p_x)
+
+        The sum is the first order of the logarithm; its share e^(-alpha K) vanishes where that tells nothing.
+        """
+        if not isinstance(output, Finite):
+            return super().message_price(x, output, alpha, samples)
+        log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
+        p = log_p.exp()
+        told = expand(alpha, x) * self.classes
+        expected = told * (p.gather(-1, index).squeeze(-1) - 1.0)
+        price = torch.zeros_like(expected)
+        for _ in range(samples):
+            y = _message(x, expand(alpha, log_p), torch.randn_like(log_p))
+            difference = y - y.gather(-1, index)
+            first_order = ((p * difference).sum(-1) - expected) * (-told).exp()
+            price = price + first_order - (log_p + difference).logsumexp(-1)
+        return per_example(price / samples)
+
+    def check_data(self, x: Tensor) -> None:
+        """Shape, int64, and 0..K-1."""
+        super().check_data(x)
+        if x.dtype != torch.int64:
+            raise DataError(f"Categorical expects classes as torch.int64, found {x.dtype}; convert with x.long()")
+        bad = (x < 0) | (x >= self.classes)
+        if bad.any():
+            row = tuple(bad.nonzero()[0].tolist())
+            raise DataError(
+                f"Categorical expects classes 0..{self.classes - 1}, found {x[row].item()} at index {row} "
+                f"({int(bad.sum())} in all)"
+            )
+
+
+@hookimpl
+def bfn_families() -> Sequence[Entry]:
+    """The family."""
+    examples: Sequence[Any] = (
+        Categorical(site_shape=(2,), classes=2),
+        Categorical(classes=5, entropy_linear=True),
+        Categorical(site_shape=(2, 2), classes=3, beta_1=2.0),
+    )
+    return [Entry("categorical", Categorical, examples)]
+
+
+@hookimpl
+def bfn_schedules() -> Sequence[Entry]:
+    """The schedule of linear entropy."""
+    examples = (EntropyLinearSchedule(), EntropyLinearSchedule(classes=5, beta_1=3.0))
+    return [Entry("entropy-linear", EntropyLinearSchedule, examples)]

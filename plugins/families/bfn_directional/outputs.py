@@ -1,0 +1,124 @@
+r"""Output distributions over directions: mixtures of beliefs, and what the channel makes of them.
+
+With beliefs :math:`p(x \mid v) = e^{v \cdot \phi(x)} / Z(v)` and components of natural parameters v + u_k,
+
+.. math:: p_O(x) = \sum_k w_k \, p(x \mid v + u_k), \qquad
+          p_R(y) = N(y; 0, \alpha I) \, e^{-\alpha |\phi|^2 / 2} \sum_k w_k \frac{Z(v + u_k + y)}{Z(v + u_k)}
+
+That form is exact: if the data have the density :math:`\sum_k \pi_k \, p(x \mid u_k)`, so has their posterior, with
+:math:`w_k \propto \pi_k Z(v + u_k) / Z(u_k)`.  The receiver is exact too, because p is conjugate to the sender, and the
+likelihood bound is one of a density: no grid, no bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bfn_directional.beliefs import Belief
+from bfn_toolkit import Kernel, Output, expand, guide, per_example
+
+
+@attrs.frozen(eq=False)
+class BeliefMixture:
+    """Output distribution: at each site a mixture of beliefs.
+
+    Arguments:
+        belief: Class of the beliefs, such as :class:`~bfn_directional.beliefs.VonMisesFisher`.
+        logits: Unnormalised log-weights, with shape (B, *sites, K).
+        v: Natural parameters, with shape (B, *sites, K, d).
+    """
+
+    belief: type[Belief]
+    logits: Tensor
+    v: Tensor
+
+    def _chosen(self, choice: Tensor) -> Belief:
+        index = choice[..., None, None].expand(*choice.shape, 1, self.v.shape[-1])
+        return self.belief(self.v.gather(-2, index).squeeze(-2))
+
+    @property
+    def expectation(self) -> Tensor:
+        """E[phi] at each site, with shape (B, *sites, d)."""
+        return (self.logits.softmax(-1).unsqueeze(-1) * self.belief(self.v).expectation).sum(-2)
+
+    @property
+    def mean(self) -> Tensor:
+        """Direction of E[phi]."""
+        return self.belief(self.expectation).mean
+
+    @property
+    def mode(self) -> Tensor:
+        """Mean direction of the component with the largest weight (the mode, where components do not overlap)."""
+        return self._chosen(self.logits.argmax(-1)).mean
+
+    def sample(self) -> Tensor:
+        """Draws x, independent over the sites."""
+        gumbel = -torch.empty_like(self.logits).exponential_().log()
+        return self._chosen((self.logits + gumbel).argmax(-1)).sample()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats per example."""
+        terms = self.belief(self.v).log_prob(x.unsqueeze(self.v.ndim - 2))
+        return per_example((self.logits.log_softmax(-1) + terms).logsumexp(-1))
+
+    def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        r"""E[function(x)] of a function that is affine in phi, exact.
+
+        By its values at the points of the design, with weights :math:`(1 + d / |\phi|^2 \; E[\phi] \cdot \phi_j) / n`
+        (some may be negative).
+        """
+        mean, points = self.expectation, torch.tensor(self.belief.design, device=self.v.device, dtype=self.v.dtype)
+        scale, terms = mean.shape[-1] / self.belief.square, []
+        for point in points:
+            value = function(point.expand(*mean.shape[:-1], *point.shape))
+            weight = (1.0 + scale * (mean @ self.belief.embed(point))) / len(points)
+            terms.append(expand(weight, value) * value)
+        return torch.stack(terms).sum(0)
+
+    def mix(self, kernel: Kernel) -> Distribution:
+        """The receiver, exact, for the kernel of the channel: N(alpha phi(x), alpha I)."""
+        variance = kernel(self.mode).variance
+        return Receiver(self, kernel, variance.reshape(*self.v.shape[:-2], -1)[..., :1])
+
+
+@guide.register
+def _(given: BeliefMixture, free: Any, weight: float) -> Output:
+    logits, v = given.logits + weight * (given.logits - free.logits), given.v + weight * (given.v - free.v)
+    return attrs.evolve(given, logits=logits, v=v)
+
+
+class Receiver(Distribution):
+    """A :class:`BeliefMixture` seen through the channel.
+
+    Arguments:
+        output: The mixture.
+        kernel: The sender as a function of the data.
+        alpha: Accuracy of the message, with shape (B, *sites, 1).
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, output: BeliefMixture, kernel: Kernel, alpha: Tensor) -> None:
+        self.output, self.kernel, self.alpha = output, kernel, alpha
+        super().__init__(alpha.shape[:1], validate_args=False)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density in nats per example."""
+        belief, v = self.output.belief, self.output.v
+        y = y.reshape(*v.shape[:-2], v.shape[-1])
+        noise = -0.5 * (y.square() / self.alpha + (2.0 * math.pi * self.alpha).log()).sum(-1)
+        growth = belief(v + y.unsqueeze(-2)).log_normaliser - belief(v).log_normaliser
+        mixture = (self.output.logits.log_softmax(-1) + growth).logsumexp(-1)
+        return per_example(noise + mixture - 0.5 * belief.square * self.alpha.squeeze(-1))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws by ancestry, with shape sample_shape + (B, *site, d)."""
+        draws = [self.kernel(self.output.sample()).sample() for _ in range(math.prod(sample_shape))]
+        return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)

@@ -1,1 +1,0 @@
-"""Benchmarks: what the toolkit adds to bare torch, as ratios of CPU time (``python -m tests.bench``)."""

@@ -1,0 +1,340 @@
+"""Tables: what is read is what was written, and each fault is told with its place and an exit status."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bad_input.contents import X, csv_of, header_of, npy_of, npz_of
+from safetensors.numpy import save_file
+
+from bfn_files.columns import ROWS
+from bfn_table import ClassesTable, Table
+from bfn_toolkit import BFN, ConfigError, DataError, Experiment, ResourceError, train
+from bfn_toolkit.cli import main
+from bfn_toolkit.testing import check_dataset
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows_of(dataset: Table | ClassesTable) -> Any:
+    """All rows in the order of the file."""
+    return dataset.content.rows.x.numpy()
+
+
+# What is read
+
+
+WRITERS: dict[str, Callable[[Any], bytes]] = {
+    "x.csv": lambda x: csv_of(x.tolist()).encode(),
+    "X.CSV": lambda x: csv_of(x.tolist()).replace("\n", "\r\n").encode("utf-8-sig"),
+    "quoted.csv": lambda x: csv_of([[f'"{v}"' for v in row] for row in x.tolist()], '"a","b\n!","c"').encode(),
+    "bare.csv": lambda x: csv_of(x.tolist(), None).encode(),
+    "blank.csv": lambda x: csv_of(x.tolist()).replace("\n", "\n\n").encode(),
+    "x.csv.gz": lambda x: gzip.compress(csv_of(x.tolist()).encode()),
+    "x.npy": npy_of,
+    "fortran.npy": lambda x: npy_of(np.asfortranarray(x)),
+    "big-endian.npy": lambda x: npy_of(x.astype(">f8")),
+    "x.npz": lambda x: npz_of(x=x),
+    "packed.npz": lambda x: npz_of(compressed=True, x=x),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_numbers_that_were_written(name: str, tmp_path: Path) -> None:
+    path = put(tmp_path, name, WRITERS[name](X))
+    assert np.array_equal(rows_of(Table(path, scale="none")), X.astype(np.float32))
+
+
+def test_safetensors_give_the_numbers_that_were_written(tmp_path: Path) -> None:
+    save_file({"x": X, "y": np.arange(100) % 3}, tmp_path / "x.safetensors")
+    dataset = Table(tmp_path / "x.safetensors", columns=("x",), label="y", scale="none")
+    assert np.array_equal(rows_of(dataset), X.astype(np.float32))
+    assert dataset.content.rows.condition["label"].tolist() == [i % 3 for i in range(100)]
+    assert (dataset.facts["site_shape"], dataset.facts["labels"]) == ((3,), 3)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64", "float16", "float32", "float64", "bool", ">i4"])
+def test_every_real_dtype_is_read(dtype: str, tmp_path: Path) -> None:
+    numbers = (np.arange(60).reshape(20, 3) % 2).astype(dtype)
+    path = put(tmp_path, "x.npy", npy_of(numbers))
+    with pytest.warns(UserWarning, match="duplicates"):
+        assert np.array_equal(rows_of(Table(path, scale="none")), numbers.astype(np.float32))
+    assert np.array_equal(rows_of(ClassesTable(path)), numbers.astype(np.int64))
+
+
+def test_numbers_of_more_than_one_chunk_are_in_order(tmp_path: Path) -> None:
+    numbers = np.arange(2 * ROWS + 7)
+    plain = put(tmp_path, "plain.csv", csv_of(numbers[:, None].tolist(), "n"))
+    odd = put(tmp_path, "odd.csv", csv_of(numbers[:, None].tolist(), "n").replace("\n15000\n", '\n"15000"\n'))
+    for path in (plain, odd):
+        assert np.array_equal(rows_of(Table(path, scale="none"))[:, 0], numbers)
+    wrong = put(tmp_path, "wrong.csv", csv_of(numbers[:, None].tolist(), "n").replace("\n15000\n", "\ninf\n"))
+    with pytest.raises(DataError, match=r"wrong\.csv:15002: column 'n': inf overflows float32"):
+        Table(wrong).split("train")
+
+
+def test_images_keep_their_shape(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 4, (30, 4, 5))
+    path = put(tmp_path, "x.npz", npz_of(images=images, digit=np.arange(30) % 10))
+    dataset = ClassesTable(path, label="digit", test_fraction=0.6)
+    with pytest.warns(UserWarning, match="no training row has the label"):
+        rows = dataset.split("all")
+    assert dataset.facts == {"site_shape": (4, 5), "classes": 4, "labels": 10}
+    known = {image.tobytes(): i % 10 for i, image in enumerate(images)}
+    assert rows.condition["label"].tolist() == [known[image.numpy().tobytes()] for image in rows.x]
+
+
+def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
+    lines = ["id,kind,height,age,class", *(f"{i},k{i % 2},{i / 7},{i + 0.5},{i % 3}" for i in range(50)), ""]
+    path = put(tmp_path, "x.csv", "\n".join(lines))
+    rows = Table(path, columns=("age", "height"), label="class", scale="none").content.rows
+    expected = [[i + 0.5, i / 7] for i in range(50)]
+    assert np.array_equal(rows.x.numpy(), np.float32(expected))
+    assert rows.condition["label"].tolist() == [i % 3 for i in range(50)]
+    with pytest.warns(UserWarning, match="left out what begins with no number: 'kind'"):
+        assert Table(path, label="class").site_shape == (3,)
+
+
+def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
+    array = put(tmp_path, "x.npy", npy_of(X))
+    assert np.array_equal(rows_of(Table(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
+    arrays = put(tmp_path, "x.npz", npz_of(u=X[:, 0], v=X[:, 1], w=X[:, 2]))
+    assert np.array_equal(rows_of(Table(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32))
+
+
+def test_an_index_without_a_name_is_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", csv_of([[i, *row] for i, row in enumerate(X.tolist())], ",a,b,c"))
+    with pytest.warns(UserWarning, match="left out"):
+        assert np.array_equal(rows_of(Table(path, scale="none")), X.astype(np.float32))
+
+
+def test_first_row_of_numbers_and_a_text_is_no_header(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", csv_of([[*row, "setosa"] for row in X.tolist()], None))
+    with pytest.warns(UserWarning, match="left out .*'x4'"):
+        assert len(rows_of(Table(path))) == 100
+
+
+# Splits, scale, facts
+
+
+@pytest.mark.parametrize("rows", [4, 10, 100])
+def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(X[:rows]))
+    one, other = Table(path, scale="none"), Table(path, scale="none", seed=1)
+    splits = {name: one.split(name).x for name in ("train", "valid", "test", "all")}
+    assert len(splits["valid"]) == max(1, round(0.1 * len(splits["all"])))
+    assert len(splits["test"]) == max(1, round(0.1 * rows))
+    joined = torch.cat([splits[name] for name in ("train", "valid", "test")])
+    assert sorted(joined[:, 0].tolist()) == sorted(np.float32(X[:rows, 0]).tolist())
+    learned = torch.cat([splits["train"], splits["valid"]])
+    assert sorted(learned[:, 0].tolist()) == sorted(splits["all"][:, 0].tolist())
+    if rows == 100:
+        assert not torch.equal(other.split("test").x, splits["test"])
+
+
+@pytest.mark.parametrize("scale", ["standard", "range"])
+def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(X))
+    dataset, plain = Table(path, scale=scale), Table(path, scale="none")
+    x = dataset.split("train").x.double()
+    eps = 2.0**-24  # of float32, in which the rows are
+    if scale == "standard":
+        assert float(x.mean(0).abs().max()) <= 8 * eps
+        assert float((x.std(0, correction=0) - 1.0).abs().max()) <= 8 * eps
+    else:
+        assert x.amin(0).tolist() == [-1.0] * 3
+        assert x.amax(0).tolist() == [1.0] * 3
+    assert abs(float(x.square().mean()) - float(str(dataset.facts["data_variance"]))) <= 1e-12
+    for name in ("train", "valid", "test"):
+        found, expected = dataset.unscale(dataset.split(name).x), plain.split(name).x.double()
+        assert float((found - expected).abs().max()) <= 4 * eps * 200.0  # the numbers are below 200
+
+
+def test_scaling_before_rounding_keeps_what_float32_would_lose(tmp_path: Path) -> None:
+    times = 1.7e9 + np.linspace(0.0, 1.0, 101)[:, None]
+    x = Table(put(tmp_path, "x.npy", npy_of(times)), scale="range").split("all").x
+    assert len(x.unique()) == len(x) == 91
+
+
+@pytest.mark.parametrize("scale", ["standard", "range", "none"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+def test_constant_columns_are_scaled_by_one(value: float, scale: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(np.column_stack([X[:, 0], np.full(100, value)])))
+    dataset = Table(path, scale=scale)
+    with pytest.warns(UserWarning, match="constant in the training rows, so scaled by 1: column 'x2'"):
+        x = dataset.split("all").x[:, 1]
+    assert (x == (np.float32(value) if scale == "none" else 0.0)).all()
+
+
+def test_data_are_float32_and_int64(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(np.arange(99).reshape(33, 3) % 4))
+    with pytest.warns(UserWarning, match="duplicates"):
+        assert Table(path).split("valid").x.dtype == torch.float32
+    assert ClassesTable(path).split("valid").x.dtype == torch.int64
+    assert ClassesTable(path).facts == {"site_shape": (3,), "classes": 4}
+
+
+def test_tables_obey_the_laws_of_data_sets(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).permutation(96).reshape(24, 4)
+    path = put(tmp_path, "x.npz", npz_of(numbers=numbers, classes=numbers % 5, y=np.arange(24) % 2))
+    check_dataset(Table(path, columns=("numbers",), label="y"))
+    check_dataset(Table(path, columns=["numbers"], scale="range", seed=3, valid_fraction=0.4, test_fraction=0.5))
+    check_dataset(ClassesTable(path, columns=("classes",), label="y"))
+    check_dataset(ClassesTable(path, columns=("classes",), classes=5, on_nan="drop"))
+
+
+def test_a_value_survives_pickle_with_its_fingerprint(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(X))
+    dataset = pickle.loads(pickle.dumps(Table(path)))
+    assert dataset == Table(path)
+    assert hash(dataset) == hash(Table(path))
+    put(tmp_path, "x.npy", npy_of(X[:50]))
+    with pytest.raises(DataError, match="fingerprint differs"):
+        dataset.split("train")
+
+
+def test_a_relative_path_is_that_of_the_folder_in_which_it_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "x.npy", npy_of(X))
+    monkeypatch.chdir(tmp_path)
+    dataset = Table("x.npy")
+    monkeypatch.chdir("/")
+    assert len(dataset.split("test")) == 10
+    assert dataset == Table(tmp_path / "x.npy")
+
+
+# Faults that the table of bad input (tests/robustness/bad_input) does not have
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "fifo", "loop", "device", "below-a-file"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.csv"
+    if what == "folder":
+        path.mkdir()
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "loop":
+        path.symlink_to(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "below-a-file":
+        path.write_text("")
+        path = path / "x.csv"
+    start = time.monotonic()
+    assert main(["train", "--dataset", "table", "--dataset.path", str(path)]) == 3
+    assert time.monotonic() - start < 10.0  # milliseconds on an idle machine; a pipe would never answer
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_a_path_with_a_nul_is_a_wrong_option() -> None:
+    with pytest.raises(ConfigError, match="NUL"):
+        Table("a\0.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_a_missing_permission(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", csv_of(X))
+    path.chmod(0)
+    with pytest.raises(ResourceError, match="may not be read"):
+        Table(path).split("train")
+
+
+def test_what_does_not_fit_into_memory_is_a_missing_resource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = put(tmp_path, "x.npy", npy_of(X))
+    monkeypatch.setattr("bfn_files.columns._array", full)
+    with pytest.raises(ResourceError, match="more than fits into memory"):
+        Table(path).split("train")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.csv.gz"])
+def test_a_bomb_fills_no_memory(name: str, tmp_path: Path) -> None:
+    path, zeros = tmp_path / name, bytes(2**24)
+    if name == "x.npz":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("x.npy", header_of((2**26,))[:-64] + zeros * 2**5)
+    else:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for _ in range(2**5):
+                file.write(b"0\n" * 2**23)
+    code = (
+        "import resource, sys; from bfn_toolkit.cli import main; import torch, bfn_table;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "status = main(['train', '--dataset', 'table', '--dataset.path', sys.argv[1]]);"
+        "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    status, kilobytes = map(int, done.stdout.split())
+    assert status == 3
+    assert "size limit" in done.stderr
+    # Half a gigabyte is packed into 3 MB.  Linux counts in KB.
+    assert sys.platform != "linux" or kilobytes < 50_000
+
+
+def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.npy", npy_of(X))
+    dataset = Table(path)
+    dataset.split("train")
+    put(tmp_path, "x.npy", npy_of(X[::-1]))
+    os.utime(path, (1.0, 1.0))
+    with pytest.raises(DataError, match="changed while it was in use: its fingerprint differs"):
+        dataset.split("train")
+    assert np.array_equal(rows_of(Table(path, scale="none")), X[::-1].astype(np.float32))  # a new one reads it
+
+
+# Training
+
+
+def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", csv_of([[*row[:2], i % 2] for i, row in enumerate(X)]))
+    table = {"dataset": {"name": "table", "path": str(path), "label": "c"}, "training": {"steps": 3}}
+    experiment = Experiment.from_mapping(table, base="default")
+    assert (experiment.network.labels, experiment.family.site_shape) == (2, (2,))
+    assert experiment.family.head.data_variance == experiment.dataset.facts["data_variance"]
+    run = train(experiment)
+    assert isinstance(run.model, BFN)
+    samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, label=torch.zeros(500, dtype=torch.int64)))
+    # An untrained network is the best linear estimate, which knows the scale of the columns: within half of it.
+    assert torch.allclose(samples.mean(0), torch.tensor([3.0, -1.0]).double(), rtol=0, atol=0.5)
+    assert Experiment.from_mapping(experiment.to_mapping()) == experiment
+
+
+def test_classes_train_by_name(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", csv_of((np.arange(300).reshape(100, 3) % 7).tolist()))
+    table = {"dataset": {"name": "classes-table", "path": str(path)}, "training": {"steps": 3}}
+    experiment = Experiment.from_mapping(table, base="default")
+    assert (type(experiment.family).__name__, experiment.family.classes) == ("Categorical", 7)
+    assert train(experiment).metrics[-1]["step"] == 3
+
+
+def test_a_million_rows_are_read_in_seconds(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 10**4, (10**5, 2)) / 1024
+    block = "\n".join(f"{a},{b}" for a, b in numbers.tolist())
+    path = put(tmp_path, "x.csv", "a,b\n" + "\n".join([block] * 10) + "\n")
+    start = time.process_time()
+    with pytest.warns(UserWarning, match="duplicates"):
+        x = rows_of(Table(path, scale="none"))
+    assert np.array_equal(x[: 10**5], numbers.astype(np.float32))
+    assert len(x) == 10**6
+    assert time.process_time() - start < 20.0  # about 1 s on one core

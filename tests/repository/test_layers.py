@@ -1,0 +1,28 @@
+"""The import directions that import-linter cannot see: plugins are modules, and use public names only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+STANDS_ON = {
+    "bfn_gaussian_heads": {"bfn_gaussian"},  # heads of that family
+    "bfn_product": {"bfn_categorical", "bfn_gaussian"},  # its examples have to be products of something
+    "bfn_table": {"bfn_files"},
+    "bfn_text": {"bfn_files"},
+}
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(ROOT.joinpath("plugins").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT / "plugins")))
+def test_plugins_import_public_names_only(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    ours = {node.module for node in imports if node.module.split(".")[0] == "bfn_toolkit"}
+    assert ours <= {"bfn_toolkit"}
+    plain = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    assert not [name for name in plain if name.startswith("bfn_")]
+    own = next(part.removesuffix(".py") for part in path.relative_to(ROOT).parts if part.startswith("bfn_"))
+    others = {node.module.split(".")[0] for node in imports if node.module.startswith("bfn_")} - {"bfn_toolkit", own}
+    assert not others - STANDS_ON.get(own, set()), "a plugin stands by itself"

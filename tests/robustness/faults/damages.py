@@ -1,0 +1,92 @@
+"""Damages of a checkpoint folder, each with what is said of it, as a regular expression."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bfn_toolkit.storage.files import MANIFEST, sealed
+from faults.disks import swap_files, truncate, zero_page
+
+
+def rewrite_manifest(folder: Path, **changes: object) -> None:
+    """Writes a manifest with other facts and a good seal: what somebody writes, not what a disk does."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["seal"]
+    (folder / MANIFEST).write_text(sealed({**manifest, **changes}))
+
+
+def rename_in_manifest(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        rewrite_manifest(folder, files={name if old == "state.json" else old: entry for old, entry in files.items()})
+
+    return damage
+
+
+def before(folder: Path) -> Path:
+    """The checkpoint before."""
+    steps = sorted(folder.parent.iterdir())
+    return steps[steps.index(folder) - 1]
+
+
+def symlink(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    path.rename(folder.parents[1] / "elsewhere")
+    path.symlink_to(folder.parents[1] / "elsewhere")
+
+
+def fifo(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+    os.mkfifo(folder / "weights.safetensors")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncation": (lambda f: truncate(f / "weights.safetensors"), r"weights\.safetensors is damaged: \d+ bytes"),
+    "zero page": (lambda f: zero_page(f / "weights.safetensors"), r"weights\.safetensors is damaged: its SHA-256"),
+    "swapped files": (
+        lambda f: swap_files(f / "weights.safetensors", f / "optimizer.safetensors"),
+        r"(weights|optimizer)\.safetensors",
+    ),
+    "swap of equals": (
+        lambda f: swap_files(f / "weights.safetensors", before(f) / "weights.safetensors"),
+        r"weights\.safetensors is damaged: its SHA-256",
+    ),
+    "manifest of another step": (
+        lambda f: swap_files(f / MANIFEST, before(f) / MANIFEST),
+        r"step-\d+ holds step \d+",
+    ),
+    "missing file": (lambda f: (f / "state.json").unlink(), r"state\.json is missing"),
+    "missing manifest": (lambda f: (f / MANIFEST).unlink(), r"MANIFEST\.json is missing"),
+    "empty manifest": (lambda f: (f / MANIFEST).write_text(""), r"MANIFEST\.json is not JSON"),
+    "extra file": (lambda f: (f / "extra").touch(), "holds extra, which its manifest does not name"),
+    "symlink": (symlink, r"weights\.safetensors is not a regular file"),
+    "fifo": (fifo, r"weights\.safetensors is not a regular file"),
+    "format 99": (
+        lambda f: rewrite_manifest(f, format=99),
+        r"format 99, written by \S+; this version reads format 1\. Upgrade",
+    ),
+    "path upwards": (rename_in_manifest("../state.json"), r"'\.\./state\.json' is outside"),
+    "absolute path": (rename_in_manifest("/etc/passwd"), r"'/etc/passwd' is outside"),
+    "parent": (rename_in_manifest(".."), r"'\.\.' is outside"),
+    "NUL": (rename_in_manifest("a\0b"), "outside"),
+    "no files": (lambda f: rewrite_manifest(f, files={}), "names no files"),
+    "negative size": (
+        lambda f: rewrite_manifest(f, files={"state.json": {"size": -1, "sha256": ""}}),
+        r"which its manifest does not name|more than",
+    ),
+    "deep manifest": (lambda f: (f / MANIFEST).write_text("[" * 10**5 + "]" * 10**5), "nested too deeply"),
+    "manifest of 17 MB": (lambda f: (f / MANIFEST).write_text(" " * 17 * 2**20 + "{}"), "more than 16.8 MB"),
+    "duplicate key": (
+        lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("{", '{"step": 0, ', 1)),
+        "a key stands twice",
+    ),
+    "edited": (
+        lambda f: (f / MANIFEST).write_text(
+            (f / MANIFEST).read_text().replace('"valid_loss": null', '"valid_loss": 0')
+        ),
+        r"MANIFEST\.json is damaged",
+    ),
+}

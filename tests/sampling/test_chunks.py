@@ -1,0 +1,122 @@
+"""Rows in blocks: the first ones do not depend on how many follow, on memory, or on who draws which."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from faults.numbers import oom_above
+from faults.ranks import two_ranks
+from torch import Tensor
+
+from bfn_categorical import Categorical
+from bfn_gaussian import Gaussian
+from bfn_mlp import MLP
+from bfn_siren import Siren
+from bfn_toolkit import BFN, Batch, Family, NetworkBuilder, ProductFamily, ResourceError, likelihood_bound, seeded
+from bfn_toolkit.sampling.chunks import block_rows
+from bfn_toolkit.shapes import Data, map_data
+
+MODELS: dict[str, tuple[Family[Any], NetworkBuilder]] = {
+    "gaussian, siren": (Gaussian(), Siren(width=8)),
+    "gaussian, mlp": (Gaussian(site_shape=(3,)), MLP(width=8, depth=1)),
+    "wide, mlp": (Gaussian(site_shape=(40, 30)), MLP(width=8, depth=1)),
+    "categorical, siren": (Categorical(site_shape=(2,), classes=3), Siren(width=8)),
+    "categorical, mlp": (Categorical(site_shape=(2,), classes=5), MLP(width=8, depth=1)),
+    "product, mlp": (
+        ProductFamily({"a": Gaussian(site_shape=(2,)), "b": Categorical(site_shape=(2,), classes=3)}),
+        MLP(width=8, depth=1),
+    ),
+}
+
+
+def model_of(name: str, rows: int = 2**31, rank: int = -1) -> BFN:
+    """A model whose weights are all drawn: networks begin with zeros in the last layer, which would hide much."""
+    family, builder = MODELS[name]
+    model = BFN(family, oom_above(rows, builder, rank))
+    with seeded(0, "weights"), torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.4)
+    return model.eval()
+
+
+@torch.no_grad()
+def draw(model: BFN, n: int, first: int = 0) -> Data:
+    with seeded(1, "samples"):
+        return model.sample(n, n_steps=3, first=first)
+
+
+def equal(a: Data, b: Data) -> bool:
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)  # type: ignore[union-attr]
+    return torch.equal(a, b)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_first_samples_do_not_depend_on_how_many_follow(name: str) -> None:
+    model = model_of(name)
+    many = draw(model, 300)
+    for n in (1, 7, 10, 100, 256, 257):
+        assert equal(map_data(lambda part: part[:n], many), draw(model, n)), n  # noqa: B023 - it is called at once
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_samples_are_counted_from_any_first_one(name: str) -> None:
+    model = model_of(name)
+    many = draw(model, 300)
+    for first, n in ((0, 300), (1, 5), (200, 100), (256, 1), (250, 20)):
+        assert equal(map_data(lambda part: part[first : first + n], many), draw(model, n, first)), first  # noqa: B023
+
+
+def test_torch_alone_would_break_the_law() -> None:
+    """The mutant: one draw of all rows."""
+    with seeded(0):
+        ten = torch.randn(15)
+    with seeded(0):
+        assert not torch.equal(torch.randn(100)[:15], ten)
+
+
+@pytest.mark.parametrize("rows", [100, 16])
+@pytest.mark.parametrize("name", MODELS)
+def test_samples_are_the_same_bits_where_memory_is_short(name: str, rows: int) -> None:
+    model = model_of(name, rows)
+    short, plenty = draw(model, 300), draw(model_of(name), 300)
+    assert model.network.most <= rows
+    assert model.network.refusals > 0 or block_rows(1200) <= rows
+    assert equal(short, plenty)
+
+
+def test_no_memory_for_a_few_rows_is_an_error_with_status_7() -> None:
+    """One row at a time would fit, and would be other bits: a product with one row has a kernel of its own."""
+    with pytest.raises(ResourceError, match="even with 16 rows at once") as caught:
+        draw(model_of("gaussian, siren", rows=1), 4)
+    assert caught.value.exit_status == 7
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    model = model_of("gaussian, siren")
+
+    def fail(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model.network.inner.forward = fail
+    with pytest.raises(RuntimeError, match="mat1"):
+        draw(model, 4)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_samples_and_likelihoods_are_the_same_for_any_number_of_processes(processes: int) -> None:
+    name = "gaussian, mlp"
+    model = model_of(name)
+    with seeded(2):
+        rows = Batch(torch.randn(600, 3))
+    samples, bound = draw(model, 700), likelihood_bound(model, rows, draws=2)
+
+    def job(rank: int) -> tuple[bool, bool]:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        poor = model_of(name, rows=100, rank=1)  # in sampling, one of them has to try again
+        return equal(draw(poor, 700), samples), likelihood_bound(model, rows, draws=2) == bound
+
+    assert two_ranks(job, processes) == [(True, True)] * processes

@@ -1,0 +1,252 @@
+"""Products: parts add up, do not disturb each other, and are told apart in every report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bfn_categorical import Categorical
+from bfn_gaussian import Gaussian
+from bfn_toolkit import (
+    BFN,
+    Batch,
+    ConfigError,
+    ContinuousTimeLoss,
+    DataError,
+    Dataset,
+    DiscreteTimeLoss,
+    Entry,
+    NetworkIO,
+    Price,
+    ProductFamily,
+    ReconstructionLoss,
+    Split,
+    StepCountError,
+    hookimpl,
+    likelihood_bound,
+    seeded,
+    split_rows,
+)
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.runs.sampling import write_samples
+from toy_families import SteppedGaussian
+
+POSITION, TYPE = Gaussian(site_shape=(2,), sigma_1=0.1), Categorical(classes=3)
+BOTH = ProductFamily({"position": POSITION, "type": TYPE})
+TIMES = torch.tensor([0.0, 0.3, 0.9, 1.0])
+
+
+def data(rows: int = 4) -> dict[str, Tensor]:
+    with seeded(0, "data"):
+        return {"position": 0.3 * torch.randn(rows, 2), "type": torch.randint(3, (rows, 1))}
+
+
+class Linear(nn.Module):
+    def __init__(self, io: NetworkIO) -> None:
+        super().__init__()
+        self.map = nn.Linear(io.features, io.raw)
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        return self.map(features)
+
+
+def model(family: Any = BOTH) -> BFN:
+    with seeded(0, "weights"):
+        return BFN(family, Linear(family.network_io))
+
+
+def flat(value: Any) -> list[Tensor]:
+    return [getattr(value, field.name) for field in attrs.fields(type(value))]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "io"),
+    [
+        (((2,), (1,)), NetworkIO((), 2 + 3, 2 + 3)),
+        (((1,), (1,)), NetworkIO((1,), 1 + 3, 1 + 3)),
+        (((20, 3), (20,)), NetworkIO((20,), 3 + 3, 3 + 3)),
+        (((4, 5, 2), (4, 5, 3)), NetworkIO((4, 5), 2 + 9, 2 + 9)),
+    ],
+)
+def test_a_network_sees_all_parts_at_the_sites_they_share(shapes: Any, io: NetworkIO) -> None:
+    family = ProductFamily({"x": Gaussian(shapes[0]), "k": Categorical(shapes[1], classes=3)})
+    assert family.network_io == io
+    x = {"x": torch.zeros(6, *shapes[0]), "k": torch.zeros(6, *shapes[1], dtype=torch.int64)}
+    sample = model(family).sample(6, n_steps=2)
+    assert {name: part.shape for name, part in sample.items()} == {name: part.shape for name, part in x.items()}
+    assert model(family).loss(x).shape == (6,)
+
+
+@pytest.mark.parametrize("verb", ["flow", "draw_update", "sender", "sample"])
+def test_a_part_draws_the_same_whoever_is_beside_it(verb: str) -> None:
+    def draw(parts: dict[str, Any]) -> list[Tensor]:
+        family, x = ProductFamily(parts), {name: data()[name] for name in parts}
+        with seeded(3, "draw"):
+            if verb == "flow":
+                return flat(family.flow(x, TIMES)["type"])
+            if verb == "draw_update":
+                return flat(family.draw_update(family.prior(4), x, TIMES)["type"])
+            if verb == "sender":
+                return [family.sender(x, TIMES + 0.1).sample()["type"]]
+            raw = torch.zeros(4, *family.network_io.site_shape, family.network_io.raw)
+            return [family.output(raw, family.prior(4)).sample()["type"]]
+
+    together = draw({"position": POSITION, "type": TYPE})
+    for parts in ({"type": TYPE}, {"type": TYPE, "position": POSITION}, {"position": Gaussian((2,)), "type": TYPE}):
+        assert all(torch.equal(a, b) for a, b in zip(together, draw(parts), strict=True))
+
+
+@pytest.mark.parametrize(
+    "loss", [ContinuousTimeLoss(), ContinuousTimeLoss("unit"), DiscreteTimeLoss(7), ReconstructionLoss()]
+)
+def test_the_price_is_the_sum_of_the_prices_of_the_parts(loss: Price) -> None:
+    bfn, x = model(), data(64)
+    with seeded(1, "loss"):
+        whole = loss(bfn, x)
+    with seeded(1, "loss"):
+        terms = loss.terms(bfn, x)
+    assert list(terms) == ["position", "type"]
+    assert all(term.shape == (64,) and bool((term.abs() > 0).any()) for term in terms.values())
+    assert torch.allclose(whole, terms["position"] + terms["type"], rtol=1e-6)
+
+
+def test_each_part_may_have_a_time_of_its_own() -> None:
+    x, t = data(), {"position": TIMES, "type": TIMES.flip(0)}
+    with seeded(0, "t"):
+        told = BOTH.flow(x, t)
+    assert torch.allclose(told["position"].precision, 1 + POSITION.schedule.beta(TIMES))
+    assert torch.allclose(told["type"].accuracy, TYPE.schedule.beta(TIMES.flip(0)))
+    alpha = BOTH.accuracy({"position": TIMES * 0, "type": TIMES}, {"position": TIMES, "type": TIMES})
+    assert torch.allclose(alpha["position"], POSITION.schedule.beta(TIMES))
+    assert torch.equal(alpha["type"], TIMES * 0)
+    output = model().output(told, t)  # the network is told the mean of the times
+    rates = POSITION.loss_rate(x["position"], output["position"], TIMES) + TYPE.loss_rate(
+        x["type"], output["type"], TIMES.flip(0)
+    )
+    assert torch.allclose(BOTH.loss_rate(x, output, t), rates, rtol=1e-6)
+
+
+def test_the_bound_is_reported_part_by_part() -> None:
+    bound = likelihood_bound(model(), Batch(data(50)), n_steps=5, draws=20)
+    assert list(bound.parts) == ["position", "type"]
+    assert sum(part.total.value for part in bound.parts.values()) == pytest.approx(bound.total.value, rel=1e-9)
+    assert bound.dimensions == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 3), "mapping with the parts position, type, found a Tensor"),
+        ({"position": torch.zeros(2, 2)}, "found parts position"),
+        ({"position": torch.zeros(2, 2), "type": torch.zeros(2, 1)}, "part 'type': Categorical expects classes"),
+        ({"position": torch.zeros(3, 2), "type": torch.zeros(2, 1, dtype=torch.int64)}, "different numbers of rows"),
+    ],
+)
+def test_wrong_data_are_refused_with_the_part(x: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        BOTH.check_data(x)
+
+
+@pytest.mark.parametrize("parts", [{}, {"": POSITION}, {"a": 3}])
+def test_parts_are_families_by_name(parts: Any) -> None:
+    with pytest.raises(ValueError, match="parts must be families"):
+        ProductFamily(parts)
+
+
+def test_parts_that_step_at_their_own_times_decide_the_steps() -> None:
+    family = ProductFamily({"position": POSITION, "angle": SteppedGaussian()})
+    n = SteppedGaussian().schedule.n_steps
+    assert len(family.times(n)) == n + 1
+    with pytest.raises(StepCountError, match=f"built with {n} steps"):
+        family.times(n + 1)
+    with pytest.raises(ConfigError, match="no continuous-time loss"):
+        ContinuousTimeLoss()(
+            model(family),
+            {"position": torch.zeros(2, 2), "angle": torch.zeros(2, *SteppedGaussian().network_io.site_shape)},
+        )
+
+
+# From a configuration
+
+
+@attrs.frozen
+class Points(Dataset):
+    """Points of three classes."""
+
+    count: int = 60
+
+    @property
+    def site_shape(self) -> dict[str, tuple[int, ...]]:
+        return {"position": (2,), "type": (1,)}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {
+            "parts": {
+                "position": {"name": "gaussian", "site_shape": [2], "head": {"name": "skip", "data_variance": 0.25}},
+                "type": {"name": "categorical", "site_shape": [1], "classes": 3},
+            }
+        }
+
+    def split(self, name: Split) -> Batch:
+        with seeded(name == "test", "points"):
+            kind = torch.randint(3, (self.count, 1))
+            x = Batch({"position": 0.1 * torch.randn(self.count, 2) + (kind - 1) / 2, "type": kind})
+        train, valid = split_rows(self.count, 0.2, 0)
+        return x if name in ("test", "all") else x.rows(train if name == "train" else valid)
+
+
+def registry() -> Registry:
+    found = Registry.from_entry_points()
+    hook = hookimpl(lambda: [Entry("points", Points)], specname="bfn_datasets")
+    found.register(type("Plugin", (), {"hook": staticmethod(hook)})(), name="points")
+    return found
+
+
+def experiment(family: Any = "product", overrides: Any = ()) -> Experiment:
+    return Experiment.from_mapping(
+        {"dataset": "points", "family": family, "network": {"name": "siren", "width": 8}},
+        overrides=overrides,
+        registry=registry(),
+        base="default",
+    )
+
+
+def test_a_dataset_says_what_its_parts_are() -> None:
+    built = experiment()
+    assert list(built.family.parts) == ["position", "type"]
+    assert built.family.parts["position"].head.data_variance == 0.25
+    assert built.family.parts["type"] == Categorical(classes=3)
+    again = Experiment.from_mapping(built.to_mapping(registry()), registry=registry())
+    assert again == built
+    assert hash(again) == hash(built)
+
+
+def test_an_option_of_a_part_lies_above_what_the_dataset_says() -> None:
+    built = experiment(overrides=[("family.parts.position.sigma_1", "0.05"), ("family.parts.position.head", "noise")])
+    position = built.family.parts["position"]
+    assert (position.sigma_1, position.site_shape, type(position.head).__name__) == (0.05, (2,), "NoiseHead")
+    assert built.family.parts["type"].classes == 3
+    options = {key: value for key, _, value in built.options(registry())}
+    assert options["family.parts.position.sigma_1"] == 0.05
+    assert options["family.parts.type"] == "categorical"
+
+
+def test_samples_of_parts_are_written_by_name(tmp_path: Path) -> None:
+    write_samples(tmp_path / "x.safetensors", data(5))
+    found = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[name], part) for name, part in data(5).items())
+    write_samples(tmp_path / "x.csv", data(5))
+    lines = (tmp_path / "x.csv").read_text().splitlines()
+    assert lines[0] == "position1,position2,type1"
+    assert json.loads(f"[{lines[1]}]") == pytest.approx([*data(5)["position"][0].tolist(), int(data(5)["type"][0])])
+    with pytest.raises(ConfigError, match=r"no single array; write .safetensors"):
+        write_samples(tmp_path / "x.npy", data(5))

@@ -1,0 +1,81 @@
+"""Every optimiser and schedule of torch trains, is saved and goes on to the same bits, or is refused in one line."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from faults.crashes import signal_at
+from faults.tiny import experiment
+from torch.optim import lr_scheduler
+
+from bfn_toolkit import ConfigError, train
+from bfn_toolkit.parallel.signals import Interrupted
+from bfn_toolkit.training.trainer import resume
+
+
+def names(module: object, base: type) -> list[str]:
+    return [name for name, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, base)]
+
+
+OPTIMIZERS = names(torch.optim, torch.optim.Optimizer)
+SCHEDULERS = [name for name in names(lr_scheduler, lr_scheduler.LRScheduler) if name[0] != "_"]
+OPTIONS = {
+    "StepLR": {"step_size": 2},
+    "MultiStepLR": {"milestones": [2, 4]},
+    "ExponentialLR": {"gamma": 0.9},
+    "CosineAnnealingWarmRestarts": {"T_0": 3},
+    "CyclicLR": {"base_lr": 1e-4, "max_lr": 1e-2, "cycle_momentum": False},
+}
+REFUSED = {"Optimizer", "LBFGS", "SparseAdam"}
+REFUSED |= {"LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"}
+REFUSED |= {"SWALR"}  # wants a rate
+
+
+def goes_on(run: Path, **training: object) -> None:
+    """Checks that a training that was stopped ends as one that was not."""
+    train(experiment(**training), run / "whole")
+    with pytest.raises(Interrupted), signal_at(3, signal.SIGTERM):
+        train(experiment(**training), run / "cut")
+    resume(run / "cut")
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (run / "cut" / name).read_bytes() == (run / "whole" / name).read_bytes(), name
+
+
+def is_refused(**training: object) -> None:
+    """Checks that it is refused in one line, with what to write."""
+    with pytest.raises(ConfigError) as caught:
+        train(experiment(**training))
+    assert "training." in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimiser_goes_on_to_the_same_bits_or_is_refused(name: str, tmp_path: Path) -> None:
+    if name in REFUSED:
+        is_refused(optimizer=name)
+    else:
+        goes_on(tmp_path, optimizer=name.lower())
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_each_schedule_goes_on_to_the_same_bits_or_is_refused(name: str, tmp_path: Path) -> None:
+    if name in REFUSED:
+        is_refused(scheduler=name)
+    else:
+        goes_on(tmp_path, scheduler=name, scheduler_options=OPTIONS.get(name, {}), warmup=2)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_schedule_without_its_options_says_which_it_takes(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"It takes: .*Write training\.scheduler_options = "):
+        train(experiment(scheduler=name))
+
+
+def test_wrong_options_and_names_are_refused_in_one_line() -> None:
+    is_refused(optimizer="adm")
+    is_refused(optimizer_options={"betas": 3})
+    is_refused(optimizer_options={"momentum": 0.9})
+    is_refused(optimizer_options={"lr": 0.1})
+    is_refused(scheduler="cosin")
+    is_refused(scheduler_options={"T_max": 3, "x": 1}, scheduler="CosineAnnealingLR")
