@@ -47,9 +47,9 @@ good.
 *Bare* is the same network on the same input: forward, backward with a fixed output gradient, and a step of
 `torch.optim.AdamW` as it comes; no loss and no random number. *Step* is that with the continuous-time loss and the same
 optimiser. *Loss alone* is the loss and its backward on a network of one parameter. *Whole loop* is
-`bfn_toolkit.training.step.Loop.step`: seeded scope, loss, fused AdamW, clipping, moving average of the weights. Batches
-from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes n + 1
-evaluations of the network.
+`bfn_toolkit.training.step.TrainStep.step`: seeded scope, loss, fused AdamW, clipping, moving average of the weights.
+Batches from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes n
++ 1 evaluations of the network.
 
 *Textbook* is the same work as one first writes it from the paper: times in the shape of the data, checked
 `torch.distributions` objects, `DataLoader` batches; its source is `benchmarks/textbook.py`. Its loop has AdamW as it

@@ -72,7 +72,7 @@ def drawn(model: Callable[[int], FlowModel], sampler: Sampler[Any]) -> Draw:
 
     def draw(rows: int, evaluations: int, i: int) -> Tensor:
         with seeded(i, "quality"):
-            x = sampler.sample(model(i), rows, n_steps=evaluations + 1 - sampler.evaluations(1))
+            x = sampler.sample(model(i), rows, n_steps=evaluations + 1 - sampler.nfe(1))
         assert isinstance(x, Tensor)
         return x
 

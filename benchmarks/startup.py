@@ -32,10 +32,11 @@ TRAINING_STEP = """
 import torch
 from bfn_toolkit import BFN, Batch, ContinuousTimeLoss
 from bfn_toolkit.config.experiment import Training
-from bfn_toolkit.training.trainer import Loop
+from bfn_toolkit.training.trainer import TrainStep
 from bfn_gaussian import Gaussian
 from bfn_siren import Siren
-loop = Loop(BFN(Gaussian(), Siren(width=8)), ContinuousTimeLoss(), Training(optimizer="adam", ema_decay=0.9), seed=0)
+training = Training(optimizer="adam", ema_decay=0.9)
+loop = TrainStep(BFN(Gaussian(), Siren(width=8)), ContinuousTimeLoss(), training, seed=0)
 loop.step(Batch(torch.zeros(4, 1)), 1)
 """
 

@@ -33,7 +33,7 @@ from bfn_toolkit import (
     minibatches,
 )
 from bfn_toolkit.config.experiment import Training
-from bfn_toolkit.training.trainer import Loop
+from bfn_toolkit.training.trainer import TrainStep
 
 from . import textbook
 from .timing import Variant
@@ -166,7 +166,7 @@ def loop_step(work: Workload, network: nn.Module, x: Tensor) -> Callable[[], Non
     training = Training(
         optimizer="adamw", lr=RATE, scheduler="constant", clip_norm=1.0, ema_decay=0.999, batch_size=len(x)
     )
-    loop = Loop(BFN(work.family, network), ContinuousTimeLoss(), training, seed=0)
+    loop = TrainStep(BFN(work.family, network), ContinuousTimeLoss(), training, seed=0)
     batch, steps = Batch(x), itertools.count()
     return lambda: loop.step(batch, next(steps)) and None
 
@@ -215,7 +215,7 @@ def training(work: Workload, *, rows: int | None = None, repeats: int = 1) -> di
 def of_family(work: Workload, textbook_loss: Callable[[nn.Module, Tensor], Tensor]) -> dict[str, Variant]:
     """Training steps of a family that has a loss of its own in the textbook."""
     torch.manual_seed(0)
-    network, one, x = work.build(), OneParameter(work.family.network_io.raw), work.data(work.batch_size)
+    network, one, x = work.build(), OneParameter(work.family.network_io.out_features), work.data(work.batch_size)
     nets = [copy.deepcopy(network) for _ in range(4)]
     model, tiny, loss = BFN(work.family, nets[1]), BFN(work.family, one), ContinuousTimeLoss()
     runs = {

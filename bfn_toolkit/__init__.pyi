@@ -34,13 +34,13 @@ from .families import (
     SteppedFamily as SteppedFamily,
 )
 from .guidance.classifier_free import Guided as Guided, guide as guide
-from .guidance.gradient import Steered as Steered
-from .guidance.particle_filter import ParticleSampler as ParticleSampler, settle as settle
+from .guidance.gradient import GradientGuided as GradientGuided
+from .guidance.particle_filter import ParticleSampler as ParticleSampler, mask_unobserved as mask_unobserved
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
     DiscreteTimeLoss as DiscreteTimeLoss,
     Loss as Loss,
-    Price as Price,
+    NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
     draw_times as draw_times,
 )
@@ -62,8 +62,13 @@ from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
 from .sampling.default import default_sampler as default_sampler
-from .sampling.inpainting import Informed as Informed, Known as Known, Pinned as Pinned, pin as pin
-from .sampling.sampler import Evaluation as Evaluation, Sampler as Sampler, SamplerState as SamplerState
+from .sampling.inpainting import (
+    Clamped as Clamped,
+    InpaintedModel as InpaintedModel,
+    Observed as Observed,
+    clamp as clamp,
+)
+from .sampling.sampler import Sampler as Sampler, SamplerState as SamplerState, SamplerStep as SamplerStep
 from .sampling.solvers import (
     ODE1 as ODE1,
     ODE2 as ODE2,
@@ -72,8 +77,8 @@ from .sampling.solvers import (
     EulerMaruyama as EulerMaruyama,
     FlowSampler as FlowSampler,
     ODEMidpoint as ODEMidpoint,
-    Path as Path,
     Solver as Solver,
+    SolverPath as SolverPath,
     SolverState as SolverState,
 )
 from .sampling.time_grids import (
@@ -96,5 +101,5 @@ from .shapes import (
     per_example as per_example,
     select as select,
 )
-from .training.metrics import Moment as Moment
+from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train

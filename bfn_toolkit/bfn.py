@@ -24,10 +24,10 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.sampling.chunks import LEAST, MOST, block_rows, in_blocks
+from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS, chunk_rows, map_chunks
 from bfn_toolkit.sampling.default import default_sampler
-from bfn_toolkit.sampling.inpainting import Given, Informed, Known
-from bfn_toolkit.sampling.sampler import Evaluation, OnStep, Sampler
+from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
+from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.shapes import Data, leaves, times_like
 
 
@@ -73,8 +73,8 @@ class FlowModel(nn.Module, abc.ABC):
             n_steps: Number of steps.
             sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
             first: Number of the first sample, where others have been drawn under the same seed.
-            on_step: Called with each :class:`~bfn_toolkit.Evaluation` of the network, block by block.
-            known: Values that the samples are to have, as a pair ``(values, mask)`` (:meth:`~bfn_toolkit.Known.of`).
+            on_step: Called with each :class:`~bfn_toolkit.SamplerStep` of the network, block by block.
+            known: Values that the samples are to have, as a pair ``(values, mask)`` (:meth:`~bfn_toolkit.Observed.of`).
             condition: What the network is conditioned on, with ``batch_size`` rows.
         Raises:
             ConfigError: If a number is not a positive integer, the sampler is not for this family, the weights are of
@@ -94,8 +94,8 @@ class FlowModel(nn.Module, abc.ABC):
                 "leave the weights as they are and sample under torch.autocast"
             )
         chosen = sampler or default_sampler(self.family, n_steps)[0]
-        rows = block_rows(math.prod(self.family.network_io.site_shape))
-        known = None if known is None else Known.of(self.family, known, batch_size)
+        rows = chunk_rows(math.prod(self.family.network_io.site_shape))
+        known = None if known is None else Observed.of(self.family, known, batch_size)
         key = int(torch.randint(2**62, ()))
 
         def draw(block: int) -> Data:
@@ -103,15 +103,15 @@ class FlowModel(nn.Module, abc.ABC):
             index = index.clamp_(0, batch_size - 1)  # of rows that are cut off
             given: dict[str, Any] = {name: value[index.to(value.device)] for name, value in condition.items()}
 
-            def tell(evaluation: Evaluation) -> object:
+            def tell(evaluation: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
 
             told = None if on_step is None else tell
-            model = self if known is None else Informed(self, known.rows(index.to(device or "cpu")))
+            model = self if known is None else InpaintedModel(self, known.rows(index.to(device or "cpu")))
             return chosen.sample(model, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
 
         with self.watched() as is_finite:
-            samples = in_blocks(batch_size, rows, draw, (key,), device or "cpu", first, self.shrink)
+            samples = map_chunks(batch_size, rows, draw, (key,), device or "cpu", first, self.halve_micro_batch)
             if not is_finite():  # a class that is drawn from NaN looks like any other
                 raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
         bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
@@ -123,7 +123,7 @@ class FlowModel(nn.Module, abc.ABC):
         """Scope whose value says, when it is asked, whether all that the network has returned in it is finite."""
         return nullcontext(lambda: True)
 
-    def shrink(self) -> bool:
+    def halve_micro_batch(self) -> bool:
         """Makes do with less memory; False where there is no way."""
         return False
 
@@ -145,16 +145,16 @@ class BFN(FlowModel):
 
     def __init__(self, family: Family[Any], network: nn.Module | NetworkBuilder) -> None:
         super().__init__(family)
-        self.raw_per_site = family.network_io.raw
+        self.raw_per_site = family.network_io.out_features
         self.builder = None if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
-        self.at_once: int | None = None  # rows that the network sees at once; None for all
+        self.micro_batch: int | None = None  # rows that the network sees at once; None for all
         self._total: Tensor | None = None  # of what the network returns while it is watched
 
-    def shrink(self) -> bool:
+    def halve_micro_batch(self) -> bool:
         """Halves the number of rows that the network sees at once, down to where kernels would round otherwise."""
-        self.at_once = (self.at_once or 2 * MOST) // 2
-        return self.at_once >= LEAST
+        self.micro_batch = (self.micro_batch or 2 * MAX_ROWS) // 2
+        return self.micro_batch >= MIN_ROWS
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[], bool]]:
@@ -241,10 +241,10 @@ class BFN(FlowModel):
         return pretrained.push(save, repo_id, private=private, token=token)
 
     def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
-        if self.at_once is None or len(features) <= self.at_once:
+        if self.micro_batch is None or len(features) <= self.micro_batch:
             return self.network(features, t, **condition)
         names = list(condition)
-        columns = (torch.split(column, self.at_once) for column in (features, t, *condition.values()))
+        columns = (torch.split(column, self.micro_batch) for column in (features, t, *condition.values()))
         pieces = zip(*columns, strict=True)
         return torch.cat([self.network(f, s, **dict(zip(names, rest, strict=True))) for f, s, *rest in pieces])
 

@@ -124,7 +124,7 @@ class Family(abc.ABC, Generic[P]):
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
         return output.mix(lambda x: self.sender(x, alpha))
 
-    def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
         """KL(p_S || p_R) in nats per example, with shape (B,): in closed form where there is one.
 
         Arguments:
@@ -243,18 +243,18 @@ class ChannelFamily(AdditiveFamily[P]):
         """Embedding phi(x) of the data: (B, *site, d)."""
 
     @abc.abstractmethod
-    def channel(self, params: P) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: P) -> tuple[Tensor, Tensor]:
         """Coordinates in which the solvers work: v with shape (B, *site, d), and B with shape (B,)."""
 
     @abc.abstractmethod
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> P:
-        """Params from natural parameters v and accumulated accuracy B; the inverse of :meth:`channel`."""
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> P:
+        """Params from natural parameters v and accumulated accuracy B; the inverse of :meth:`natural_params`."""
 
-    def from_signal(self, w: Tensor, q: float) -> P:
+    def from_scaled(self, w: Tensor, q: float) -> P:
         """Params from a signal on noise of unit scale: w = v / q with the shape of v, and q = sqrt(B), one for all."""
-        return self.from_channel(q * w, torch.full((len(w),), q * q, device=w.device, dtype=w.dtype))
+        return self.from_natural(q * w, torch.full((len(w),), q * q, device=w.device, dtype=w.dtype))
 
-    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+    def snr(self, alpha: Tensor) -> Tensor:
         """Accuracy alpha in the unit of B: what a message of accuracy alpha adds to it."""
         return alpha
 
@@ -267,7 +267,7 @@ class ChannelFamily(AdditiveFamily[P]):
     ) -> P:
         """v = 0 and B = 0: nothing has been received."""
         shape = (batch_size, *self.network_io.site_shape, self.channels)
-        return self.from_channel(
+        return self.from_natural(
             torch.zeros(shape, device=device, dtype=dtype), torch.zeros(batch_size, device=device, dtype=dtype)
         )
 
@@ -278,8 +278,8 @@ class ChannelFamily(AdditiveFamily[P]):
 
     def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
         """v' = v + y, B' = B + alpha."""
-        v, accuracy = self.channel(params)
-        return self.from_channel(v + y, accuracy + alpha)
+        v, accuracy = self.natural_params(params)
+        return self.from_natural(v + y, accuracy + alpha)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """Half the squared distance of phi(x) from its expectation under the output."""

@@ -63,19 +63,19 @@ class Loss(abc.ABC):
         """Loss of each example, with shape (B,)."""
 
 
-class Price(Loss):
+class NatsLoss(Loss):
     """A loss that is a price in nats: what each part of the data costs, and the sum."""
 
     @abc.abstractmethod
-    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:
+    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:
         """Price of each part of the family, with shape (B,); of a family that is no product, under the name ""."""
 
     def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:  # noqa: D102
-        return reduce(torch.add, self.terms(model, x, **condition).values())
+        return reduce(torch.add, self.part_losses(model, x, **condition).values())
 
 
 @attrs.frozen
-class ContinuousTimeLoss(Price):
+class ContinuousTimeLoss(NatsLoss):
     """Unbiased estimate of the continuous-time loss from one time per example.
 
     Arguments:
@@ -86,7 +86,7 @@ class ContinuousTimeLoss(Price):
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.in_(("paper", "unit")))
 
-    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
         t = draw_times(x)
         params = model.family.flow(x, t)
         output = model.output(params, t, **condition)
@@ -101,7 +101,7 @@ class ContinuousTimeLoss(Price):
 
 
 @attrs.frozen
-class DiscreteTimeLoss(Price):
+class DiscreteTimeLoss(NatsLoss):
     """Unbiased estimate of the n-step loss from one step per example.
 
     Arguments:
@@ -112,7 +112,7 @@ class DiscreteTimeLoss(Price):
     n_steps: int = field(default=100, validator=integer(1, 10**9))
     samples: int = field(default=1, validator=integer(1, 10**9))
 
-    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
@@ -122,15 +122,15 @@ class DiscreteTimeLoss(Price):
         for name, part in family.parts.items():
             with stream(name):
                 alpha = part.accuracy(s, t)
-                price[name] = part.message_price(part_of(x, name), part_of(output, name), alpha, self.samples)
+                price[name] = part.step_loss(part_of(x, name), part_of(output, name), alpha, self.samples)
         return {name: self.n_steps * nats for name, nats in price.items()}
 
 
 @attrs.frozen
-class ReconstructionLoss(Price):
+class ReconstructionLoss(NatsLoss):
     """Price of x under the output distribution after all messages."""
 
-    def terms(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
         output = model.output(model.family.flow(x, t), t, **condition)
         return {name: -part_of(output, name).log_prob(part_of(x, name)) for name in model.family.parts}

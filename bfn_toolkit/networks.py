@@ -24,13 +24,13 @@ class NetworkIO:
 
     Arguments:
         site_shape: The data's own shape, ``site``.
-        features: Numbers F that the network sees at each site.
-        raw: Numbers R that it returns for each site.
+        in_features: Numbers F that the network sees at each site.
+        out_features: Numbers R that it returns for each site.
     """
 
     site_shape: tuple[int, ...] = field(converter=as_shape)
-    features: int = field(default=1, validator=validators.ge(1))
-    raw: int = field(default=1, validator=validators.ge(1))
+    in_features: int = field(default=1, validator=validators.ge(1))
+    out_features: int = field(default=1, validator=validators.ge(1))
 
 
 @runtime_checkable

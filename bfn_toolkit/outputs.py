@@ -65,12 +65,12 @@ class Delta:
 
     Arguments:
         value: The point, with shape (B, *site).
-        tolerance: Standard deviation within which two values count as the same, for :meth:`log_prob` alone.  For
+        std: Standard deviation within which two values count as the same, for :meth:`log_prob` alone.  For
             continuous data it is sigma_1, as the paper's reconstruction loss has it; None where there is no density.
     """
 
     value: Tensor
-    tolerance: float | None = None
+    std: float | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -88,10 +88,10 @@ class Delta:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of a normal distribution around the point, with the tolerance as its standard deviation."""
-        if self.tolerance is None:
+        if self.std is None:
             raise ValueError("a Delta has no log-density: build it with a tolerance")
-        z = (x - self.value) / self.tolerance
-        return per_example(-0.5 * z.square() - math.log(self.tolerance) - 0.5 * math.log(2 * math.pi))
+        z = (x - self.value) / self.std
+        return per_example(-0.5 * z.square() - math.log(self.std) - 0.5 * math.log(2 * math.pi))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """The function at the point."""

@@ -144,7 +144,7 @@ class ProductFamily(Family[Beliefs]):
     >>> from bfn_gaussian import Gaussian
     >>> atoms = ProductFamily({"position": Gaussian(site_shape=(20, 3)), "type": Categorical((20,), classes=5)})
     >>> atoms.network_io
-    NetworkIO(site_shape=(20,), features=8, raw=8)
+    NetworkIO(site_shape=(20,), in_features=8, out_features=8)
     """
 
     parts: Mapping[str, Family[Any]] = field(
@@ -172,7 +172,7 @@ class ProductFamily(Family[Beliefs]):
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        return NetworkIO(self._sites, sum(self._numbers("features")), sum(self._numbers("raw")))
+        return NetworkIO(self._sites, sum(self._numbers("in_features")), sum(self._numbers("out_features")))
 
     @property
     def n_steps(self) -> int | None:
@@ -243,22 +243,22 @@ class ProductFamily(Family[Beliefs]):
 
     def output(self, raw: Tensor, params: Beliefs) -> Output:
         """Outputs of the parts from their share of the raw numbers."""
-        shares = dict(zip(self.parts, torch.split(raw, self._numbers("raw"), -1), strict=True))
+        shares = dict(zip(self.parts, torch.split(raw, self._numbers("out_features"), -1), strict=True))
 
         def output(part: Family[Any], name: str) -> Output:
             io = part.network_io
-            return part.output(shares[name].reshape(-1, *io.site_shape, io.raw), params[name])
+            return part.output(shares[name].reshape(-1, *io.site_shape, io.out_features), params[name])
 
         return JointOutput(self._map(output))
 
-    def message_price(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
+    def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
         """Sum of the prices, where the outputs are independent."""
         if not isinstance(output, JointOutput):
             return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
         stream, prices = streams(), []
         for name, part in self.parts.items():
             with stream(name):
-                prices.append(part.message_price(x[name], output[name], part_of(alpha, name), samples))
+                prices.append(part.step_loss(x[name], output[name], part_of(alpha, name), samples))
         return sum_of(prices)
 
     def loss_rate(self, x: Data, output: Any, t: Any) -> Tensor:

@@ -213,4 +213,4 @@ def test_mode_shares_and_facts_are_those_of_the_definition() -> None:
     assert sum(PLANE.mode_shares(PLANE.split("all").x).values()) == pytest.approx(1, rel=1e-6)
     assert list(BLOG.mode_shares(BLOG.split("all").x).values()) == pytest.approx([0.25] * 4, abs=1e-9)
     x = draw(PLANE, 200_000, "variance")
-    assert z_of_mean(x.square().mean(1), PLANE.facts["data_variance"]) <= Z
+    assert z_of_mean(x.square().mean(1), PLANE.metadata["data_variance"]) <= Z

@@ -23,8 +23,8 @@ from bfn_toolkit import (
     Dataset,
     DiscreteTimeLoss,
     Entry,
+    NatsLoss,
     NetworkIO,
-    Price,
     ProductFamily,
     ReconstructionLoss,
     Split,
@@ -52,7 +52,7 @@ def data(rows: int = 4) -> dict[str, Tensor]:
 class Linear(nn.Module):
     def __init__(self, io: NetworkIO) -> None:
         super().__init__()
-        self.map = nn.Linear(io.features, io.raw)
+        self.map = nn.Linear(io.in_features, io.out_features)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         return self.map(features)
@@ -96,7 +96,7 @@ def test_a_part_draws_the_same_whoever_is_beside_it(verb: str) -> None:
                 return flat(family.draw_update(family.prior(4), x, TIMES)["type"])
             if verb == "sender":
                 return [family.sender(x, TIMES + 0.1).sample()["type"]]
-            raw = torch.zeros(4, *family.network_io.site_shape, family.network_io.raw)
+            raw = torch.zeros(4, *family.network_io.site_shape, family.network_io.out_features)
             return [family.output(raw, family.prior(4)).sample()["type"]]
 
     together = draw({"position": POSITION, "type": TYPE})
@@ -107,12 +107,12 @@ def test_a_part_draws_the_same_whoever_is_beside_it(verb: str) -> None:
 @pytest.mark.parametrize(
     "loss", [ContinuousTimeLoss(), ContinuousTimeLoss("unit"), DiscreteTimeLoss(7), ReconstructionLoss()]
 )
-def test_the_price_is_the_sum_of_the_prices_of_the_parts(loss: Price) -> None:
+def test_the_price_is_the_sum_of_the_prices_of_the_parts(loss: NatsLoss) -> None:
     bfn, x = model(), data(64)
     with seeded(1, "loss"):
         whole = loss(bfn, x)
     with seeded(1, "loss"):
-        terms = loss.terms(bfn, x)
+        terms = loss.part_losses(bfn, x)
     assert list(terms) == ["position", "type"]
     assert all(term.shape == (64,) and bool((term.abs() > 0).any()) for term in terms.values())
     assert torch.allclose(whole, terms["position"] + terms["type"], rtol=1e-6)
@@ -188,7 +188,7 @@ class Points(Dataset):
         return {"position": (2,), "type": (1,)}
 
     @property
-    def facts(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         return {
             "parts": {
                 "position": {"name": "gaussian", "site_shape": [2], "head": {"name": "skip", "data_variance": 0.25}},

@@ -50,10 +50,10 @@ class Circle(ChannelFamily[CircleParams]):
     def embed(self, x: Tensor) -> Tensor:
         return torch.stack([x.cos(), x.sin()], -1)
 
-    def channel(self, params: CircleParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: CircleParams) -> tuple[Tensor, Tensor]:
         return params.v, params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> CircleParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> CircleParams:
         return CircleParams(v, accuracy)
 
     def input(self, params: CircleParams) -> Distribution:

@@ -69,7 +69,7 @@ Examples:
 @click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
 @click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
-@click.option("--weights", type=click.Choice(["auto", "average", "raw"]), default="auto", show_default=True)
+@click.option("--weights", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
 @trust_options
 def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
     """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""

@@ -13,7 +13,7 @@ LAUNCHED = "BFN_LAUNCHED"  # set where a launcher of ours tells what happened to
 
 if TYPE_CHECKING:
     from bfn_toolkit.testing.kit import Verdict
-    from bfn_toolkit.training.metrics import Moment
+    from bfn_toolkit.training.metrics import TrainingEvent
 
 
 def is_follower() -> bool:
@@ -37,7 +37,7 @@ def complain(message: str, details: str = "") -> None:
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
+def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
     """A bar with loss and rate on a terminal, a line now and then elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -46,7 +46,7 @@ def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
     if not console.is_terminal:
         every = max(1, steps // 10)
 
-        def line(moment: Moment) -> None:
+        def line(moment: TrainingEvent) -> None:
             for m in moment.metrics:
                 step = int(m["step"])
                 if "valid_loss" in m:
@@ -67,7 +67,7 @@ def progress(steps: int) -> Iterator[Callable[[Moment], None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
 
-        def advance(moment: Moment) -> None:
+        def advance(moment: TrainingEvent) -> None:
             for m in moment.metrics:
                 if "loss" in m:
                     rate = bar.tasks[0].speed or 0.0

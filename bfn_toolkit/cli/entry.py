@@ -104,9 +104,9 @@ def _run(arguments: list[str]) -> int:
 def _leave_job() -> None:
     """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
     if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
-        from bfn_toolkit.parallel.processes import leave
+        from bfn_toolkit.parallel.processes import shutdown
 
-        leave()
+        shutdown()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:

@@ -44,7 +44,7 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--weights",
-            type=click.Choice(["auto", "average", "raw"]),
+            type=click.Choice(["auto", "ema", "raw"]),
             default="auto",
             show_default=True,
             help="The moving average of the weights, or the weights themselves; auto: the average where there is one.",
@@ -101,7 +101,7 @@ def make_plan(
     )
     if verbose:
         name, chosen, reason = plan.choose(run.model.family)
-        say(f"sampler: {name}, {reason}; {chosen.evaluations(steps)} evaluations of the network")
+        say(f"sampler: {name}, {reason}; {chosen.nfe(steps)} evaluations of the network")
         say(f"  {chosen}")
     return plan
 

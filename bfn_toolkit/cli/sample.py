@@ -54,7 +54,7 @@ Examples:
 @plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples of a RUN into a file; the same seed gives the same bytes."""
-    from bfn_toolkit.parallel.processes import first
+    from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
     from bfn_toolkit.runs.sample_files import format_of
     from bfn_toolkit.runs.sampling import draw_trajectory, samples_name, stream_samples
@@ -80,7 +80,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     with listening():
         with sampling(plan.n) as show:
             stream_samples(opened, plan, out, say=say, show=show)
-        if first():
+        if is_main_process():
             click.echo(str(out))
         if trajectory is not None:
             write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
@@ -136,7 +136,7 @@ def evaluate(
     **choice: Any,
 ) -> None:
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
-    from bfn_toolkit.parallel.processes import first
+    from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
     from bfn_toolkit.storage.files import to_json
 
@@ -144,7 +144,7 @@ def evaluate(
     plan = make_plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
-    if not first():
+    if not is_main_process():
         return
     if as_json:
         click.echo(to_json(scores))

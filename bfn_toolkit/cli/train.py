@@ -82,7 +82,7 @@ def train(
     from bfn_toolkit.runs.directory import check_out
     from bfn_toolkit.training.trainer import resume as resume_training, train as run_training
 
-    if resume is None and job.first():
+    if resume is None and job.is_main_process():
         check_out(folder, force=force, dataset=experiment.dataset)
     if processes is not None and processes > 1:
         from bfn_toolkit.cli.launcher import launch
@@ -110,7 +110,7 @@ def train(
 
         with listening():
             scores = complete_run(run, make_plan(run), say)
-        if job.first():
+        if job.is_main_process():
             scores_table(scores)
     return None
 

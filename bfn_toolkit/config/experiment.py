@@ -18,8 +18,9 @@
     [training]
     steps = 400
 
-Fields of the family, its head and the network that are left out take the dataset's ``facts`` of the same names.  What
-the configuration leaves out altogether is the ``recipe`` of the dataset's class, and then the preset "default".
+Fields of the family, its head and the network that are left out take the dataset's ``metadata`` of the same names.
+What the configuration leaves out altogether is the ``default_config`` of the dataset's class, and then the preset
+"default".
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import tomli_w
 
 from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import options_of
-from bfn_toolkit.config.structure import facts_of, structure
+from bfn_toolkit.config.structure import metadata_of, structure
 from bfn_toolkit.config.unstructure import destructure
 from bfn_toolkit.config.validators import integer, not_one_of, number, one_of
 from bfn_toolkit.errors import BFNError, ConfigError
@@ -139,8 +140,8 @@ class Experiment:
     """
 
     dataset: Any = attrs.field(metadata={"kind": "dataset"})
-    family: Any = attrs.field(metadata={"kind": "family", "facts_from": "dataset"})
-    network: Any = attrs.field(metadata={"kind": "network", "facts_from": "dataset"})
+    family: Any = attrs.field(metadata={"kind": "family", "metadata_from": "dataset"})
+    network: Any = attrs.field(metadata={"kind": "network", "metadata_from": "dataset"})
     loss: Any = attrs.field(metadata={"kind": "loss"})
     training: Training = attrs.field(factory=Training, validator=attrs.validators.instance_of(Training))
     seed: int = attrs.field(default=0, validator=integer(0, 2**63 - 1))
@@ -164,7 +165,7 @@ class Experiment:
             overrides: Dotted keys and texts, above the file.
             registry: Who knows the names of parts; by default the installed plugins.
             base: Preset beneath everything; None where the file is complete, as that of a run is.
-            complete: Whether no option is left out, so that the dataset, and its file, need not be asked for facts.
+            complete: Whether no option is left out, so that the dataset, and its file, need not be asked for metadata.
         Raises:
             ConfigErrors: All mistakes at once.
         """
@@ -193,7 +194,7 @@ class Experiment:
         Raises:
             ConfigError: If a part has no name in the registry.
         """
-        return destructure(self, registry or default_registry(), facts_of(self.dataset))
+        return destructure(self, registry or default_registry(), metadata_of(self.dataset))
 
     def to_toml(self, registry: Registry | None = None) -> str:
         """Returns :meth:`to_mapping` as TOML text."""
@@ -225,7 +226,7 @@ def load_experiment(
         overrides: Dotted keys and texts: ``("network.width", "256")``.
         registry: Who knows the names of parts; by default the installed plugins.
         base: Preset beneath everything, or None.
-        complete: Whether no option is left out, so that facts of the dataset are not asked for.
+        complete: Whether no option is left out, so that metadata of the dataset are not asked for.
     Raises:
         ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
         ConfigError: If a file cannot be read, or is not TOML.
@@ -249,11 +250,11 @@ def _layers(
 ) -> Configuration:
     """Base, recipe of the dataset, preset, values, options: each above those before it."""
 
-    def layered(recipe: Mapping[str, Any]) -> Configuration:
+    def layered(default_config: Mapping[str, Any]) -> Configuration:
         configuration = Configuration()
         if base is not None:
             configuration.add_preset(base)
-        configuration.add_mapping(recipe)
+        configuration.add_mapping(default_config)
         if preset is not None:
             configuration.add_preset(preset)
         values(configuration)
@@ -261,16 +262,16 @@ def _layers(
         return configuration
 
     configuration = layered({})
-    recipe = _recipe(configuration.tree.get("dataset"), registry) if base is not None else {}
-    return layered(recipe) if recipe else configuration
+    default_config = _default_config(configuration.tree.get("dataset"), registry) if base is not None else {}
+    return layered(default_config) if default_config else configuration
 
 
-def _recipe(dataset: object, registry: Registry) -> Mapping[str, Any]:
+def _default_config(dataset: object, registry: Registry) -> Mapping[str, Any]:
     """What the dataset's class would rather be learned with; nothing where it is wrong, which is told later."""
     name = dataset.get("name") if isinstance(dataset, Mapping) else dataset
     try:
         cls = registry.get("dataset", str(name)).entry.build
     except BFNError:
         return {}
-    recipe = getattr(cls, "recipe", {})
-    return recipe if isinstance(recipe, Mapping) else {}
+    default_config = getattr(cls, "default_config", {})
+    return default_config if isinstance(default_config, Mapping) else {}

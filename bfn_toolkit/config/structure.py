@@ -43,10 +43,10 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
 
     Arguments:
         cls: Its class.  A field with the metadata ``kind`` holds a part of that kind; one with the metadata
-            ``facts_from`` takes what its configuration leaves out from the ``facts`` of the field of that name.
+            ``metadata_from`` takes what its configuration leaves out from the ``metadata`` of the field of that name.
         configuration: Where the values are, and where they came from.
         registry: Who knows the names of parts.
-        complete: Whether nothing is left out, so that no facts are asked for.
+        complete: Whether nothing is left out, so that no metadata are asked for.
     Raises:
         ConfigErrors: All mistakes at once.
         PluginError: If a part cannot be loaded, or raises what no configuration can cause.
@@ -64,21 +64,21 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
     return cast(T, value)
 
 
-def facts_of(dataset: Any) -> Mapping[str, object]:
+def metadata_of(dataset: Any) -> Mapping[str, object]:
     """Returns what a dataset says about itself, if anything.
 
     Raises:
         PluginError: If it fails to.
     """
     try:
-        facts = getattr(dataset, "facts", {})
+        metadata = getattr(dataset, "metadata", {})
     except BFNError:
         raise
     except Exception as error:
-        raise PluginError(f"{type(dataset).__name__}.facts raised {type(error).__name__}: {error}") from error
-    if not isinstance(facts, Mapping):
-        raise PluginError(f"{type(dataset).__name__}.facts: expected a mapping, got {shown(facts)}")
-    return facts
+        raise PluginError(f"{type(dataset).__name__}.metadata raised {type(error).__name__}: {error}") from error
+    if not isinstance(metadata, Mapping):
+        raise PluginError(f"{type(dataset).__name__}.metadata: expected a mapping, got {shown(metadata)}")
+    return metadata
 
 
 class _Mistakes(Exception):  # noqa: N818 - it holds several
@@ -94,7 +94,7 @@ class _Reader:
         self.known: list[Key] = []
         self._registry, self._complete = registry, complete
         self._key: Key = ()
-        self._facts: Mapping[str, object] | None = {}  # None: not known, because their dataset is wrong
+        self._metadata: Mapping[str, object] | None = {}  # None: not known, because their dataset is wrong
         self._converter = cattrs.Converter(detailed_validation=False)
         scalars: Mapping[type, Callable[[Any, Any], Any]] = {
             bool: self._bool,
@@ -265,7 +265,7 @@ class _Reader:
             try:
                 with self._at(key), self._facts_for(field, values):
                     if key in table:
-                        below = (self._facts or {}).get(key, self._default_table(field, type_))
+                        below = (self._metadata or {}).get(key, self._default_table(field, type_))
                         value = self.structure(_beneath(below, table[key]), type_)
                     else:
                         value = self._left_out(key, field, type_)
@@ -292,13 +292,13 @@ class _Reader:
 
     def _left_out(self, key: str, field: attrs.Attribute[Any], type_: Any) -> Any:
         """What stands for an option that is not there: a fact, or the default (NOTHING: the class knows it)."""
-        if self._facts and key in self._facts:
+        if self._metadata and key in self._metadata:
             return self._fact(key, type_)
         if field.default is attrs.NOTHING:
-            if self._facts is None and not kind_of(type_):
+            if self._metadata is None and not kind_of(type_):
                 raise _Mistakes([])  # the data set, which is wrong, might have said it
             raise self._mistake(f"missing; expected {words(type_)}")
-        if self._facts and kind_of(type_):
+        if self._metadata and kind_of(type_):
             default = default_of(field)
             return self._informed(default) if attrs.has(type(default)) else attrs.NOTHING
         return attrs.NOTHING
@@ -344,30 +344,30 @@ class _Reader:
 
     @contextmanager
     def _facts_for(self, field: attrs.Attribute[Any], values: Mapping[str, Any]) -> Iterator[None]:
-        """Lets a field, and all inside it, know the facts of another field."""
-        before, source = self._facts, field.metadata.get("facts_from")
+        """Lets a field, and all inside it, know the metadata of another field."""
+        before, source = self._metadata, field.metadata.get("metadata_from")
         if source is not None and not self._complete:
-            self._facts = facts_of(values[source]) if source in values else None
+            self._metadata = metadata_of(values[source]) if source in values else None
         try:
             yield
         finally:
-            self._facts = before
+            self._metadata = before
 
     def _fact(self, key: str, type_: Any) -> Any:
-        assert self._facts is not None
+        assert self._metadata is not None
         try:
-            return self.structure(self._facts[key], type_)
+            return self.structure(self._metadata[key], type_)
         except _Mistakes as error:
-            told = [attrs.evolve(m, problem=f"{m.problem} (from the facts of the dataset)") for m in error.mistakes]
+            told = [attrs.evolve(m, problem=f"{m.problem} (from the metadata of the dataset)") for m in error.mistakes]
             raise _Mistakes(told) from error
 
     def _informed(self, part: Any) -> Any:
-        """A part that is a default, with facts where it has defaults itself."""
-        assert self._facts is not None
+        """A part that is a default, with metadata where it has defaults itself."""
+        assert self._metadata is not None
         values = {}
         for key, (field, type_) in fields_of(type(part)).items():
             value = getattr(part, field.name)
-            if key in self._facts and value == default_of(field):
+            if key in self._metadata and value == default_of(field):
                 value = self._fact(key, type_)
             values[key] = self._informed(value) if attrs.has(type(value)) else value
         return self._build(type(part), values, None)

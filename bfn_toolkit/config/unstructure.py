@@ -16,7 +16,7 @@ from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.registry.registry import Registry
 
 
-def destructure(value: Any, registry: Registry, facts: Iterable[str] = ()) -> dict[str, Any]:
+def destructure(value: Any, registry: Registry, metadata: Iterable[str] = ()) -> dict[str, Any]:
     """Writes an attrs value as tables.
 
     A field that is None is left out if it would come back as None, and is "none" otherwise.
@@ -24,17 +24,17 @@ def destructure(value: Any, registry: Registry, facts: Iterable[str] = ()) -> di
     Arguments:
         value: An attrs value.
         registry: Who knows the names of parts.
-        facts: Names that the facts of a dataset would fill in.
+        metadata: Names that the metadata of a dataset would fill in.
     Raises:
         ConfigError: If a part has no name, or a value has no form in a configuration.
     """
-    return _Writer(registry, frozenset(facts)).table(value, None, ())
+    return _Writer(registry, frozenset(metadata)).table(value, None, ())
 
 
 @attrs.frozen
 class _Writer:
     registry: Registry
-    facts: frozenset[str]
+    metadata: frozenset[str]
 
     def table(self, value: Any, kind: str | None, key: Key) -> dict[str, Any]:
         table: dict[str, Any] = {"name": self.registry.name_of(kind, type(value))} if kind else {}
@@ -42,7 +42,7 @@ class _Writer:
             part, at = getattr(value, field.name), (*key, name)
             if part is not None:
                 table[name] = self.plain(part, kind_of(type_), at)
-            elif field.default is not None or name in self.facts:
+            elif field.default is not None or name in self.metadata:
                 members = get_args(type_)
                 if types.NoneType not in members or str in members:
                     raise ConfigError(f"{dotted(at)}: None has no form in a configuration here")

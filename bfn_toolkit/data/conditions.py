@@ -4,8 +4,8 @@ A network that does not know a condition takes no notice of it: it trains as eve
 conditions together.  So a builder can say which ones its network reads (:attr:`NetworkBuilder.conditions
 <bfn_toolkit.NetworkBuilder.conditions>`), and what it does not read is told before the time is spent.
 
-What the training rows had of each condition (:class:`Seen`) is kept beside the weights, so that samples can be asked
-for where the data are not.
+What the training rows had of each condition (:class:`ConditionSpec`) is kept beside the weights, so that samples can
+be asked for where the data are not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _dtype(_: object, field: attrs.Attribute[str], name: object) -> None:
 
 
 @attrs.frozen
-class Seen:
+class ConditionSpec:
     """What the training rows had of a condition.
 
     Arguments:
@@ -43,7 +43,7 @@ class Seen:
     high: float = attrs.field(converter=float)
 
     @classmethod
-    def of(cls, values: Tensor) -> Seen:
+    def of(cls, values: Tensor) -> ConditionSpec:
         """That of values (B, *shape)."""
         numbers = values.double()
         name = str(values.dtype).removeprefix("torch.")
@@ -65,12 +65,12 @@ class Seen:
         return torch.full((n,), value).to(dtype)
 
 
-def seen_in(condition: Mapping[str, Tensor]) -> dict[str, Seen]:
+def seen_in(condition: Mapping[str, Tensor]) -> dict[str, ConditionSpec]:
     """What some rows have of each condition."""
-    return {name: Seen.of(values) for name, values in condition.items()}
+    return {name: ConditionSpec.of(values) for name, values in condition.items()}
 
 
-def recorded(table: object, path: Path) -> dict[str, Seen] | None:
+def recorded(table: object, path: Path) -> dict[str, ConditionSpec] | None:
     """What a file says of the conditions of the training rows; None if it says nothing.
 
     Raises:
@@ -81,6 +81,6 @@ def recorded(table: object, path: Path) -> dict[str, Seen] | None:
     try:
         if not isinstance(table, Mapping):
             raise TypeError(f"expected a table, got {type(table).__name__}")
-        return {name: Seen(**facts) for name, facts in table.items()}
+        return {name: ConditionSpec(**facts) for name, facts in table.items()}
     except (TypeError, ValueError) as error:
         raise RunDirectoryError(f"{path} is damaged: its conditions are not as they are written: {error}") from None

@@ -70,12 +70,12 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
 class Dataset(abc.ABC):
     """Examples of one shape in splits.
 
-    A class may have a ``recipe``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it better
-    than the default ones.  They lie beneath whatever the user says.
+    A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
+    better than the default ones.  They lie beneath whatever the user says.
     """
 
     kind: ClassVar[str] = "dataset"
-    recipe: ClassVar[Mapping[str, object]] = {}
+    default_config: ClassVar[Mapping[str, object]] = {}
 
     @property
     @abc.abstractmethod
@@ -87,7 +87,7 @@ class Dataset(abc.ABC):
         """All examples of a split, in memory; "all" is the training and validation rows together."""
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """What a family, its head or a network may want to know; fields of these names take them as their defaults."""
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
 

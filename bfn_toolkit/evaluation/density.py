@@ -93,7 +93,7 @@ def _integrate(
     condition: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     ends = family.schedule.beta(torch.tensor([1.0, start], dtype=torch.float64))
-    unit = family.channel_accuracy(torch.ones((), dtype=torch.float64))
+    unit = family.snr(torch.ones((), dtype=torch.float64))
     last, first = (0.5 * (ends * unit).log()).tolist()
     step = (first - last) / n_steps
     grid = last + 0.5 * step * torch.arange(2 * n_steps + 1, dtype=torch.float64)  # with the middles of the steps
@@ -107,7 +107,7 @@ def _integrate(
         root = expand(accuracy.sqrt(), w)
         with torch.enable_grad():
             w = w.detach().requires_grad_()
-            params = family.from_channel((root * w).unsqueeze(-1), accuracy)
+            params = family.from_natural((root * w).unsqueeze(-1), accuracy)
             drift = root * model.output(params, times[i], **condition).mean
             if probes:
                 pairs = [(sign, torch.autograd.grad(drift, w, sign, retain_graph=True)[0]) for sign in signs]

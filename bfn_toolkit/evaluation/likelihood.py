@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.data.dataset import Batch
-from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, Price, ReconstructionLoss
-from bfn_toolkit.sampling.chunks import in_blocks
+from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
+from bfn_toolkit.sampling.chunks import map_chunks
 from bfn_toolkit.shapes import device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
@@ -109,7 +109,7 @@ def likelihood_bound(
     """
     n, device = len(data), device_of(data.x)
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
-    losses: tuple[Price, Price] = (
+    losses: tuple[NatsLoss, NatsLoss] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
         ReconstructionLoss(),
     )
@@ -121,11 +121,11 @@ def likelihood_bound(
         for together in torch.split(torch.arange(draws), CHUNK // BLOCK):
             batch = data.rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
-                for name, nats in loss.terms(model, batch.x, **batch.condition).items():
+                for name, nats in loss.part_losses(model, batch.x, **batch.condition).items():
                     sums[name][:, i] += nats.double().reshape(len(together), BLOCK).sum(0)
         return sums
 
-    sums = in_blocks(n, BLOCK, price, (seed, "likelihood"), device, shrink=model.shrink)
+    sums = map_chunks(n, BLOCK, price, (seed, "likelihood"), device, halve_micro_batch=model.halve_micro_batch)
     messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
     parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}
     whole = CodeLength.of(messages, reconstruction)

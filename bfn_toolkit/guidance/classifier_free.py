@@ -137,6 +137,6 @@ class Guided(FlowModel):
             raise ConfigError(f"guidance needs a condition to be guided by, found {found}; write sample(..., {wanted})")
         return guide(given, self.model.output(params, t, **rest), self.weight)
 
-    def shrink(self) -> bool:
+    def halve_micro_batch(self) -> bool:
         """Makes the model do with less memory."""
-        return self.model.shrink()
+        return self.model.halve_micro_batch()

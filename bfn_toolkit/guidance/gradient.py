@@ -51,11 +51,11 @@ def _moved(family: Family[Any], params: Any, output: Output, push: Tensor, bend:
         return Finite(None, output.logits + push)
     if not isinstance(family, ChannelFamily) or not isinstance(output, Delta):
         raise ConfigError(f"steering points needs a ChannelFamily, which {type(family).__name__} is not")
-    left = expand((1.0 / variance + family.channel(params)[1]).reciprocal(), push)
+    left = expand((1.0 / variance + family.natural_params(params)[1]).reciprocal(), push)
     return attrs.evolve(output, value=output.value + left * push / (1.0 + left * bend))
 
 
-class Steered(FlowModel):
+class GradientGuided(FlowModel):
     """A model whose outputs are moved along the gradient of a log-likelihood.
 
     Arguments:
@@ -72,7 +72,7 @@ class Steered(FlowModel):
     >>> from bfn_siren import Siren
     >>> from bfn_toolkit import BFN
     >>> bfn = BFN(Gaussian(site_shape=(2,)), Siren(width=16))
-    >>> right = Steered(bfn, lambda x: 10.0 * x[:, 0])
+    >>> right = GradientGuided(bfn, lambda x: 10.0 * x[:, 0])
     >>> right.sample(5, n_steps=10).shape
     torch.Size([5, 2])
     """
@@ -115,9 +115,9 @@ class Steered(FlowModel):
             bends = _slopes(sum(push.sum() for push in pushes.values()), seen)
         return {name: (pushes[name].detach(), -bends[name].clamp_max(0.0)) for name in seen}
 
-    def shrink(self) -> bool:
+    def halve_micro_batch(self) -> bool:
         """Makes the model do with less memory."""
-        return self.model.shrink()
+        return self.model.halve_micro_batch()
 
 
 def _slopes(total: Any, of: dict[str, Tensor], *, create_graph: bool = False) -> dict[str, Tensor]:

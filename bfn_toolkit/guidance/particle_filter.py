@@ -36,7 +36,7 @@ from bfn_toolkit.outputs import Finite, Output, SiteNormalMixture
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.sampling.ancestral import AncestralSampler
-from bfn_toolkit.sampling.inpainting import Informed, Known, pin
+from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed, clamp
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerState, watched
 from bfn_toolkit.shapes import Data, map_data
 
@@ -67,28 +67,28 @@ NARROW = 1e-8  # width of a component that is certain, which adds nothing to the
 
 
 @singledispatch
-def settle(output: Any, x: Data, free: Data) -> Output:
+def mask_unobserved(output: Any, x: Data, free: Data) -> Output:
     """The output with all probability on x at some sites: those at the others are left to be priced.
 
     It is for ratios alone, so a density at the settled sites may be any constant.  A plugin registers what that means
-    for an output of its own, unless it is the one that it pins: ``settle.register``.
+    for an output of its own, unless it is the one that it pins: ``mask_unobserved.register``.
 
     Arguments:
         output: Output distribution of all sites, independent of each other.
         x: Data, with shape (B, *site); by the names of the parts for data of several.
         free: Where nothing is known, of the same shape.
     """
-    return pin(output, x, free)
+    return clamp(output, x, free)
 
 
-@settle.register
+@mask_unobserved.register
 def _(output: SiteNormalMixture, x: Tensor, free: Tensor) -> Output:
     free = free.unsqueeze(-1)
     means = torch.where(free, x.unsqueeze(-1), output.means)
     return SiteNormalMixture(output.logits, means, torch.where(free, NARROW, output.scales))
 
 
-@settle.register
+@mask_unobserved.register
 def _(output: Binned, x: Tensor, free: Tensor) -> Output:
     normals, free = output.normals, free.unsqueeze(-1)
     width = 2.0 / output.bins / 1000.0  # of which nothing reaches the next bin, and log-probabilities are finite
@@ -96,35 +96,35 @@ def _(output: Binned, x: Tensor, free: Tensor) -> Output:
     return Binned(SiteNormalMixture(normals.logits, means, torch.where(free, width, normals.scales)), output.bins)
 
 
-@settle.register
+@mask_unobserved.register
 def _(output: Finite, x: Tensor, free: Tensor) -> Output:
     if output.support is None:
-        return pin(output, x, free)
+        return clamp(output, x, free)
     certain = torch.full_like(output.logits, -torch.inf).scatter_(-1, output.index(x).unsqueeze(-1), 0.0)
     return Finite(output.support, torch.where(free.unsqueeze(-1), certain, output.logits))
 
 
-@settle.register
+@mask_unobserved.register
 def _(output: JointOutput, x: Data, free: Data) -> Output:
-    return JointOutput({name: settle(part, x[name], free[name]) for name, part in output.parts.items()})
+    return JointOutput({name: mask_unobserved(part, x[name], free[name]) for name, part in output.parts.items()})
 
 
-def _settled(known: Known, output: Output, x: Data) -> Output:
+def _masked(known: Observed, output: Output, x: Data) -> Output:
     """The output with all probability on x where nothing is known."""
     if isinstance(x, Mapping):
         free = {
             name: ~known.mask[name] if name in known.mask else torch.ones_like(part).bool() for name, part in x.items()
         }
-        return settle(output, x, free)
-    return settle(output, x, ~known.mask)
+        return mask_unobserved(output, x, free)
+    return mask_unobserved(output, x, ~known.mask)
 
 
 @attrs.frozen
 class ParticleSampler(Sampler[SamplerState]):
     """Sequential Monte Carlo for samples with known sites; the ancestral sampler where nothing is known.
 
-    It is for every family, and for outputs that can be settled (:func:`settle`): classes, points, normal mixtures and
-    bins at each site, and products of them.
+    It is for every family, and for outputs that can be settled (:func:`mask_unobserved`): classes, points, normal
+    mixtures and bins at each site, and products of them.
     The network sees P rows for each example.
 
     Arguments:
@@ -155,14 +155,14 @@ class ParticleSampler(Sampler[SamplerState]):
         on_step: OnStep | None = None,
         **condition: Tensor,
     ) -> Data:
-        """Draws samples of the conditional distribution, from a model that is :class:`~bfn_toolkit.Informed`.
+        """Draws samples of the conditional distribution, from a model that is :class:`~bfn_toolkit.InpaintedModel`.
 
         Arguments are those of :meth:`Sampler.sample`; what is told of an evaluation has P rows for each example.
 
         Raises:
             ConfigError: If the output cannot be settled.
         """
-        if not isinstance(model, Informed):
+        if not isinstance(model, InpaintedModel):
             return AncestralSampler().sample(
                 model, batch_size, n_steps=n_steps, device=device, dtype=dtype, on_step=on_step, **condition
             )
@@ -170,7 +170,7 @@ class ParticleSampler(Sampler[SamplerState]):
         each = torch.arange(batch_size, device=device).repeat_interleave(self.particles)
         known, crowd = model.known.rows(each), {name: value[each] for name, value in condition.items()}
         family, times = model.family, self.times(model, n_steps)
-        asked = watched(model.model, self.evaluations(n_steps), on_step)
+        asked = watched(model.model, self.nfe(n_steps), on_step)
         params = family.prior(len(each), device=device, dtype=dtype)
         log_weights = torch.zeros(batch_size, self.particles, device=device, dtype=dtype)
         for s, t in pairwise(times.unbind()):
@@ -180,17 +180,19 @@ class ParticleSampler(Sampler[SamplerState]):
             params, worth = self._told(family, params, output, known, alpha)
             params, log_weights = self._resampled(params, log_weights + worth.view_as(log_weights))
         output = asked.output(params, times[-1], **crowd)
-        x = known.pin(output).sample()
-        log_weights = log_weights + _settled(known, output, x).log_prob(x).view_as(log_weights)
+        x = known.clamp(output).sample()
+        log_weights = log_weights + _masked(known, output, x).log_prob(x).view_as(log_weights)
         chosen = self._numbers(log_weights, 1)
         return map_data(lambda part: part[chosen], x)
 
-    def _told(self, family: Family[Any], params: Any, output: Output, known: Known, alpha: Any) -> tuple[Any, Tensor]:
+    def _told(
+        self, family: Family[Any], params: Any, output: Output, known: Observed, alpha: Any
+    ) -> tuple[Any, Tensor]:
         """Beliefs after one message, and what it is worth, in nats for each particle."""
-        x = known.pin(output).sample()
+        x = known.clamp(output).sample()
         sender = family.sender(x, alpha)
         y = sender.sample()
-        worth = family.receiver(_settled(known, output, x), alpha).log_prob(y) - sender.log_prob(y)
+        worth = family.receiver(_masked(known, output, x), alpha).log_prob(y) - sender.log_prob(y)
         return family.update(params, y, alpha), worth
 
     def _resampled(self, params: Any, log_weights: Tensor) -> tuple[Any, Tensor]:

@@ -60,7 +60,9 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
     sharded = training.parallel == "fsdp"
     if sharded and not several:
         raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
-    AcceleratorState._reset_state(reset_partial_state=processes.count() == 1)  # another job in this process had its own
+    AcceleratorState._reset_state(
+        reset_partial_state=processes.world_size() == 1
+    )  # another job in this process had its own
     _check_trackers(training.trackers)
     options: dict[str, Any] = {}
     if sharded:

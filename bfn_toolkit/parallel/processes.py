@@ -21,7 +21,7 @@ from bfn_toolkit.parallel import signals
 from bfn_toolkit.shapes import Data, map_data
 
 
-def count() -> int:
+def world_size() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -32,49 +32,49 @@ def rank() -> int:
     return dist.get_rank() if met else int(os.environ.get("RANK", "0"))
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes and prints."""
     return rank() == 0
 
 
-def gather(x: Data) -> Data:
+def all_gather(x: Data) -> Data:
     """The rows of all processes, in the order of their ranks; each must have as many."""
-    if count() == 1:
+    if world_size() == 1:
         return x
 
     def together(part: Tensor) -> Tensor:
-        parts = [torch.empty_like(part) for _ in range(count())]
+        parts = [torch.empty_like(part) for _ in range(world_size())]
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
     return map_data(together, x)
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over all processes; x itself where there is one."""
-    if count() > 1:
+    if world_size() > 1:
         dist.all_reduce(x)
     return x
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Leaves the job; the first process goes last, because the others may still be listening to it."""
-    if count() == 1:
+    if world_size() == 1:
         return
-    wait()
+    barrier()
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count(), is_master=False
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size(), is_master=False
     )
-    if first():
-        store.wait([f"left/{other}" for other in range(1, count())])
+    if is_main_process():
+        store.wait([f"left/{other}" for other in range(1, world_size())])
     else:
         store.set(f"left/{rank()}", "")
     dist.destroy_process_group()
 
 
-def most(number: int, device: torch.device | str = "cpu") -> int:
+def all_reduce_max(number: int, device: torch.device | str = "cpu") -> int:
     """The largest of the numbers that the processes have."""
-    if count() == 1:
+    if world_size() == 1:
         return number
     largest = torch.tensor(number, device=device)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
@@ -90,29 +90,29 @@ def check_signals(device: torch.device | str = "cpu", *, together: bool = False)
     Raises:
         Interrupted: If one has.
     """
-    if count() > 1 and not together:
+    if world_size() > 1 and not together:
         return
-    number = most(int(signals.pending() or 0), device)
+    number = all_reduce_max(int(signals.pending() or 0), device)
     if number:
         raise signals.Interrupted(signal.Signals(number))
 
 
-def everybody(value: Any) -> Sequence[Any]:
+def all_gather_object(value: Any) -> Sequence[Any]:
     """What each process says, in the order of their ranks."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
-    answers: list[Any] = [None] * count()
+    answers: list[Any] = [None] * world_size()
     dist.all_gather_object(answers, value)
     return answers
 
 
-def agree(what: str, value: object, step: int) -> None:
+def check_in_sync(what: str, value: object, step: int) -> None:
     """Checks that all processes have the same step and the same value.
 
     Raises:
         OutOfStepError: If one has another.
     """
-    answers = everybody((step, value))
+    answers = all_gather_object((step, value))
     for other, answer in enumerate(answers):
         if answer != answers[0]:
             (first_step, wanted), (found_step, found) = answers[0], answer
@@ -124,11 +124,11 @@ def agree(what: str, value: object, step: int) -> None:
 
 def warn(message: str) -> None:
     """Warns, in the process that prints."""
-    if first():
+    if is_main_process():
         warnings.warn(message, BFNWarning, stacklevel=2)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Waits until all processes are here."""
-    if count() > 1:
+    if world_size() > 1:
         dist.barrier()

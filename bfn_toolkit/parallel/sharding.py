@@ -18,25 +18,25 @@ from torch.distributed.checkpoint.state_dict import (
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def whole_tensor(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor that processes share, whole; another as it is."""
     whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
     return whole
 
 
-def whole_weights(network: nn.Module) -> dict[str, Tensor]:
+def full_weights(network: nn.Module) -> dict[str, Tensor]:
     """Weights and buffers by name; empty but on the first process."""
     state: dict[str, Any] = get_model_state_dict(network, options=_WHOLE)
     return state
 
 
-def whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """State of the optimiser by names of weights; empty but on the first process."""
     state: dict[str, Any] = get_optimizer_state_dict(network, optimizer, options=_WHOLE)
     return state
 
 
-def load_whole(
+def load_full(
     network: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
     """Gives each process its shard of both."""

@@ -87,7 +87,7 @@ def evaluate(
             "n": plan.n,
             "steps": plan.steps,
             "sampler": name,
-            "evaluations": sampler.evaluations(plan.steps),
+            "evaluations": sampler.nfe(plan.steps),
             "seed": plan.seed,
             **sample_scores(run, samples),
         },
@@ -149,7 +149,7 @@ def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict
         raise ValueError("the run was kept in memory: train it with a run directory")
     samples = draw_samples(run, plan)
     scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
-    if not processes.first():
+    if not processes.is_main_process():
         return scores
     path = run.path / samples_name(run)
     write_samples(path, samples)

@@ -4,7 +4,7 @@ A checkpoint is a folder ``checkpoints/step-NNNNNNNN``, written in one piece (:m
 
 ========================= =====================================================
 ``weights.safetensors``   weights and buffers of the network in training
-``average.safetensors``   their moving average, where there is one
+``ema.safetensors``   their moving average, where there is one
 ``optimizer.safetensors`` tensors of the optimiser's state
 ``state.json``            numbers of optimiser and schedule, versions, history
 ``MANIFEST.json``         step, validation loss, size and SHA-256 of each file
@@ -28,7 +28,7 @@ from torch import Tensor
 from bfn_toolkit.errors import RunDirectoryError
 from bfn_toolkit.storage.files import parse_json
 from bfn_toolkit.storage.folders import read_folder, read_manifest, remove_folder, write_folder
-from bfn_toolkit.storage.safetensors_files import State, packed, unpacked
+from bfn_toolkit.storage.safetensors_files import State, dumps, loads
 
 CHECKPOINTS = "checkpoints"
 
@@ -40,7 +40,7 @@ class Checkpoint:
     Arguments:
         step: Optimiser steps done.
         weights: Weights and buffers of the network in training.
-        average: Their moving average, or None.
+        ema: Their moving average, or None.
         optimizer: Tensors of the optimiser's state.
         state: Everything else, as JSON has it.
         valid_loss: Loss on the validation rows at this step, or None.
@@ -49,7 +49,7 @@ class Checkpoint:
 
     step: int
     weights: State
-    average: State | None
+    ema: State | None
     optimizer: State
     state: Mapping[str, Any]
     valid_loss: float | None = None
@@ -57,7 +57,7 @@ class Checkpoint:
 
 
 @attrs.frozen
-class Listed:
+class CheckpointInfo:
     """A checkpoint folder, and what is wrong with it.
 
     Arguments:
@@ -88,12 +88,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
         ResourceError: If it cannot be written; the checkpoints before it are then still there.
     """
     files = {
-        "weights.safetensors": packed(checkpoint.weights),
-        "optimizer.safetensors": packed(checkpoint.optimizer, finite=False),
+        "weights.safetensors": dumps(checkpoint.weights),
+        "optimizer.safetensors": dumps(checkpoint.optimizer, finite=False),
         "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
     }
-    if checkpoint.average is not None:
-        files["average.safetensors"] = packed(checkpoint.average)
+    if checkpoint.ema is not None:
+        files["ema.safetensors"] = dumps(checkpoint.ema)
     facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
     write_folder(checkpoint_folder(run, checkpoint.step), files, facts)
     _retire(run, checkpoint.step, keep)
@@ -117,7 +117,7 @@ def _folders(run: Path) -> Iterator[tuple[int, Path]]:
             yield int(found[1]), path
 
 
-def list_checkpoints(run: Path, *, verify: bool = False) -> list[Listed]:
+def list_checkpoints(run: Path, *, verify: bool = False) -> list[CheckpointInfo]:
     """The checkpoints of a run in the order of their steps.
 
     Arguments:
@@ -138,25 +138,25 @@ def list_checkpoints(run: Path, *, verify: bool = False) -> list[Listed]:
             fault = str(error)
         except OSError as error:
             fault = f"{path} cannot be read: {error.strerror}"
-        found.append(Listed(path, step, valid_loss, size, fault))
+        found.append(CheckpointInfo(path, step, valid_loss, size, fault))
     return found
 
 
-def _best(listed: list[Listed]) -> Listed | None:
+def _best(listed: list[CheckpointInfo]) -> CheckpointInfo | None:
     """The one with the least validation loss, the earliest of equals."""
     return min(_scored(listed), key=_by_loss, default=None)
 
 
-def _scored(listed: list[Listed]) -> list[Listed]:
+def _scored(listed: list[CheckpointInfo]) -> list[CheckpointInfo]:
     return [one for one in listed if one.valid_loss is not None and math.isfinite(one.valid_loss)]
 
 
-def _by_loss(one: Listed) -> tuple[float, int]:
+def _by_loss(one: CheckpointInfo) -> tuple[float, int]:
     assert one.valid_loss is not None
     return one.valid_loss, one.step
 
 
-def find_checkpoint(run: Path, which: str = "last") -> tuple[Listed | None, list[str]]:
+def find_checkpoint(run: Path, which: str = "last") -> tuple[CheckpointInfo | None, list[str]]:
     """The checkpoint that is meant, among those whose every byte verifies, and what was passed over and why.
 
     Arguments:
@@ -194,26 +194,26 @@ def find_checkpoint(run: Path, which: str = "last") -> tuple[Listed | None, list
     return None, []
 
 
-def load_checkpoint(folder: Path, expected: State, average: bool, *, allow_nonfinite: bool = False) -> Checkpoint:
+def load_checkpoint(folder: Path, expected: State, ema: bool, *, allow_nonfinite: bool = False) -> Checkpoint:
     """Reads a checkpoint and checks all of it.
 
     Arguments:
         folder: The checkpoint.
         expected: Tensors of the names, shapes and dtypes that the weights must have.
-        average: Whether there must be an average.
+        ema: Whether there must be a moving average.
         allow_nonfinite: Whether NaN and infinities may pass.
     Raises:
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.
     """
     manifest, files = read_folder(folder)
     needed = {"weights.safetensors", "optimizer.safetensors", "state.json"}
-    needed |= {"average.safetensors"} if average else set()
+    needed |= {"ema.safetensors"} if ema else set()
     if files.keys() != needed:
         found, wanted = (", ".join(sorted(names)) for names in (files, needed))
         raise RunDirectoryError(f"{folder} holds {found}; expected {wanted}")
 
     def tensors(name: str, like: State | None) -> dict[str, Tensor]:
-        return unpacked(files[name], folder / name, like, allow_nonfinite=allow_nonfinite)
+        return loads(files[name], folder / name, like, allow_nonfinite=allow_nonfinite)
 
     try:
         state = parse_json(files["state.json"])
@@ -222,7 +222,7 @@ def load_checkpoint(folder: Path, expected: State, average: bool, *, allow_nonfi
     return Checkpoint(
         step=manifest["step"],
         weights=tensors("weights.safetensors", expected),
-        average=tensors("average.safetensors", expected) if average else None,
+        ema=tensors("ema.safetensors", expected) if ema else None,
         optimizer=tensors("optimizer.safetensors", None),
         state=state,
         valid_loss=manifest.get("valid_loss"),

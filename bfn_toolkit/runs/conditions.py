@@ -1,16 +1,13 @@
 """Conditions that a run is asked for, held against what its network reads."""
 
 from __future__ import annotations
+
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
-import attrs
-import torch
-from torch import Tensor
-from bfn_toolkit.errors import BFNWarning, ConfigError, RunDirectoryError, did_you_mean
+from collections.abc import Collection, Iterable
+
+from bfn_toolkit.errors import BFNWarning, ConfigError, did_you_mean
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.shapes import as_shape
 
 
 def unread(network: NetworkBuilder, names: Iterable[str]) -> list[str]:

@@ -1,30 +1,23 @@
 """The files of a run directory."""
 
 from __future__ import annotations
+
 import io
 import json
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-import attrs
-from torch import nn
-from bfn_toolkit.runs.checkpoints import CHECKPOINTS, find_checkpoint, list_checkpoints, load_checkpoint
-from bfn_toolkit.data.conditions import Seen, recorded
-from bfn_toolkit.data.dataset import Batch, Split
-from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
-from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.bfn import BFN
-from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
-from bfn_toolkit.sharing.pretrained import CONFIG, Architecture, conditions_of, push
-from bfn_toolkit.sharing.pretrained import save as save_pretrained
-from bfn_toolkit.runs.provenance import check_providers, providers
-from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.storage.files import read_json, resource_error, sync_folder, write_atomically
-from bfn_toolkit.storage.folders import read_manifest
 
+import attrs
+
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.runs.checkpoints import CHECKPOINTS
+from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS
+from bfn_toolkit.runs.provenance import providers
+from bfn_toolkit.storage.files import resource_error, sync_folder, write_atomically
 
 EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "experiment.toml",
@@ -162,7 +155,7 @@ def describe(experiment: Experiment, step: int) -> dict[str, Any]:
     return {
         "bfn-toolkit": version("bfn-toolkit"),
         "step": step,
-        "weights": "average" if experiment.training.ema_decay > 0.0 else "raw",
+        "weights": "ema" if experiment.training.ema_decay > 0.0 else "raw",
         "seed": experiment.seed,
         "plugins": providers(experiment),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
 from bfn_toolkit.storage.files import FORMAT, check_seal, read_json, read_regular, remove_file, sealed, write_atomically
-from bfn_toolkit.storage.safetensors_files import State, header_of, packed, unpacked
+from bfn_toolkit.storage.safetensors_files import State, dumps, header_of, loads
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -26,7 +26,7 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
-    content = packed(weights)
+    content = dumps(weights)
     remove_file(folder / DESCRIPTION)
     write_atomically(folder / WEIGHTS, content)
     header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
@@ -76,4 +76,4 @@ def load_model(folder: Path, expected: State, *, allow_nonfinite: bool = False) 
     Raises:
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.
     """
-    return unpacked(_model_bytes(folder), folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
+    return loads(_model_bytes(folder), folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_toolkit.parallel import processes
+from bfn_toolkit.config.schema import parts_of
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import BFNWarning, PluginError, RunDirectoryError
-from bfn_toolkit.config.schema import parts_of
+from bfn_toolkit.parallel import processes
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.shapes import Data, leaves
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
 # Options of a training that do not reach the numbers of a run; all others may.
-HARMLESS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
+RESUME_SAFE_OPTIONS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
 SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where there are more
 
 
@@ -33,7 +33,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "processes": processes.count(),
+        "processes": processes.world_size(),
     }
 
 
@@ -42,7 +42,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
 
 
-def departures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a training stood on before and does not now, in words: environment, data, and options but the harmless."""
     found = differences(before["environment"], now["environment"])
     found += ["data"] if before["data"] != now["data"] else []
@@ -51,7 +51,7 @@ def departures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment without the options that change nothing in the numbers."""
-    training = {key: value for key, value in experiment["training"].items() if key not in HARMLESS}
+    training = {key: value for key, value in experiment["training"].items() if key not in RESUME_SAFE_OPTIONS}
     return {**experiment, "training": training}
 
 

@@ -14,29 +14,27 @@
 """
 
 from __future__ import annotations
-import io
-import json
-import shutil
+
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
 import attrs
 from torch import nn
-from bfn_toolkit.runs.checkpoints import CHECKPOINTS, find_checkpoint, list_checkpoints, load_checkpoint
-from bfn_toolkit.data.conditions import Seen, recorded
+
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.data.conditions import ConditionSpec, recorded
 from bfn_toolkit.data.dataset import Batch, Split
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
-from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.bfn import BFN
+from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint
 from bfn_toolkit.runs.directory import EVALUATION, EXPERIMENT, read_metrics
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
-from bfn_toolkit.sharing.pretrained import CONFIG, Architecture, conditions_of, push
-from bfn_toolkit.sharing.pretrained import save as save_pretrained
-from bfn_toolkit.runs.provenance import check_providers, providers
-from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.storage.files import read_json, resource_error, sync_folder, write_atomically
+from bfn_toolkit.runs.provenance import check_providers
+from bfn_toolkit.sharing.pretrained import CONFIG, Architecture, conditions_of, push, save as save_pretrained
+from bfn_toolkit.storage.files import read_json
 from bfn_toolkit.storage.folders import read_manifest
 
 
@@ -45,7 +43,7 @@ class Weights:
     """Which weights a model has.
 
     Arguments:
-        kind: "average" for the moving average, "raw" for those in training, "saved" where the model alone was saved.
+        kind: "ema" for the moving average, "raw" for those in training, "saved" where the model alone was saved.
         step: Optimiser steps that made them.
         source: "final", or the checkpoint.
     """
@@ -57,7 +55,7 @@ class Weights:
     def __str__(self) -> str:
         if self.kind == "saved":
             return f"those of {self.source}"
-        kind = "moving average of the weights" if self.kind == "average" else "weights"
+        kind = "moving average of the weights" if self.kind == "ema" else "weights"
         return f"{kind} after step {self.step} ({self.source})"
 
 
@@ -88,7 +86,7 @@ class Run:
     metrics: Sequence[Mapping[str, float]]
     path: Path | None = None
     weights: Weights = Weights("raw", 0, "in memory")
-    seen: Mapping[str, Seen] | None = None
+    seen: Mapping[str, ConditionSpec] | None = None
 
     @classmethod
     def open(
@@ -106,7 +104,7 @@ class Run:
             path: The directory.
             checkpoint: "final" for the model at the end of training (while there is none, the last checkpoint),
                 "last", "best" (the least validation loss), or a step.
-            weights: "average", "raw", or "auto" for the average where there is one.
+            weights: "ema", "raw", or "auto" for the average where there is one.
             allow_nonfinite: Whether weights may be NaN or infinite.
             allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
         Raises:
@@ -116,15 +114,15 @@ class Run:
         folder = Path(path)
         experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
         model = BFN(experiment.family, experiment.network)
-        average = experiment.training.ema_decay > 0.0
-        if weights not in ("auto", "average", "raw"):
-            raise ConfigError(f"expected the weights auto, average or raw, got '{weights}'")
-        if weights == "average" and not average:
+        has_ema = experiment.training.ema_decay > 0.0
+        if weights not in ("auto", "ema", "raw"):
+            raise ConfigError(f"expected the weights auto, ema or raw, got '{weights}'")
+        if weights == "ema" and not has_ema:
             raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
-        kind = "average" if average and weights != "raw" else "raw"
+        kind = "ema" if has_ema and weights != "raw" else "raw"
         expected = model.network.state_dict()
         # The model at the end is the average where there is one; everything else is in the checkpoints.
-        if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "average") == average:
+        if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "ema") == has_ema:
             state = load_model(folder, expected, allow_nonfinite=allow_nonfinite)
             facts: Mapping[str, Any] = load_description(folder)
             found = Weights(kind, facts["step"], "final")
@@ -139,8 +137,8 @@ class Run:
                     f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
                     f"Go on with: bfn train --resume {folder}"
                 )
-            read = load_checkpoint(listed.path, expected, average, allow_nonfinite=allow_nonfinite)
-            state = dict(read.average if kind == "average" and read.average is not None else read.weights)
+            read = load_checkpoint(listed.path, expected, has_ema, allow_nonfinite=allow_nonfinite)
+            state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
             facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
         seen = recorded(facts.get("conditions"), folder)
@@ -190,7 +188,8 @@ class Run:
 
         Arguments:
             directory: Where to write it.
-            card: What the card is to say besides, or instead: the fields of :class:`~bfn_toolkit.sharing.model_card.Card`.
+            card: What the card is to say besides, or instead: the fields of
+                :class:`~bfn_toolkit.sharing.model_card.Card`.
             force: Replace a model that is there.
         """
         architecture = Architecture(self.experiment.family, self.experiment.network)

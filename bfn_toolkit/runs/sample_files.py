@@ -27,8 +27,17 @@ from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.shapes import Data, batch_size, map_data
+from bfn_toolkit.storage.files import (
+    check_seal,
+    check_space,
+    put_in_place,
+    read_json,
+    resource_error,
+    sealed,
+    write_atomically,
+    write_pieces,
+)
 from bfn_toolkit.storage.folders import sweep
-from bfn_toolkit.storage.files import check_seal, check_space, put_in_place, read_json, resource_error, sealed, write_atomically, write_pieces
 
 
 class Format(abc.ABC):

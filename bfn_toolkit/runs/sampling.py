@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +16,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from bfn_toolkit.sampling.chunks import MOST
-from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
-from bfn_toolkit.sampling.inpainting import Given
+from bfn_toolkit.guidance.classifier_free import Guided
+from bfn_toolkit.parallel import processes
+from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.runs.run import Run
-from bfn_toolkit.sampling.sampler import Sampler
-from bfn_toolkit.sampling.default import default_sampler
-import hashlib
-import math
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
-import torch
-from bfn_toolkit.parallel import processes
-from bfn_toolkit.sampling.chunks import block_rows
-from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.guidance.classifier_free import Guided
-from bfn_toolkit.parallel.signals import Interrupted
-from bfn_toolkit.sampling.inpainting import Known
-from bfn_toolkit.runs.provenance import environment
-from bfn_toolkit.randomness import seeded
+from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.runs.directory import SAMPLES
+from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sample_files import sample_file
-from bfn_toolkit.sampling.sampler import OnStep
-from bfn_toolkit.shapes import Data, batch_size, named_parts
+from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
+from bfn_toolkit.sampling.default import default_sampler
+from bfn_toolkit.sampling.inpainting import Given, Observed
+from bfn_toolkit.sampling.sampler import OnStep, Sampler
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
+from bfn_toolkit.shapes import Data, batch_size, named_parts
 
 STEPS = 100  # of a sample, unless the family is tied to a number
 
@@ -105,10 +95,10 @@ def conditions_of(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
 def _training_rows(n: int, seed: int, rows: range) -> Tensor:
     """Numbers of training rows, drawn in blocks of their own, so that a batch has what all of the samples have."""
     drawn = []
-    for block in range(rows.start // MOST, (rows.stop - 1) // MOST + 1):
+    for block in range(rows.start // MAX_ROWS, (rows.stop - 1) // MAX_ROWS + 1):
         with seeded(seed, "conditions", block):
-            drawn.append(torch.randint(n, (MOST,)))
-    return torch.cat(drawn)[rows.start % MOST :][: len(rows)]
+            drawn.append(torch.randint(n, (MAX_ROWS,)))
+    return torch.cat(drawn)[rows.start % MAX_ROWS :][: len(rows)]
 
 
 def read_known(path: Path) -> Given:
@@ -161,7 +151,7 @@ def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step:
     model = Guided(run.model, plan.guidance) if plan.guidance else run.model
     known = None
     if plan.known is not None:
-        whole = Known.of(run.model.family, read_known(plan.known), plan.n)
+        whole = Observed.of(run.model.family, read_known(plan.known), plan.n)
         known = whole.rows(torch.arange(rows.start, rows.stop))
     with seeded(plan.seed, "samples", device=device):
         return model.sample(
@@ -175,7 +165,7 @@ def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
     Raises:
         ConfigError: If several processes share the samples.
     """
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
     trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
     samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
@@ -187,8 +177,8 @@ def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
 def batch_rows(run: Run) -> int:
     """Samples to draw and write at once: whole blocks, as many as memory takes, and no more than one would lose."""
     numbers = math.prod(run.model.family.network_io.site_shape)
-    block = block_rows(numbers)
-    return block * processes.count() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
+    block = chunk_rows(numbers)
+    return block * processes.world_size() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
 
 
 def stream_samples(
@@ -213,14 +203,14 @@ def stream_samples(
         say: Called with a line on what was found of the file.
         show: Called with the number of samples that are written.
     Raises:
-        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or not
-            for such samples.
+        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or
+            not for such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
     batch = batch or batch_rows(run)
     facts = _facts(run, plan)
-    with sample_file(path, plan.n, facts) if processes.first() else nullcontext() as file:
-        done = processes.most(file.rows if file is not None else 0, next(run.model.parameters()).device)
+    with sample_file(path, plan.n, facts) if processes.is_main_process() else nullcontext() as file:
+        done = processes.all_reduce_max(file.rows if file is not None else 0, next(run.model.parameters()).device)
         if file is not None and file.other:
             say(f"{path}: what was left of other samples is replaced")
         if done:

@@ -16,24 +16,24 @@ from bfn_toolkit.parallel import processes
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**15  # in one block, as far as LEAST and MOST allow
-LEAST, MOST = 16, 1024  # rows of a block; matrix products of a few rows can round otherwise
+NUMBERS = 2**15  # in one block, as far as MIN_ROWS and MAX_ROWS allow
+MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a block; matrix products of a few rows can round otherwise
 
 
-def block_rows(numbers: int) -> int:
+def chunk_rows(numbers: int) -> int:
     """Rows of a block, where one row has so many numbers: a power of two."""
     rows = max(1, NUMBERS // max(1, numbers))
-    return min(MOST, max(LEAST, 1 << (rows.bit_length() - 1)))
+    return min(MAX_ROWS, max(MIN_ROWS, 1 << (rows.bit_length() - 1)))
 
 
-def in_blocks(
+def map_chunks(
     n: int,
     rows: int,
     draw: Callable[[int], Data],
     key: Sequence[int | str],
     device: torch.device | str = "cpu",
     first: int = 0,
-    shrink: Callable[[], bool] = lambda: False,
+    halve_micro_batch: Callable[[], bool] = lambda: False,
 ) -> Data:
     """Rows ``first`` to ``first + n``, drawn block by block, on every process of the job.
 
@@ -44,13 +44,13 @@ def in_blocks(
         key: Of the draws.
         device: Whose generator they use.
         first: The first row.
-        shrink: Called when memory does not suffice, to make do with less; False where that is impossible.
+        halve_micro_batch: Called when memory does not suffice, to make do with less; False where that is impossible.
     Raises:
         ResourceError: If memory does not suffice.
     """
     numbers = range(first // rows, (first + n - 1) // rows + 1)
-    drawn = list(_drawn(numbers, draw, key, device, shrink))
-    together = _concatenated([processes.gather(block) for block in drawn])
+    drawn = list(_drawn(numbers, draw, key, device, halve_micro_batch))
+    together = _concatenated([processes.all_gather(block) for block in drawn])
     start = first - numbers[0] * rows
     return map_data(lambda part: part[start : start + n], together)
 
@@ -60,10 +60,10 @@ def _drawn(
     draw: Callable[[int], Data],
     key: Sequence[int | str],
     device: torch.device | str,
-    shrink: Callable[[], bool],
+    halve_micro_batch: Callable[[], bool],
 ) -> Iterator[Data]:
     """The blocks of this process: each process draws one of every group, and the last group is filled up."""
-    for group in range(numbers.start, numbers.stop, processes.count()):
+    for group in range(numbers.start, numbers.stop, processes.world_size()):
         number = min(group + processes.rank(), numbers.stop - 1)
         processes.check_signals(device, together=True)
         while True:  # a process may come back here alone, so that it can ask the others nothing
@@ -74,9 +74,9 @@ def _drawn(
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
-                if not shrink():
+                if not halve_micro_batch():
                     raise ResourceError(
-                        f"out of memory, even with {LEAST} rows at once: {str(error).splitlines()[0]}"
+                        f"out of memory, even with {MIN_ROWS} rows at once: {str(error).splitlines()[0]}"
                     ) from error
         yield block
 

@@ -41,7 +41,7 @@ Given: TypeAlias = Any  # values and mask; for data of several parts a mapping f
 
 
 @attrs.frozen(eq=False)
-class Pinned:
+class Clamped:
     """An output distribution with all of its probability on given values at some sites.
 
     Arguments:
@@ -96,43 +96,43 @@ class Pinned:
 
 
 @singledispatch
-def pin(output: Any, values: Data, mask: Data) -> Output:
+def clamp(output: Any, values: Data, mask: Data) -> Output:
     """The output distribution with all of its probability on the values where the mask is true.
 
-    A :class:`Pinned` one, unless the output's own form can say it; a plugin registers what is faster for an output of
-    its own by ``pin.register``.
+    A :class:`Clamped` one, unless the output's own form can say it; a plugin registers what is faster for an output of
+    its own by ``clamp.register``.
 
     Arguments:
         output: Output distribution of all sites.
         values: The values, with shape (B, *site); by the names of the parts for data of several.
         mask: Where they are known, of the same shape.
     """
-    return Pinned(output, values, mask)
+    return Clamped(output, values, mask)
 
 
-@pin.register
+@clamp.register
 def _(output: Delta, values: Tensor, mask: Tensor) -> Output:
     return attrs.evolve(output, value=torch.where(mask, values.to(output.value.dtype), output.value))
 
 
-@pin.register
+@clamp.register
 def _(output: Finite, values: Tensor, mask: Tensor) -> Output:
     if output.support is not None:  # whose values need not be those that are known
-        return Pinned(output, values, mask)
+        return Clamped(output, values, mask)
     index = torch.where(mask, values, 0).unsqueeze(-1)
     certain = torch.full_like(output.logits, -torch.inf).scatter_(-1, index, 0.0)
     return Finite(None, torch.where(mask.unsqueeze(-1), certain, output.logits))
 
 
-@pin.register
+@clamp.register
 def _(output: JointOutput, values: Data, mask: Data) -> Output:
     return JointOutput(
-        {name: pin(part, values[name], mask[name]) if name in mask else part for name, part in output.parts.items()}
+        {name: clamp(part, values[name], mask[name]) if name in mask else part for name, part in output.parts.items()}
     )
 
 
 @attrs.frozen(eq=False)
-class Known:
+class Observed:
     """Values at some of the sites of every example.
 
     Arguments:
@@ -145,7 +145,7 @@ class Known:
     mask: Data
 
     @classmethod
-    def of(cls, family: Family[Any], given: Given, rows: int) -> Known:
+    def of(cls, family: Family[Any], given: Given, rows: int) -> Observed:
         """Checks what a user gives, and broadcasts it.
 
         Arguments:
@@ -157,7 +157,7 @@ class Known:
             ConfigError: If it has another form, or a shape or dtype that does not fit.
             DataError: If a known value is outside the family's domain.
         """
-        if isinstance(given, Known):
+        if isinstance(given, Observed):
             return given
         if "" in family.parts:
             return cls(*_checked(family, given, rows, ""))
@@ -171,17 +171,17 @@ class Known:
         pairs = {name: _checked(family.parts[name], pair, rows, name) for name, pair in given.items()}
         return cls({name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()})
 
-    def rows(self, index: Tensor) -> Known:
+    def rows(self, index: Tensor) -> Observed:
         """The examples with these numbers, on the device of the numbers."""
 
         def chosen(part: Tensor) -> Tensor:
             return part[index.to(part.device)].to(index.device)
 
-        return Known(map_data(chosen, self.values), map_data(chosen, self.mask))
+        return Observed(map_data(chosen, self.values), map_data(chosen, self.mask))
 
-    def pin(self, output: Output) -> Output:
+    def clamp(self, output: Output) -> Output:
         """The output with the values where they are known."""
-        return pin(output, self.values, self.mask)
+        return clamp(output, self.values, self.mask)
 
 
 def _form(given: object) -> str:
@@ -215,7 +215,7 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
     return torch.where(mask, values, 0), mask
 
 
-class Informed:
+class InpaintedModel:
     """A model that knows some sites: its outputs are pinned there.
 
     Samplers take it for a model; :meth:`~bfn_toolkit.FlowModel.sample` makes one of its argument ``known``.
@@ -225,9 +225,9 @@ class Informed:
         known: The values, with as many rows as are sampled.
     """
 
-    def __init__(self, model: Model, known: Known) -> None:
+    def __init__(self, model: Model, known: Observed) -> None:
         self.family, self.model, self.known = model.family, model, known
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         """The model's output, pinned."""
-        return self.known.pin(self.model.output(params, t, **condition))
+        return self.known.clamp(self.model.output(params, t, **condition))

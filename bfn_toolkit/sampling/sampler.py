@@ -44,7 +44,7 @@ S = TypeVar("S", bound=SamplerState)
 
 
 @attrs.frozen(eq=False)
-class Evaluation:
+class SamplerStep:
     """One evaluation of the network on the way to a sample.
 
     Arguments:
@@ -64,7 +64,7 @@ class Evaluation:
     first: int = 0
 
 
-OnStep = Callable[[Evaluation], object]
+OnStep = Callable[[SamplerStep], object]
 
 
 class _Watched:
@@ -76,7 +76,7 @@ class _Watched:
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         output = self._model.output(params, t, **condition)
         self._number += 1
-        self._on_step(Evaluation(self._number, self._count, t, params, output))
+        self._on_step(SamplerStep(self._number, self._count, t, params, output))
         return output
 
 
@@ -110,7 +110,7 @@ class Sampler(abc.ABC, Generic[S]):
         """
         return model.family.times(n_steps)
 
-    def evaluations(self, n_steps: int) -> int:
+    def nfe(self, n_steps: int) -> int:
         """How often a sample of n steps asks the network: once in each step, and once at the end."""
         return n_steps + 1
 
@@ -148,7 +148,7 @@ class Sampler(abc.ABC, Generic[S]):
         on_step: OnStep | None = None,
         **condition: Tensor,
     ) -> Tensor:
-        """Draws samples, with shape (batch_size, *site), in :meth:`evaluations` evaluations of the network.
+        """Draws samples, with shape (batch_size, *site), in :meth:`nfe` evaluations of the network.
 
         Arguments:
             model: Whose samples.
@@ -156,10 +156,10 @@ class Sampler(abc.ABC, Generic[S]):
             n_steps: Number of steps.
             device: Where to draw.
             dtype: In which precision.
-            on_step: Called with each :class:`Evaluation`, which is gone afterwards unless the function keeps it.
+            on_step: Called with each :class:`SamplerStep`, which is gone afterwards unless the function keeps it.
             condition: What the network is told besides.
         """
-        model = watched(model, self.evaluations(n_steps), on_step)
+        model = watched(model, self.nfe(n_steps), on_step)
         for state in self.trajectory(model, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition):
             params = state.params
         return model.output(params, self.times(model, n_steps)[-1], **condition).sample()

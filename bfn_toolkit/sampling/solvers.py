@@ -63,7 +63,7 @@ Slope = Literal["log-snr", "signal"]
 
 
 @attrs.frozen(eq=False)
-class Path:
+class SolverPath:
     """Where a solver is on its way, for one part of the data.
 
     Arguments:
@@ -91,19 +91,19 @@ class SolverState(SamplerState):
         paths: Paths by the names of the parts; of a family that is no product, under the name "".
     """
 
-    paths: Mapping[str, Path]
+    paths: Mapping[str, SolverPath]
 
     @classmethod
-    def at(cls, family: Family[Any], paths: Mapping[str, Path]) -> SolverState:
+    def at(cls, family: Family[Any], paths: Mapping[str, SolverPath]) -> SolverState:
         """The beliefs at the ends of the paths."""
-        params = {name: part.from_signal(paths[name].w, paths[name].q) for name, part in channels_of(family).items()}
+        params = {name: part.from_scaled(paths[name].w, paths[name].q) for name, part in channels_of(family).items()}
         return cls(params.get("", params), paths)
 
 
 @lru_cache(maxsize=4096)
 def _accuracy(family: ChannelFamily[Any], t: float) -> float:
     """B at time t; remembered, so that a grid that is used again costs nothing."""
-    return family.channel_accuracy(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
+    return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
 
 
 def _drawn(family: Family[Any]) -> Iterator[tuple[str, ChannelFamily[Any]]]:
@@ -125,7 +125,7 @@ class Solver(Sampler[SolverState]):
     order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
 
     @abc.abstractmethod
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
         """The path where sqrt(B) is q, from where it is with the expected embedding phi there.
 
         Arguments:
@@ -148,7 +148,7 @@ class Solver(Sampler[SolverState]):
         channels_of(model.family)
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.grid.times(model.family, n_steps)])
 
-    def evaluations(self, n_steps: int) -> int:
+    def nfe(self, n_steps: int) -> int:
         """As many as steps: the first takes none, and the sample takes one."""
         return n_steps
 
@@ -157,7 +157,7 @@ class Solver(Sampler[SolverState]):
         paths = {}
         for name, part in _drawn(model.family):
             shape = (batch_size, *part.network_io.site_shape, part.channels)
-            paths[name] = Path(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
+            paths[name] = SolverPath(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
         return SolverState.at(model.family, paths)
 
     def step(self, model: Model, state: SolverState, s: Tensor, t: Tensor, **condition: Tensor) -> SolverState:
@@ -168,7 +168,7 @@ class Solver(Sampler[SolverState]):
         for name, part in _drawn(family):
             path, q = state.paths[name], math.sqrt(_accuracy(part, to))
             if output is None:
-                paths[name] = Path(path.w, q, 0.0)
+                paths[name] = SolverPath(path.w, q, 0.0)
             else:
                 phi = self.embedding(part, part_of(output, name), path.w)
                 paths[name] = self.advance(path, phi, q, self.told(part, at, to))
@@ -182,19 +182,19 @@ def _reach(slope: Slope, before: float, s: float, t: float) -> float:
     return 0.5 * math.log(t / s) / math.log(s / before)
 
 
-def _ahead(path: Path, q: float, slope: Slope) -> float:
+def _ahead(path: SolverPath, q: float, slope: Slope) -> float:
     """Weight of the last evaluation in the middle of a step, on the line through two; the weights add up to 1."""
     return 1.0 if path.phi is None else 1.0 + _reach(slope, path.q_before, path.q, q)
 
 
-def _flow(path: Path, phi: Tensor, q: float, weight: float = 1.0) -> Tensor:
+def _flow(path: SolverPath, phi: Tensor, q: float, weight: float = 1.0) -> Tensor:
     """w after a step of the ordinary differential equation."""
     length = q - path.since
     w = torch.add(path.w, phi, alpha=length * weight)
     return w if path.phi is None else w.add_(path.phi, alpha=length * (1.0 - weight))
 
 
-def _diffusion(path: Path, phi: Tensor, q: float, told: float, weight: float = 1.0) -> Tensor:
+def _diffusion(path: SolverPath, phi: Tensor, q: float, told: float, weight: float = 1.0) -> Tensor:
     """w after a step of the stochastic differential equation: v gains drift and noise for the accuracy told."""
     length = (told + path.q**2 - path.since**2) / q
     w = torch.mul(path.w, path.q / q).add_(phi, alpha=length * weight)
@@ -219,8 +219,8 @@ class ODE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
-        return Path(_flow(path, phi, q), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
+        return SolverPath(_flow(path, phi, q), q, q)
 
 
 @attrs.frozen
@@ -238,8 +238,8 @@ class ODE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
-        return Path(_flow(path, phi, q, _ahead(path, q, self.slope)), q, q, phi, path.q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
+        return SolverPath(_flow(path, phi, q, _ahead(path, q, self.slope)), q, q, phi, path.q)
 
 
 @attrs.frozen
@@ -256,13 +256,13 @@ class ODEMidpoint(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
         if path.anchor is None or path.phi is None:
             anchor = torch.add(path.w, phi, alpha=path.q - path.since)  # the drift since 0 is no part of the step
-            return Path(_flow(path, phi, q), q, path.q, phi, path.q, anchor)
+            return SolverPath(_flow(path, phi, q), q, path.q, phi, path.q, anchor)
         whole = attrs.evolve(path, w=path.anchor)
         weight = 0.5 * math.log(q / path.q_before) / math.log(path.q / path.q_before)
-        return Path(_flow(whole, phi, q, weight), q, q)
+        return SolverPath(_flow(whole, phi, q, weight), q, q)
 
 
 @attrs.frozen
@@ -275,8 +275,8 @@ class SDE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
-        return Path(_diffusion(path, phi, q, told), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
+        return SolverPath(_diffusion(path, phi, q, told), q, q)
 
 
 @attrs.frozen
@@ -291,9 +291,9 @@ class SDE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
         weight = _ahead(path, q, self.slope)
-        return Path(_diffusion(path, phi, q, told, weight), q, q, phi, path.q)
+        return SolverPath(_diffusion(path, phi, q, told, weight), q, q, phi, path.q)
 
 
 @attrs.frozen
@@ -313,11 +313,11 @@ class EulerMaruyama(Solver):
     def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """The rate at s times t - s."""
         rate = family.schedule.alpha(torch.tensor(s, dtype=torch.float64))
-        return (t - s) * family.channel_accuracy(rate).item()
+        return (t - s) * family.snr(rate).item()
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
         q = math.sqrt(path.q**2 + told)
-        return Path(_diffusion(path, phi, q, told), q, q)
+        return SolverPath(_diffusion(path, phi, q, told), q, q)
 
 
 @attrs.frozen
@@ -341,6 +341,6 @@ class FlowSampler(Solver):
             return family.mean_embedding(output)
         return family.embed(output.sample()).to(w.dtype)
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
         w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))
-        return Path(w, q, q)
+        return SolverPath(w, q, q)

@@ -73,17 +73,17 @@ def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
 
 def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
     """Time at which B has accumulated."""
-    return family.schedule.time(accuracy / family.channel_accuracy(torch.ones((), dtype=torch.float64)))
+    return family.schedule.time(accuracy / family.snr(torch.ones((), dtype=torch.float64)))
 
 
 def _ends(family: ChannelFamily[Any], start: float | None) -> tuple[float, float, float]:
     """The first time, and B there and at the end."""
-    last = family.channel_accuracy(family.schedule.beta(torch.ones((), dtype=torch.float64)))
+    last = family.snr(family.schedule.beta(torch.ones((), dtype=torch.float64)))
     if start is None:
         first = (0.01 * last).clamp_max(0.1)
         return _time(family, first).item(), first.item(), last.item()
     moment = torch.tensor(start, dtype=torch.float64)
-    return start, family.channel_accuracy(family.schedule.beta(moment)).item(), last.item()
+    return start, family.snr(family.schedule.beta(moment)).item(), last.item()
 
 
 def _between(first: float, last: float, n: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_toolkit.families import Family
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.sampler import Evaluation
+from bfn_toolkit.sampling.sampler import SamplerStep
 from bfn_toolkit.shapes import part_of
 
 ROWS = 64  # of a file of trajectories, at most
@@ -63,7 +63,7 @@ class Trajectory:
         self.family, self.rows = family, rows
         self.arrays: dict[str, Tensor] = {}
 
-    def __call__(self, evaluation: Evaluation) -> None:
+    def __call__(self, evaluation: SamplerStep) -> None:
         """Notes an evaluation of the network."""
         if evaluation.first >= self.rows:
             return

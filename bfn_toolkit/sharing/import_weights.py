@@ -31,11 +31,11 @@ from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.sharing.pretrained import Architecture
 from bfn_toolkit.storage.files import MAX_JSON, read_regular, shown_size
 from bfn_toolkit.storage.locks import locked
-from bfn_toolkit.storage.safetensors_files import State, check_fit, cpu_state, misfits, unpacked
+from bfn_toolkit.storage.safetensors_files import State, check_fit, cpu_state, loads, shape_mismatches
 
 TORCH = (2, 10)  # before it, a file could write past the memory of a tensor that it describes
 COPIES = 16  # weights, averages and the moments of an optimiser, in double precision
-LEAST = 64 * 2**20  # bytes that any file may have
+MIN_ROWS = 64 * 2**20  # bytes that any file may have
 DEPTH = 4  # of tables in tables
 AVERAGE = re.compile(r"(^|[._])(ema|swa|averag)", re.IGNORECASE)
 _LEGACY, _PICKLES = b"\x80\x02\x8a\x0a", 5  # how a file of the format before zip begins, and the pickles in it
@@ -62,13 +62,13 @@ class Candidate:
     Arguments:
         key: Where they are in the file: names with dots between, and the prefix that they share.
         state: The tensors, without that prefix.
-        wrong: What differs from the network, a line for each.
+        mismatches: What differs from the network, a line for each.
         cast: Names of those that are cast to the network's dtype.
     """
 
     key: str
     state: State
-    wrong: tuple[str, ...]
+    mismatches: tuple[str, ...]
     cast: tuple[str, ...]
 
 
@@ -122,7 +122,7 @@ def import_checkpoint(
     network = Architecture(experiment.family, experiment.network).build(torch.float32)
     expected: State = network.state_dict()
     size = sum(value.numel() * value.element_size() for value in expected.values())
-    content = read_regular(path, max_size or max(LEAST, COPIES * size))
+    content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
     found = read_foreign(content, path)
     candidates = list(_candidates(found, expected, drop, cast))
     # The state of an optimiser has hundreds of tables, and no name of the network's.
@@ -154,7 +154,7 @@ def read_foreign(content: bytes, path: Path) -> Any:
     elif content[:1] == b"\x80" and content[8:9] != b"{":
         raise _refused(path, "it is a pickle that torch.save did not write")
     else:
-        return unpacked(content, path)
+        return loads(content, path)
     if _version(torch.__version__) < TORCH:
         wanted = ".".join(map(str, TORCH))
         raise ConfigError(
@@ -265,7 +265,9 @@ def _candidates(found: Any, expected: State, drop: Sequence[str], cast: bool) ->
             state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
             casts = tuple(n for n, value in state.items() if cast and n in expected and _castable(value, expected[n]))
             dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
-            wrong = misfits(expected, {name: (dtypes[name], tuple(value.shape)) for name, value in state.items()})
+            wrong = shape_mismatches(
+                expected, {name: (dtypes[name], tuple(value.shape)) for name, value in state.items()}
+            )
             place = ".".join(filter(None, (key, prefix.removesuffix("."))))
             yield Candidate(place or "(top)", state, tuple(sorted(wrong)), casts)
 
@@ -290,14 +292,14 @@ def _choose(candidates: Sequence[Candidate], key: str | None, path: Path) -> tup
             raise ConfigError(f"{path} holds no weights under '{key}'; expected one of: {keys}")
     if not candidates:
         raise RunDirectoryError(f"{path} holds no table of tensors")
-    fitting = [candidate for candidate in candidates if not candidate.wrong]
+    fitting = [candidate for candidate in candidates if not candidate.mismatches]
     if not fitting:
-        nearest = min(candidates, key=lambda candidate: len(candidate.wrong))
-        dtypes = any(re.search(r": torch\.\w*float\d+ .*expected torch\.\w*float", line) for line in nearest.wrong)
+        nearest = min(candidates, key=lambda candidate: len(candidate.mismatches))
+        dtypes = any(re.search(r": torch\.\w*float\d+ .*expected torch\.\w*float", line) for line in nearest.mismatches)
         hint = " --cast casts floating-point dtypes." if dtypes else ""
         hint += f" Weights are looked for under: {keys}." if len(candidates) > 1 else ""
         try:
-            check_fit(path, list(nearest.wrong))
+            check_fit(path, list(nearest.mismatches))
         except RunDirectoryError as error:
             raise RunDirectoryError(f"{error} (under '{nearest.key}').{hint}") from None
     averages = [candidate for candidate in fitting if AVERAGE.search(candidate.key)] or fitting

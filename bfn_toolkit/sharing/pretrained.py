@@ -29,7 +29,7 @@ from bfn_toolkit.config.layers import Configuration, OptionText
 from bfn_toolkit.config.schema import parts_of, shown
 from bfn_toolkit.config.structure import structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.data.conditions import Seen, recorded
+from bfn_toolkit.data.conditions import ConditionSpec, recorded
 from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry.hookspecs import KINDS
@@ -46,7 +46,7 @@ from bfn_toolkit.storage.files import (
     sealed,
     write_atomically,
 )
-from bfn_toolkit.storage.safetensors_files import State, check_header, misfits, packed, unpacked
+from bfn_toolkit.storage.safetensors_files import State, check_header, dumps, loads, shape_mismatches
 
 CONFIG, CARD = "config.json", "README.md"
 MODEL_TYPE = "bfn"
@@ -104,7 +104,7 @@ def save(
     card: Mapping[str, Any] | None,
     *,
     force: bool,
-    seen: Mapping[str, Seen] | None = None,
+    seen: Mapping[str, ConditionSpec] | None = None,
 ) -> None:
     """Writes a model and its card; :meth:`bfn_toolkit.BFN.save_pretrained` says more.
 
@@ -120,10 +120,10 @@ def save(
     written = Card.of(card or {})
     options = destructure(architecture, default_registry())
     dtype = _dtype_of(weights)
-    wrong = misfits(architecture.blueprint(dtype), {k: (v.dtype, tuple(v.shape)) for k, v in weights.items()})
+    wrong = shape_mismatches(architecture.blueprint(dtype), {k: (v.dtype, tuple(v.shape)) for k, v in weights.items()})
     if wrong:
         raise ConfigError(f"the weights are not those of the model's builder: {'; '.join(sorted(wrong)[:5])}")
-    content = packed(weights)
+    content = dumps(weights)
     config = {
         "model_type": MODEL_TYPE,
         "architectures": [BFN.__name__],
@@ -169,14 +169,14 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
         raise
     except Exception as error:
         raise RunDirectoryError(f"{path}: its network cannot be built: {type(error).__name__}: {error}") from error
-    state = unpacked(content, folder / WEIGHTS, network.state_dict(), allow_nonfinite=allow_nonfinite)
+    state = loads(content, folder / WEIGHTS, network.state_dict(), allow_nonfinite=allow_nonfinite)
     network.load_state_dict(state)
     model = BFN(architecture.family, network)
     model.builder = architecture.network
     return model.eval()
 
 
-def conditions_of(directory: Path) -> dict[str, Seen]:
+def conditions_of(directory: Path) -> dict[str, ConditionSpec]:
     """What a saved model says of the conditions of its training rows; nothing, if nobody told it.
 
     Raises:

@@ -24,7 +24,7 @@ def cpu_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def packed(state: State, *, finite: bool = True) -> bytes:
+def dumps(state: State, *, finite: bool = True) -> bytes:
     """A safetensors file.
 
     Raises:
@@ -36,7 +36,7 @@ def packed(state: State, *, finite: bool = True) -> bytes:
     return save_tensors(cpu_state(state))
 
 
-def unpacked(
+def loads(
     content: bytes, path: Path, expected: State | None = None, *, allow_nonfinite: bool = False
 ) -> dict[str, Tensor]:
     """Tensors of a safetensors file, after its header has been checked, and before anything is allocated.
@@ -51,7 +51,7 @@ def unpacked(
     """
     header = header_of(content, path)
     if expected is not None:
-        check_fit(path, misfits(expected, header))
+        check_fit(path, shape_mismatches(expected, header))
     try:
         state: dict[str, Tensor] = load_tensors(content)
     except (SafetensorError, ValueError, RuntimeError) as error:
@@ -69,10 +69,10 @@ def check_header(content: bytes, path: Path, expected: State) -> None:
     Raises:
         RunDirectoryError: If it is no such file, or does not fit.
     """
-    check_fit(path, misfits(expected, header_of(content, path)))
+    check_fit(path, shape_mismatches(expected, header_of(content, path)))
 
 
-def misfits(expected: State, found: Mapping[str, tuple[Any, tuple[int, ...]]]) -> list[str]:
+def shape_mismatches(expected: State, found: Mapping[str, tuple[Any, tuple[int, ...]]]) -> list[str]:
     """What differs between tensors and the dtypes and shapes that were found, a line for each."""
     wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name}: unknown" for name in found.keys() - expected.keys()]

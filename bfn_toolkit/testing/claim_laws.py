@@ -62,7 +62,7 @@ def check_steps_telescope(family: AdditiveFamily[Any]) -> float:
 
 
 @law("family", "loss rate = alpha(t) lim KL(p_S || p_R) / alpha, for alpha to 0", is_additive)
-def check_loss_rate_is_the_limit_of_the_price(family: AdditiveFamily[Any]) -> float:
+def check_loss_rate_is_the_limit_of_the_step_loss(family: AdditiveFamily[Any]) -> float:
     """The continuous-time loss is the limit of many small messages.
 
     The limit is taken at prices of 0.02 and 0.01 nats, of the data and of a draw of the output itself (of the worst of
@@ -70,7 +70,7 @@ def check_loss_rate_is_the_limit_of_the_price(family: AdditiveFamily[Any]) -> fl
     r = p_R / p_S, the mean of r - 1 - ln r is the price, as is that of -ln r; its standard deviation is of the order of
     the price, not of its square root.
     """
-    judge = Judge(check_loss_rate_is_the_limit_of_the_price, family)
+    judge = Judge(check_loss_rate_is_the_limit_of_the_step_loss, family)
     n, samples = MANY // 4, []
     params, t = rows_of(fold_one(family), torch.zeros(n, dtype=torch.long)), alphas(n, 0.5)
     worst = torch.zeros((), dtype=torch.float64)
@@ -98,7 +98,9 @@ def check_loss_rate_is_the_limit_of_the_price(family: AdditiveFamily[Any]) -> fl
 # Channel families
 
 
-@law("family", "from_channel(channel(theta)) = theta, and channel(from_channel(v, B)) = (v, B)", is_channel)
+@law(
+    "family", "from_natural(natural_params(theta)) = theta, and natural_params(from_natural(v, B)) = (v, B)", is_channel
+)
 def check_channel_coordinates_round_trip(
     family: ChannelFamily[Any], *, case: Case | None = None, examples: int = EXAMPLES
 ) -> float:
@@ -106,16 +108,16 @@ def check_channel_coordinates_round_trip(
 
     def body(judge: Judge, case: Case) -> None:
         x, params = case.data(family), case.beliefs(family)
-        v, accuracy = family.channel(params)
-        again = family.from_channel(v, accuracy)
+        v, accuracy = family.natural_params(params)
+        again = family.from_natural(v, accuracy)
         before = probe(family, params, x)
         judge.close(probe(family, again, x), before, EXACT * scale(before))
-        w, total = family.channel(again)
+        w, total = family.natural_params(again)
         judge.close(w, v, EXACT * expand(scale(v).squeeze(-1), v))
         judge.close(total, accuracy, EXACT * (1.0 + accuracy))
         judge.true(v.shape == (*x.shape, family.channels), f"v of shape {tuple(v.shape)}", "(B, *site, d)")
         q = math.sqrt(float(accuracy.max()))
-        u, signal = family.channel(family.from_signal(v, q))
+        u, signal = family.natural_params(family.from_scaled(v, q))
         judge.close(u, q * v, EXACT * expand(scale(q * v).squeeze(-1), v))
         judge.close(signal, torch.full_like(accuracy, q * q), EXACT * (1.0 + q * q))
 
@@ -128,9 +130,9 @@ def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
     judge = Judge(check_flow_is_a_gaussian_channel, family)
     x = repeat(data(family, 1), MANY)
     with seeded(0, "channel"):
-        v, accuracy = family.channel(family.flow(x, alphas(MANY, 0.5)))
-        _, last = family.channel(family.flow(x[:1], alphas(1, 1.0)))
-    total, whole = family.channel_accuracy(family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64)))
+        v, accuracy = family.natural_params(family.flow(x, alphas(MANY, 0.5)))
+        _, last = family.natural_params(family.flow(x[:1], alphas(1, 1.0)))
+    total, whole = family.snr(family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64)))
     judge.error((accuracy - total).abs(), EXACT * (1.0 + total))
     judge.error((last - whole).abs(), EXACT * (1.0 + whole))
     noise = ((v - total * family.embed(x)) / total.sqrt()).flatten(1)

@@ -22,7 +22,7 @@ def check_splits_have_the_declared_shape(dataset: Dataset) -> float:
     judge = Judge(check_splits_have_the_declared_shape, dataset)
     shapes = dataset.site_shape
     if not isinstance(shapes, Mapping):
-        judge.true(dataset.facts["site_shape"] == shapes, f"facts {dataset.facts}", "facts with the site_shape")
+        judge.true(dataset.metadata["site_shape"] == shapes, f"facts {dataset.metadata}", "facts with the site_shape")
     dtypes = set()
     for name in ("train", "valid", "test", "all"):
         rows = dataset.split(name)

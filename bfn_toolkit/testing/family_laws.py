@@ -239,9 +239,9 @@ def _check_density(judge: Judge, output: Output, neighbour: Output, n: int) -> N
 
 
 @law("family", "KL(p_S || p_R) = E[ln p_S(y) - ln p_R(y)] >= 0, and 0 where the output is certain of the truth")
-def check_message_price_is_a_divergence(family: Family[Any]) -> float:
+def check_step_loss_is_a_divergence(family: Family[Any]) -> float:
     """The n-step loss is a divergence: it agrees with Monte Carlo, is not negative, and is 0 at the truth."""
-    judge = Judge(check_message_price_is_a_divergence, family)
+    judge = Judge(check_step_loss_is_a_divergence, family)
     n = MANY // 4
     params = repeat(fold_one(family), n)
     raw = repeat(raw_numbers(family, 1), n)
@@ -250,7 +250,7 @@ def check_message_price_is_a_divergence(family: Family[Any]) -> float:
     with seeded(0, "price"):
         y = sender.sample()
         sampled = sender.log_prob(y) - receiver.log_prob(y)
-        price = family.message_price(x, family.output(raw, params), alpha)
+        price = family.step_loss(x, family.output(raw, params), alpha)
     stderr = float((sampled.std() ** 2 + price.std() ** 2).sqrt()) / n**0.5
     judge.mean(sampled - price, 0.0)
     judge.error(-float(price.mean()), 6.0 * stderr + 1e-9)
@@ -295,7 +295,7 @@ class _Receiving:
     def parts(self) -> dict[str, Any]:
         return {"": self}
 
-    def message_price(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:
+    def step_loss(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:
         return kl(self._family.sender(x, alpha), Family.receiver(self._family, output, alpha), samples)
 
 
@@ -412,7 +412,7 @@ def check_gradients_are_finite(family: Family[Any], *, case: float | None = None
             output = family.output(raw, params)
             if is_stepped(family):
                 first, second = (moment.expand(8) for moment in grid[:2])
-                price = family.message_price(x, output, family.accuracy(first, second))
+                price = family.step_loss(x, output, family.accuracy(first, second))
             else:
                 price = family.loss_rate(x, output, moments) * family.loss_weight(moments)
         judge.true(price.shape == (8,), f"shape {tuple(price.shape)}", "shape (8,)")

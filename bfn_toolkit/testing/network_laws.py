@@ -33,7 +33,7 @@ def _stir(network: nn.Module) -> None:
 
 def _inputs(io: NetworkIO, rows: int = 16) -> tuple[Tensor, Tensor]:
     with seeded(0, "inputs"):
-        return torch.randn(rows, *io.site_shape, io.features), torch.rand(rows)
+        return torch.randn(rows, *io.site_shape, io.in_features), torch.rand(rows)
 
 
 @law("network", "features (B, *site, F) and t (B,) give finite raw numbers (B, *site, R)")
@@ -44,7 +44,9 @@ def check_network_fits_its_sizes(builder: NetworkBuilder) -> float:
         for rows in (1, 16):
             raw = network(*_inputs(io, rows))
             judge.true(
-                raw.shape == (rows, *io.site_shape, io.raw), f"shape {tuple(raw.shape)} for {io}", "(B, *site, R)"
+                raw.shape == (rows, *io.site_shape, io.out_features),
+                f"shape {tuple(raw.shape)} for {io}",
+                "(B, *site, R)",
             )
             judge.true(bool(torch.isfinite(raw).all()), f"not finite for {io}", "finite")
     return judge.figure

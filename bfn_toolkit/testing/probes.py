@@ -74,7 +74,7 @@ def raw_numbers(family: Family[Any], rows: int, dtype: torch.dtype = torch.float
     """What an untrained network might return."""
     io = family.network_io
     with seeded(seed, "raw"):
-        return torch.randn(rows, *io.site_shape, io.raw, dtype=dtype)
+        return torch.randn(rows, *io.site_shape, io.out_features, dtype=dtype)
 
 
 def alphas(rows: int, accuracy: float) -> Tensor:

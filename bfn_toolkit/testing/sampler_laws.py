@@ -75,7 +75,7 @@ class _Asked:
         return self._model.output(params, t, **condition)
 
 
-@law("sampler", "n steps ask the network evaluations(n) times, each time later than the one before")
+@law("sampler", "n steps ask the network nfe(n) times, each time later than the one before")
 def check_evaluations_are_counted(sampler: Sampler[Any]) -> float:
     """What a sample costs is what the sampler says, and no evaluation is made twice."""
     judge = Judge(check_evaluations_are_counted, sampler)
@@ -83,7 +83,7 @@ def check_evaluations_are_counted(sampler: Sampler[Any]) -> float:
         asked = _Asked(_toy().oracle)
         x = sampler.sample(asked, 3, n_steps=n, dtype=torch.float64)
         judge.true(bool(torch.isfinite(x).all()), "values that are not finite", "finite values")
-        found, expected = len(asked.times), sampler.evaluations(n)
+        found, expected = len(asked.times), sampler.nfe(n)
         judge.true(found == expected, f"{found} evaluations for n = {n}", f"{expected}")
         later = all(s < t for s, t in pairwise(asked.times))
         judge.true(later, f"evaluations at {asked.times}", "times that increase")

@@ -96,11 +96,11 @@ class Line(ChannelFamily[Evidence]):
         """The number itself."""
         return x.unsqueeze(-1)
 
-    def channel(self, params: Evidence) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: Evidence) -> tuple[Tensor, Tensor]:
         """The beliefs are the coordinates."""
         return params.v.unsqueeze(-1), params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> Evidence:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> Evidence:
         """The coordinates are the beliefs."""
         return Evidence(v.squeeze(-1), accuracy)
 

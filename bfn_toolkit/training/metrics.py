@@ -24,7 +24,7 @@ Metrics = Mapping[str, Any]
 
 
 @attrs.frozen(eq=False)
-class Moment:
+class TrainingEvent:
     """What a callback is told.
 
     Arguments:
@@ -40,11 +40,11 @@ class Moment:
     path: Path | None
 
 
-Callback = Callable[[Moment], object]
+Callback = Callable[[TrainingEvent], object]
 
 
 @attrs.define(eq=False)
-class Journal:
+class MetricsLogger:
     """The metrics of a training; only the first process keeps them.
 
     Arguments:
@@ -65,7 +65,7 @@ class Journal:
 
     def record(self, metrics: Metrics) -> None:
         """Notes what has been measured."""
-        if processes.first():
+        if processes.is_main_process():
             self.history.append(metrics)
             self._untold.append(metrics)
 
@@ -86,7 +86,7 @@ class Journal:
                 if not self._log_failed:
                     processes.warn(str(error))
                 self._log_failed = True
-        moment = Moment(step, tuple(self._untold), self.model.eval(), self.folder)
+        moment = TrainingEvent(step, tuple(self._untold), self.model.eval(), self.folder)
         self._untold = []
         for callback in self.callbacks:
             if self._failures[id(callback)] < FAILURES:
@@ -115,7 +115,7 @@ def start_trackers(accelerator: Accelerator, experiment: Experiment) -> Callback
         names = ", ".join(experiment.training.trackers)
         raise ResourceError(f"training.trackers: {names} did not start: {error}") from error
 
-    def tracker(moment: Moment) -> None:
+    def tracker(moment: TrainingEvent) -> None:
         for metrics in moment.metrics:
             accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
 

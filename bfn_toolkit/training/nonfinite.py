@@ -19,12 +19,12 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.directory import REPORTS
 from bfn_toolkit.shapes import device_of, leaves
 from bfn_toolkit.storage.files import to_json, write_atomically
-from bfn_toolkit.training.step import Loop, NonFiniteStep
+from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 
 MOST = 100  # rows that are listed
 
 
-def diagnose(loop: Loop, data: Batch, index: Tensor, step: int) -> dict[str, Any]:
+def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str, Any]:
     """Repeats the loss and the gradient of a step, with its draws, and says what is not finite in them.
 
     Arguments:
@@ -45,15 +45,17 @@ def diagnose(loop: Loop, data: Batch, index: Tensor, step: int) -> dict[str, Any
         if isinstance(raw, Tensor):
             seen.append((arguments[0], arguments[1], raw))
 
-    hook = loop.bare.register_forward_hook(look)
+    hook = loop.unwrapped.register_forward_hook(look)
     try:
-        loop.bare.zero_grad()
+        loop.unwrapped.zero_grad()
         with seeded(loop.seed, step, device=device):
-            losses = loop.loss(BFN(loop.model.family, loop.bare), batch.x, **batch.condition)
+            losses = loop.loss(BFN(loop.model.family, loop.unwrapped), batch.x, **batch.condition)
         losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()
-    norms = {n: float(loop.whole_tensor(p.grad.norm())) for n, p in loop.bare.named_parameters() if p.grad is not None}
+    norms = {
+        n: float(loop.full_tensor(p.grad.norm())) for n, p in loop.unwrapped.named_parameters() if p.grad is not None
+    }
     places: dict[str, Callable[[], Tensor]] = {
         "data": lambda: _bad_rows(*leaves(batch.x)),
         "features": lambda: _bad_rows(*(features for features, _, _ in seen)),
@@ -79,7 +81,7 @@ def diagnose(loop: Loop, data: Batch, index: Tensor, step: int) -> dict[str, Any
 
 
 def explained(
-    error: NonFiniteStep, loop: Loop, experiment: Experiment, data: Batch, folder: Path | None
+    error: NonFiniteStep, loop: TrainStep, experiment: Experiment, data: Batch, folder: Path | None
 ) -> NonFiniteError:
     """The error of a step, with a report in the run directory on where the numbers came from."""
     parts = {"network": experiment.network, "family": experiment.family, "loss": experiment.loss}
@@ -87,7 +89,7 @@ def explained(
     index = next(row_order(len(data), loop.training.batch_size, seed=loop.seed, start=error.step - 1))
     found = diagnose(loop, data, index, error.step)
     where = ""
-    if folder is not None and processes.first():
+    if folder is not None and processes.is_main_process():
         path = folder / REPORTS / f"step-{error.step:08d}.json"
         try:
             write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")

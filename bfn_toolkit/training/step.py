@@ -47,7 +47,7 @@ class NonFiniteStep(NonFiniteError):  # noqa: N818 - the step, not the class of 
 
 
 @attrs.define(eq=False)
-class Loop:
+class TrainStep:
     """Optimiser steps on batches: what :func:`~bfn_toolkit.train` runs, and what a benchmark times.
 
     Arguments:
@@ -65,32 +65,32 @@ class Loop:
     accelerator: Accelerator = attrs.field(
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
-    bare: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
+    unwrapped: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
     parameters: list[nn.Parameter] = attrs.field(init=False)
     optimizer: torch.optim.Optimizer = attrs.field(init=False)
     _wrapped: Any = attrs.field(init=False)
     scheduler: Scheduler | None = attrs.field(init=False)
     ema: AveragedModel | None = attrs.field(init=False, default=None)
-    whole: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
+    between_steps: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
     _guards: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        training, self.bare = self.training, self.model.network
+        training, self.unwrapped = self.training, self.model.network
         if training.ema_decay > 0.0 and self.sharded:
             raise ConfigError(
                 'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
             )
         if training.ema_decay > 0.0:
-            self.ema = make_average(self.bare, training.ema_decay)
-        self.optimizer = make_optimizer(training, [p for p in self.bare.parameters() if p.requires_grad])
+            self.ema = make_average(self.unwrapped, training.ema_decay)
+        self.optimizer = make_optimizer(training, [p for p in self.unwrapped.parameters() if p.requires_grad])
         self.scheduler = make_scheduler(training, self.optimizer)
         if training.compile:
-            self.bare.compile()
+            self.unwrapped.compile()
         self._wrapped = self.optimizer
         if self._plain:
-            self.model.network = self.accelerator.prepare(self.bare)
+            self.model.network = self.accelerator.prepare(self.unwrapped)
         else:
-            self.model.network, self._wrapped = self.accelerator.prepare(self.bare, self.optimizer)
+            self.model.network, self._wrapped = self.accelerator.prepare(self.unwrapped, self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         # A fused optimiser leaves the weights alone by itself where it is told to; reading a number of a device waits.
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
@@ -106,18 +106,18 @@ class Loop:
         """Whether each process has a part of the weights only."""
         return self.training.parallel == "fsdp"
 
-    def whole_tensor(self, value: Tensor) -> Tensor:
+    def full_tensor(self, value: Tensor) -> Tensor:
         """A number of all weights, which each process may have a part of."""
         if not self.sharded:
             return value
-        from bfn_toolkit.parallel.sharding import whole_tensor
+        from bfn_toolkit.parallel.sharding import full_tensor
 
-        return whole_tensor(value)
+        return full_tensor(value)
 
     @property
     def network(self) -> nn.Module:
         """The network to sample from: the average of the weights, where there is one."""
-        return self.bare if self.ema is None else self.ema.module
+        return self.unwrapped if self.ema is None else self.ema.module
 
     @property
     def lr(self) -> float:
@@ -135,20 +135,20 @@ class Loop:
         """
         loss = self.gradients(batch, step)
         clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
-        norm = self.whole_tensor(clip(self.parameters, self.training.clip_norm))
+        norm = self.full_tensor(clip(self.parameters, self.training.clip_norm))
         if self._guards:
             self._wrapped.found_inf = (~torch.isfinite(loss + norm)).float()
         elif self.accelerator.scaler is None:
             numbers = float(loss), float(norm)
             if not all(map(math.isfinite, numbers)):
                 raise NonFiniteStep(step, *numbers)
-        self.whole = False
+        self.between_steps = False
         self._wrapped.step()
         if self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.bare)
-        self.whole = True
+            self.ema.update_parameters(self.unwrapped)
+        self.between_steps = True
         return loss, norm
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
@@ -165,12 +165,12 @@ class Loop:
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes, and the batch is all of theirs together.
-                loss = loss * processes.count() if processes.count() > 1 else loss
+                loss = loss * processes.world_size() if processes.world_size() > 1 else loss
                 if self.accelerator.scaler is None:
                     loss.backward()  # type: ignore[no-untyped-call]
                 else:
                     self.accelerator.backward(loss)
-        return processes.total(total)
+        return processes.all_reduce_sum(total)
 
     def shares(self, n: int) -> list[tuple[int, int]]:
         """First row, and the one after the last, of each piece that this process has of a batch of n rows.
@@ -178,7 +178,7 @@ class Loop:
         Raises:
             ConfigError: If a process would have none.
         """
-        pieces, world, rank = self.training.accumulate, processes.count(), processes.rank()
+        pieces, world, rank = self.training.accumulate, processes.world_size(), processes.rank()
         if n < pieces * world:
             raise ConfigError(
                 f"a batch of {n} rows cannot be shared by {world} processes in {pieces} pieces; "
@@ -190,36 +190,36 @@ class Loop:
     def checksum(self) -> float:
         """A number that changes with the weights."""
         with torch.no_grad():
-            return float(torch.stack([self.whole_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
+            return float(torch.stack([self.full_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers of the network to sample from, on the CPU; all processes come here together."""
         if self.sharded:
-            from bfn_toolkit.parallel.sharding import whole_weights
+            from bfn_toolkit.parallel.sharding import full_weights
 
-            return whole_weights(self.bare)
+            return full_weights(self.unwrapped)
         return cpu_state(self.network.state_dict())
 
     def checkpoint(
         self, step: int, state: Mapping[str, Any], valid_loss: float | None, facts: Mapping[str, Any]
     ) -> Checkpoint:
-        """The state after a step; ``state`` and ``facts`` are what the caller wants kept besides.
+        """The state after a step; ``state`` and ``metadata`` are what the caller wants kept besides.
 
         All processes come here together where they share the weights.
         """
         if self.sharded:
-            from bfn_toolkit.parallel.sharding import whole_optimizer
+            from bfn_toolkit.parallel.sharding import full_optimizer
 
             weights = self.weights()
-            tensors, plain = flatten(whole_optimizer(self.bare, self.optimizer))
+            tensors, plain = flatten(full_optimizer(self.unwrapped, self.optimizer))
         else:
-            weights = cpu_state(self.bare.state_dict())
+            weights = cpu_state(self.unwrapped.state_dict())
             tensors, plain = flatten(self.optimizer.state_dict())
         scaler = self.accelerator.scaler
         return Checkpoint(
             step=step,
             weights=weights,
-            average=None if self.ema is None else cpu_state(self.ema.module.state_dict()),
+            ema=None if self.ema is None else cpu_state(self.ema.module.state_dict()),
             optimizer=tensors,
             state={
                 **state,
@@ -241,18 +241,18 @@ class Loop:
         """
         optimizer = unflatten(checkpoint.optimizer, checkpoint.state["optimizer"])
         if self.sharded:
-            from bfn_toolkit.parallel.sharding import load_whole
+            from bfn_toolkit.parallel.sharding import load_full
 
-            load_whole(self.bare, self.optimizer, checkpoint.weights, optimizer)
+            load_full(self.unwrapped, self.optimizer, checkpoint.weights, optimizer)
         else:
-            self.bare.load_state_dict(checkpoint.weights)
+            self.unwrapped.load_state_dict(checkpoint.weights)
             self.optimizer.load_state_dict(optimizer)
         if schedule and self.scheduler is not None:
             self.scheduler.load_state_dict(unflatten({}, checkpoint.state["scheduler"]))
         elif not schedule:
             self._reschedule(checkpoint.step)
-        if self.ema is not None and checkpoint.average is not None:
-            self.ema.module.load_state_dict(checkpoint.average)
+        if self.ema is not None and checkpoint.ema is not None:
+            self.ema.module.load_state_dict(checkpoint.ema)
             self.ema.n_averaged.fill_(checkpoint.state["averaged"])
         if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])

@@ -36,14 +36,14 @@ from bfn_toolkit.runs.checkpoints import CHECKPOINTS, Checkpoint, find_checkpoin
 from bfn_toolkit.runs.conditions import warn_of_unread
 from bfn_toolkit.runs.directory import EXPERIMENT, check_out, cut_metrics, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
-from bfn_toolkit.runs.provenance import HARMLESS, departures, environment, fingerprint, providers
+from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, changed_settings, environment, fingerprint, providers
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
 from bfn_toolkit.storage.files import write_atomically
 from bfn_toolkit.storage.folders import sweep
 from bfn_toolkit.storage.locks import locked
-from bfn_toolkit.training.metrics import Callback, Journal, start_trackers
+from bfn_toolkit.training.metrics import Callback, MetricsLogger, start_trackers
 from bfn_toolkit.training.nonfinite import explained
-from bfn_toolkit.training.step import Loop, NonFiniteStep
+from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 from bfn_toolkit.training.validation import Validation
 
 READ_EVERY = 20  # steps between two looks at the losses
@@ -65,8 +65,8 @@ def train(
         experiment: What to train, on what, and how.
         out: Run directory to make; None to keep everything in memory.
         force: Replace the run that is in ``out``.
-        callbacks: Functions that are called now and then with a :class:`Moment`; one that fails three times is not
-            called any more.
+        callbacks: Functions that are called now and then with a :class:`TrainingEvent`; one that fails three times is
+            not called any more.
     Returns:
         The run: its model, ready to sample, and its metrics.
     Raises:
@@ -77,7 +77,7 @@ def train(
         Interrupted: If a signal asks to stop; what was done is then saved.
     """
     folder = None if out is None else Path(out)
-    if folder is not None and processes.first():
+    if folder is not None and processes.is_main_process():
         check_out(folder, force=force, dataset=experiment.dataset)
     return _Training(experiment, folder, callbacks).run()
 
@@ -96,7 +96,7 @@ def resume(
     Arguments:
         path: The run directory.
         overrides: Options of the experiment to change, as the command line has them; only with ``allow_inexact``, but
-            for those that change nothing in the numbers (:data:`~bfn_toolkit.runs.provenance.HARMLESS`).
+            for those that change nothing in the numbers (:data:`~bfn_toolkit.runs.provenance.RESUME_SAFE_OPTIONS`).
         allow_inexact: Go on even where machine, versions, processes, data or options are others; it is recorded.
         allow_nonfinite: Take weights that are NaN or infinite.
         allow_plugin_mismatch: Take plugins of another major version.
@@ -107,7 +107,9 @@ def resume(
     folder = Path(path)
     experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
     if overrides:
-        if not allow_inexact and not all(name.removeprefix("training.") in HARMLESS for name, _ in overrides):
+        if not allow_inexact and not all(
+            name.removeprefix("training.") in RESUME_SAFE_OPTIONS for name, _ in overrides
+        ):
             names = ", ".join(f"--{name}" for name, _ in overrides)
             raise ConfigError(f"{names} would make it another run than the one in {folder}; give --allow-inexact too")
         experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
@@ -131,11 +133,11 @@ class _Training:
     seconds: float = 0.0
     inexact: list[Any] = attrs.field(factory=list)
     # What is made for the run:
-    loop: Loop = attrs.field(init=False)
+    train_step: TrainStep = attrs.field(init=False)
     model: BFN = attrs.field(init=False)
     data: Batch = attrs.field(init=False)
     validation: Validation = attrs.field(init=False)
-    journal: Journal = attrs.field(init=False)
+    metrics_logger: MetricsLogger = attrs.field(init=False)
     origin: dict[str, Any] = attrs.field(init=False)
     seen: dict[str, Any] = attrs.field(init=False)  # of each condition, to go with the weights
     # What has not been read or written yet:
@@ -149,7 +151,7 @@ class _Training:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.loop.accelerator.device)
+        return torch.device(self.train_step.accelerator.device)
 
     def run(self) -> Run:
         with ExitStack() as scope:
@@ -158,19 +160,19 @@ class _Training:
                 self._open(scope, self.folder)
                 scope.enter_context(signals.listening())
             if self.training.trackers:
-                tracker = start_trackers(self.loop.accelerator, self.experiment)
-                scope.callback(self.loop.accelerator.end_training)
-                self.journal.callbacks = [*self.callbacks, tracker]
+                tracker = start_trackers(self.train_step.accelerator, self.experiment)
+                scope.callback(self.train_step.accelerator.end_training)
+                self.metrics_logger.callbacks = [*self.callbacks, tracker]
             self._train(time.monotonic() - self.seconds)
-            kind = "raw" if self.loop.ema is None else "average"
+            kind = "raw" if self.train_step.ema is None else "ema"
             if self.folder is not None:
-                weights = self.loop.weights()
-                if processes.first():
+                weights = self.train_step.weights()
+                if processes.is_main_process():
                     facts = {**describe(self.experiment, self.step), "training_seconds": round(self.seconds, 3)}
                     facts["conditions"] = self.seen
                     save_model(self.folder, weights, facts)
-            processes.wait()
-        metrics = tuple(json.loads(json.dumps(self.journal.history)))
+            processes.barrier()
+        metrics = tuple(json.loads(json.dumps(self.metrics_logger.history)))
         return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
 
     def _prepare(self) -> None:
@@ -182,38 +184,38 @@ class _Training:
             if not len(rows):
                 raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
-        if processes.first():
+        if processes.is_main_process():
             warn_of_unread(experiment.network, self.data.condition)
         data = fingerprint(self.data, valid)
-        processes.agree("data", data, self.step)
+        processes.check_in_sync("data", data, self.step)
         self.origin = {"environment": environment(accelerator.device), "data": data}
         self.seen = {name: attrs.asdict(seen) for name, seen in seen_in(self.data.condition).items()}
         if not self.training.workers:
             self.data = self.data.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
-        self.loop = Loop(model, experiment.loss, self.training, experiment.seed, accelerator)
-        self.loop.shares(min(len(self.data), self.training.batch_size))
-        self.model = BFN(experiment.family, self.loop.network)
+        self.train_step = TrainStep(model, experiment.loss, self.training, experiment.seed, accelerator)
+        self.train_step.shares(min(len(self.data), self.training.batch_size))
+        self.model = BFN(experiment.family, self.train_step.network)
         self.model.builder = experiment.network
-        self.validation = Validation(self.loop, self.model, valid.to(accelerator.device))
-        self.journal = Journal(self.model, self.folder, self.callbacks)
+        self.validation = Validation(self.train_step, self.model, valid.to(accelerator.device))
+        self.metrics_logger = MetricsLogger(self.model, self.folder, self.callbacks)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
         """Takes hold of the run directory, and takes over the state in it, or clears it."""
-        if processes.first():
+        if processes.is_main_process():
             make_folder(folder)
             scope.enter_context(locked(folder))
             if not self.resumed:
                 start_run(folder, self.experiment)
             sweep(folder)
             sweep(folder / CHECKPOINTS)
-        processes.wait()
+        processes.barrier()
         if self.resumed:
             self._restore(folder)
-        if processes.first():
-            self.journal.history = list(cut_metrics(folder, self.step, self.validation.step))
+        if processes.is_main_process():
+            self.metrics_logger.history = list(cut_metrics(folder, self.step, self.validation.step))
 
     def _restore(self, folder: Path) -> None:
         listed, passed = find_checkpoint(folder)
@@ -221,9 +223,9 @@ class _Training:
             processes.warn(f"passed over: {fault}")
         if listed is None:  # stopped before the first: the start is as good
             return
-        average = self.loop.ema is not None
+        average = self.train_step.ema is not None
         checkpoint = load_checkpoint(
-            listed.path, self.loop.bare.state_dict(), average, allow_nonfinite=self.allow_nonfinite
+            listed.path, self.train_step.unwrapped.state_dict(), average, allow_nonfinite=self.allow_nonfinite
         )
         try:
             self._take(checkpoint, folder)
@@ -234,20 +236,20 @@ class _Training:
 
     def _take(self, checkpoint: Checkpoint, folder: Path) -> None:
         state, mapping = checkpoint.state, self.experiment.to_mapping()
-        differs = departures(state, {**self.origin, "experiment": mapping})
+        differs = changed_settings(state, {**self.origin, "experiment": mapping})
         if differs and not self.allow_inexact:
             raise RunDirectoryError(
                 f"{folder} cannot be resumed to the same bits, because of other {'; '.join(differs)}. "
                 "Make it as it was, or give --allow-inexact to go on all the same, which is recorded"
             )
         before, now = state["experiment"]["training"], mapping["training"]
-        self.loop.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
+        self.train_step.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
         self.step = self._saved = checkpoint.step
         self.seconds, self.inexact = state["seconds"], state["inexact"]
         self.validation.restore(state)
         if differs:
             self.inexact.append({"step": self.step, "differs": differs})
-        if processes.first() and state["experiment"] != mapping:
+        if processes.is_main_process() and state["experiment"] != mapping:
             write_atomically(folder / EXPERIMENT, self.experiment.to_toml())
 
     def _train(self, start: float) -> None:
@@ -267,7 +269,7 @@ class _Training:
             if stop or save or due or self.step % READ_EVERY == 0:
                 self._read()
             if _divides(AGREE_EVERY, self.step):
-                processes.agree("weights", self.loop.checksum(), self.step)
+                processes.check_in_sync("weights", self.train_step.checksum(), self.step)
             self.seconds = time.monotonic() - start
             improved = False
             if not stop:
@@ -294,17 +296,17 @@ class _Training:
         return (batch.to(self.device) for batch in fetched)
 
     def _step(self, batch: Batch) -> None:
-        lr = self.loop.lr
+        lr = self.train_step.lr
         try:
-            loss, norm = self.loop.step(batch, self.step + 1)
+            loss, norm = self.train_step.step(batch, self.step + 1)
         except Exception as error:
             self._read()
-            if self.loop.whole:  # the step was not begun: what was done before it need not be lost
+            if self.train_step.between_steps:  # the step was not begun: what was done before it need not be lost
                 with suppress(ResourceError):
-                    self._save(alone=not self.loop.sharded)
+                    self._save(alone=not self.train_step.sharded)
                 self._tell()
             if isinstance(error, NonFiniteStep):
-                raise explained(error, self.loop, self.experiment, self.data, self.folder) from error
+                raise explained(error, self.train_step, self.experiment, self.data, self.folder) from error
             raise
         self.step += 1
         self.validation.loss = None
@@ -318,14 +320,14 @@ class _Training:
         self._unread = []
         for step, lr, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True):
             # A scaler lets gradients of half precision overflow now and then, and makes no step of them.
-            if not math.isfinite(loss) or not (math.isfinite(norm) or self.loop.accelerator.scaler):
+            if not math.isfinite(loss) or not (math.isfinite(norm) or self.train_step.accelerator.scaler):
                 error = NonFiniteStep(step, loss, norm)
-                raise explained(error, self.loop, self.experiment, self.data, self.folder)
-            self.journal.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
+                raise explained(error, self.train_step, self.experiment, self.data, self.folder)
+            self.metrics_logger.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
 
     def _tell(self) -> None:
-        if self.journal.tell(self.step):
-            self.loop.model.train()
+        if self.metrics_logger.tell(self.step):
+            self.train_step.model.train()
 
     def _validated_if_due(self) -> tuple[bool, int]:
         """Whether a validation that was due is the best so far, and the signal that ended it, or 0."""
@@ -333,15 +335,15 @@ class _Training:
             best = self.validation.best
             if self.validation.due(self.step):
                 self._read()  # first, for a signal can end the validation
-                self.journal.record(self.validation.take(self.step))
+                self.metrics_logger.record(self.validation.take(self.step))
             return self.validation.best < best, 0
         except Interrupted as request:
             return False, int(request.number)
 
     def _signals(self) -> tuple[int, bool]:
         """The signal that asked any process to stop, and whether one asked to save."""
-        stop = processes.most(int(signals.pending() or 0), self.device)
-        return stop, bool(processes.most(int(signals.take_save()), self.device))
+        stop = processes.all_reduce_max(int(signals.pending() or 0), self.device)
+        return stop, bool(processes.all_reduce_max(int(signals.take_save()), self.device))
 
     def _stop(self, number: signal.Signals) -> None:
         self._save(last=True)
@@ -354,10 +356,12 @@ class _Training:
         """
         if self.folder is None:
             return
-        saved = int(processes.first() and self._saved == self.step)  # the one that writes knows, and tells the others
-        if saved if alone else processes.most(saved, self.device):
+        saved = int(
+            processes.is_main_process() and self._saved == self.step
+        )  # the one that writes knows, and tells the others
+        if saved if alone else processes.all_reduce_max(saved, self.device):
             return
-        if processes.first() or self.loop.sharded:
+        if processes.is_main_process() or self.train_step.sharded:
             state = {
                 **self.origin,
                 "experiment": self.experiment.to_mapping(),
@@ -370,9 +374,9 @@ class _Training:
                 "plugins": providers(self.experiment),
                 "conditions": self.seen,
             }
-            checkpoint = self.loop.checkpoint(self.step, state, self.validation.loss, facts)
+            checkpoint = self.train_step.checkpoint(self.step, state, self.validation.loss, facts)
             try:
-                if processes.first():
+                if processes.is_main_process():
                     save_checkpoint(self.folder, checkpoint, self.training.keep)
                 self._failures = 0
                 self._saved = self.step
@@ -382,7 +386,7 @@ class _Training:
                     raise
                 processes.warn(f"step {self.step} is not saved: {error}")
         if not alone:
-            processes.wait()
+            processes.barrier()
 
 
 def _divides(every: int, step: int) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.evaluation.likelihood import Estimate
-from bfn_toolkit.sampling.chunks import in_blocks
-from bfn_toolkit.training.step import Loop
+from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.training.step import TrainStep
 
 VALIDATION_ROWS = 256  # of a block
 
@@ -35,7 +35,7 @@ class Validation:
         since_best: Validations since then.
     """
 
-    loop: Loop
+    train_step: TrainStep
     model: BFN
     rows: Batch
     step: int = 0
@@ -45,8 +45,8 @@ class Validation:
 
     def due(self, step: int) -> bool:
         """Whether a step, or the end of the training, calls for a validation that is not done."""
-        every = self.loop.training.validate_every
-        return self.step != step and every > 0 and (step % every == 0 or step == self.loop.training.steps)
+        every = self.train_step.training.validate_every
+        return self.step != step and every > 0 and (step % every == 0 or step == self.train_step.training.steps)
 
     def take(self, step: int) -> dict[str, Any]:
         """Validates at a step; returns its metrics."""
@@ -62,22 +62,22 @@ class Validation:
     @torch.no_grad()
     def losses(self) -> Tensor:
         """Loss of each row."""
-        model, n, device = self.model.eval(), len(self.rows), torch.device(self.loop.accelerator.device)
+        model, n, device = self.model.eval(), len(self.rows), torch.device(self.train_step.accelerator.device)
 
         def price(block: int) -> Tensor:
             first = block * VALIDATION_ROWS
             rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.loop.loss(model, rows.x, **rows.condition)
+            return self.train_step.loss(model, rows.x, **rows.condition)
 
-        key = (self.loop.seed, "validation")
-        losses: Tensor = in_blocks(n, VALIDATION_ROWS, price, key, device)
-        self.loop.model.train()
+        key = (self.train_step.seed, "validation")
+        losses: Tensor = map_chunks(n, VALIDATION_ROWS, price, key, device)
+        self.train_step.model.train()
         return losses
 
     @property
     def lost_patience(self) -> bool:
         """Whether the best is longer ago than the training has patience for."""
-        return 0 < self.loop.training.patience <= self.since_best
+        return 0 < self.train_step.training.patience <= self.since_best
 
     @property
     def state(self) -> dict[str, Any]:

@@ -63,11 +63,11 @@ class ResidualMLPModule(nn.Module):
     def __init__(self, config: "ResidualMLP", io: NetworkIO) -> None:
         super().__init__()
         size, width = math.prod(io.site_shape), config.width
-        self.raw = io.raw
+        self.raw = io.out_features
         self.time = TimeEmbedding(config.frequencies)
-        self.first = nn.Linear(size * io.features, width)
+        self.first = nn.Linear(size * io.in_features, width)
         self.blocks = nn.ModuleList(Block(width, 2 * config.frequencies) for _ in range(config.depth))
-        self.last = nn.Linear(width, size * io.raw)
+        self.last = nn.Linear(width, size * io.out_features)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

@@ -224,11 +224,11 @@ class SpherePoints(ChannelFamily[SphereParams]):
         """The vectors themselves."""
         return x.unsqueeze(-1)
 
-    def channel(self, params: SphereParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: SphereParams) -> tuple[Tensor, Tensor]:
         """The beliefs are the coordinates."""
         return params.v.unsqueeze(-1), params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> SphereParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> SphereParams:
         """The coordinates are the beliefs."""
         return SphereParams(v.squeeze(-1), accuracy)
 

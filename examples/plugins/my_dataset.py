@@ -45,7 +45,7 @@ class Ising(Dataset):
         return (self.spins,)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Options of the family and the network that follow from the data."""
         return {"site_shape": self.site_shape, "conditions": ("first",) if self.given_first else ()}
 

@@ -68,17 +68,17 @@ class Spins(ChannelFamily[SpinParams]):
     @property
     def network_io(self) -> NetworkIO:
         """One feature and one raw number for each spin."""
-        return NetworkIO(self.site_shape, features=1, raw=1)
+        return NetworkIO(self.site_shape, in_features=1, out_features=1)
 
     def embed(self, x: Tensor) -> Tensor:
         """phi(x) = x."""
         return x.unsqueeze(-1)
 
-    def channel(self, params: SpinParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: SpinParams) -> tuple[Tensor, Tensor]:
         """The beliefs are the coordinates of the channel."""
         return params.v.unsqueeze(-1), params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> SpinParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> SpinParams:
         """The coordinates of the channel are the beliefs."""
         return SpinParams(v.squeeze(-1), accuracy)
 

@@ -19,9 +19,9 @@ class TinyMLPModule(nn.Module):
     def __init__(self, config: "TinyMLP", io: NetworkIO) -> None:
         super().__init__()
         sites = math.prod(io.site_shape)
-        self.raw, self.conditions = io.raw, config.conditions
-        self.first = nn.Linear(sites * io.features + 1 + len(config.conditions), config.width)
-        self.last = nn.Linear(config.width, sites * io.raw)
+        self.raw, self.conditions = io.out_features, config.conditions
+        self.first = nn.Linear(sites * io.in_features + 1 + len(config.conditions), config.width)
+        self.last = nn.Linear(config.width, sites * io.out_features)
 
     def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""

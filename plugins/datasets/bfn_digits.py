@@ -58,7 +58,7 @@ class Digits(Dataset):
     (torch.Size([299, 8, 8]), tensor([5, 1, 7, 3, 9]))
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": {"name": "gaussian", "head": "discretised"},
         "network": {"name": "mlp", "dropout": 0.1},
         "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
@@ -76,12 +76,12 @@ class Digits(Dataset):
         return (8, 8)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Site shape, number of labels, and the number of classes or of bins with the mean square of the data."""
-        facts: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
+        metadata: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
         if self.pixels == "bins":
-            return {**facts, "bins": LEVELS, "data_variance": 0.635435}
-        return {**facts, "classes": LEVELS if self.pixels == "classes" else 2}
+            return {**metadata, "bins": LEVELS, "data_variance": 0.635435}
+        return {**metadata, "classes": LEVELS if self.pixels == "classes" else 2}
 
     def split(self, name: Split) -> Batch:
         """The images of a split, and their labels."""

@@ -102,7 +102,7 @@ class GaussianMixture(Dataset):
         return (self._means.shape[1],)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Site shape, and the mean square of the data."""
         squares = self._means.square().mean(1) + self._stds.square()
         variance = float((self._log_weights.exp() * squares).sum())

@@ -45,7 +45,7 @@ class Markov(Dataset):
     tensor([-3.1011], dtype=torch.float64)
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": "categorical",
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
@@ -95,7 +95,7 @@ class Markov(Dataset):
         return (self.length,)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Site shape and number of classes."""
         return {"site_shape": self.site_shape, "classes": self.classes}
 

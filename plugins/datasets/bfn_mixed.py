@@ -49,7 +49,7 @@ class Mixed(Dataset):
     {'position': (torch.float32, (40000, 2)), 'type': (torch.int64, (40000, 1)), 'angle': (torch.float32, (40000, 1))}
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": "product",
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
@@ -69,7 +69,7 @@ class Mixed(Dataset):
         return {"position": (2,), "type": (1,), "angle": (1,)}
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """The parts of a product family for these data."""
         resultant = 1.0 - float(self._direction(torch.zeros(1, dtype=torch.int64)).variance)
         # E |c + r e|^2 = R^2 + r^2 + 2 R r E cos(a - m), over two coordinates.

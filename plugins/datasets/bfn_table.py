@@ -106,7 +106,7 @@ class Table(Columns):
             "none" for the numbers as they are.
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
     }
@@ -142,7 +142,7 @@ class ClassesTable(Columns):
         classes: Number K of classes; by default one more than the largest in the file.
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": "categorical",
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
@@ -177,9 +177,9 @@ def _table(dataset: Table, _: Fingerprint) -> TableContent:
     shift, scale = _scaling(dataset, data, x[splits["train"]])
     x = x.sub_(shift).div_(scale).float()
     _warn_of_repeats(dataset, x)
-    facts: dict[str, object] = {"data_variance": float(x[splits["train"]].double().square().mean()) or 1.0}
+    metadata: dict[str, object] = {"data_variance": float(x[splits["train"]].double().square().mean()) or 1.0}
     condition, more = _condition(dataset, label, whole, splits["train"])
-    return TableContent(Batch(x, condition), splits, {**facts, **more}, shift, scale)
+    return TableContent(Batch(x, condition), splits, {**metadata, **more}, shift, scale)
 
 
 def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class Text(FileDataset):
         seed: Of the splits.
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": "categorical",
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},

@@ -42,7 +42,7 @@ class Torus(Dataset):
     torch.Size([40000, 2])
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "family": "circle",
         "network": {"name": "mlp", "depth": 2},
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},

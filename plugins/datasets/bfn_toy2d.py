@@ -92,7 +92,7 @@ class Toy2d(Dataset):
     torch.Size([90, 2])
     """
 
-    recipe: ClassVar[Mapping[str, object]] = {
+    default_config: ClassVar[Mapping[str, object]] = {
         "training": {"steps": 8000, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
     }
 
@@ -114,7 +114,7 @@ class Toy2d(Dataset):
         return (2,)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Site shape, and the mean square of the data."""
         if self.shape == "checkerboard":
             spread = 1.0 / 3.0  # each coordinate is uniform in [-1, 1]

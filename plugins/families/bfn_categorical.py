@@ -216,15 +216,15 @@ class Categorical(ChannelFamily[CategoricalParams]):
         """The one-hot code."""
         return one_hot(x, self.classes).to(torch.get_default_dtype())
 
-    def channel(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
         """v, and B = K beta."""
         return params.logits, self.classes * params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
         """v, and beta = B / K."""
         return CategoricalParams(v, accuracy / self.classes)
 
-    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+    def snr(self, alpha: Tensor) -> Tensor:
         """K alpha."""
         return self.classes * alpha
 
@@ -286,7 +286,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
         error = p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
         return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
-    def message_price(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
         r"""Eq. 190 with what all components share left out, and a control variate for the noise at small accuracies.
 
         .. math:: -E \ln \sum_k p_k e^{d_k}, \quad d_k = y_k - y_x, \quad E \sum_k p_k d_k = -\alpha K (1 - p_x)
@@ -294,7 +294,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
         The sum is the first order of the logarithm; its share e^(-alpha K) vanishes where that tells nothing.
         """
         if not isinstance(output, Finite):
-            return super().message_price(x, output, alpha, samples)
+            return super().step_loss(x, output, alpha, samples)
         log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
         p = log_p.exp()
         told = expand(alpha, x) * self.classes

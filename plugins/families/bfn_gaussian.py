@@ -274,17 +274,17 @@ class Gaussian(ChannelFamily[GaussianParams]):
         """The output's mean."""
         return output.mean.unsqueeze(-1)
 
-    def channel(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
         """v = rho mu, B = rho - 1."""
         v = params.mean * expand(params.precision, params.mean)
         return v.unsqueeze(-1), params.precision - 1.0
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> GaussianParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> GaussianParams:
         """mu = v / (1 + B), rho = 1 + B."""
         precision, v = accuracy + 1.0, v.squeeze(-1)
         return GaussianParams(v / expand(precision, v), precision)
 
-    def from_signal(self, w: Tensor, q: float) -> GaussianParams:
+    def from_scaled(self, w: Tensor, q: float) -> GaussianParams:
         """mu = w q / (1 + q^2), in one pass."""
         rho = 1.0 + q * q
         precision = torch.full((len(w),), rho, device=w.device, dtype=w.dtype)

@@ -107,9 +107,9 @@ class Direction(Delta):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats per example, of concentration tolerance^-2."""
-        if self.tolerance is None:
+        if self.std is None:
             return super().log_prob(x)
-        return von_mises(unit(self.value) / self.tolerance**2).log_prob(x)
+        return von_mises(unit(self.value) / self.std**2).log_prob(x)
 
 
 @guide.register

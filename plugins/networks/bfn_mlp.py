@@ -34,16 +34,16 @@ class MLPModule(nn.Module):
     def __init__(self, config: MLP, io: NetworkIO) -> None:
         super().__init__()
         size, width = math.prod(io.site_shape), config.width
-        self.raw, self.labels, self.label_dropout = io.raw, config.labels, config.label_dropout
+        self.raw, self.labels, self.label_dropout = io.out_features, config.labels, config.label_dropout
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
-        self.first = nn.Linear(size * io.features + 2 * WAVES, width)
+        self.first = nn.Linear(size * io.in_features + 2 * WAVES, width)
         self.label = nn.Embedding(config.labels + 1, width) if config.labels else None
         dropout = [nn.Dropout(config.dropout)] if config.dropout else []
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), *dropout, nn.Linear(width, width))
             for _ in range(config.depth)
         )
-        self.last = nn.Linear(width, size * io.raw)
+        self.last = nn.Linear(width, size * io.out_features)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

@@ -34,10 +34,10 @@ class SirenModule(nn.Module):
             raise ValueError(
                 f"channels={config.channels} needs data of shape (..., {config.channels}), not {io.site_shape}"
             )
-        widths = [size * io.features + 1, *[config.width] * config.depth]
+        widths = [size * io.in_features + 1, *[config.width] * config.depth]
         self.hidden = nn.ModuleList(nn.Linear(i, o, config.bias) for i, o in pairwise(widths))
-        self.last = nn.Linear(config.width, size * io.raw, config.bias)
-        self.raw = io.raw
+        self.last = nn.Linear(config.width, size * io.out_features, config.bias)
+        self.raw = io.out_features
         for layer in [*self.hidden, self.last]:
             first = layer is self.hidden[0]
             limit = 0.5 if first else math.sqrt(6 / config.width) / config.bandwidth

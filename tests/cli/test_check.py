@@ -64,7 +64,7 @@ def test_a_part_that_needs_a_file_leaves_its_namesake_to_be_checked(capsys: pyte
 
 @pytest.mark.parametrize("subject", ["author.py:broken", "author.py:Broken", "author:broken"])
 def test_a_broken_family_is_told_its_law(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
-    law = "loss-rate-is-the-limit-of-the-price"
+    law = "loss-rate-is-the-limit-of-the-step-loss"
     assert main(["check", subject, "--law", law, "--law", "steps-telescope"]) == 1
     out = capsys.readouterr().out
     assert f"{law} does not hold" in out
@@ -74,7 +74,7 @@ def test_a_broken_family_is_told_its_law(subject: str, capsys: pytest.CaptureFix
 
 
 def test_a_break_that_is_expected_passes_and_one_that_is_mended_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    law = "loss-rate-is-the-limit-of-the-price"
+    law = "loss-rate-is-the-limit-of-the-step-loss"
     options = ["--law", law, "--expect", f"{law}=half is missing"]
     assert main(["check", "author.py:broken", *options]) == 0
     assert "broken as expected: half is missing" in " ".join(capsys.readouterr().out.split()).replace(" │", "")
@@ -150,7 +150,7 @@ def test_pytest_needs_no_test_file(folder: Path) -> None:
     assert passed["status"] == 0, passed["out"]
     assert "14 passed" in passed["out"]  # seven laws of schedules, two examples
     assert failed["status"] == 1
-    assert "loss-rate-is-the-limit-of-the-price does not hold" in failed["out"]
+    assert "loss-rate-is-the-limit-of-the-step-loss does not hold" in failed["out"]
     assert "1 failed, 1 passed" in failed["out"]
     assert misused["status"] == 4
     assert "Did you mean 'gaussian'" in misused["err"]

@@ -162,7 +162,7 @@ def test_every_part_can_be_replaced_by_name() -> None:
         "0.9",
     ]
     assert main(["train", "--out", "run", "--no-report", *SMALL, *options]) == 0
-    assert json.loads(Path("run/model.json").read_text())["weights"] == "average"
+    assert json.loads(Path("run/model.json").read_text())["weights"] == "ema"
     assert type(load_run("run").family.head).__name__ == "NoiseHead"
 
 

@@ -59,7 +59,7 @@ class Bumps(Dataset):
             raise ZeroDivisionError("division by zero")
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         return {"site_shape": (1,), "variance": 0.25, "classes": 3}
 
 

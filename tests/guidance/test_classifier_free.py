@@ -155,8 +155,8 @@ def test_guidance_works_in_smaller_portions() -> None:
     bfn, label = network(Gaussian((2,))), LABEL
     whole = draw(Guided(bfn, 2.0), label=label)
     guided = Guided(bfn, 2.0)
-    assert guided.shrink()
-    assert bfn.at_once is not None
+    assert guided.halve_micro_batch()
+    assert bfn.micro_batch is not None
     assert same(draw(guided, label=label), whole)
 
 

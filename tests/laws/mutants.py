@@ -23,9 +23,9 @@ from bfn_toolkit import (
     GeometricSchedule,
     NetworkIO,
     Output,
-    Path,
     QuadraticSchedule,
     SamplerState,
+    SolverPath,
     Split,
     as_shape,
     expand,
@@ -251,7 +251,7 @@ class StandardDeviationForVariance(Gaussian):
 
 
 @rejected_by(
-    "loss-rate-is-the-limit-of-the-price",
+    "loss-rate-is-the-limit-of-the-step-loss",
     published="MaximeRobeyns bfn.py:138: the norm of the error where the loss has its square",
 )
 class UnsquaredNorm(Circle):
@@ -260,7 +260,7 @@ class UnsquaredNorm(Circle):
 
 
 @rejected_by(
-    "loss-rate-is-the-limit-of-the-price",
+    "loss-rate-is-the-limit-of-the-step-loss",
     published="thorinf get_alpha, ChemBFN calc_cts_alpha: a factor 1/2 lost between rate and loss",
 )
 class LostHalf(Circle):
@@ -269,7 +269,7 @@ class LostHalf(Circle):
 
 
 @rejected_by(
-    "loss-rate-is-the-limit-of-the-price",
+    "loss-rate-is-the-limit-of-the-step-loss",
     published="ChemBFN model.py:691: the mean over the classes too, 1/K of the loss",
 )
 class MeanOverClasses(Classes):
@@ -307,7 +307,7 @@ class EmptyBins(Classes):
 
 
 @rejected_by(
-    "mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-price", "gradients-are-finite", bins=5
+    "mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-step-loss", "gradients-are-finite", bins=5
 )
 class EmbeddingOfTheMode(Circle):
     def mean_embedding(self, output: Output) -> Tensor:
@@ -316,14 +316,14 @@ class EmbeddingOfTheMode(Circle):
 
 @rejected_by("flow-is-a-gaussian-channel")
 class WrongUnit(Circle):
-    def channel_accuracy(self, alpha: Tensor) -> Tensor:
+    def snr(self, alpha: Tensor) -> Tensor:
         return 2.0 * alpha
 
 
 @rejected_by("channel-coordinates-round-trip")
 class SignalOfAnother(Circle):
-    def from_signal(self, w: Tensor, q: float) -> Told:
-        return Circle.from_signal(self, w, q * q)
+    def from_scaled(self, w: Tensor, q: float) -> Told:
+        return Circle.from_scaled(self, w, q * q)
 
 
 @rejected_by("receiver-is-the-mixture-of-senders", bins=5)
@@ -342,7 +342,7 @@ def _cheap(p: Cheap, q: Cheap) -> Tensor:
     return ((p.mean - q.mean) / p.stddev).square().flatten(1).sum(1)
 
 
-@rejected_by("message-price-is-a-divergence")
+@rejected_by("step-loss-is-a-divergence")
 class PriceWithoutTheHalf(Gaussian):
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
         return Cheap(Normal(x, expand(alpha.rsqrt(), x).expand_as(x), validate_args=False), x.ndim - 1)
@@ -411,7 +411,10 @@ class AddedTurns(AdditiveFamily[Direction]):
 
 
 rejected_by(
-    "flow-is-the-chain-of-updates", "information-is-conserved", "accuracies-add", "loss-rate-is-the-limit-of-the-price"
+    "flow-is-the-chain-of-updates",
+    "information-is-conserved",
+    "accuracies-add",
+    "loss-rate-is-the-limit-of-the-step-loss",
 )(AddedTurns)
 
 
@@ -423,7 +426,7 @@ class RateTimesStep(Circle):
 
 @rejected_by("channel-coordinates-round-trip", "flow-is-a-gaussian-channel")
 class MeanForNaturalParameter(Gaussian):
-    def channel(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: GaussianParams) -> tuple[Tensor, Tensor]:
         return params.mean.unsqueeze(-1), params.precision - 1.0
 
 
@@ -678,7 +681,7 @@ class AsksTwice(ByDefinition):
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
         return ODE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
 
 
@@ -687,7 +690,7 @@ class LateDrift(ODE1):
 class LooksBack(ODE2):
     """The slope with the wrong sign."""
 
-    def advance(self, path: Path, phi: Tensor, q: float, told: float) -> Path:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
         if path.phi is None:
             return ODE2.advance(self, path, phi, q, told)
         return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, told), phi=phi)

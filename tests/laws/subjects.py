@@ -71,10 +71,10 @@ class Circle(ChannelFamily[Told]):
     def embed(self, x: Tensor) -> Tensor:
         return on_the_circle(x)
 
-    def channel(self, params: Told) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: Told) -> tuple[Tensor, Tensor]:
         return params.v, params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> Told:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> Told:
         return Told(v, accuracy)
 
     def input(self, params: Told) -> Distribution:
@@ -189,10 +189,10 @@ class ResidualModule(nn.Module):
     def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
         super().__init__()
         size = math.prod(io.site_shape)
-        self.shape = (*io.site_shape, io.raw)
-        self.first = nn.Linear(size * io.features + 1, width)
+        self.shape = (*io.site_shape, io.out_features)
+        self.first = nn.Linear(size * io.in_features + 1, width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.last = nn.Linear(width, size * io.raw)
+        self.last = nn.Linear(width, size * io.out_features)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from bfn_toolkit.errors import OutOfStepError
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
 from bfn_toolkit.runs.directory import read_metrics
 from bfn_toolkit.runs.run import Run
-from bfn_toolkit.training.step import Loop
+from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import resume
 
 ROUNDING = 2e-6  # relative; measured 2e-7: sums in float32, in another order
@@ -79,7 +79,7 @@ def test_a_job_of_two_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert two_ranks(go_on) == two_ranks(whole) == [12, 12]
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     cut, not_cut = state_of(tmp_path / "cut"), state_of(tmp_path / "whole")
-    for name in ("weights.safetensors", "average.safetensors", "optimizer.safetensors"):
+    for name in ("weights.safetensors", "ema.safetensors", "optimizer.safetensors"):
         assert cut[name] == not_cut[name], name
 
 
@@ -105,16 +105,16 @@ def test_processes_whose_weights_went_apart_are_noticed(tmp_path: Path, monkeypa
     from bfn_toolkit.training import trainer
 
     monkeypatch.setattr(trainer, "AGREE_EVERY", 4)
-    step = Loop.step
+    step = TrainStep.step
 
-    def drifting(loop: Loop, batch: object, number: int) -> object:
+    def drifting(loop: TrainStep, batch: object, number: int) -> object:
         result = step(loop, batch, number)  # type: ignore[arg-type]
         if number == 2 and os.environ.get("RANK") == "1":
             with torch.no_grad():
                 loop.parameters[0][0] += 0.01
         return result
 
-    monkeypatch.setattr(Loop, "step", drifting)
+    monkeypatch.setattr(TrainStep, "step", drifting)
     for error in two_ranks(lambda rank: train(experiment(), tmp_path / "run")):
         assert isinstance(error, OutOfStepError)
         assert "same weights: process 0 has" in str(error)

@@ -21,15 +21,14 @@ from torch import nn
 
 from bfn_toolkit import Run, RunDirectoryError, train
 from bfn_toolkit.cli import main
-from bfn_toolkit.runs import checkpoints, directory, model_files, run
-from bfn_toolkit.storage import files, folders
 from bfn_toolkit.errors import BFNWarning, NonFiniteError, ResourceError
+from bfn_toolkit.runs import checkpoints, directory, model_files
 from bfn_toolkit.runs.checkpoints import Checkpoint, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from bfn_toolkit.runs.directory import describe
 from bfn_toolkit.runs.model_files import load_model, save_model
-from bfn_toolkit.storage.folders import sweep
+from bfn_toolkit.storage import files, folders
 from bfn_toolkit.storage.files import MANIFEST, check_seal, sealed
-from bfn_toolkit.storage.folders import read_folder
+from bfn_toolkit.storage.folders import read_folder, sweep
 from bfn_toolkit.storage.safetensors_files import cpu_state
 from bfn_toolkit.training.trainer import resume
 
@@ -45,7 +44,7 @@ def of_step(step: int, valid_loss: float | None = None) -> Checkpoint:
 
 
 def load(folder: Path) -> Checkpoint:
-    return load_checkpoint(folder, NETWORK.state_dict(), average=True)
+    return load_checkpoint(folder, NETWORK.state_dict(), ema=True)
 
 
 def consistent(run: Path) -> int:
@@ -56,8 +55,8 @@ def consistent(run: Path) -> int:
     expected = of_step(listed.step)
     assert found.step == found.state["optimizer"] == listed.step
     assert equal_states(found.weights, expected.weights)
-    assert found.average is not None
-    assert equal_states(found.average, expected.weights)
+    assert found.ema is not None
+    assert equal_states(found.ema, expected.weights)
     assert equal_states(found.optimizer, expected.optimizer)
     return listed.step
 
@@ -239,20 +238,19 @@ def test_non_finite_weights_are_not_saved_and_not_loaded(run: Path) -> None:
     with pytest.raises(NonFiniteError, match="weight"):
         save_checkpoint(run, broken, keep=1)
     assert [one.step for one in list_checkpoints(run)] == [10, 20, 30]
-    from bfn_toolkit.runs import checkpoints, model_files
 
     with pytest.MonkeyPatch.context() as patch:
-        packed = checkpoints.packed
+        dumps = checkpoints.dumps
         for module in (checkpoints, model_files):
-            patch.setattr(module, "packed", lambda state, finite=True: packed(state, finite=False))
+            patch.setattr(module, "dumps", lambda state, finite=True: dumps(state, finite=False))
         save_checkpoint(run, broken, keep=1)
         save_model(run, bad, {})
     folder = run / "checkpoints" / "step-00000040"
     with pytest.raises(RunDirectoryError, match=r"weights\.safetensors.*weight: 6 values are not finite"):
-        load_checkpoint(folder, NETWORK.state_dict(), average=False)
+        load_checkpoint(folder, NETWORK.state_dict(), ema=False)
     with pytest.raises(RunDirectoryError, match=r"model\.safetensors.*weight: 6 values are not finite"):
         load_model(run, NETWORK.state_dict())
-    taken = load_checkpoint(folder, NETWORK.state_dict(), average=False, allow_nonfinite=True)
+    taken = load_checkpoint(folder, NETWORK.state_dict(), ema=False, allow_nonfinite=True)
     assert taken.weights["weight"].isnan().all()
 
 
@@ -261,12 +259,12 @@ def test_another_architecture_is_refused_with_five_tensors_that_differ(run: Path
     with pytest.raises(
         RunDirectoryError, match=r"weights\.safetensors does not fit the network: .*\(and 7 more\)"
     ) as error:
-        load_checkpoint(run / "checkpoints" / "step-00000030", wide.state_dict(), average=True)
+        load_checkpoint(run / "checkpoints" / "step-00000030", wide.state_dict(), ema=True)
     assert str(error.value).count(";") == 4
     with pytest.raises(RunDirectoryError, match=r"weight: torch.float32 \(2, 3\), expected torch.float32 \(3, 2\)"):
-        load_checkpoint(run / "checkpoints" / "step-00000030", nn.Linear(2, 3).state_dict(), average=True)
+        load_checkpoint(run / "checkpoints" / "step-00000030", nn.Linear(2, 3).state_dict(), ema=True)
     with pytest.raises(RunDirectoryError, match=r"expected torch\.float64"):
-        load_checkpoint(run / "checkpoints" / "step-00000030", nn.Linear(3, 2).double().state_dict(), average=True)
+        load_checkpoint(run / "checkpoints" / "step-00000030", nn.Linear(3, 2).double().state_dict(), ema=True)
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +362,7 @@ def test_a_full_disk_costs_no_checkpoint_and_says_what_it_needs(
             with pytest.raises(ResourceError, match=r"step-00000002: No space left on device \(needed 41\.9 MB, free"):
                 save_checkpoint(disk, Checkpoint(2, big, None, {}, {}), keep=1)
         assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000001"]
-        assert load_checkpoint(disk / "checkpoints" / "step-00000001", big, average=False).step == 1
+        assert load_checkpoint(disk / "checkpoints" / "step-00000001", big, ema=False).step == 1
 
 
 @pytest.fixture
@@ -400,7 +398,6 @@ def test_a_last_save_that_fails_ends_training_with_status_7(tmp_path: Path, full
 
 
 def test_a_full_disk_tears_no_line_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bfn_toolkit.runs import run
 
     write = directory._write_all
     calls: list[int] = []

@@ -14,7 +14,7 @@ from bfn_gaussian import Gaussian
 from bfn_mlp import MLP
 from bfn_siren import Siren
 from bfn_toolkit import BFN, Batch, Family, NetworkBuilder, ProductFamily, ResourceError, likelihood_bound, seeded
-from bfn_toolkit.sampling.chunks import block_rows
+from bfn_toolkit.sampling.chunks import chunk_rows
 from bfn_toolkit.shapes import Data, map_data
 
 MODELS: dict[str, tuple[Family[Any], NetworkBuilder]] = {
@@ -82,7 +82,7 @@ def test_samples_are_the_same_bits_where_memory_is_short(name: str, rows: int) -
     model = model_of(name, rows)
     short, plenty = draw(model, 300), draw(model_of(name), 300)
     assert model.network.most <= rows
-    assert model.network.refusals > 0 or block_rows(1200) <= rows
+    assert model.network.refusals > 0 or chunk_rows(1200) <= rows
     assert equal(short, plenty)
 
 

@@ -27,6 +27,7 @@ from bfn_toolkit import (
     AncestralSampler,
     BFNError,
     ChannelFamily,
+    Clamped,
     ConfigError,
     DataError,
     Delta,
@@ -35,20 +36,19 @@ from bfn_toolkit import (
     FlowModel,
     FlowSampler,
     Guided,
-    Informed,
+    InpaintedModel,
     JointOutput,
-    Known,
+    Observed,
     ODEMidpoint,
     Output,
     ParticleSampler,
-    Pinned,
     ProductFamily,
-    pin,
+    clamp,
     seeded,
 )
 from bfn_toolkit.binned_outputs import Binned
 from bfn_toolkit.cli import main
-from bfn_toolkit.guidance.particle_filter import settle, systematic
+from bfn_toolkit.guidance.particle_filter import mask_unobserved, systematic
 from bfn_toolkit.outputs import SiteNormalMixture
 from bfn_toolkit.shapes import expand
 from every_family import EVERY_FAMILY, network
@@ -110,7 +110,7 @@ class Watching(FlowModel):
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
         family: Any = self.family
-        v = family.channel(params)[0] if isinstance(family, ChannelFamily) else params.mean.unsqueeze(-1)
+        v = family.natural_params(params)[0] if isinstance(family, ChannelFamily) else params.mean.unsqueeze(-1)
         self.seen.append((t, v))
         if isinstance(family, Categorical):
             return Finite(None, torch.zeros_like(v))
@@ -127,13 +127,13 @@ def test_beliefs_about_known_sites_follow_the_flow(family: ChannelFamily[Any], s
     rows, model = 4000, Watching(family)
     values = torch.tensor([[0.7, -0.4]]) if isinstance(family, Gaussian) else torch.tensor([[2, 0]])
     values = values.expand(rows, 2)
-    known = Known.of(family, (values, torch.tensor([True, False])), rows)
+    known = Observed.of(family, (values, torch.tensor([True, False])), rows)
     with seeded(4, "flow"):
-        sampler.sample(Informed(model, known), rows, n_steps=5)
-    assert len(model.seen) == sampler.evaluations(5)
+        sampler.sample(InpaintedModel(model, known), rows, n_steps=5)
+    assert len(model.seen) == sampler.nfe(5)
     for t, v in model.seen[1:]:
         with seeded(5, "flow"):
-            expected, _ = family.channel(family.flow(values, t.float().expand(rows)))
+            expected, _ = family.natural_params(family.flow(values, t.float().expand(rows)))
         for channel in range(family.channels):
             assert ks_two_sample(v[:, 0, channel], expected[:, 0, channel]) <= 1, float(t)
             if isinstance(family, Gaussian) and t > 0.5:  # the other site is told zeros, not the value
@@ -145,9 +145,9 @@ def test_beliefs_of_a_family_that_does_not_add_follow_its_flow() -> None:
     (site,) = family.network_io.site_shape
     values = torch.full((rows, site), 0.7)
     model, n = Watching(family), family.n_steps
-    known = Known.of(family, (values, torch.ones(site, dtype=torch.bool)), rows)
+    known = Observed.of(family, (values, torch.ones(site, dtype=torch.bool)), rows)
     with seeded(6, "flow"):
-        AncestralSampler().sample(Informed(model, known), rows, n_steps=n)
+        AncestralSampler().sample(InpaintedModel(model, known), rows, n_steps=n)
     for t, mean in model.seen[1:]:
         with seeded(7, "flow"):
             expected = family.flow(values, t.float().expand(rows)).mean
@@ -178,8 +178,8 @@ def test_what_is_known_tells_of_the_rest() -> None:
 def conditional(rows: int, n: int, sampler: Any) -> float:
     """Share of ones at the second site of the pair, where the first is known to be one."""
     with seeded(12, n):
-        known = Known.of(Pair().family, (torch.tensor([1, 0]), torch.tensor([True, False])), rows)
-        x = sampler.sample(Informed(Pair(), known), rows, n_steps=n)
+        known = Observed.of(Pair().family, (torch.tensor([1, 0]), torch.tensor([True, False])), rows)
+        x = sampler.sample(InpaintedModel(Pair(), known), rows, n_steps=n)
     assert (x[:, 0] == 1).all()
     return float(x[:, 1].double().mean())
 
@@ -212,7 +212,7 @@ def test_particles_weigh_all_parts() -> None:
     class Both(FlowModel):
         def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
             odds = params["k"].logits[..., 1] - params["k"].logits[..., 0]
-            odds = odds + 2.0 * 0.8 * family.parts["x"].channel(params["x"])[0].squeeze(-1)  # type: ignore[attr-defined]
+            odds = odds + 2.0 * 0.8 * family.parts["x"].natural_params(params["x"])[0].squeeze(-1)  # type: ignore[attr-defined]
             return JointOutput(
                 {"x": Delta(0.8 * (odds / 2).tanh(), 0.2), "k": Finite(None, torch.stack([-odds / 2, odds / 2], -1))}
             )
@@ -253,7 +253,7 @@ class Line(FlowModel):
         self.form = form
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        v = self.family.channel(params)[0].squeeze(-1).double()  # type: ignore[attr-defined]
+        v = self.family.natural_params(params)[0].squeeze(-1).double()  # type: ignore[attr-defined]
         told = expand(params.precision, params.mean).double() - 1.0
         prior = torch.tensor([[1.0, -R], [-R, 1.0]], dtype=torch.float64) / (1.0 - R**2)
         covariance = torch.linalg.inv(prior + torch.diag_embed(told.expand_as(v)))
@@ -291,7 +291,7 @@ class Halves(FlowModel):
         self.form = form
 
     def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        odds = self.family.channel(params)[0].squeeze(-1).double()  # type: ignore[attr-defined] # 2 (1 / 2) v
+        odds = self.family.natural_params(params)[0].squeeze(-1).double()  # type: ignore[attr-defined] # 2 (1 / 2) v
         log_joint = torch.tensor([[0.45, 0.05], [0.05, 0.45]]).log().double()
         other = torch.stack([torch.zeros_like(odds), odds.flip(-1)], -1)
         low, high = (other.unsqueeze(-2) + log_joint).logsumexp(-1).unbind(-1)
@@ -334,7 +334,7 @@ def test_settled_sites_send_what_the_sender_sends(head: Any) -> None:
         x = output.sample().clamp(-1, 1)
         alpha = family.accuracy(t, torch.ones(50))
         y = family.sender(x, alpha).sample()
-    settled = settle(output, x, everything)
+    settled = mask_unobserved(output, x, everything)
     error = family.receiver(settled, alpha).log_prob(y) - family.sender(x, alpha).log_prob(y)
     assert error.abs().max() <= 1e-3
     price = settled.log_prob(x)  # the same for all examples
@@ -353,7 +353,7 @@ def test_particles_tell_of_every_evaluation() -> None:
     Pair().sample(
         3, n_steps=5, sampler=sampler, known=(torch.tensor([1, 0]), YES), on_step=lambda e: told.append(e.number)
     )
-    assert told == list(range(1, sampler.evaluations(5) + 1))
+    assert told == list(range(1, sampler.nfe(5) + 1))
 
 
 def test_rows_keep_their_values_in_blocks() -> None:
@@ -382,10 +382,10 @@ def test_a_pinned_output_expects_the_value() -> None:
     with seeded(11, "pinned"):
         values = output.sample()
         other = output.sample()
-    pinned = pin(output, values, torch.ones_like(values, dtype=torch.bool))
-    assert isinstance(pinned, Pinned)
+    pinned = clamp(output, values, torch.ones_like(values, dtype=torch.bool))
+    assert isinstance(pinned, Clamped)
     assert torch.equal(family.mean_embedding(pinned), family.embed(values))
-    free = pin(output, other, torch.zeros_like(values, dtype=torch.bool))
+    free = clamp(output, other, torch.zeros_like(values, dtype=torch.bool))
     # 1e-5: the design's sum and the closed form agree to some roundings of float32
     assert torch.allclose(family.mean_embedding(free), family.mean_embedding(output), rtol=0, atol=1e-5)
     for ask in (lambda: pinned.log_prob(values), lambda: pinned.mix(lambda x: x)):  # type: ignore[arg-type, return-value]
@@ -425,9 +425,9 @@ def test_mistakes_about_known_values_are_named(
 
 def test_unknown_values_are_not_looked_at() -> None:
     discretised = Gaussian((2,), head=DiscretisedHead(16))
-    known = Known.of(discretised, (torch.tensor([1 / 16, math.nan]), YES), 3)
+    known = Observed.of(discretised, (torch.tensor([1 / 16, math.nan]), YES), 3)
     assert torch.equal(known.values, torch.tensor([1 / 16, 0.0]).expand(3, 2))
-    assert Known.of(Categorical((2,)), (torch.tensor([1, -1]), YES), 3).values.tolist() == [[1, 0]] * 3
+    assert Observed.of(Categorical((2,)), (torch.tensor([1, -1]), YES), 3).values.tolist() == [[1, 0]] * 3
 
 
 def test_the_command_line_reads_known_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,17 +28,17 @@ from bfn_toolkit import (
     ConfigError,
     Delta,
     EulerMaruyama,
-    Evaluation,
     FlowSampler,
     GivenGrid,
     KarrasGrid,
     LogSnrGrid,
     ODEMidpoint,
     Oracle,
-    Path,
     ProductFamily,
     QuadraticSchedule,
+    SamplerStep,
     Solver,
+    SolverPath,
     SolverState,
     StepCountError,
     TimeGrid,
@@ -89,7 +89,7 @@ def test_times_of_a_grid_increase_from_its_start_to_one(family: Any, grid: TimeG
     if isinstance(grid, GivenGrid):
         assert times.tolist() == list(grid.at)
     elif grid.start is None:  # where B is 0.1, or a hundredth of what it is at the end
-        b = family.channel_accuracy(family.schedule.beta(torch.stack([times[0], torch.ones((), dtype=DOUBLE)])))
+        b = family.snr(family.schedule.beta(torch.stack([times[0], torch.ones((), dtype=DOUBLE)])))
         assert b[0] == pytest.approx(min(0.1, 0.01 * b[1]), rel=1e-9)
     else:
         assert times[0] == grid.start
@@ -143,8 +143,8 @@ def run(case: dict[str, Any], eta: float, sampler: Solver, model: BFN, start: Te
     """The states of a published trajectory, whose drift begins at eta, from natural parameters at eta."""
     n, family = case["n"], model.family
     times = 1.0 - (1.0 - eta) * torch.arange(n, -1, -1, dtype=DOUBLE) / n
-    q = math.sqrt(family.channel_accuracy(family.schedule.beta(times[0])))
-    states = [SolverState.at(family, {"": Path(start / q, q, q)})]
+    q = math.sqrt(family.snr(family.schedule.beta(times[0])))
+    states = [SolverState.at(family, {"": SolverPath(start / q, q, q)})]
     for s, t in pairwise(times.unbind()):
         states.append(sampler.step(model, states[-1], s, t))
     with_last = model.output(states[-2].params, times[-2])
@@ -236,7 +236,9 @@ def test_sde_1_is_the_ancestral_sampler_of_a_point(family: Any) -> None:
             ancestral = AncestralSampler().step(model, state, s, t)
         with seeded(1):
             state = SDE1().step(model, state, s, t)
-        for mine, theirs in zip(family.channel(state.params), family.channel(ancestral.params), strict=True):
+        for mine, theirs in zip(
+            family.natural_params(state.params), family.natural_params(ancestral.params), strict=True
+        ):
             assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -306,7 +308,7 @@ def test_a_sample_takes_as_many_evaluations_as_the_sampler_says(sampler: Any, n:
     network = Counted()
     model = BFN(Gaussian(head=DataHead()), network).double()
     assert torch.isfinite(sampler.sample(model, 3, n_steps=n, dtype=DOUBLE)).all()
-    assert len(network.times) == sampler.evaluations(n) == (n if isinstance(sampler, Solver) else n + 1)
+    assert len(network.times) == sampler.nfe(n) == (n if isinstance(sampler, Solver) else n + 1)
     if isinstance(sampler, Solver):
         assert network.times == sampler.times(model, n)[1:].tolist()
     assert network.times == sorted(set(network.times))
@@ -316,13 +318,13 @@ def test_a_sample_takes_as_many_evaluations_as_the_sampler_says(sampler: Any, n:
 @pytest.mark.parametrize("sampler", [AncestralSampler(), ODE2(), ODEMidpoint()], ids=str)
 def test_on_step_sees_every_evaluation_and_changes_nothing(sampler: Any) -> None:
     model = BFN(Gaussian((2,)), MLP(width=8, depth=1))
-    seen: list[Evaluation] = []
+    seen: list[SamplerStep] = []
     with seeded(0):
         x = model.sample(4, n_steps=6, sampler=sampler, on_step=seen.append)
     with seeded(0):
         assert torch.equal(x, model.sample(4, n_steps=6, sampler=sampler))
-    assert [(e.number, e.count) for e in seen] == [(i + 1, sampler.evaluations(6)) for i in range(len(seen))]
-    assert len(seen) == sampler.evaluations(6)
+    assert [(e.number, e.count) for e in seen] == [(i + 1, sampler.nfe(6)) for i in range(len(seen))]
+    assert len(seen) == sampler.nfe(6)
     assert torch.equal(seen[-1].output.mean[:4], x)  # the sample of a point; the rest of its block is cut off
     assert [float(e.t) for e in seen] == sorted(float(e.t) for e in seen)
     assert all(e.params.mean.shape == (1024, 2) for e in seen)

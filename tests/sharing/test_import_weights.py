@@ -84,7 +84,7 @@ PLACES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         "model",
     ),
     "nested": (lambda w: {"checkpoint": {"params": w}}, "checkpoint.params"),
-    "average": (lambda w: {"n_averaged": torch.tensor(5), **prefixed("module.", w)}, "module"),
+    "ema": (lambda w: {"n_averaged": torch.tensor(5), **prefixed("module.", w)}, "module"),
     "wrapper of two": (lambda w: prefixed("online_model.", weights(2)) | prefixed("ema_model.", w), "ema_model"),
     "model and average": (lambda w: {"model": weights(2), "ema": w}, "ema"),
 }

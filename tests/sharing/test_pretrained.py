@@ -321,7 +321,7 @@ STRANGER = """
     class Net(nn.Module):
         def __init__(self, io, gain):
             super().__init__()
-            self.map = nn.Linear(io.features, io.raw)
+            self.map = nn.Linear(io.in_features, io.out_features)
             self.steps = int(self.map.weight.sum().item() * 0) + gain  # cannot be built without memory
 
         def forward(self, features, t, **condition):

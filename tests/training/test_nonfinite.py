@@ -16,7 +16,7 @@ from bfn_toolkit.cli import main
 from bfn_toolkit.data.loader import row_order
 from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint
-from bfn_toolkit.training.metrics import Moment
+from bfn_toolkit.training.metrics import TrainingEvent
 from bfn_toolkit.training.validation import Validation
 
 PLACES: list[Place] = ["data", "output of the network", "loss", "gradient"]
@@ -24,11 +24,11 @@ ROW = 3
 
 
 @pytest.mark.parametrize("where", PLACES)
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_nan_is_told_with_its_place_and_rows_and_is_not_saved(where: Place, average: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_nan_is_told_with_its_place_and_rows_and_is_not_saved(where: Place, ema_decay: float, tmp_path: Path) -> None:
     parts.register()
     run, models = tmp_path / "run", []
-    broken = experiment(nan_at(4, where, ROW), checkpoint_every=1, batch_size=32, ema_decay=average, validate_every=1)
+    broken = experiment(nan_at(4, where, ROW), checkpoint_every=1, batch_size=32, ema_decay=ema_decay, validate_every=1)
     with pytest.raises(NonFiniteError, match=rf"step 4: .*first in the {where}") as caught:
         train(broken, run, callbacks=[lambda moment: models.append(moment.model)])
     assert caught.value.exit_status == 6
@@ -48,7 +48,7 @@ def test_nan_is_told_with_its_place_and_rows_and_is_not_saved(where: Place, aver
     assert found.step <= 3
     assert max(one.step for one in list_checkpoints(run, verify=True)) == 3
     network = models[-1].network
-    load_checkpoint(run / "checkpoints" / "step-00000003", network.state_dict(), average > 0.0)
+    load_checkpoint(run / "checkpoints" / "step-00000003", network.state_dict(), ema_decay > 0.0)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
     assert not (run / "model.json").exists()
@@ -101,11 +101,11 @@ def test_training_and_sampling_touch_no_global_generator() -> None:
 def test_a_callback_that_fails_three_times_is_called_no_more_and_training_goes_on() -> None:
     calls: dict[str, list[int]] = {"failing": [], "fine": []}
 
-    def failing(moment: Moment) -> None:
+    def failing(moment: TrainingEvent) -> None:
         calls["failing"].append(moment.step)
         raise ZeroDivisionError("mine")
 
-    def fine(moment: Moment) -> None:
+    def fine(moment: TrainingEvent) -> None:
         calls["fine"].append(moment.step)
 
     with pytest.warns(BFNWarning, match="failing: ZeroDivisionError: mine") as warned:
@@ -118,7 +118,7 @@ def test_a_callback_that_fails_three_times_is_called_no_more_and_training_goes_o
 def test_a_callback_that_recovers_is_called_on() -> None:
     calls = []
 
-    def sometimes(moment: Moment) -> None:
+    def sometimes(moment: TrainingEvent) -> None:
         calls.append(moment.step)
         if moment.step % 2:
             raise ZeroDivisionError

@@ -19,7 +19,7 @@ from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
 from bfn_toolkit.runs.directory import METRICS
-from bfn_toolkit.training.step import Loop
+from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import resume
 
 STEPS = 24
@@ -48,7 +48,7 @@ def same(a: Path, b: Path) -> None:
 def test_the_experiment_has_all_kinds_of_state(whole: Path) -> None:
     """Each kind of state would be noticed if it were lost: otherwise the law below is empty."""
     state = state_of(whole)
-    assert {"weights.safetensors", "average.safetensors", "optimizer.safetensors"} <= state.keys()
+    assert {"weights.safetensors", "ema.safetensors", "optimizer.safetensors"} <= state.keys()
     assert state["state"]["scheduler"] is not None
     lines = [json.loads(line) for line in (whole / METRICS).read_text().splitlines()]
     assert len({line["lr"] for line in lines if "lr" in line}) > STEPS // 2
@@ -81,14 +81,14 @@ def test_resume_equals_uninterrupted_after_many_cuts(whole: Path, tmp_path: Path
 
 
 MUTANTS = {
-    "average": lambda loop, c: attrs.evolve(c, average=c.weights),
+    "ema": lambda loop, c: attrs.evolve(c, ema=c.weights),
     "optimizer": lambda loop, c: attrs.evolve(c, optimizer={k: torch.zeros_like(v) for k, v in c.optimizer.items()}),
     "averaged": lambda loop, c: attrs.evolve(c, state={**c.state, "averaged": 1}),
     "scheduler": lambda loop, c: attrs.evolve(c, state={**c.state, "scheduler": _fresh(loop)}),
 }
 
 
-def _fresh(loop: Loop) -> object:
+def _fresh(loop: TrainStep) -> object:
     from bfn_toolkit.training.step import flatten
 
     assert loop.scheduler is not None
@@ -101,8 +101,10 @@ def test_an_engine_that_loses_a_kind_of_state_is_rejected(
 ) -> None:
     with pytest.raises(Interrupted), signal_at(9, signal.SIGTERM):
         train(with_everything(), tmp_path / "run")
-    restore = Loop.restore
-    monkeypatch.setattr(Loop, "restore", lambda loop, checkpoint, **_: restore(loop, MUTANTS[lost](loop, checkpoint)))
+    restore = TrainStep.restore
+    monkeypatch.setattr(
+        TrainStep, "restore", lambda loop, checkpoint, **_: restore(loop, MUTANTS[lost](loop, checkpoint))
+    )
     resume(tmp_path / "run")
     with pytest.raises(AssertionError):
         same(whole, tmp_path / "run")

@@ -33,7 +33,7 @@ from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.runs.run import load_weights
 from bfn_toolkit.storage.files import write_atomically
 from bfn_toolkit.training.optimizers import make_average
-from bfn_toolkit.training.step import Loop
+from bfn_toolkit.training.step import TrainStep
 
 
 def experiment(**training: object) -> Experiment:
@@ -80,7 +80,7 @@ def test_a_run_does_not_depend_on_the_state_of_the_generator() -> None:
 
 def test_clipping_bounds_the_gradient_of_a_step() -> None:
     model = BFN(Gaussian(), Siren(width=16))
-    loop = Loop(model, ContinuousTimeLoss(), Training(clip_norm=0.125, optimizer="sgd"), seed=0)
+    loop = TrainStep(model, ContinuousTimeLoss(), Training(clip_norm=0.125, optimizer="sgd"), seed=0)
     _, before = loop.step(GaussianMixture().split("train"), 1)
     after = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
     assert before > 0.125  # or nothing was clipped
@@ -125,7 +125,7 @@ def test_checkpoints_hold_the_weights_of_their_step(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
     network = Siren(width=16).build(NetworkIO((1,)))
     folder = tmp_path / "run" / "checkpoints" / "step-00000003"
-    network.load_state_dict(load_checkpoint(folder, network.state_dict(), average=False).weights)
+    network.load_state_dict(load_checkpoint(folder, network.state_dict(), ema=False).weights)
     assert equal(network, train(experiment(steps=3, scheduler="constant")).model.network)
 
 
@@ -136,7 +136,7 @@ def test_validation_is_logged() -> None:
 
 def test_bfloat16_network_keeps_the_loss_in_float32() -> None:
     model = BFN(Gaussian(), Siren(width=16))
-    loop = Loop(model, ContinuousTimeLoss("unit"), Training(precision="bf16"), seed=0)
+    loop = TrainStep(model, ContinuousTimeLoss("unit"), Training(precision="bf16"), seed=0)
     loss, _ = loop.step(GaussianMixture(count=50).split("train"), 1)
     assert loss.dtype == torch.float32
     assert abs(float(loss) - 1.0) <= 0.5  # unit-scaled loss of a fresh network
@@ -243,4 +243,4 @@ def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypat
 
 def test_a_network_without_parameters_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameters"):
-        Loop(BFN(Gaussian(), nn.Identity()), ContinuousTimeLoss(), Training(), seed=0)
+        TrainStep(BFN(Gaussian(), nn.Identity()), ContinuousTimeLoss(), Training(), seed=0)

@@ -15,7 +15,7 @@ def test_law(law, network):
 
 def test_a_fresh_network_says_nothing():
     torch.manual_seed(0)
-    raw = ResidualMLP().build(NetworkIO((2, 3), features=2, raw=4))(torch.randn(5, 2, 3, 2), torch.rand(5))
+    raw = ResidualMLP().build(NetworkIO((2, 3), in_features=2, out_features=4))(torch.randn(5, 2, 3, 2), torch.rand(5))
     assert torch.equal(raw, torch.zeros(5, 2, 3, 4))
 
 

@@ -102,12 +102,12 @@ class Content:
     Arguments:
         rows: All examples.
         splits: Row numbers of every split.
-        facts: The facts of the data set.
+        metadata: The metadata of the data set.
     """
 
     rows: Batch
     splits: Mapping[Split, Tensor]
-    facts: Mapping[str, object]
+    metadata: Mapping[str, object]
 
 
 def _absolute(path: str | Path) -> Path:
@@ -189,9 +189,9 @@ class FileDataset(Dataset):
         return tuple(x.shape[1:])
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         """Site shape, and what else the file says."""
-        return {"site_shape": self.site_shape, **self.content.facts}
+        return {"site_shape": self.site_shape, **self.content.metadata}
 
     def split(self, name: Split) -> Batch:
         """A copy of the rows of a split."""

@@ -117,11 +117,11 @@ class Directional(ChannelFamily[DirectionalParams]):
             return super().mean_embedding(output)
         return output.expectation.reshape(-1, *self.site_shape, self.channels)
 
-    def channel(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
         """v and B."""
         return params.v.reshape(-1, *self.site_shape, self.channels), params.accuracy
 
-    def from_channel(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
         """v and B."""
         return DirectionalParams(v.reshape(len(v), *self._sites, -1), accuracy)
 

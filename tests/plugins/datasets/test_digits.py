@@ -55,7 +55,7 @@ def test_pixels_are_bin_centres_levels_or_black_and_white() -> None:
 
 
 def test_facts_are_of_the_data() -> None:
-    bins, classes, binary = (dataset.facts for dataset in FORMS)
+    bins, classes, binary = (dataset.metadata for dataset in FORMS)
     assert abs(((2 * IMAGES + 1) / 17 - 1).square().mean() - bins["data_variance"]) <= 1e-6
     assert (bins["bins"], classes["classes"], binary["classes"]) == (17, 17, 2)
     assert all(facts["labels"] == LABELS.max() + 1 for facts in (bins, classes, binary))
@@ -82,7 +82,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     bfn_digits._digits.cache_clear()
     with pytest.raises(ConfigError, match=r"pip install 'bfn-toolkit\[data\]'"):
         Digits().split("train")
-    assert Digits().facts["site_shape"] == (8, 8)  # without the images
+    assert Digits().metadata["site_shape"] == (8, 8)  # without the images
 
 
 def test_pixels_are_one_of_three() -> None:

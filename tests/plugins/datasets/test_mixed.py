@@ -69,7 +69,7 @@ def test_draws_have_the_moments_of_the_density(dataset: Mixed) -> None:
 
 @pytest.mark.parametrize("dataset", DATASETS, ids=str)
 def test_facts_are_of_the_data(dataset: Mixed) -> None:
-    x, parts = dataset.split("all").x, dataset.facts["parts"]
+    x, parts = dataset.split("all").x, dataset.metadata["parts"]
     assert x.keys() == dataset.site_shape.keys() == parts.keys()
     for name, part in x.items():
         assert tuple(part.shape[1:]) == dataset.site_shape[name] == parts[name]["site_shape"]
@@ -111,7 +111,7 @@ def test_the_facts_make_a_product_family_that_trains() -> None:
         "angle": "Circle",
     }
     assert experiment.family.parts["position"].head.data_variance == pytest.approx(
-        Mixed().facts["parts"]["position"]["head"]["data_variance"]
+        Mixed().metadata["parts"]["position"]["head"]["data_variance"]
     )
     samples = train(experiment).model.sample(5, n_steps=3)
     assert {name: tuple(part.shape) for name, part in samples.items()} == {

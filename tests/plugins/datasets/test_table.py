@@ -51,7 +51,7 @@ WRITERS: dict[str, Callable[[Any], bytes]] = {
     "fortran.npy": lambda x: npy_of(np.asfortranarray(x)),
     "big-endian.npy": lambda x: npy_of(x.astype(">f8")),
     "x.npz": lambda x: npz_of(x=x),
-    "packed.npz": lambda x: npz_of(compressed=True, x=x),
+    "dumps.npz": lambda x: npz_of(compressed=True, x=x),
 }
 
 
@@ -66,7 +66,7 @@ def test_safetensors_give_the_numbers_that_were_written(tmp_path: Path) -> None:
     dataset = Table(tmp_path / "x.safetensors", columns=("x",), label="y", scale="none")
     assert np.array_equal(rows_of(dataset), X.astype(np.float32))
     assert dataset.content.rows.condition["label"].tolist() == [i % 3 for i in range(100)]
-    assert (dataset.facts["site_shape"], dataset.facts["labels"]) == ((3,), 3)
+    assert (dataset.metadata["site_shape"], dataset.metadata["labels"]) == ((3,), 3)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64", "float16", "float32", "float64", "bool", ">i4"])
@@ -95,7 +95,7 @@ def test_images_keep_their_shape(tmp_path: Path) -> None:
     dataset = ClassesTable(path, label="digit", test_fraction=0.6)
     with pytest.warns(UserWarning, match="no training row has the label"):
         rows = dataset.split("all")
-    assert dataset.facts == {"site_shape": (4, 5), "classes": 4, "labels": 10}
+    assert dataset.metadata == {"site_shape": (4, 5), "classes": 4, "labels": 10}
     known = {image.tobytes(): i % 10 for i, image in enumerate(images)}
     assert rows.condition["label"].tolist() == [known[image.numpy().tobytes()] for image in rows.x]
 
@@ -160,7 +160,7 @@ def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp
     else:
         assert x.amin(0).tolist() == [-1.0] * 3
         assert x.amax(0).tolist() == [1.0] * 3
-    assert abs(float(x.square().mean()) - float(str(dataset.facts["data_variance"]))) <= 1e-12
+    assert abs(float(x.square().mean()) - float(str(dataset.metadata["data_variance"]))) <= 1e-12
     for name in ("train", "valid", "test"):
         found, expected = dataset.unscale(dataset.split(name).x), plain.split(name).x.double()
         assert float((found - expected).abs().max()) <= 4 * eps * 200.0  # the numbers are below 200
@@ -187,7 +187,7 @@ def test_data_are_float32_and_int64(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="duplicates"):
         assert Table(path).split("valid").x.dtype == torch.float32
     assert ClassesTable(path).split("valid").x.dtype == torch.int64
-    assert ClassesTable(path).facts == {"site_shape": (3,), "classes": 4}
+    assert ClassesTable(path).metadata == {"site_shape": (3,), "classes": 4}
 
 
 def test_tables_obey_the_laws_of_data_sets(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_bomb_fills_no_memory(name: str, tmp_path: Path) -> None:
     status, kilobytes = map(int, done.stdout.split())
     assert status == 3
     assert "size limit" in done.stderr
-    # Half a gigabyte is packed into 3 MB.  Linux counts in KB.
+    # Half a gigabyte is dumps into 3 MB.  Linux counts in KB.
     assert sys.platform != "linux" or kilobytes < 50_000
 
 
@@ -311,7 +311,7 @@ def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) 
     table = {"dataset": {"name": "table", "path": str(path), "label": "c"}, "training": {"steps": 3}}
     experiment = Experiment.from_mapping(table, base="default")
     assert (experiment.network.labels, experiment.family.site_shape) == (2, (2,))
-    assert experiment.family.head.data_variance == experiment.dataset.facts["data_variance"]
+    assert experiment.family.head.data_variance == experiment.dataset.metadata["data_variance"]
     run = train(experiment)
     assert isinstance(run.model, BFN)
     samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, label=torch.zeros(500, dtype=torch.int64)))

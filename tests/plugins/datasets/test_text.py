@@ -28,7 +28,7 @@ def test_windows_are_the_text_cut_from_its_beginning(length: int, tmp_path: Path
     windows = dataset.decode(dataset.content.rows.x)  # type: ignore[arg-type]
     assert "".join(windows) == LINES[: len(LINES) // length * length]
     assert {len(window) for window in windows} == {length}
-    assert dataset.facts == {"site_shape": (length,), "classes": 28}
+    assert dataset.metadata == {"site_shape": (length,), "classes": 28}
 
 
 def test_every_window_is_in_one_split(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_line_ends_and_characters_beyond_16_bits_stay_and_a_byte_order_mark_does
     text = "a\r\n\t\N{GRINNING FACE}" * 20
     dataset = Text(put(tmp_path, text.encode("utf-8-sig")), length=5)
     assert set(dataset.decode(dataset.split("all").x)) == {text[:5]}  # type: ignore[arg-type]
-    assert dataset.facts["classes"] == 5
+    assert dataset.metadata["classes"] == 5
 
 
 def test_a_missing_character_is_told_by_its_code_point(tmp_path: Path) -> None:

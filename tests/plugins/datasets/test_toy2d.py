@@ -38,7 +38,7 @@ def test_density_has_mass_one_mean_zero_and_the_stated_variance(dataset: Toy2d) 
     assert abs(float(mass.sum()) - 1.0) <= 1e-7
     assert float((x * mass.unsqueeze(1)).sum(0).abs().max()) <= 1e-7
     variance = float((x.square().mean(1) * mass).sum())
-    assert abs(variance - dataset.facts["data_variance"]) <= 1e-6
+    assert abs(variance - dataset.metadata["data_variance"]) <= 1e-6
 
 
 @pytest.mark.parametrize("dataset", CASES, ids=str)

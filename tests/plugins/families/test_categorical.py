@@ -124,11 +124,11 @@ class TestInformation:
 def test_the_price_is_the_divergence_by_definition(classes: int, alpha: float) -> None:
     n, one = 30_000, Categorical(classes=classes)
     with seeded(0, classes, str(alpha)):
-        raw = torch.randn(1, 1, one.network_io.raw, dtype=DOUBLE).expand(n, -1, -1)
+        raw = torch.randn(1, 1, one.network_io.out_features, dtype=DOUBLE).expand(n, -1, -1)
         x = torch.full((n, 1), classes - 1)
         accuracy = torch.full((n,), alpha, dtype=DOUBLE)
         output = one.output(raw, one.prior(n, dtype=DOUBLE))
-        price = one.message_price(x, output, accuracy)
+        price = one.step_loss(x, output, accuracy)
         defined = kl(one.sender(x, accuracy), Family.receiver(one, output, accuracy))
     spread = (price.var() + defined.var()).sqrt() / math.sqrt(n)
     assert float((price.mean() - defined.mean()).abs()) <= Z * float(spread) + 1e-9
@@ -152,7 +152,7 @@ def test_the_receiver_has_the_density_and_the_draws_of_the_mixture() -> None:
 def test_a_pair_of_classes_is_one_logit() -> None:
     """The Bernoulli family falls out: one number in, one out, whatever the shape of the data."""
     two = Categorical(site_shape=(4, 2), classes=2)
-    assert (two.network_io.features, two.network_io.raw) == (1, 1)
+    assert (two.network_io.in_features, two.network_io.out_features) == (1, 1)
     with seeded(0, "two"):
         params = two.flow(torch.randint(2, (5, 4, 2)), torch.full((5,), 0.5, dtype=DOUBLE))
     assert torch.allclose(two.features(params)[..., 0], 2 * params.log_probs[..., 1].exp() - 1, atol=1e-15)
@@ -172,11 +172,11 @@ def test_extreme_accuracies_and_classes_stay_finite_and_exact(classes: int, dtyp
         x = torch.randint(classes, (rows, 1))
         t = torch.tensor([0.0, 1e-7, 1e-3, 0.5, 1.0, 1.0], dtype=dtype)
         params = one.flow(x, t)
-        raw = torch.randn(rows, 1, one.network_io.raw, dtype=dtype, requires_grad=True)
+        raw = torch.randn(rows, 1, one.network_io.out_features, dtype=dtype, requires_grad=True)
         output = one.output(raw, params)
         terms = {
             "rate": one.loss_rate(x, output, t),
-            "price": one.message_price(x, output, torch.full((rows,), 1e4, dtype=dtype)),
+            "price": one.step_loss(x, output, torch.full((rows,), 1e4, dtype=dtype)),
             "log_prob": output.log_prob(x),
             "log_probs": params.log_probs,
             "features": one.features(params),

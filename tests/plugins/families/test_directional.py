@@ -258,8 +258,8 @@ def test_expectation_of_an_affine_function_is_exact(family: Directional) -> None
 
 @EACH
 def test_raw_zeros_leave_the_beliefs_alone(family: Directional) -> None:
-    params = family.from_channel(natural(family, 7, 3.0).reshape(7, *family.site_shape, family.channels), torch.ones(7))
-    raw = torch.zeros(7, *family.site_shape, family.network_io.raw, dtype=DOUBLE)
+    params = family.from_natural(natural(family, 7, 3.0).reshape(7, *family.site_shape, family.channels), torch.ones(7))
+    raw = torch.zeros(7, *family.site_shape, family.network_io.out_features, dtype=DOUBLE)
     output = family.output(raw, params)
     with seeded(7, "x"):
         x = uniform(family, 7)
@@ -268,7 +268,7 @@ def test_raw_zeros_leave_the_beliefs_alone(family: Directional) -> None:
 
 def test_components_differ_from_the_start() -> None:
     family = Sphere(components=4)
-    raw = torch.zeros(1, 3, family.network_io.raw, requires_grad=True)
+    raw = torch.zeros(1, 3, family.network_io.out_features, requires_grad=True)
     output = family.output(raw, family.prior(1))
     output.log_prob(torch.tensor([[0.0, 0.6, 0.8]])).sum().backward()
     gradients = raw.grad[0, :, :4].T
@@ -358,7 +358,7 @@ def test_angles_are_wrapped() -> None:
     far = x + 2 * math.pi * tensor([[1, -2, 3]])
     family.check_data(far)
     assert torch.allclose(family.embed(x), family.embed(far), atol=1e-14)  # 16 eps of 20
-    params = family.from_channel(natural(family, 3, 3.0).reshape(1, 3, 2), torch.ones(1, dtype=DOUBLE))
+    params = family.from_natural(natural(family, 3, 3.0).reshape(1, 3, 2), torch.ones(1, dtype=DOUBLE))
     assert torch.allclose(family.input(params).log_prob(x), family.input(params).log_prob(far), atol=1e-13)
     with seeded(11):
         assert family.input(family.prior(1000)).sample().abs().max() <= math.pi + 1e-6

@@ -214,9 +214,9 @@ def test_flow_and_update_have_the_moments_of_the_paper(t: float) -> None:
 @given(st.data(), dtypes)
 def test_verbs_agree_with_the_channel(draw: st.DataObject, dtype: torch.dtype) -> None:
     belief, y, a = draw.draw(beliefs(dtype)), draw.draw(data(dtype)), draw.draw(alphas(dtype))
-    v, accuracy = GAUSSIAN.channel(belief)
+    v, accuracy = GAUSSIAN.natural_params(belief)
     assert v.shape == (*y.shape, 1)
-    back = GAUSSIAN.from_channel(v, accuracy)
+    back = GAUSSIAN.from_natural(v, accuracy)
     assert within(back.mean, belief.mean, belief.mean.abs())
     assert within(back.precision, belief.precision, belief.precision)
     # The paper's message is y = (channel message) / alpha.
@@ -235,7 +235,7 @@ def test_flow_is_the_gaussian_channel(b: float) -> None:
     family, x = Gaussian(site_shape=(), sigma_1=0.03), torch.full((N,), 0.4, dtype=torch.float64)
     t = torch.full_like(x, math.log1p(b) / family.schedule.rate)
     with seeded(4, "channel"):
-        v, accuracy = family.channel(family.flow(x, t))
+        v, accuracy = family.natural_params(family.flow(x, t))
     assert torch.allclose(accuracy, torch.tensor(b, dtype=torch.float64), rtol=1e-11)  # rho - 1 loses eps / b
     assert z_of_mean(v, 0.4 * b) <= Z
     assert z_of_variance(v, b) <= Z

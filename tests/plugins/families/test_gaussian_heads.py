@@ -54,7 +54,7 @@ def beliefs(family: Gaussian, t: list[float]) -> GaussianParams:
 
 def raw_numbers(family: Gaussian, rows: int, dtype: torch.dtype = DOUBLE) -> Tensor:
     with seeded(0, "raw"):
-        return torch.randn(rows, *family.site_shape, family.network_io.raw, dtype=dtype)
+        return torch.randn(rows, *family.site_shape, family.network_io.out_features, dtype=dtype)
 
 
 def test_published_components_are_the_formula() -> None:
@@ -95,7 +95,7 @@ def test_means_are_the_estimates_of_the_point_head(point: Head) -> None:
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_outputs_are_what_the_head_says(head: ComponentsHead) -> None:
     family = Gaussian(site_shape=(3,), sigma_1=0.05, head=head)
-    assert family.network_io.raw == (2 if head.count == 1 else 3 * head.count)
+    assert family.network_io.out_features == (2 if head.count == 1 else 3 * head.count)
     output = family.output(raw_numbers(family, 2), beliefs(family, [0.5, 0.9]))
     kind = SiteNormalMixture
     if not isinstance(head, MixtureHead):
@@ -120,7 +120,7 @@ class Linear(torch.nn.Module):
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_output_price_and_gradient_are_finite_at_both_ends_of_time(head: Head, sigma_1: float) -> None:
     family = Gaussian(site_shape=(3,), sigma_1=sigma_1, head=head)
-    network = Linear(family.network_io.raw, torch.float32)
+    network = Linear(family.network_io.out_features, torch.float32)
     t, x = torch.tensor(EDGES), torch.tensor([-0.9, 0.1, 0.9]).expand(len(EDGES), 3)
     with seeded(0, "box"):
         belief = family.flow(x, t)
@@ -140,7 +140,7 @@ def test_output_price_and_gradient_are_finite_at_both_ends_of_time(head: Head, s
 @pytest.mark.parametrize("loss", [ContinuousTimeLoss("unit"), DiscreteTimeLoss(3), ReconstructionLoss()], ids=str)
 def test_losses_and_gradients_are_finite(loss: Loss, head: Head) -> None:
     family = Gaussian(site_shape=(3,), sigma_1=0.01, head=head)
-    bfn = BFN(family, Linear(family.network_io.raw, torch.float32))
+    bfn = BFN(family, Linear(family.network_io.out_features, torch.float32))
     with seeded(0, "losses"):
         values = loss(bfn, torch.linspace(-0.9, 0.9, 3 * 64).reshape(-1, 3))
     values.sum().backward()
@@ -154,7 +154,11 @@ def test_extreme_raw_numbers_give_finite_numbers() -> None:
     for head in SMALL:
         family = Gaussian(site_shape=(3,), sigma_1=1e-3, head=head)
         raw = (
-            torch.tensor([-1e4, 0.0, 1e4]).reshape(3, 1, 1).expand(3, 3, family.network_io.raw).clone().requires_grad_()
+            torch.tensor([-1e4, 0.0, 1e4])
+            .reshape(3, 1, 1)
+            .expand(3, 3, family.network_io.out_features)
+            .clone()
+            .requires_grad_()
         )
         with seeded(0, "extreme"):
             output = family.output(raw, family.flow(torch.zeros(3, 3), torch.tensor([0.0, 0.5, 1.0])))
@@ -174,7 +178,7 @@ def test_discrete_time_price_teaches_the_scale_that_the_mean_does_not_show() -> 
     for log_scale in (math.log(0.6) - 1, math.log(0.6), math.log(0.6) + 1):
         raw = torch.tensor([0.0, log_scale], dtype=DOUBLE).expand(len(x), 1, 2)
         with seeded(0, "price"):
-            prices[log_scale] = float(family.message_price(x, family.output(raw, params), alpha).mean())
+            prices[log_scale] = float(family.step_loss(x, family.output(raw, params), alpha).mean())
     assert min(prices, key=lambda key: prices[key]) == math.log(0.6)
 
 

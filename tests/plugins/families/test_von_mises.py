@@ -205,7 +205,7 @@ def test_extremes_in_float32_are_finite(size: float) -> None:
     features = SMALL.features(params)
     raw = torch.zeros(200, 3, 2, requires_grad=True)
     x_hat = SMALL.output(raw, params).mean
-    price = SMALL.message_price(angles(200).float(), Direction(x_hat), torch.full((200,), 5.0))
+    price = SMALL.step_loss(angles(200).float(), Direction(x_hat), torch.full((200,), 5.0))
     assert torch.isfinite(features).all()
     assert features.dtype == price.dtype == torch.float32
     assert torch.isfinite(price).all()
@@ -218,7 +218,7 @@ def test_features_are_bounded() -> None:
     with seeded(5, "features"):
         params = SMALL.flow(angles(500), torch.linspace(0, 1, 500, dtype=DOUBLE))
     features = SMALL.features(params)
-    assert features.shape == (500, 3, SMALL.network_io.features)
+    assert features.shape == (500, 3, SMALL.network_io.in_features)
     assert (features[..., :2].norm(dim=-1) <= 1).all()
     assert (features[..., 2] >= 0).all()
     assert (features[..., 2] <= 1).all()
@@ -226,13 +226,13 @@ def test_features_are_bounded() -> None:
     assert features[-1, :, 2].mean() >= 0.8
 
 
-# Price
+# NatsLoss
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.5, 40.0, 1e3])
 def test_price_is_the_closed_form(alpha: float) -> None:
     x, x_hat, accuracy = angles(50, 1), angles(50, 2), torch.full((50,), alpha, dtype=DOUBLE)
-    found = SMALL.message_price(x, Direction(x_hat), accuracy)
+    found = SMALL.step_loss(x, Direction(x_hat), accuracy)
     expected = 2 * alpha * resultant(alpha) * ((x - x_hat) / 2).sin().square().sum(1)
     # differences of concentrations, of alpha eps each
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14 * (1 + alpha))

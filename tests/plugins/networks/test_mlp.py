@@ -23,7 +23,7 @@ def built(config: MLP, io: NetworkIO = NetworkIO((2, 3), 2, 1)) -> MLPModule:  #
 
 def inputs(io: NetworkIO = NetworkIO((2, 3), 2, 1), rows: int = 5) -> tuple[Tensor, Tensor]:  # noqa: B008 - a value
     with seeded(0, "inputs"):
-        features = torch.randn(rows, *io.site_shape, io.features, dtype=torch.float64)
+        features = torch.randn(rows, *io.site_shape, io.in_features, dtype=torch.float64)
         return features, torch.rand(rows, dtype=torch.float64)
 
 

@@ -380,7 +380,7 @@ CASES += [
 
 
 def bomb(path: Path) -> None:
-    """300 MB of zeros, packed into 2 MB or less."""
+    """300 MB of zeros, dumps into 2 MB or less."""
     if path.suffix == ".gz":
         with gzip.open(path, "wb", compresslevel=1) as file:
             for _ in range(18):

@@ -31,7 +31,7 @@ class Returns(nn.Module):
 
 def returning(function: Callable[[Tensor, int], Any], family: Family[Any] | None = None) -> BFN:
     family = family or Gaussian(site_shape=(2,))
-    return BFN(family, Returns(function, family.network_io.raw))
+    return BFN(family, Returns(function, family.network_io.out_features))
 
 
 def filled(number: float, dtype: torch.dtype = torch.float32) -> Callable[[Tensor, int], Tensor]:

@@ -145,7 +145,7 @@ CASES: list[Case] = [
         options="--checkpoint 3",
     ),
     sample("F1-no-best", as_it_is, 4, "no checkpoint with a validation loss", options="--checkpoint best"),
-    sample("F1-no-average", as_it_is, 2, "no moving average", options="--weights average"),
+    sample("F1-no-average", as_it_is, 2, "no moving average", options="--weights ema"),
     *(
         sample(
             f"F{9 if name in OUTSIDE else 2}-{name.replace(' ', '-')}",

@@ -25,7 +25,7 @@ class Halved(Gaussian):
     def kl_rate(self, x, output):
         return Gaussian.kl_rate(self, x, output) / 2
 """
-CHECK = "check broken.py:Halved --law loss-rate-is-the-limit-of-the-price"
+CHECK = "check broken.py:Halved --law loss-rate-is-the-limit-of-the-step-loss"
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bfn_toolkit.storage import files, folders
-from bfn_toolkit.training.step import Loop
+from bfn_toolkit.training.step import TrainStep
 
 CRASHED = 77  # exit status of a child that ended where it was told to
 TESTS = Path(__file__).parents[2]
@@ -133,9 +133,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 @contextmanager
 def signal_at(step: int, *numbers: int) -> Iterator[None]:
     """Within it, this process gets signals at the end of a step of training."""
-    whole = Loop.step
+    whole = TrainStep.step
 
-    def interrupted(loop: Loop, batch: Any, at: int) -> Any:
+    def interrupted(loop: TrainStep, batch: Any, at: int) -> Any:
         result = whole(loop, batch, at)
         if at == step:
             for number in numbers:
@@ -143,5 +143,5 @@ def signal_at(step: int, *numbers: int) -> Iterator[None]:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "step", interrupted)
+        patch.setattr(TrainStep, "step", interrupted)
         yield

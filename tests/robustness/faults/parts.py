@@ -148,7 +148,7 @@ class OwnRows(Dataset):
         return (1,)
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def metadata(self) -> Mapping[str, object]:
         return {"site_shape": (1,)}
 
     def split(self, name: Split) -> Batch:
