@@ -44,7 +44,7 @@ from .losses import (
     ReconstructionLoss as ReconstructionLoss,
     draw_times as draw_times,
 )
-from .model import Model as Model
+from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .networks import Network as Network, NetworkBuilder as NetworkBuilder, NetworkIO as NetworkIO
 from .outputs import (
     Delta as Delta,
@@ -61,7 +61,7 @@ from .registry.hookspecs import HOOK_API as HOOK_API, Entry as Entry, hookimpl a
 from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
-from .sampling.default import default_sampler as default_sampler
+from .sampling.default import default_reason as default_reason, default_sampler as default_sampler
 from .sampling.inpainting import (
     Clamped as Clamped,
     InpaintedModel as InpaintedModel,

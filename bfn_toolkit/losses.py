@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bfn_toolkit.config.validators import integer
 from bfn_toolkit.families import Family
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import first_row, streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
@@ -59,7 +59,7 @@ class Loss(abc.ABC):
     kind: ClassVar[str] = "loss"
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:
+    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:
         """Loss of each example, with shape (B,)."""
 
 
@@ -67,11 +67,11 @@ class NatsLoss(Loss):
     """A loss that is a price in nats: what each part of the data costs, and the sum."""
 
     @abc.abstractmethod
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
         """Price of each part of the family, with shape (B,); of a family that is no product, under the name ""."""
 
-    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:  # noqa: D102
-        return reduce(torch.add, self.part_losses(model, x, **condition).values())
+    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
+        return reduce(torch.add, self.part_losses(model, x, condition).values())
 
 
 @attrs.frozen
@@ -86,10 +86,10 @@ class ContinuousTimeLoss(NatsLoss):
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.in_(("paper", "unit")))
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = draw_times(x)
         params = model.family.flow(x, t)
-        output = model.output(params, t, **condition)
+        output = model.output(params, t, condition)
         return {
             name: self._rate(part, part_of(x, name), part_of(output, name), t)
             for name, part in model.family.parts.items()
@@ -112,12 +112,12 @@ class DiscreteTimeLoss(NatsLoss):
     n_steps: int = field(default=100, validator=integer(1, 10**9))
     samples: int = field(default=1, validator=integer(1, 10**9))
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        output = model.output(family.flow(x, s), s, **condition)
+        output = model.output(family.flow(x, s), s, condition)
         stream, price = streams(), {}
         for name, part in family.parts.items():
             with stream(name):
@@ -130,7 +130,7 @@ class DiscreteTimeLoss(NatsLoss):
 class ReconstructionLoss(NatsLoss):
     """Price of x under the output distribution after all messages."""
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
-        output = model.output(model.family.flow(x, t), t, **condition)
+        output = model.output(model.family.flow(x, t), t, condition)
         return {name: -part_of(output, name).log_prob(part_of(x, name)) for name in model.family.parts}

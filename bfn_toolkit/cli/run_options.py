@@ -100,7 +100,8 @@ def make_plan(
         known=known,
     )
     if verbose:
-        name, chosen, reason = plan.choose(run.model.family)
+        name, chosen = plan.choose(run.model.family)
+        reason = plan.reason(run.model.family)
         say(f"sampler: {name}, {reason}; {chosen.nfe(steps)} evaluations of the network")
         say(f"  {chosen}")
     return plan

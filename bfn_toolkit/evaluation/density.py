@@ -108,7 +108,7 @@ def _integrate(
         with torch.enable_grad():
             w = w.detach().requires_grad_()
             params = family.from_natural((root * w).unsqueeze(-1), accuracy)
-            drift = root * model.output(params, times[i], **condition).mean
+            drift = root * model.output(params, times[i], condition).mean
             if probes:
                 pairs = [(sign, torch.autograd.grad(drift, w, sign, retain_graph=True)[0]) for sign in signs]
                 traces = [(sign * pulled).flatten(1).sum(1) for sign, pulled in pairs]

@@ -133,7 +133,7 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
     labels: dict[str, str] = {}
-    sampler = sampler or default_sampler(family, n_steps)[0]
+    sampler = sampler or default_sampler(family, n_steps)
     for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
         for name, part in family.parts.items():
             seen, is_mean = beliefs_of(part, part_of(state.params, name))

@@ -1,4 +1,7 @@
-"""The sampler for a family and a number of steps, where nobody names one."""
+"""The sampler for a family and a number of steps, where nobody names one.
+
+docs/background/samplers.md has the measurements behind the rules.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,33 @@ from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
-FEW = 10  # evaluations: below, the noise that SDE2 renews costs real numbers more than it corrects
-MANY = 16  # sites: from there on it does so at any number of evaluations
+FEW = 10  # steps: below, the noise that SDE2 renews costs real numbers more than it corrects
+MANY = 16  # sites: from there on it does so at any number of steps
 
 
-def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
-    """The sampler for a number of steps, and why.
+def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
+    """The sampler for a family and a number of steps: :func:`default_reason` tells why.
 
     Arguments:
-        family: Whose beliefs are sampled.
-        n_steps: How many steps there will be.
-    Returns:
-        The sampler, and the reason in words that can follow its name.
+        family: The family whose data are sampled.
+        n_steps: Number of steps.
     """
+    return _choice(family, n_steps)[0]
+
+
+def default_reason(family: Family[Any], n_steps: int) -> str:
+    """The reason for :func:`default_sampler`, in words that follow its name."""
+    return _choice(family, n_steps)[1]
+
+
+def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
     parts = family.parts.values()
     others = [type(part).__name__ for part in parts if not isinstance(part, ChannelFamily)]
     if others:
-        return AncestralSampler(), f"because {', '.join(others)} is no ChannelFamily, which a solver needs"
+        return AncestralSampler(), f"because a solver needs a ChannelFamily, which {', '.join(others)} is not"
     real = [_is_real(part) for part in parts]
     if all(real) and n_steps < FEW:
-        return ODE2(), f"because {n_steps} steps are few, and real numbers then need no noise on the way"
+        return ODE2(), f"because real numbers need no noise on the way in as few as {n_steps} steps"
     if all(real) and sum(math.prod(part.network_io.site_shape) for part in parts) >= MANY:
         return ODE2(), "because it is of second order, and many real numbers need no noise on the way"
     reason = "because it is of second order, and corrects on the way what the network got wrong"
@@ -40,4 +50,4 @@ def default_sampler(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], st
 def _is_real(family: Family[Any]) -> bool:
     """Whether the data are real numbers."""
     with seeded("real"):
-        return family.input(family.prior(1)).sample().is_floating_point()
+        return bool(family.input(family.prior(1)).sample().is_floating_point())

@@ -31,7 +31,7 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Kernel, Output
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.randomness import seeded
@@ -215,19 +215,20 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
     return torch.where(mask, values, 0), mask
 
 
-class InpaintedModel:
-    """A model that knows some sites: its outputs are pinned there.
+class InpaintedModel(ModelWrapper):
+    """A model with observed values: its outputs are clamped to them.
 
     Samplers take it for a model; :meth:`~bfn_toolkit.FlowModel.sample` makes one of its argument ``known``.
 
     Arguments:
-        model: What is asked about the other sites.
-        known: The values, with as many rows as are sampled.
+        model: The model that is asked about the other sites.
+        observed: The values, with as many rows as are sampled.
     """
 
-    def __init__(self, model: Model, known: Observed) -> None:
-        self.family, self.model, self.known = model.family, model, known
+    def __init__(self, model: Model, observed: Observed) -> None:
+        super().__init__(model)
+        self.observed = observed
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        """The model's output, pinned."""
-        return self.known.clamp(self.model.output(params, t, **condition))
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """The model's output, clamped."""
+        return self.observed.clamp(self.model.output(params, t, condition))

@@ -67,10 +67,10 @@ class Validation:
         def price(block: int) -> Tensor:
             first = block * VALIDATION_ROWS
             rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.train_step.loss(model, rows.x, **rows.condition)
+            return self.train_step.loss(model, rows.x, rows.condition)
 
         key = (self.train_step.seed, "validation")
-        losses: Tensor = map_chunks(n, VALIDATION_ROWS, price, key, device)
+        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, price, key, device=device)
         self.train_step.model.train()
         return losses
 

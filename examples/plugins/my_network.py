@@ -23,7 +23,7 @@ class TinyMLPModule(nn.Module):
         self.first = nn.Linear(sites * io.in_features + 1 + len(config.conditions), config.width)
         self.last = nn.Linear(config.width, sites * io.out_features)
 
-    def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+    def forward(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""
         told = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
         h = self.first(torch.cat([features.flatten(1), torch.stack([t, *told], -1)], -1))

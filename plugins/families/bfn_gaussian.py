@@ -30,6 +30,7 @@ from torch.distributions import Distribution
 
 from bfn_toolkit import (
     ChannelFamily,
+    Condition,
     DataError,
     Delta,
     Entry,
@@ -315,10 +316,10 @@ class UnsquaredNormLoss(Loss):
     Source: https://proger.github.io/posts/bfn/normal.html
     """
 
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, model: Model, x: Tensor, condition: Condition | None = None) -> Tensor:  # noqa: D102
         family: Any = model.family
         t = draw_times(x)
-        output = model.output(family.flow(x, t), t, **condition)
+        output = model.output(family.flow(x, t), t, condition)
         error: Tensor = torch.linalg.vector_norm((x - output.mean).flatten(1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error

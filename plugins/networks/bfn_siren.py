@@ -43,7 +43,7 @@ class SirenModule(nn.Module):
             limit = 0.5 if first else math.sqrt(6 / config.width) / config.bandwidth
             nn.init.uniform_(layer.weight, -limit, limit)
 
-    def forward(self, features: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+    def forward(self, features: Tensor, t: Tensor, /, **_: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
         shape = (*features.shape[:-1], self.raw)
         if self.shared:  # every position of the leading axes is an example of its own

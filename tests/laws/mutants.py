@@ -657,9 +657,11 @@ class HiddenNoise(Angles):
     published="a sampler that takes the mean of the message, without its noise",
 )
 class NoMessageNoise(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         alpha = model.family.accuracy(s, t)
-        sender = model.family.sender(model.output(state.params, s, **condition).mean, alpha)
+        sender = model.family.sender(model.output(state.params, s, condition).mean, alpha)
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
@@ -671,9 +673,11 @@ class OneMore(ByDefinition):
 
 @rejected_by("evaluations-are-counted")
 class AsksTwice(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
-        model.output(state.params, s, **condition)
-        return ByDefinition.step(self, model, state, s, t, **condition)
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        model.output(state.params, s, condition)
+        return ByDefinition.step(self, model, state, s, t, condition)
 
 
 @rejected_by("a-constant-output-gives-the-flow")
@@ -701,9 +705,11 @@ CHANCE = random.Random(0)
 
 @rejected_by("samples-are-a-function-of-the-seed")
 class Unseeded(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         with seeded(CHANCE.getrandbits(32)):
-            return ByDefinition.step(self, model, state, s, t, **condition)
+            return ByDefinition.step(self, model, state, s, t, condition)
 
 
 @rejected_by("sampler-round-trips", temperature=2.0)

@@ -259,9 +259,11 @@ class ByDefinition(Sampler[SamplerState]):
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         alpha = model.family.accuracy(s, t)
-        y = model.family.sender(model.output(state.params, s, **condition).sample(), alpha).sample()
+        y = model.family.sender(model.output(state.params, s, condition).sample(), alpha).sample()
         return SamplerState(model.family.update(state.params, y, alpha))
 
 
@@ -269,8 +271,10 @@ class ByDefinition(Sampler[SamplerState]):
 class Meaning(AncestralSampler):
     """First-order stochastic solver (SDE-BFN-Solver 1): the output's mean where the ancestral sampler has a draw."""
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
-        x = model.output(state.params, s, **condition).mean
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        x = model.output(state.params, s, condition).mean
         return SamplerState(model.family.draw_update(state.params, x, model.family.accuracy(s, t)))
 
 
