@@ -31,7 +31,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import first_row, streams
-from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
+from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
 
 
 @lru_cache(maxsize=16)
@@ -90,10 +90,11 @@ class ContinuousTimeLoss(NatsLoss):
         t = draw_times(x)
         params = model.family.flow(x, t)
         output = model.output(params, t, condition)
-        return {
-            name: self._rate(part, part_of(x, name), part_of(output, name), t)
-            for name, part in model.family.parts.items()
-        }
+        losses = {}
+        for part in model.family.walk(x, output):
+            data, p_o = part.values
+            losses[part.name] = self._rate(part.family, data, p_o, t)
+        return losses
 
     def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
         rate = family.loss_rate(x, output, t)
@@ -118,12 +119,13 @@ class DiscreteTimeLoss(NatsLoss):
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
         output = model.output(family.flow(x, s), s, condition)
-        stream, price = streams(), {}
-        for name, part in family.parts.items():
-            with stream(name):
-                alpha = part.accuracy(s, t)
-                price[name] = part.step_loss(part_of(x, name), part_of(output, name), alpha, self.samples)
-        return {name: self.n_steps * nats for name, nats in price.items()}
+        stream, losses = streams(), {}
+        for part in family.walk(x, output):
+            with stream(part.name):
+                data, p_o = part.values
+                alpha = part.family.accuracy(s, t)
+                losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
+        return {name: self.n_steps * nats for name, nats in losses.items()}
 
 
 @attrs.frozen
@@ -133,4 +135,8 @@ class ReconstructionLoss(NatsLoss):
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
         output = model.output(model.family.flow(x, t), t, condition)
-        return {name: -part_of(output, name).log_prob(part_of(x, name)) for name in model.family.parts}
+        losses = {}
+        for part in model.family.walk(x, output):
+            data, p_o = part.values
+            losses[part.name] = -p_o.log_prob(data)
+        return losses

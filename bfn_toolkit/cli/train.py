@@ -107,9 +107,10 @@ def train(
     if not no_report:
         from bfn_toolkit.parallel.signals import listening
         from bfn_toolkit.reports.report import complete_run
+        from bfn_toolkit.runs.sampling import ResolvedPlan
 
         with listening():
-            scores = complete_run(run, make_plan(run), say)
+            scores = complete_run(ResolvedPlan.of(run, make_plan(run)), say)
         if job.is_main_process():
             scores_table(scores)
     return None

@@ -29,11 +29,10 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.families import Part
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Output
-from bfn_toolkit.product_family import JointOutput
-from bfn_toolkit.shapes import Data, expand, part_of
+from bfn_toolkit.shapes import Data, expand
 
 Likelihood = Callable[[Data], Tensor]
 
@@ -122,19 +121,20 @@ class GradientGuided(ModelWrapper, FlowModel):
         output = self.model.output(params, t, condition)
         if self.scale == 0.0:
             return output
-        outputs = {name: part_of(output, name) for name in self.family.parts}
-        pushes = self._gradients({name: _expected(part) for name, part in outputs.items()})
+        parts = list(self.family.walk(output, params))
+        pushes = self._gradients({part.name: _expected(part.values[0]) for part in parts})
         moved = {}
-        for name, family in self.family.parts.items():
-            uncertainty = partial(_uncertainty, family, part_of(params, name), self.data_variance)
-            moved[name] = _moved(outputs[name], _Push(*pushes[name], uncertainty))
-        return moved[""] if "" in moved else JointOutput(moved)
+        for part in parts:
+            p_o, beliefs = part.values
+            uncertainty = partial(_uncertainty, part, beliefs, self.data_variance)
+            moved[part.name] = _moved(p_o, _Push(*pushes[part.name], uncertainty))
+        return self.family.join_outputs(moved)
 
     def _gradients(self, expected: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """s g and s c at what is expected, by the names of the parts."""
         with torch.inference_mode(False), torch.enable_grad():
             seen = {name: part.detach().clone().requires_grad_() for name, part in expected.items()}
-            nats = self.log_likelihood(seen.get("", seen)) * self.scale
+            nats = self.log_likelihood(self.family.join(seen)) * self.scale
             rows = len(next(iter(seen.values())))
             if nats.shape != (rows,):
                 raise ConfigError(f"the log-likelihood must have shape ({rows},), found {tuple(nats.shape)}")
@@ -143,11 +143,9 @@ class GradientGuided(ModelWrapper, FlowModel):
         return {name: (pushes[name].detach(), -bends[name].clamp_max(0.0)) for name in seen}
 
 
-def _uncertainty(family: Family[Any], params: Any, variance: float) -> Tensor:
+def _uncertainty(part: Part, params: Any, variance: float) -> Tensor:
     """S = 1 / (1 / v + B), with shape (B,)."""
-    if not isinstance(family, ChannelFamily):
-        raise ConfigError(f"gradient guidance of points needs a ChannelFamily, which {type(family).__name__} is not")
-    accuracy: Tensor = family.natural_params(params)[1]
+    accuracy: Tensor = part.as_channel().natural_params(params)[1]
     return (1.0 / variance + accuracy).reciprocal()
 
 

@@ -178,8 +178,8 @@ class KnownValues:
     """Known values of a file, which stay there until rows of them are needed.
 
     Arguments:
-        parts: Values by the names of the parts, each with shape (n, *site), or (1, *site) for all samples alike; of data
-            without parts under the name "".
+        parts: Values by the names of the parts, each with shape (n, *site), or (1, *site) for all samples alike; of
+            data without parts under the name "".
     """
 
     parts: Mapping[str, Tensor]
@@ -341,7 +341,7 @@ def _digest(path: Path) -> str:
 
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if "" in run.model.family.parts else f"{Path(SAMPLES).stem}.safetensors"
+    return SAMPLES if not run.model.family.has_parts else f"{Path(SAMPLES).stem}.safetensors"
 
 
 def write_samples(path: Path, samples: Data) -> None:

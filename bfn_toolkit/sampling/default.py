@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.randomness import seeded
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.families import Family
 from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
@@ -34,20 +34,16 @@ def default_reason(family: Family[Any], n_steps: int) -> str:
 
 
 def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
-    parts = family.parts.values()
-    others = [type(part).__name__ for part in parts if not isinstance(part, ChannelFamily)]
-    if others:
-        return AncestralSampler(), f"because a solver needs a ChannelFamily, which {', '.join(others)} is not"
-    real = [_is_real(part) for part in parts]
+    for part in family.walk():
+        try:
+            part.as_channel()
+        except ConfigError:
+            name = type(part.family).__name__
+            return AncestralSampler(), f"because a solver needs a ChannelFamily, which {name} is not"
+    real = [not part.family.is_discrete for part in family.walk()]
     if all(real) and n_steps < FEW:
         return ODE2(), f"because real numbers need no noise on the way in as few as {n_steps} steps"
-    if all(real) and sum(math.prod(part.network_io.site_shape) for part in parts) >= MANY:
+    if all(real) and sum(math.prod(part.family.network_io.site_shape) for part in family.walk()) >= MANY:
         return ODE2(), "because it is of second order, and many real numbers need no noise on the way"
     reason = "because it is of second order, and corrects on the way what the network got wrong"
     return SDE2() if any(real) else SDE2(slope="signal"), reason
-
-
-def _is_real(family: Family[Any]) -> bool:
-    """Whether the data are real numbers."""
-    with seeded("real"):
-        return bool(family.input(family.prior(1)).sample().is_floating_point())

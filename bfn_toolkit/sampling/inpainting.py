@@ -159,7 +159,7 @@ class Observed:
         """
         if isinstance(given, Observed):
             return given
-        if "" in family.parts:
+        if not family.has_parts:
             return cls(*_checked(family, given, rows, ""))
         if not isinstance(given, Mapping) or not given or not given.keys() <= family.parts.keys():
             found = f"the parts {', '.join(map(str, given))}" if isinstance(given, Mapping) else _form(given)
@@ -205,8 +205,8 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
     values, mask = values.expand(rows, *site), mask.to(values.device).expand(rows, *site)
     with seeded("known"):  # any data of the family, to stand where nothing is known
         example = family.input(family.prior(rows)).sample().clamp(-1, 1).to(values.device)
-    if values.is_floating_point() != example.is_floating_point():
-        kind = "floating-point numbers" if example.is_floating_point() else "classes as torch.int64"
+    if values.is_floating_point() == family.is_discrete:
+        kind = "classes as torch.int64" if family.is_discrete else "floating-point numbers"
         raise ConfigError(f"the values of {which} must be {kind}, found {values.dtype}")
     try:
         family.check_data(torch.where(mask, values, example.to(values.dtype)))

@@ -44,6 +44,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -52,12 +53,11 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
-from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid, channels_of
-from bfn_toolkit.shapes import part_of
+from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
 
 Slope = Literal["log-snr", "signal"]
 
@@ -88,7 +88,7 @@ class SolverState(SamplerState):
     """Beliefs, and the path of each part to them.
 
     Arguments:
-        paths: Paths by the names of the parts; of a family that is no product, under the name "".
+        paths: Paths by the names of the parts.
     """
 
     paths: Mapping[str, SolverPath]
@@ -96,8 +96,11 @@ class SolverState(SamplerState):
     @classmethod
     def at(cls, family: Family[Any], paths: Mapping[str, SolverPath]) -> SolverState:
         """The beliefs at the ends of the paths."""
-        params = {name: part.from_scaled(paths[name].w, paths[name].q) for name, part in channels_of(family).items()}
-        return cls(params.get("", params), paths)
+        params = {}
+        for part in family.walk():
+            path = paths[part.name]
+            params[part.name] = part.as_channel().from_scaled(path.w, path.q)
+        return cls(family.join(params), paths)
 
 
 @lru_cache(maxsize=4096)
@@ -106,16 +109,12 @@ def _accuracy(family: ChannelFamily[Any], t: float) -> float:
     return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
 
 
-def _drawn(family: Family[Any]) -> Iterator[tuple[str, ChannelFamily[Any]]]:
-    """The parts, each of several in a stream of draws of its own."""
-    parts = channels_of(family)
-    if "" in parts:
-        yield from parts.items()
-        return
-    stream = streams()
-    for name, part in parts.items():
-        with stream(name):
-            yield name, part
+def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
+    """The parts, each of a product in a stream of draws of its own."""
+    stream = streams() if family.has_parts else None
+    for part in family.walk(*values):
+        with stream(part.name) if stream else nullcontext():
+            yield part
 
 
 class Solver(Sampler[SolverState]):
@@ -145,7 +144,6 @@ class Solver(Sampler[SolverState]):
 
     def times(self, model: Model, n_steps: int) -> Tensor:
         """0, then the times of the grid: n + 1 in all."""
-        channels_of(model.family)
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.grid.times(model.family, n_steps)])
 
     def nfe(self, n_steps: int) -> int:
@@ -155,35 +153,39 @@ class Solver(Sampler[SolverState]):
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SolverState:
         """The prior, and noise."""
         paths = {}
-        for name, part in _drawn(model.family):
-            shape = (batch_size, *part.network_io.site_shape, part.channels)
-            paths[name] = SolverPath(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
+        for part in _in_streams(model.family):
+            family = part.as_channel()
+            shape = (batch_size, *family.network_io.site_shape, family.channels)
+            paths[part.name] = SolverPath(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
         return SolverState.at(model.family, paths)
 
     def step(
         self, model: Model, state: SolverState, s: Tensor, t: Tensor, condition: Condition | None = None
     ) -> SolverState:
         """One evaluation, and :meth:`advance` for each part; from t = 0 to the start the noise stays what it is."""
-        family, paths = model.family, {}
         at, to = s.item(), t.item()  # on the CPU: no device is waited for
-        output = model.output(state.params, s, condition) if at > 0.0 else None
-        for name, part in _drawn(family):
-            path, q = state.paths[name], math.sqrt(_accuracy(part, to))
-            if output is None:
-                paths[name] = SolverPath(path.w, q, 0.0)
-            else:
-                phi = self.embedding(part, part_of(output, name), path.w)
-                paths[name] = self.advance(path, phi, q, self.accuracy(part, at, to))
-        return SolverState.at(family, paths)
+        if at == 0.0:
+            return SolverState.at(model.family, {part.name: _start(part, state, to) for part in model.family.walk()})
+        paths, output = {}, model.output(state.params, s, condition)
+        for part in _in_streams(model.family, output):
+            family, path = part.as_channel(), state.paths[part.name]
+            phi, q = self.embedding(family, part.values[0], path.w), math.sqrt(_accuracy(family, to))
+            paths[part.name] = self.advance(path, phi, q, self.accuracy(family, at, to))
+        return SolverState.at(model.family, paths)
+
+
+def _start(part: Part, state: SolverState, t: float) -> SolverPath:
+    """The path of a part at the first time of the grid: noise, as before."""
+    return SolverPath(state.paths[part.name].w, math.sqrt(_accuracy(part.as_channel(), t)), 0.0)
 
 
 def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope) -> Tensor:
-    """D: the embedding in the middle of the step to q, on the line through the last two evaluations.
+    """D: the embedding in the middle of the step to q, on the line through the last two evaluations; a new tensor.
 
     The line is in lambda = ln q ("log-snr") or in q ("signal").
     """
     if path.phi is None:
-        return phi
+        return phi.clone()
     if slope == "signal":
         r = 0.5 * (q - path.q) / (path.q - path.q_phi)
     else:
@@ -191,17 +193,12 @@ def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope) -> Tens
     return torch.lerp(path.phi, phi, 1.0 + r)  # phi + r (phi - phi_before)
 
 
-def _ode_step(w: Tensor, h: float, D: Tensor) -> Tensor:
-    """w_t = w_s + h D."""
-    return torch.add(w, D, alpha=h)
-
-
 def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
-    """w_t = a w_s + b D + c z: drift and noise for the accuracy of the step."""
+    """w_t = a w_s + b D + c z, in the memory of D: drift and noise for the accuracy of the step."""
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
     c = math.sqrt(alpha) / q
-    w = torch.mul(path.w, a).add_(D, alpha=b)
+    w = D.mul_(b).add_(path.w, alpha=a)
     return w.add_(torch.randn_like(w), alpha=c)
 
 
@@ -222,7 +219,7 @@ class ODE1(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = _ode_step(path.w, q - path.q_0, phi)
+        w = torch.add(path.w, phi, alpha=q - path.q_0)
         return SolverPath(w, q, q)
 
 
@@ -243,7 +240,7 @@ class ODE2(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         D = _extrapolated(path, phi, q, self.slope)
-        w = _ode_step(path.w, q - path.q_0, D)
+        w = D.mul_(q - path.q_0).add_(path.w)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
@@ -263,12 +260,12 @@ class ODEMidpoint(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         if path.w_0 is None or path.phi is None:  # to the middle
-            w_0 = _ode_step(path.w, path.q - path.q_0, phi)  # the drift since 0 is not a part of the step
-            w = _ode_step(path.w, q - path.q_0, phi)
+            w_0 = torch.add(path.w, phi, alpha=path.q - path.q_0)  # the drift since 0 is not a part of the step
+            w = torch.add(path.w, phi, alpha=q - path.q_0)
             return SolverPath(w, q, path.q, phi=phi, q_phi=path.q, w_0=w_0)
         r = 0.5 * math.log(q / path.q_phi) / math.log(path.q / path.q_phi)
         D = torch.lerp(path.phi, phi, r)
-        w = _ode_step(path.w_0, q - path.q_0, D)
+        w = D.mul_(q - path.q_0).add_(path.w_0)
         return SolverPath(w, q, q)
 
 
@@ -283,7 +280,7 @@ class SDE1(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = _sde_step(path, phi, q, alpha)
+        w = _sde_step(path, phi.clone(), q, alpha)
         return SolverPath(w, q, q)
 
 
@@ -326,7 +323,7 @@ class EulerMaruyama(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         q = math.sqrt(path.q**2 + alpha)
-        w = _sde_step(path, phi, q, alpha)
+        w = _sde_step(path, phi.clone(), q, alpha)
         return SolverPath(w, q, q)
 
 

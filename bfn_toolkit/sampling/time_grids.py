@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from bfn_toolkit.errors import ConfigError, StepCountError
+from bfn_toolkit.errors import StepCountError
 from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
 
@@ -49,26 +49,10 @@ class TimeGrid(abc.ABC):
 
         Raises:
             StepCountError: If n is not an integer of at least 1, or another than the grid allows.
-            ConfigError: If a part is no channel.
+            ConfigError: If a part is not a channel.
         """
         check_n_steps(n)
-        return torch.stack([self.spaced(part, n) for part in channels_of(family).values()]).mean(0)
-
-
-def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
-    """The parts of a family, all of which are channels; under the name "" for a family that is no product.
-
-    Raises:
-        ConfigError: If one is not.
-    """
-    for name, part in family.parts.items():
-        if not isinstance(part, ChannelFamily):
-            which = f"part '{name}', a {type(part).__name__}," if name else type(part).__name__
-            raise ConfigError(
-                f"a solver works in the coordinates of a ChannelFamily, which {which} is not; "
-                "write sampler=AncestralSampler(), on the command line --sampler ancestral"
-            )
-    return family.parts  # type: ignore[return-value]
+        return torch.stack([self.spaced(part.as_channel(), n) for part in family.walk()]).mean(0)
 
 
 def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ log-densities they give to test points, so that a law needs to know nothing of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.distributions import kl
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import Family, Part
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.testing.cases import Case, cases, data, times
@@ -276,12 +277,15 @@ def check_information_is_conserved(family: Family[Any]) -> float:
     return judge.figure
 
 
-class _Plain:
+class _Plain(Model):
     """An oracle whose family receives by the definition."""
 
     def __init__(self, toy: Toy) -> None:
         self.family: Any = _Receiving(toy.family)
-        self.output = toy.oracle.output
+        self._oracle = toy.oracle
+
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        return self._oracle.output(params, t, condition)
 
 
 class _Receiving:
@@ -291,9 +295,8 @@ class _Receiving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        return {"": self}
+    def walk(self, *values: Any) -> Iterator[Part]:
+        yield Part("", self, values)  # type: ignore[arg-type]
 
     def step_loss(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:
         return kl(self._family.sender(x, alpha), Family.receiver(self._family, output, alpha), samples)

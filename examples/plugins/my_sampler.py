@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit import Entry, Model, Sampler, SamplerState, hookimpl
+from bfn_toolkit import Condition, Entry, Model, Sampler, SamplerState, hookimpl
 
 
 @attrs.frozen

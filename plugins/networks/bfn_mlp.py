@@ -99,7 +99,9 @@ class MLP(NetworkBuilder):
             ConfigError: If one is not.
         """
         if value.is_floating_point() or value.is_complex() or value.ndim != 1:
-            raise ConfigError(f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}")
+            raise ConfigError(
+                f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}"
+            )
         if len(value) and (highest := int(value.max())) >= self.labels:
             raise ConfigError(f"{name} {highest} is beyond the labels 0 to {self.labels - 1} of the network")
 

@@ -18,6 +18,7 @@ from bfn_toolkit import (
     ODE2,
     AdditiveFamily,
     Batch,
+    Condition,
     Delta,
     Finite,
     GeometricSchedule,
@@ -690,8 +691,8 @@ class AsksTwice(ByDefinition):
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
-        return ODE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
+        return ODE1.advance(self, attrs.evolve(path, q_0=path.q), phi, q, alpha)
 
 
 @rejected_by("the-error-falls-as-claimed")
@@ -699,10 +700,10 @@ class LateDrift(ODE1):
 class LooksBack(ODE2):
     """The slope with the wrong sign."""
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
         if path.phi is None:
-            return ODE2.advance(self, path, phi, q, told)
-        return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, told), phi=phi)
+            return ODE2.advance(self, path, phi, q, alpha)
+        return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, alpha), phi=phi)
 
 
 CHANCE = random.Random(0)

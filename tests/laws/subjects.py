@@ -19,6 +19,7 @@ from bfn_toolkit import (
     AncestralSampler,
     Batch,
     ChannelFamily,
+    Condition,
     Dataset,
     Delta,
     Finite,
