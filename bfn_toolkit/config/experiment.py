@@ -248,26 +248,22 @@ def _layers(
     overrides: Sequence[tuple[str, str]],
     registry: Registry,
 ) -> Configuration:
-    """Base, recipe of the dataset, preset, values, options: each above those before it."""
-
-    def layered(default_config: Mapping[str, Any]) -> Configuration:
-        configuration = Configuration()
-        if base is not None:
-            configuration.add_preset(base)
-        configuration.add_mapping(default_config)
-        if preset is not None:
-            configuration.add_preset(preset)
-        values(configuration)
-        configuration.add_options(overrides)
-        return configuration
-
-    configuration = layered({})
-    default_config = _default_config(configuration.tree.get("dataset"), registry) if base is not None else {}
-    return layered(default_config) if default_config else configuration
+    """Base, default configuration of the dataset, preset, values, options: each above those before it."""
+    configuration = Configuration()
+    if base is not None:
+        configuration.add_preset(base)
+    if preset is not None:
+        configuration.add_preset(preset)
+    values(configuration)
+    configuration.add_options(overrides)
+    if base is not None:
+        defaults = _default_config(configuration.tree.plain().get("dataset"), registry)
+        configuration.add_mapping(defaults, "default_config of the dataset", at=1)
+    return configuration
 
 
 def _default_config(dataset: object, registry: Registry) -> Mapping[str, Any]:
-    """What the dataset's class would rather be learned with; nothing where it is wrong, which is told later."""
+    """Default settings suggested by the dataset class; {} if it is unknown (reported later)."""
     name = dataset.get("name") if isinstance(dataset, Mapping) else dataset
     try:
         cls = registry.get("dataset", str(name)).entry.build

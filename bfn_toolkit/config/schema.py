@@ -10,7 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from bfn_toolkit.config.layers import Key, dotted
+from bfn_toolkit.config.layers import dotted
+from bfn_toolkit.config.toml_files import Key
 from bfn_toolkit.errors import PluginError
 from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import Registered, Registry

@@ -542,6 +542,31 @@ def test_a_dataset_needs_no_facts() -> None:
     assert made.family.head == Point(variance=None)
 
 
+@attrs.frozen
+class Confused(Dataset):
+    """A dataset whose metadata are wrong."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return {"site_shape": "wide", "variance": {"name": "skip"}}
+
+
+def test_wrong_metadata_are_told_with_their_place(tmp_path: Path) -> None:
+    made = registry()
+    hook = hookimpl(lambda: [Entry("confused", Confused)], specname="bfn_datasets")
+    made.register(SimpleNamespace(hook=hook), name="confused")
+    path = tmp_path / "x.toml"
+    path.write_text('dataset = "confused"\n[family]\nsigma = 2.0\n[network]\nvariance = 1\n')
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_toml(path, registry=made)
+    assert raised.value.lines[:2] == (
+        'metadata of the dataset: family.site_shape: expected an array of integers, got "wide" (a string)',
+        "metadata of the dataset: family.head.variance: expected a number, got a table",
+    )
+    assert raised.value.lines[2].startswith(f"{path}:3: family.sigma: ")
+    assert len(raised.value.lines) == 3
+
+
 # --- round trips
 
 
