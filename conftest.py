@@ -45,7 +45,7 @@ def commands(block: str) -> Iterator[list[str]]:
 def check_bfn(arguments: Sequence[str]) -> None:
     """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
     from bfn_toolkit.cli import bfn
-    from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
+    from bfn_toolkit.cli.options import file_and_options, parse_overrides
     from bfn_toolkit.config.experiment import load_experiment
 
     with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here

@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from bfn_toolkit.cli.display import checkpoints_table, say
-from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Group
-from bfn_toolkit.cli.run_options import trust_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, file_and_options, parse_overrides, trust_options
 
 
 @click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")

@@ -26,7 +26,7 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.cli.overrides import parse_overrides
+from bfn_toolkit.cli.options import parse_overrides
 from bfn_toolkit.config.experiment import load_experiment
 from bfn_toolkit.reports.figures import flows_figure
 from bfn_toolkit.testing import LAWS, Law, register_profiles, verdicts
