@@ -12,9 +12,10 @@ from collections.abc import Collection
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
+from bfn_toolkit import validators
 from bfn_toolkit.shapes import as_shape
 
 
@@ -29,8 +30,8 @@ class NetworkIO:
     """
 
     site_shape: tuple[int, ...] = field(converter=as_shape)
-    in_features: int = field(default=1, validator=validators.ge(1))
-    out_features: int = field(default=1, validator=validators.ge(1))
+    in_features: int = field(default=1, validator=validators.integer(ge=1))
+    out_features: int = field(default=1, validator=validators.integer(ge=1))
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ What the configuration leaves out altogether is the ``default_config`` of the da
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,37 +38,37 @@ from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import options_of
 from bfn_toolkit.config.structure import metadata_of, structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.config.validators import integer, not_one_of, number, one_of
-from bfn_toolkit.errors import BFNError, ConfigError
+from bfn_toolkit.errors import BFNError
 from bfn_toolkit.registry.registry import Registry, default_registry
+from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
 
 BASE = "default"  # the preset beneath every configuration
 
 
-def _device(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _device(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value)):
-        raise ConfigError(not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
+        raise invalid(training, field, not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
 
 
-def _word(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _word(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and value):
-        raise ConfigError(f"expected a name, got {value!r}")
+        raise invalid(training, field, f"expected a name, got {value!r}")
 
 
 def _warmup(training: Any, field: attrs.Attribute[Any], value: int) -> None:
-    integer(0, 10**12)(training, field, value)
+    integer(ge=0, le=10**12)(training, field, value)
     if value > training.steps:
-        raise ConfigError(f"warmup = {value} is longer than steps = {training.steps}")
+        raise invalid(training, field, f"warmup = {value} is longer than steps = {training.steps}")
 
 
-def _plain(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _table(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
-        raise ConfigError(f"{field.name}: expected a table of options, got {value!r}")
+        raise invalid(training, field, f"expected a table of options, got {value!r}")
 
 
 def _options() -> Any:
     # A table cannot be hashed; equal experiments have equal hashes all the same.
-    return attrs.field(factory=dict, converter=dict, validator=_plain, hash=False)
+    return attrs.field(factory=dict, converter=dict, validator=_table, hash=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -101,28 +102,28 @@ class Training:
         trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
     """
 
-    steps: int = attrs.field(default=400, validator=integer(1, 10**12))
-    batch_size: int = attrs.field(default=4096, validator=integer(1, 2**31 - 1))
-    accumulate: int = attrs.field(default=1, validator=integer(1, 2**31 - 1))
+    steps: int = attrs.field(default=400, validator=integer(ge=1, le=10**12))
+    batch_size: int = attrs.field(default=4096, validator=integer(ge=1, le=2**31 - 1))
+    accumulate: int = attrs.field(default=1, validator=integer(ge=1, le=2**31 - 1))
     optimizer: str = attrs.field(default="adam", validator=_word)
     optimizer_options: Mapping[str, Any] = _options()
-    lr: float = attrs.field(default=3e-3, validator=number(0, 1e3, above=True))
+    lr: float = attrs.field(default=3e-3, validator=number(gt=0, le=1e3))
     scheduler: str = attrs.field(default="cosine", validator=_word)
     scheduler_options: Mapping[str, Any] = _options()
     warmup: int = attrs.field(default=0, validator=_warmup)
-    clip_norm: float = attrs.field(default=1.0, validator=number(0, float("inf"), above=True))
-    ema_decay: float = attrs.field(default=0.0, validator=number(0, 1, below=True))
-    checkpoint_every: int = attrs.field(default=1000, validator=integer(0, 10**12))
-    keep: int = attrs.field(default=3, validator=integer(1, 10**6))
+    clip_norm: float = attrs.field(default=1.0, validator=number(gt=0, le=math.inf))
+    ema_decay: float = attrs.field(default=0.0, validator=number(ge=0, lt=1))
+    checkpoint_every: int = attrs.field(default=1000, validator=integer(ge=0, le=10**12))
+    keep: int = attrs.field(default=3, validator=integer(ge=1, le=10**6))
     on_save_error: Literal["warn", "stop"] = attrs.field(default="warn", validator=one_of("warn", "stop"))
-    validate_every: int = attrs.field(default=0, validator=integer(0, 10**12))
-    patience: int = attrs.field(default=0, validator=integer(0, 10**6))
+    validate_every: int = attrs.field(default=0, validator=integer(ge=0, le=10**12))
+    patience: int = attrs.field(default=0, validator=integer(ge=0, le=10**6))
     device: str = attrs.field(default="auto", validator=_device)
     precision: Literal["fp32", "bf16", "fp16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16", "fp16"))
-    compile: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    compile: bool = attrs.field(default=False, validator=instance_of(bool))
     parallel: Literal["ddp", "fsdp"] = attrs.field(default="ddp", validator=one_of("ddp", "fsdp"))
-    timeout: float = attrs.field(default=300.0, validator=number(1, 1e7))
-    workers: int = attrs.field(default=0, validator=integer(0, 1024))
+    timeout: float = attrs.field(default=300.0, validator=number(ge=1, le=1e7))
+    workers: int = attrs.field(default=0, validator=integer(ge=0, le=1024))
     trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
@@ -143,8 +144,8 @@ class Experiment:
     family: Any = attrs.field(metadata={"kind": "family", "metadata_from": "dataset"})
     network: Any = attrs.field(metadata={"kind": "network", "metadata_from": "dataset"})
     loss: Any = attrs.field(metadata={"kind": "loss"})
-    training: Training = attrs.field(factory=Training, validator=attrs.validators.instance_of(Training))
-    seed: int = attrs.field(default=0, validator=integer(0, 2**63 - 1))
+    training: Training = attrs.field(factory=Training, validator=instance_of(Training))
+    seed: int = attrs.field(default=0, validator=integer(ge=0, le=2**63 - 1))
 
     @classmethod
     def from_toml(

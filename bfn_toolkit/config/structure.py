@@ -34,9 +34,9 @@ from bfn_toolkit.config.schema import (
 )
 from bfn_toolkit.config.toml_files import Key
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.config.validators import not_one_of
 from bfn_toolkit.errors import BFNError, ConfigError, PluginError, UnknownPlugin
 from bfn_toolkit.registry.registry import Registered, Registry
+from bfn_toolkit.validators import not_one_of
 
 T = TypeVar("T")
 METADATA = Place("metadata of the dataset")
@@ -104,8 +104,10 @@ class _Reader:
             return self._union(node, type_)
         if get_origin(type_) is Literal:
             return self._literal(node, get_args(type_))
-        if is_sequence(type_) or is_mapping(type_):
-            return self._collection(node, type_)
+        if is_sequence(type_):
+            return self._sequence(node, type_)
+        if is_mapping(type_):
+            return self._mapping(node, type_)
         return self._wrong(node, f"nothing here, because a configuration cannot hold {type_}")
 
     def _mistake(self, node: Node, problem: str, *inner: str) -> Any:
@@ -161,24 +163,23 @@ class _Reader:
         self.mistakes += nearest
         return WRONG
 
-    def _collection(self, node: Node, type_: Any) -> Any:
-        """An array, or a table whose keys the user chooses."""
+    def _sequence(self, node: Node, type_: Any) -> Any:
         node, members = node.parsed(), get_args(type_)
-        mapping = is_mapping(type_)
-        parts: Any = node.value
         fixed = get_origin(type_) is tuple and ... not in members
-        if not isinstance(parts, Mapping if mapping else (list, tuple)) or (fixed and len(parts) != len(members)):
+        if not isinstance(node.value, (list, tuple)) or (fixed and len(node.value) != len(members)):
             return self._wrong(node, words(type_))
-        if mapping:
-            values = [self.read(part, members[1] if len(members) == 2 else Any) for part in parts.values()]
-        else:
-            inner = members if fixed else [members[0] if members else Any] * len(parts)
-            values = [self.read(*pair) for pair in zip(parts, inner, strict=True)]
+        inner = members if fixed else [members[0] if members else Any] * len(node.value)
+        values = [self.read(part, type_) for part, type_ in zip(node.value, inner, strict=True)]
         if any(value is WRONG for value in values):
             return WRONG
-        if mapping:
-            return dict(zip(parts, values, strict=True))
         return values if (get_origin(type_) or type_) is list else tuple(values)
+
+    def _mapping(self, node: Node, type_: Any) -> Any:
+        if not isinstance(node.value, Mapping):
+            return self._wrong(node, "a table")
+        inner = get_args(type_)[1] if len(get_args(type_)) == 2 else Any
+        values = {key: self.read(part, inner) for key, part in node.value.items()}
+        return WRONG if any(value is WRONG for value in values.values()) else values
 
     def _part(self, node: Node, type_: Any) -> Any:
         kind = kind_of(type_)
@@ -283,9 +284,11 @@ def _violation(node: Node, cls: type[Any], error: Exception, key: str | None = N
     """The error of a constructor or validator as a mistake, at the field that it names."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     text = " ".join(text.split()) or type(error).__name__
-    named = re.match(r"'(\w+)'", text)  # as the validators of attrs begin
-    if key is None and named and named[1] in fields_of(cls):
-        key = named[1]
+    ours, attrs_own = re.match(rf"{cls.__name__}\.(\w+): ", text), re.match(r"'(\w+)' ", text)
+    if ours:
+        text = text[ours.end() :]
+    named = next((found[1] for found in (ours, attrs_own) if found and found[1] in fields_of(cls)), None)
+    key = key or named
     if key is None:
         return Mistake(node.key, node.place, text)
     return Mistake((*node.key, key), node.value[key].place if key in node.value else node.place, text)

@@ -1,7 +1,7 @@
 """The registry: loads entry points, resolves names, reports what failed and why.
 
 One plugin is one entry point in the group ``bfn_toolkit``, whose value is a module.  Each is loaded by itself, with a
-plugin manager of its own, at the moment a name asks for it; one that fails is recorded and the others go on.
+plugin manager of its own, when a name first asks for it; one that fails is recorded, and the others still load.
 
 A plain name is looked up in this order, and the first place that has it answers:
 
@@ -174,7 +174,8 @@ class Registry:
                 if registered.kind == kind and registered.entry.build is cls:
                     return self._shortest(registered)
         raise ConfigError(
-            f"{cls.__module__}.{cls.__qualname__} has no name as a {kind}, so that no configuration can hold it. "
+            f"{cls.__module__}.{cls.__qualname__} is not registered as a {kind}, "
+            "so it cannot be written to a configuration. "
             f'Return Entry("some-name", {cls.__name__}) from @hookimpl {KINDS[kind]}(), in a module that has an entry '
             f"point in the group '{PROJECT}' or is given to registry.register(module)"
         )

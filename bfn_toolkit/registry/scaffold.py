@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bfn_toolkit.errors import ConfigError, ResourceError
+from bfn_toolkit.registry.hookspecs import NAME
 from bfn_toolkit.registry.registry import Registry
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -86,7 +87,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
 def _check_words(name: str, kind: str) -> None:
     if kind not in SCAFFOLDS:
         raise ConfigError(f"expected one of {', '.join(SCAFFOLDS)}, got {kind!r}")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(f"expected small letters, digits and single hyphens, such as my-{kind}, got {name!r}")
 
 

@@ -15,13 +15,13 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule
+from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule, validators
 from bfn_toolkit.config.experiment import Experiment, Training, load_experiment
 from bfn_toolkit.config.layers import ConfigErrors, presets
-from bfn_toolkit.config.validators import finite
 from bfn_toolkit.errors import ConfigError, DataError, PluginError, UnknownPlugin
 from bfn_toolkit.registry.hookspecs import Entry, hookimpl
 from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.validators import finite
 
 
 class Dataset:
@@ -71,7 +71,7 @@ class Plain(Dataset):
 @attrs.frozen
 class Point(Head):
     variance: float | None = None
-    clip: float = attrs.field(default=1.0, validator=attrs.validators.gt(0.0))
+    clip: float = attrs.field(default=1.0, validator=validators.number(gt=0, le=math.inf))
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ class Noise(Head):
 @attrs.frozen
 class Normal(Family):
     site_shape: tuple[int, ...] = attrs.field()
-    sigma: float = attrs.field(default=0.01, validator=[attrs.validators.gt(0.0), attrs.validators.lt(1.0)])
+    sigma: float = attrs.field(default=0.01, validator=validators.number(gt=0, lt=1))
     head: Head = attrs.field(factory=Point)
 
 
@@ -94,7 +94,7 @@ class Joint(Family):
 
 @attrs.frozen
 class Mlp(Network):
-    width: int = attrs.field(default=16, validator=attrs.validators.ge(1))
+    width: int = attrs.field(default=16, validator=validators.integer(ge=1))
     depth: int = 2
     bias: bool = False
     classes: int | None = None
@@ -257,7 +257,7 @@ std = [1, "a"]
         f"{path}:3: training.lr: expected 0 < lr <= 1000, got 0.0",
         f"{path}:5: network.widht: unknown key; did you mean 'width'?",
         f"{path}:6: network.depth: expected an integer, got 5.7",
-        f"{path}:7: network.width: 'width' must be >= 1: 0",
+        f"{path}:7: network.width: expected width >= 1, got 0",
         f"{path}:9: family.head.name: no head named 'nois'. Did you mean 'noise'? Installed: noise, skip.",
         f'{path}:11: dataset.std[1]: expected a number, got "a" (a string)',
     )
@@ -369,8 +369,8 @@ TYPES = [  # key, value, and the problem or None
     ("dataset.path", 3, "expected a string, got 3"),
     ("network.classes", "none", None),
     ("network.classes", 2.5, "expected an integer, got 2.5"),
-    ("family.sigma", 2.0, "family.sigma: 'sigma' must be < 1.0: 2.0"),
-    ("family.head.clip", 0.0, "family.head.clip: 'clip' must be > 0.0: 0.0"),
+    ("family.sigma", 2.0, "family.sigma: expected 0 < sigma < 1, got 2.0"),
+    ("family.head.clip", 0.0, "family.head.clip: expected 0 < clip <= inf, got 0.0"),
     ("family.head.clip", math.inf, None),
 ]
 
@@ -402,7 +402,7 @@ def test_types_are_strict(key: str, value: object, problem: str | None) -> None:
 
 def test_infinite_is_refused_where_the_field_says_so() -> None:
     assert mistakes({"family": {"name": "gaussian", "head": {"name": "noise", "scale": math.inf}}}) == (
-        "family.head.scale: scale must be finite, got inf",
+        "family.head.scale: expected finite numbers, got inf",
     )
 
 
@@ -623,7 +623,7 @@ def test_every_field_is_written() -> None:
 
 
 def test_a_part_without_a_name_cannot_be_written() -> None:
-    with pytest.raises(ConfigError, match=r"Unnamed has no name as a loss.*bfn_losses"):
+    with pytest.raises(ConfigError, match=r"Unnamed is not registered as a loss.*bfn_losses"):
         attrs.evolve(build(), loss=Unnamed()).to_toml(REGISTRY)
 
 
