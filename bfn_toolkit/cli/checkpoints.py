@@ -102,9 +102,9 @@ def import_checkpoint(
     Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
     """
     path, options = file_and_options(words)
-    from bfn_toolkit.config.experiment import load_experiment
+    from bfn_toolkit.config.experiment import Experiment
 
-    experiment = load_experiment(config, preset, parse_overrides(options))
+    experiment = Experiment.from_toml(config, preset, parse_overrides(options))
     from bfn_toolkit.sharing.import_weights import import_checkpoint as import_file
 
     found = import_file(path, out, experiment, **choice)

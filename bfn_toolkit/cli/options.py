@@ -165,35 +165,23 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     return run
 
 
-def make_plan(
-    run: Run,
-    steps: int | None = None,
-    *,
-    n: int = 1000,
-    sampler: str | None = None,
-    seed: int | None = None,
-    verbose: bool = False,
-    condition: Sequence[str] = (),
-    guidance: float = 0.0,
-    known: Path | None = None,
-    **_: Any,
-) -> SamplePlan:
+def make_plan(run: Run, steps: int | None = None, **choice: Any) -> SamplePlan:
     """Returns the plan of the samples that the options of a command ask for."""
     from bfn_toolkit.runs.sampling import STEPS, SamplePlan
 
-    steps = steps or run.model.family.n_steps or STEPS
+    seed, family = choice.get("seed"), run.model.family
     plan = SamplePlan(
-        n=n,
-        steps=steps,
-        sampler=sampler,
+        n=choice.get("n", 1000),
+        steps=steps or family.n_steps or STEPS,
+        sampler=choice.get("sampler"),
         seed=run.experiment.seed if seed is None else seed,
-        condition=parse_conditions(condition),
-        guidance=guidance,
-        known=known,
+        condition=parse_conditions(choice.get("condition", ())),
+        guidance=choice.get("guidance", 0.0),
+        known=choice.get("known"),
     )
-    if verbose:
-        name, chosen, reason = plan.choose(run.model.family)
-        say(f"sampler: {name}, {reason}; {chosen.nfe(steps)} evaluations of the network")
+    if choice.get("verbose"):
+        name, chosen, reason = plan.choose(family)
+        say(f"sampler: {name}, {reason}; {chosen.nfe(plan.steps)} evaluations of the network")
         say(f"  {chosen}")
     return plan
 

@@ -60,7 +60,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.config.experiment import Experiment, load_experiment
+    from bfn_toolkit.config.experiment import Experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -72,7 +72,7 @@ def train(
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
         experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
-        folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
+        folder, experiment = out or _free_folder(), Experiment.from_toml(config, preset, overrides)
     if show_options:
         for key, type_, value in experiment.options():
             click.echo(f"--{key}  {type_}  [{value}]")

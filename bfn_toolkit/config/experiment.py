@@ -18,9 +18,9 @@
     [training]
     steps = 400
 
-Fields of the family, its head and the network that are left out take the dataset's ``metadata`` of the same names.
-What the configuration leaves out altogether is the ``default_config`` of the dataset's class, and then the preset
-"default".
+The layers, from the bottom: the ``metadata`` of the dataset, for the options of those names in the family, its head and
+the network; the preset "default"; the ``default_config`` of the dataset's class; a preset; the file; the options of the
+command line.
 """
 
 from __future__ import annotations
@@ -78,24 +78,24 @@ class Training:
     Arguments:
         steps: Number of optimiser steps.
         batch_size: Rows of a step, over all processes; clipped to the number of rows.
-        accumulate: Pieces into which the rows of a step are cut, one after the other, where memory is short.
+        accumulate: Pieces into which the rows of a step are cut, computed one after the other to save memory.
         optimizer: Name of the optimiser: a class of ``torch.optim``.
         optimizer_options: Its options besides the learning rate.
         lr: Learning rate at the start.
         scheduler: "cosine" takes it to zero over the steps, "constant" leaves it; or a class of
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
-        warmup: Steps over which the learning rate rises from nothing.
+        warmup: Steps over which the learning rate rises from 0.
         clip_norm: Largest norm of the gradient; inf for no clipping.
         ema_decay: Decay of the moving average of the weights; 0 for none.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         keep: Checkpoints to keep, besides the best.
-        on_save_error: "warn" goes on when a checkpoint cannot be written, until the third in a row; "stop" does not.
+        on_save_error: "warn" continues when a checkpoint cannot be written, until the third in a row; "stop" does not.
         validate_every: Steps between validations; 0 for none.
         patience: Validations without a lower loss after which training stops; 0 for never.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: Of the network; beliefs and loss are float32 always.
-        compile: Compile the network.
+        precision: Precision of the network; beliefs and loss are always float32.
+        compile: Whether to compile the network.
         parallel: How several processes share the weights: "ddp" copies them, "fsdp" shards them.
         timeout: Seconds that processes wait for each other.
         workers: Processes that fetch rows; 0 fetches them in the training process, which is right for data in memory.
@@ -137,7 +137,7 @@ class Experiment:
         network: A :class:`~bfn_toolkit.NetworkBuilder`.
         loss: The :class:`~bfn_toolkit.Loss` to train with.
         training: How to train.
-        seed: Of every draw, in [0, 2**63).
+        seed: Seed of every draw, in [0, 2**63).
     """
 
     dataset: Any = attrs.field(metadata={"kind": "dataset"})
@@ -150,7 +150,7 @@ class Experiment:
     @classmethod
     def from_toml(
         cls,
-        path: str | Path,
+        path: str | Path | None,
         preset: str | None = None,
         overrides: Sequence[tuple[str, str]] = (),
         registry: Registry | None = None,
@@ -158,19 +158,27 @@ class Experiment:
         base: str | None = BASE,
         complete: bool = False,
     ) -> Experiment:
-        """Builds an experiment from a TOML file, as :func:`load_experiment` does.
+        """Builds an experiment from layers: a base, a preset, a TOML file and the options of the command line.
 
         Arguments:
-            path: The file.
-            preset: Preset beneath the file.
-            overrides: Dotted keys and texts, above the file.
+            path: The file, or None for the other layers alone.
+            preset: Name of a preset beneath the file.
+            overrides: Dotted keys and texts above the file: ``("network.width", "256")``.
             registry: Who knows the names of parts; by default the installed plugins.
-            base: Preset beneath everything; None where the file is complete, as that of a run is.
+            base: Preset beneath everything; None if the file is complete, as that of a run is.
             complete: Whether no option is left out, so that the dataset, and its file, need not be asked for metadata.
         Raises:
-            ConfigErrors: All mistakes at once.
+            ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
+            ConfigError: If a file cannot be read, or is not TOML.
+            PluginError: If a part that is named cannot be loaded.
         """
-        return load_experiment(Path(path), preset, overrides, registry, base=base, complete=complete)
+        registry = registry or default_registry()
+
+        def file(configuration: Configuration) -> None:
+            if path is not None:
+                configuration.add_file(Path(path))
+
+        return structure(cls, _layers(base, preset, file, overrides, registry), registry, complete=complete)
 
     @classmethod
     def from_mapping(
@@ -208,38 +216,6 @@ class Experiment:
             ConfigError: If a part has no name in the registry.
         """
         return options_of(self, registry or default_registry())
-
-
-def load_experiment(
-    config: Path | None = None,
-    preset: str | None = None,
-    overrides: Sequence[tuple[str, str]] = (),
-    registry: Registry | None = None,
-    *,
-    base: str | None = BASE,
-    complete: bool = False,
-) -> Experiment:
-    """Builds an experiment from layers: a base, a preset, a file and the options of the command line.
-
-    Arguments:
-        config: TOML file.
-        preset: Name of a preset.
-        overrides: Dotted keys and texts: ``("network.width", "256")``.
-        registry: Who knows the names of parts; by default the installed plugins.
-        base: Preset beneath everything, or None.
-        complete: Whether no option is left out, so that metadata of the dataset are not asked for.
-    Raises:
-        ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
-        ConfigError: If a file cannot be read, or is not TOML.
-        PluginError: If a part that is named cannot be loaded.
-    """
-    registry = registry or default_registry()
-
-    def file(configuration: Configuration) -> None:
-        if config is not None:
-            configuration.add_file(config)
-
-    return structure(Experiment, _layers(base, preset, file, overrides, registry), registry, complete=complete)
 
 
 def _layers(

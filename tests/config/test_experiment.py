@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule, validators
-from bfn_toolkit.config.experiment import Experiment, Training, load_experiment
+from bfn_toolkit.config.experiment import Experiment, Training
 from bfn_toolkit.config.layers import ConfigErrors, presets
 from bfn_toolkit.errors import ConfigError, DataError, PluginError, UnknownPlugin
 from bfn_toolkit.registry.hookspecs import Entry, hookimpl
@@ -162,7 +162,7 @@ def build(changes: Mapping[str, Any] | None = None, *options: tuple[str, str]) -
 
 
 def with_options(*options: tuple[str, str]) -> Experiment:
-    return load_experiment(overrides=options, registry=REGISTRY)
+    return Experiment.from_toml(None, overrides=options, registry=REGISTRY)
 
 
 def mistakes(changes: Mapping[str, Any] | None = None, *options: tuple[str, str]) -> tuple[str, ...]:
@@ -480,9 +480,9 @@ def test_a_preset_lies_between_base_and_file(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mine.toml").write_text("[training]\nsteps = 5\nlr = 0.5\n")
     (tmp_path / "x.toml").write_text("[training]\nlr = 0.25\n")
     monkeypatch.setattr("bfn_toolkit.config.layers.PRESETS", tmp_path)
-    assert load_experiment(tmp_path / "x.toml", "mine", (), REGISTRY).training == Training(steps=5, lr=0.25)
+    assert Experiment.from_toml(tmp_path / "x.toml", "mine", (), REGISTRY).training == Training(steps=5, lr=0.25)
     with pytest.raises(ConfigError, match=r"no preset named 'min'\. Did you mean 'mine'\?"):
-        load_experiment(preset="min", registry=REGISTRY)
+        Experiment.from_toml(None, preset="min", registry=REGISTRY)
 
 
 @pytest.mark.parametrize("network", ['network = "cnn"', '[network]\nname = "cnn"'])
