@@ -36,7 +36,7 @@ def invalid(instance: object, field: attrs.Attribute[Any], problem: str) -> Conf
     Arguments:
         instance: The value that is being built.
         field: Its field.
-        problem: What was expected and what was found.
+        problem: Words on what was expected and what was found.
     """
     return ConfigError(f"{type(instance).__name__}.{field.name}: {problem}")
 
@@ -120,7 +120,7 @@ def instance_of(cls: type[Any]) -> Validator:
 
 
 def not_one_of(value: object, choices: Iterable[object]) -> str:
-    """Returns the message for a value that is none of the choices, with the nearest of them."""
+    """Returns the message for a value that is not among the choices, with the nearest of them."""
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(value), known, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""

@@ -73,7 +73,7 @@ def _options() -> Any:
 
 @attrs.frozen(kw_only=True)
 class Training:
-    """How to train.
+    """Settings of the training.
 
     Arguments:
         steps: Number of optimiser steps.
@@ -96,7 +96,7 @@ class Training:
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: Precision of the network; beliefs and loss are always float32.
         compile: Whether to compile the network.
-        parallel: How several processes share the weights: "ddp" copies them, "fsdp" shards them.
+        parallel: "ddp" copies the weights to every process, "fsdp" shards them among the processes.
         timeout: Seconds that processes wait for each other.
         workers: Processes that fetch rows; 0 fetches them in the training process, which is right for data in memory.
         trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
@@ -136,7 +136,7 @@ class Experiment:
         family: A :class:`~bfn_toolkit.Family`.
         network: A :class:`~bfn_toolkit.NetworkBuilder`.
         loss: The :class:`~bfn_toolkit.Loss` to train with.
-        training: How to train.
+        training: Settings of the training.
         seed: Seed of every draw, in [0, 2**63).
     """
 
@@ -164,7 +164,7 @@ class Experiment:
             path: The file, or None for the other layers alone.
             preset: Name of a preset beneath the file.
             overrides: Dotted keys and texts above the file: ``("network.width", "256")``.
-            registry: Who knows the names of parts; by default the installed plugins.
+            registry: Registry that resolves the names of parts; by default that of the installed plugins.
             base: Preset beneath everything; None if the file is complete, as that of a run is.
             complete: Whether no option is left out, so that the dataset, and its file, need not be asked for metadata.
         Raises:

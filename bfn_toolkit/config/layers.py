@@ -59,7 +59,7 @@ class Place:
     """Origin of a value.
 
     Arguments:
-        label: FILE:LINE, --option, or nothing for a value of Python.
+        label: FILE:LINE, --option, or "" for a value of Python.
         layer: Number of the layer.
         line: Place in the layer.
     """
@@ -76,7 +76,7 @@ class Node:
     Arguments:
         key: The way to it.
         value: A scalar, an array of nodes, or a table of nodes.
-        origin: Where it came from; None for a table that exists because options write into it.
+        origin: Its origin; None for a table that exists because options write into it.
     """
 
     key: Key
@@ -109,7 +109,7 @@ class Mistake:
     Arguments:
         key: The way to it.
         place: Origin of it, or of the table that lacks it.
-        problem: What was expected and what was found.
+        problem: Words on what was expected and what was found.
         siblings: For an unknown key, the keys that its table has.
     """
 
@@ -125,7 +125,7 @@ def placed(value: Any, key: Key, origin: Place | None, find: Callable[[Key], Pla
     Arguments:
         value: The value.
         key: The way to it.
-        origin: Where it came from, unless ``find`` knows better; so for everything in it.
+        origin: Its origin and that of everything in it, unless ``find`` returns another.
         find: Returns the origin of a key, or None.
     Raises:
         ConfigError: If tables are nested too deeply, or have keys that are not strings.
@@ -182,7 +182,7 @@ class Configuration:
         """Adds ``presets/NAME.toml`` of this package.
 
         Raises:
-            ConfigError: If there is none of that name.
+            ConfigError: If no preset has that name.
         """
         known = presets()
         if name not in known:
@@ -208,7 +208,7 @@ class Configuration:
 
         Arguments:
             mapping: The values.
-            label: Where they come from.
+            label: Their origin in messages.
             at: Number of layers beneath them; by default all.
         """
         at = len(self) if at is None else at
@@ -231,10 +231,10 @@ class Configuration:
         self._layers.append(placed(table, (), None, places.get))
 
     def errors(self, mistakes: Iterable[Mistake], known: Sequence[Key]) -> ConfigErrors | None:
-        """Returns all mistakes in the order of their places, or nothing if there are none.
+        """Returns all mistakes in the order of their places, or None if there are none.
 
         Arguments:
-            mistakes: What is wrong with the tree.
+            mistakes: Mistakes in the tree.
             known: Every key that the tree could have had, to suggest from.
         """
         found = sorted([*self._mistakes, *mistakes], key=lambda mistake: (mistake.place.layer, mistake.place.line))

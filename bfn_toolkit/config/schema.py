@@ -57,7 +57,7 @@ def fields_of(cls: type[Any]) -> dict[str, tuple[attrs.Attribute[Any], Any]]:
 
 
 def default_of(field: attrs.Attribute[Any]) -> Any:
-    """Returns the default, or attrs.NOTHING where there is none or it depends on other fields."""
+    """Returns the default, or attrs.NOTHING if there is none or it depends on other fields."""
     default: Any = field.default
     if isinstance(default, _FACTORY):
         return attrs.NOTHING if default.takes_self else default.factory()

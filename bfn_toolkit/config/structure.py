@@ -50,8 +50,8 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
         cls: Its class.  A field with the metadata ``kind`` holds a part of that kind; beneath one with the metadata
             ``metadata_from`` lies the ``metadata`` of the field of that name.
         configuration: The layers above that.
-        registry: Who knows the names of parts.
-        complete: Whether nothing is left out, so that no metadata are asked for.
+        registry: Registry that resolves the names of parts.
+        complete: Whether no option is left out, so that the dataset need not be asked for metadata.
     Raises:
         ConfigErrors: All mistakes at once.
         PluginError: If a part cannot be loaded, or raises what no configuration can cause.
@@ -65,10 +65,10 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
 
 
 def metadata_of(dataset: Any) -> Mapping[str, object]:
-    """Returns what a dataset says about itself, if anything.
+    """Returns the metadata of a dataset, {} if it has none.
 
     Raises:
-        PluginError: If it fails to.
+        PluginError: If they cannot be computed, or are not a mapping.
     """
     try:
         metadata = getattr(dataset, "metadata", {})
@@ -82,7 +82,7 @@ def metadata_of(dataset: Any) -> Mapping[str, object]:
 
 
 class _Reader:
-    """One pass over a tree, which notes every mistake and goes on."""
+    """One pass over a tree, which notes every mistake and continues."""
 
     def __init__(self, registry: Registry, complete: bool) -> None:
         self.known: list[Key] = []
@@ -115,8 +115,7 @@ class _Reader:
         return WRONG
 
     def _wrong(self, node: Node, expected: str) -> Any:
-        value = node.parsed().value
-        return self._mistake(node, f"expected {expected}, got {shown(value)}")
+        return self._mistake(node, f"expected {expected}, got {shown(node.parsed().value)}")
 
     def _scalar(self, node: Node, type_: Any) -> Any:
         value, parsed = node.value, node.parsed().value
@@ -124,12 +123,12 @@ class _Reader:
             if isinstance(value, OptionText):  # 5 is a string here, and "5" without its quotes too
                 value = parsed if isinstance(parsed, str) else str(value)
             return type_(value) if isinstance(value, (str, type_)) else self._wrong(node, "a string")
-        if isinstance(parsed, int) and not isinstance(parsed, bool) and type_ is float:
+        if type_ is float and isinstance(parsed, int) and not isinstance(parsed, bool):
             try:
                 return float(parsed)
             except OverflowError:
                 return self._wrong(node, "a number below 1.8e308")
-        if not isinstance(parsed, type_) or (isinstance(parsed, bool) and type_ is not bool):
+        if not isinstance(parsed, type_) or isinstance(parsed, bool) != (type_ is bool):
             quoted = isinstance(parsed, str) and isinstance(OptionText(parsed).parsed(), (bool, int, float))
             hint = f"; write {parsed} without quotes" if quoted else ""
             return self._mistake(node, f"expected {words(type_)}, got {shown(parsed)}{hint}")
@@ -208,17 +207,17 @@ class _Reader:
             return self._wrong(node, "a table")
         before, fields = len(self.mistakes), fields_of(cls)
         self.known += [(*node.key, key) for key in fields]
+        node = merged(self._beneath(node, fields), node)
         for key, part in node.value.items():
             if key not in fields:
                 self.mistakes.append(Mistake(part.key, part.place, "unknown key", tuple(fields)))
         values: dict[str, Any] = {}
-        table = merged(self._beneath(node, fields), node).value
         for key, (field, type_) in fields.items():
             around, source = self._metadata, field.metadata.get("metadata_from")
             if source is not None and not self._complete:
                 self._metadata = metadata_of(values[source]) if values[source] is not WRONG else None
-            if key in table:
-                values[key] = self.read(table[key], type_)
+            if key in node.value:
+                values[key] = self.read(node.value[key], type_)
             elif field.default is attrs.NOTHING:
                 values[key] = WRONG  # unless it is the dataset that is wrong, which might have said it
                 if self._metadata is not None or kind_of(type_):
@@ -242,7 +241,7 @@ class _Reader:
                     layer[key] = placed(destructure(default, self._registry, kind=kind, brief=True), at, node.place)
                 except BFNError:
                     continue  # it has no name, so nothing can lie above it
-        return Node(node.key, layer, node.origin)
+        return Node(node.key, layer, node.place)
 
     def _build(self, node: Node, cls: type[Any], values: Mapping[str, Any], registered: Registered | None) -> Any:
         try:
@@ -261,7 +260,7 @@ class _Reader:
             raise PluginError(f"{dotted(node.key)}: {what} raised {type(error).__name__}: {error}") from error
 
     def _violations(self, node: Node, cls: type[Any], values: Mapping[str, Any]) -> list[Mistake]:
-        """What the validator of each field finds, because a constructor stops at the first."""
+        """Runs the validators of all fields, because a constructor stops at the first that fails."""
         fields = {key: field for key, (field, _) in fields_of(cls).items() if key in values}
         draft = object.__new__(cls)  # a validator may look at the other fields
         for key, field in fields.items():
@@ -281,7 +280,7 @@ class _Reader:
 
 
 def _violation(node: Node, cls: type[Any], error: Exception, key: str | None = None) -> Mistake:
-    """The error of a constructor or validator as a mistake, at the field that it names."""
+    """Returns the error of a constructor or validator as a mistake, at the field that it names."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     text = " ".join(text.split()) or type(error).__name__
     ours, attrs_own = re.match(rf"{cls.__name__}\.(\w+): ", text), re.match(r"'(\w+)' ", text)
@@ -295,5 +294,5 @@ def _violation(node: Node, cls: type[Any], error: Exception, key: str | None = N
 
 
 def _depth(mistakes: Sequence[Mistake]) -> int:
-    """How far into the value the first mistake was."""
+    """Depth of the first mistake in the value."""
     return min((len(mistake.key) for mistake in mistakes), default=0)

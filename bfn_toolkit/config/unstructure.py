@@ -26,7 +26,7 @@ def destructure(
 
     Arguments:
         value: An attrs value.
-        registry: Who knows the names of parts.
+        registry: Registry that knows the names of parts.
         metadata: Names that the metadata of a dataset would fill in.
         kind: Kind of part, for a table with the ``name`` of the part.
         brief: Leave out the options that have the default of their class.

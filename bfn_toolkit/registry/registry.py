@@ -190,7 +190,7 @@ class Registry:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """What failed of what has been loaded so far (:meth:`entries` loads everything)."""
+        """Plugins that failed to load so far (:meth:`entries` loads all)."""
         return tuple(self._failures.values())
 
     @property
@@ -204,7 +204,7 @@ class Registry:
         )
 
     def _places(self, distribution: str, name: str) -> Iterator[list[Plugin]]:
-        """Where to look, in this order (see the module's note)."""
+        """Yields the plugins to look in, in this order (see the module's note)."""
         if distribution:
             own = [p for p in self.plugins if p.distribution == distribution]
             yield [p for p in own if p.entry_point == name]
@@ -263,11 +263,11 @@ def _normalized(distribution: str) -> str:
 
 
 def _installed() -> Iterator[Plugin]:
-    told: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
+    known: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
     for point in _entry_points():
-        if point.dist not in told:
-            told[point.dist] = _name_and_version(point.dist)
-        distribution, version = told[point.dist]
+        if point.dist not in known:
+            known[point.dist] = _name_and_version(point.dist)
+        distribution, version = known[point.dist]
         module = point.value.partition(":")[0].strip()
         yield Plugin(_normalized(distribution or "unknown"), version or "", point.name, module, point.load)
 

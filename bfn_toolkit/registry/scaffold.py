@@ -57,7 +57,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
         name: Kebab-case name of the part.
         kind: One of :data:`SCAFFOLDS`.
         out: Folder to make.
-        registry: Who knows which names are taken.
+        registry: Registry that knows which names are taken.
         force: Write into a folder that holds something; files of other names are left alone.
     Returns:
         The files that were written.
