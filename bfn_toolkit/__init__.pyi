@@ -1,8 +1,8 @@
 # The public names, and where each is defined: read by type checkers, and by lazy_loader at run time.
+from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .config.validators import finite as finite
 from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
 from .data.loader import minibatches as minibatches
 from .distributions import Mixture as Mixture, VonMises as VonMises, kl as kl, normal as normal, von_mises as von_mises
@@ -105,3 +105,4 @@ from .shapes import (
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train
+from .validators import finite as finite

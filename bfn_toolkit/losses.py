@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.config.validators import integer
+from bfn_toolkit import validators
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
@@ -84,7 +84,7 @@ class ContinuousTimeLoss(NatsLoss):
             likelihood.
     """
 
-    weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.in_(("paper", "unit")))
+    weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = draw_times(x)
@@ -110,8 +110,8 @@ class DiscreteTimeLoss(NatsLoss):
         samples: Draws of the message for the divergence, where it has no closed form.
     """
 
-    n_steps: int = field(default=100, validator=integer(1, 10**9))
-    samples: int = field(default=1, validator=integer(1, 10**9))
+    n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
+    samples: int = field(default=1, validator=validators.integer(ge=1, le=10**9))
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)

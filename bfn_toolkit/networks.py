@@ -13,9 +13,10 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
+from bfn_toolkit import validators
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.shapes import as_shape
 
@@ -31,8 +32,8 @@ class NetworkIO:
     """
 
     site_shape: tuple[int, ...] = field(converter=as_shape)
-    in_features: int = field(default=1, validator=validators.ge(1))
-    out_features: int = field(default=1, validator=validators.ge(1))
+    in_features: int = field(default=1, validator=validators.integer(ge=1))
+    out_features: int = field(default=1, validator=validators.integer(ge=1))
 
 
 @runtime_checkable

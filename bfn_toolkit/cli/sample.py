@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from bfn_toolkit.cli.display import sampling, say, scores_table
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Integer
-from bfn_toolkit.cli.run_options import make_plan, open_run, plan_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, make_plan, open_run, plan_options
 from bfn_toolkit.errors import ConfigError
 
 _DEFAULT_STEPS = "[default: 100, or what the family is tied to]"
@@ -121,7 +120,8 @@ Examples:
     "--density",
     type=Integer(min=0),
     default=0,
-    help="Exact log-density of so many examples, of continuous data.",
+    metavar="N",
+    help="Also compute the exact log-density of N examples (continuous data only).",
 )
 @click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")

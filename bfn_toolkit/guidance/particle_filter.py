@@ -26,9 +26,10 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
+from bfn_toolkit import validators
 from bfn_toolkit.binned_outputs import Binned
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model, rows_of_condition
@@ -132,8 +133,8 @@ class ParticleSampler(Sampler[SamplerState]):
         threshold: Share of P below which the effective sample size has to fall before particles are resampled.
     """
 
-    particles: int = field(default=64, validator=[validators.instance_of(int), validators.ge(1)])
-    threshold: float = field(default=0.5, validator=[validators.ge(0.0), validators.le(1.0)])
+    particles: int = field(default=64, validator=validators.integer(ge=1))
+    threshold: float = field(default=0.5, validator=validators.number(ge=0, le=1))
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         """The prior."""

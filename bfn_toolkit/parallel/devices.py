@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bfn_toolkit.config.experiment import Training
-from bfn_toolkit.config.validators import not_one_of
 from bfn_toolkit.errors import ConfigError, ResourceError
 from bfn_toolkit.parallel import processes
+from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -50,9 +50,10 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
+from bfn_toolkit import validators
 from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.randomness import streams
@@ -202,8 +203,8 @@ def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
     return w.add_(torch.randn_like(w), alpha=c)
 
 
-_IS_GRID = validators.instance_of(TimeGrid)  # type: ignore[type-abstract]
-_IS_SLOPE = validators.in_(("log-snr", "signal"))
+_IS_GRID = validators.instance_of(TimeGrid)
+_IS_SLOPE = validators.one_of("log-snr", "signal")
 
 
 @attrs.frozen
@@ -339,8 +340,8 @@ class FlowSampler(Solver):
     """
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
-    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.in_(("sample", "mean")))
-    temperature: float = field(default=1.0, validator=[validators.ge(0.0), validators.le(100.0)])
+    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.one_of("sample", "mean"))
+    temperature: float = field(default=1.0, validator=validators.number(ge=0, le=100))
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
         """That of the guess."""

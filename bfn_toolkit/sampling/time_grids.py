@@ -28,9 +28,10 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
+from bfn_toolkit import validators
 from bfn_toolkit.errors import StepCountError
 from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
@@ -74,7 +75,7 @@ def _between(first: float, last: float, n: int) -> Tensor:
     return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-_WITHIN = validators.optional([validators.gt(0.0), validators.lt(1.0)])
+_WITHIN = validators.optional(validators.number(gt=0, lt=1))
 
 
 @attrs.frozen
@@ -136,7 +137,7 @@ class KarrasGrid(_NoiseGrid):
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
-    rho: float = field(default=7.0, validator=[validators.ge(1.0), validators.le(1e3)])
+    rho: float = field(default=7.0, validator=validators.number(ge=1, le=1e3))
 
     def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
         power = -0.5 / self.rho

@@ -7,10 +7,10 @@ import math
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 
 class TinyMLPModule(nn.Module):
@@ -40,7 +40,7 @@ class TinyMLP(NetworkBuilder):
         conditions: Names of the conditions that it uses, each one number per example; one that is not given is 0.
     """
 
-    width: int = field(default=64, validator=validators.ge(1))
+    width: int = field(default=64, validator=validators.integer(ge=1))
     conditions: tuple[str, ...] = field(default=(), converter=tuple)
 
     def build(self, io: NetworkIO) -> nn.Module:

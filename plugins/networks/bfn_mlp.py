@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import ConfigError, Entry, NetworkBuilder, NetworkIO, hookimpl
+from bfn_toolkit import ConfigError, Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10: faster ones fit noise
 
@@ -81,11 +81,11 @@ class MLP(NetworkBuilder):
         label_dropout: Share of the labels that are left out in training, from which it learns to go without.
     """
 
-    width: int = field(default=256, validator=validators.ge(2))
-    depth: int = field(default=3, validator=validators.ge(1))
-    labels: int = field(default=0, validator=validators.ge(0))
-    dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
-    label_dropout: float = field(default=0.1, validator=[validators.ge(0.0), validators.lt(1.0)])
+    width: int = field(default=256, validator=validators.integer(ge=2))
+    depth: int = field(default=3, validator=validators.integer(ge=1))
+    labels: int = field(default=0, validator=validators.integer(ge=0))
+    dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
+    label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
 
     @property
     def conditions(self) -> tuple[str, ...]:
