@@ -74,7 +74,8 @@ class Architecture:
         """A network with fresh weights that draws nothing from the caller's generator."""
         with seeded(0, "weights"), torch.device(device):
             network: nn.Module = self.network.build(self.family.network_io)
-        return network.to(dtype)
+        own = _dtype_of(network.state_dict())
+        return network if own is None else network.to(dtype)  # to() would make complex weights real
 
     def blueprint(self, dtype: torch.dtype) -> State:
         """The state of its network, without memory."""
@@ -138,7 +139,7 @@ def save(
     _check_place(folder, force)
     written = Card.of(card or {})
     options = destructure(architecture, default_registry())
-    dtype = _dtype_of(weights)
+    dtype = _dtype_of(weights) or torch.float32
     wrong = shape_mismatches(architecture.blueprint(dtype), weights)
     if wrong:
         raise ConfigError(f"the weights are not those of the model's builder: {'; '.join(sorted(wrong)[:5])}")
@@ -215,10 +216,10 @@ def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token:
     return str(address)
 
 
-def _dtype_of(weights: State) -> torch.dtype:
-    """The dtype that all floating-point weights have, or else float32."""
-    found = {value.dtype for value in weights.values() if value.is_floating_point()}
-    return found.pop() if len(found) == 1 else torch.float32
+def _dtype_of(weights: State) -> torch.dtype | None:
+    """The dtype of all floating-point weights; None where they have several, or some are complex."""
+    found = {value.dtype for value in weights.values() if value.is_floating_point() or value.is_complex()}
+    return found.pop() if len(found) == 1 and found < set(_FLOATS.values()) else None
 
 
 def _check_place(folder: Path, force: bool) -> None:

@@ -118,6 +118,27 @@ def test_the_dtype_of_the_weights_comes_back(dtype: torch.dtype, tmp_path: Path)
     assert same(model, BFN.from_pretrained(tmp_path / "model"))
 
 
+class Spectral(torch.nn.Module):
+    """A network with complex weights, as a Fourier neural operator has them, and a table of small integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        self.map = torch.nn.Linear(2, 1)
+        self.register_buffer("table", torch.arange(3, dtype=torch.uint16))
+        self.register_buffer("scales", torch.ones(2).to(torch.float8_e4m3fn))
+
+    def forward(self, features: torch.Tensor, t: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
+        return self.map(torch.cat([features, features * self.spectrum.abs().sum()], -1))
+
+
+def test_complex_weights_and_small_integers_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLP, "build", lambda *_: Spectral())
+    model = BFN(Gaussian(), MLP())
+    model.save_pretrained(tmp_path / "model")
+    assert same(model, BFN.from_pretrained(tmp_path / "model"))
+
+
 def test_saving_twice_writes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     BFN.from_pretrained(saved).save_pretrained(tmp_path / "copy" / "model")
     for name in ("config.json", "model.safetensors", "README.md"):
