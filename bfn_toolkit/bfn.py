@@ -228,7 +228,10 @@ class BFN(FlowModel):
         from bfn_toolkit.sharing import pretrained
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
-        return pretrained.load(directory, **trust)
+        saved = pretrained.load(directory, **trust)
+        model = cls(saved.architecture.family, saved.network)
+        model.builder = saved.architecture.network
+        return model.eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None

@@ -72,8 +72,9 @@ Examples:
 def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
     """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
     from bfn_toolkit.runs.run import Run
+    from bfn_toolkit.sharing.export import export_run
 
-    Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
+    export_run(Run.open(run, **choice), out, card={"license": license_} if license_ else None, force=force)
     click.echo(str(out))
 
 

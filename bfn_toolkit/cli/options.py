@@ -148,18 +148,12 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
-    """Returns the run of a command, on its device; under torchrun, shared by the processes of the job."""
+    """The run of a command, on its device; under torchrun, among the processes of the job."""
     from bfn_toolkit.parallel.devices import make_accelerator
-    from bfn_toolkit.runs.run import Run, is_pretrained
+    from bfn_toolkit.sharing.export import open_model
 
-    which = {name: choice[name] for name in ("checkpoint", "weights")}
-    trust = {name: choice[name] for name in ("allow_nonfinite", "allow_plugin_mismatch")}
-    if is_pretrained(path):
-        if which != {"checkpoint": "final", "weights": "auto"}:
-            raise ConfigError(f"{path} is a saved model, which has one state; leave out --checkpoint and --weights")
-        run = Run.of_pretrained(path, **trust)
-    else:
-        run = Run.open(path, **which, **trust)
+    names = ("checkpoint", "weights", "allow_nonfinite", "allow_plugin_mismatch")
+    run = open_model(path, **{name: choice[name] for name in names})
     run.model.to(make_accelerator(device=choice["device"]).device)
     say(f"weights: {run.weights}")
     return run

@@ -98,10 +98,8 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
             assert drawn.stat().st_size <= 4, "more than one batch was drawn twice"
             assert before <= 3
         assert path.read_bytes() == whole, k
-        assert sorted(name for name in os.listdir(tmp_path) if name.startswith(".tmp")) in (
-            [],
-            [f".tmp-x{ending}.json"],
-        )
+        left = {name for name in os.listdir(tmp_path) if name.startswith(".tmp")}
+        assert left <= {f".tmp-x{ending}.json", f".tmp-x{ending}.lock"}
         path.unlink()
         k += 1
     assert k > 10
@@ -200,7 +198,7 @@ def test_damaged_leftovers_are_drawn_anew(run: Run, tmp_path: Path, damage: str)
     _stopped_after_one_batch(run, PLAN, path)
     victim = tmp_path / (".tmp-x.npy.json" if damage == "notes" else ".tmp-x.npy")
     victim.write_bytes(
-        victim.read_bytes().replace(b'"rows": 1024', b'"rows": 2048')[: -10 if damage == "rows" else None]
+        victim.read_bytes().replace(b'"rows": 1024', b'"rows": 2048', 1)[: -10 if damage == "rows" else None]
     )
     stream_samples(ResolvedPlan.of(run, PLAN), path, show=shown.append)
     assert shown[0] == 0
