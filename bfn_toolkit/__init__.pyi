@@ -29,8 +29,10 @@ from .evaluation.likelihood import (
 from .families import (
     AdditiveFamily as AdditiveFamily,
     ChannelFamily as ChannelFamily,
+    ExampleKind as ExampleKind,
     Family as Family,
     OutputHead as OutputHead,
+    Part as Part,
     SteppedFamily as SteppedFamily,
 )
 from .guidance.classifier_free import Guided as Guided, guide as guide

@@ -209,6 +209,10 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return NetworkIO(self.site_shape, numbers, numbers)
 
     @property
+    def is_discrete(self) -> bool:  # noqa: D102
+        return True
+
+    @property
     def channels(self) -> int:  # noqa: D102
         return self.classes
 

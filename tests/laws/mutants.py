@@ -213,6 +213,11 @@ class SingleNoise(Gaussian):
 
 
 @rejected_by("dtype-and-device-are-kept")
+class UndeclaredClasses(Classes):
+    is_discrete = False
+
+
+@rejected_by("dtype-and-device-are-kept")
 class PriorOnTheHost(Gaussian):
     def prior(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> GaussianParams:
         return Gaussian.prior(self, batch_size, dtype=dtype)

@@ -97,6 +97,7 @@ class Classes(AdditiveFamily[Tensor]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
     classes: int = field(default=3, validator=validators.ge(2))
     schedule: AccuracySchedule = field(factory=QuadraticSchedule)
+    is_discrete = True
 
     @property
     def network_io(self) -> NetworkIO:
