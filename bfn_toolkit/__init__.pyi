@@ -57,6 +57,7 @@ from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
 from .parallel.signals import Interrupted as Interrupted
+from .polynomials import value_and_degree as value_and_degree
 from .product_family import Joint as Joint, JointOutput as JointOutput, ProductFamily as ProductFamily
 from .randomness import seed_of as seed_of, seeded as seeded
 from .registry.hookspecs import HOOK_API as HOOK_API, Entry as Entry, hookimpl as hookimpl
