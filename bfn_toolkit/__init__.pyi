@@ -59,7 +59,13 @@ from .outputs import (
 from .parallel.signals import Interrupted as Interrupted
 from .polynomials import value_and_degree as value_and_degree
 from .product_family import Joint as Joint, JointOutput as JointOutput, ProductFamily as ProductFamily
-from .randomness import seed_of as seed_of, seeded as seeded
+from .randomness import (
+    common as common,
+    per_piece as per_piece,
+    seed_of as seed_of,
+    seeded as seeded,
+    streams as streams,
+)
 from .registry.hookspecs import HOOK_API as HOOK_API, Entry as Entry, hookimpl as hookimpl
 from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run

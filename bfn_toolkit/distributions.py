@@ -16,11 +16,11 @@ from torch.distributions import (
     Distribution,
     Independent,
     Normal,
-    VonMises as TorchVonMises,
     kl_divergence,
     register_kl,
 )
 
+from bfn_toolkit.randomness import streams
 from bfn_toolkit.shapes import expand, per_example
 
 
@@ -81,14 +81,28 @@ class VonMises(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + batch shape; NaN where v is not finite.
 
-        By torch's rejection sampler (Best and Fisher 1979), which would search for ever at NaN and at zero.
+        By rejection under a wrapped Cauchy distribution (Best and Fisher 1979), from a stream of its own: how often one
+        row is drawn again changes neither the other rows nor what is drawn later.
         """
-        with torch.no_grad():
+        with torch.no_grad(), streams()("von Mises"):
             finite = torch.isfinite(self.v).all(-1)
-            v = torch.where(finite.unsqueeze(-1), self.v, 1.0)
-            proper = TorchVonMises(torch.atan2(v[..., 1], v[..., 0]), v.norm(dim=-1).clamp_min(1e-9), False)
-            draws: Tensor = proper.sample(torch.Size(sample_shape))  # type: ignore[no-untyped-call]
-            return torch.where(finite, draws, torch.nan)
+            v = torch.where(finite.unsqueeze(-1), self.v, 1.0).double()
+            kappa = torch.linalg.vector_norm(v, dim=-1).clamp_min(1e-9)
+            tau = 1.0 + (1.0 + 4.0 * kappa.square()).sqrt()
+            rho = (tau - (2.0 * tau).sqrt()) / (2.0 * kappa)
+            r = torch.where(kappa < 1e-5, 1.0 / kappa + kappa, (1.0 + rho.square()) / (2.0 * rho))
+            angle = torch.zeros((*sample_shape, *kappa.shape), device=v.device, dtype=v.dtype)
+            waits = torch.ones_like(angle, dtype=torch.bool)
+            while bool(waits.any()):  # two thirds are accepted at any concentration
+                u, level, side = torch.rand((*angle.shape, 3), device=v.device, dtype=v.dtype).unbind(-1)
+                z = (math.pi * u).cos()
+                cosine = (1.0 + r * z) / (r + z)
+                c = kappa * (r - cosine)
+                accepted = (c * (2.0 - c) > level) | ((c / level).log() + 1.0 - c >= 0.0)
+                angle = torch.where(waits & accepted, (side - 0.5).sign() * cosine.acos(), angle)
+                waits = waits & ~accepted
+            turned = torch.remainder(angle + torch.atan2(v[..., 1], v[..., 0]) + math.pi, 2.0 * math.pi) - math.pi
+            return torch.where(finite, turned, torch.nan).to(self.v.dtype)
 
 
 def mean_resultant(kappa: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from bfn_toolkit import validators
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.randomness import first_row, streams
+from bfn_toolkit.randomness import common, first_row, streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
 
 
@@ -48,9 +48,9 @@ def draw_times(x: Data) -> Tensor:
     run of rows in it, covers the interval evenly, whatever the order of the data.
     """
     device, dtype = device_of(x), dtype_of(x)
-    return (
-        1.0 - (_lattice(first_row(), batch_size(x), device, dtype) + torch.rand(1, device=device, dtype=dtype)).frac_()
-    )
+    with common():
+        offset = torch.rand(1, device=device, dtype=dtype)
+    return 1.0 - (_lattice(first_row(), batch_size(x), device, dtype) + offset).frac_()
 
 
 class Loss(abc.ABC):

@@ -2,20 +2,38 @@
 
 ``torch.distributions`` takes no generator, so draws use torch's own, inside a scope that sets its state from a key and
 gives the caller's state back.  No other generator is touched: neither Python's nor NumPy's, nor another device's.
+
+torch's generators are those of the whole process, so one thread at a time is inside such a scope; another that comes to
+one waits.  Draws outside of all scopes are not protected.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from bfn_toolkit.errors import PluginError
+
+_generators = threading.RLock()  # held by the thread that is inside a scope
+
+
+def _renew() -> None:
+    global _generators
+    _generators = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)  # the thread that holds it does not exist in the child
 
 
 def seed_of(*key: int | str) -> int:
@@ -27,6 +45,8 @@ def seed_of(*key: int | str) -> int:
 @contextmanager
 def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Scope in which torch's generators of the CPU and of ``device`` start from ``key``; restored at its end.
+
+    Other threads wait before scopes of their own until it ends.
 
     >>> with seeded(0, "noise"):
     ...     a = torch.rand(2)
@@ -40,14 +60,21 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
         torch.cuda.init()  # type: ignore[no-untyped-call]
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed_of(*key))
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with _generators:
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed_of(*key))
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def draw_key() -> int:
+    """A key for draws to come, drawn from torch's generator of the CPU; the same for all pieces of a batch."""
+    with _generators, common():
+        return int(torch.randint(2**62, ()))
 
 
 def streams() -> Callable[[str], AbstractContextManager[None]]:
@@ -56,12 +83,13 @@ def streams() -> Callable[[str], AbstractContextManager[None]]:
     All of them are a function of one number from torch's generator of the CPU; they hold for the CPU and for the
     current CUDA device.
     """
-    key = int(torch.randint(2**62, ()))
+    key = draw_key()
     device = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
     return lambda name: seeded(key, name, device=device)
 
 
 _first_row: ContextVar[int] = ContextVar("first_row", default=0)
+_scope: ContextVar[Literal["rows", "common", "piece"]] = ContextVar("scope", default="rows")
 
 
 def first_row() -> int:
@@ -69,17 +97,48 @@ def first_row() -> int:
     return _first_row.get()
 
 
+@contextmanager
+def common() -> Iterator[None]:
+    """Scope of draws that all rows of a batch have in common: each piece of the batch draws the same."""
+    token = _scope.set("common")
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def per_piece() -> Iterator[None]:
+    """Scope of draws that each piece of a batch makes for itself, whatever their shapes.
+
+    Pieces draw independently, and a run has the same draws each time; but they are other draws for other pieces, so a
+    training that uses this depends on ``training.accumulate`` and on the number of processes.  Everything can be drawn
+    here, and is drawn on the CPU and on the current CUDA device.
+    """
+    stream = streams()
+    token = _scope.set("piece")
+    try:
+        with stream(f"rows from {first_row()}"):
+            yield
+    finally:
+        _scope.reset(token)
+
+
 class Shard(TorchFunctionMode):
     """Scope in which what is drawn for some rows of a batch is what a draw for the whole batch has there.
 
-    Processes that share a batch draw under the same key, each for the whole batch, and keep their own rows; so
-    the noise of a step does not depend on their number.  A draw is one of torch's random functions; its axis of rows is
-    the first whose length is a multiple of the number of rows, and draws without one are common to all processes.
+    Pieces of a batch, in one process or in several, draw under the same key, each for the whole batch, and keep their
+    own rows; so the noise of a step does not depend on the pieces.  A draw is one of torch's random functions, and axis
+    0 of what it draws is that of the rows (of ``multinomial``: rows times sites, as torch's distributions call it).
+    What is drawn for all rows together stands in a scope :func:`common`.
 
     Arguments:
-        start: First row of this process.
+        start: First row of this piece.
         rows: Its rows.
         total: Rows of the whole batch.
+    Raises:
+        PluginError: At a draw whose axis 0 is not that of the rows, and at one that takes as many random numbers as its
+            parameters ask for, so that the rows of other pieces would change it.
     """
 
     def __init__(self, start: int, rows: int, total: int) -> None:
@@ -98,44 +157,56 @@ class Shard(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
+            return function(*args, **kwargs)
+        if function in _UNCUT:
+            raise self._error(function, "takes random numbers that cannot be shared out among rows")
         if function in _FILLS:
             tensor, *rest = args
-            wide = tensor.new_empty(self._size(tensor.shape))
-            function(wide, *map(self._wide, rest), **kwargs)
-            return tensor.copy_(self._own(wide, self._axis(tensor.shape)))
-        if function not in _DRAWS:
-            return function(*args, **kwargs)
+            wide = tensor.new_empty(self._wide(function, tensor.shape))
+            function(wide, *(self._argument(v, wide.ndim, 1) for v in rest), **kwargs)
+            return tensor.copy_(self._own(wide, 1))
         if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
             args = (args,)
         shapes = [v.shape if isinstance(v, Tensor) else v for v in (*args, *kwargs.values()) if _is_shape(v)]
-        axis = next((a for a in map(self._axis, shapes) if a is not None), None)
-        wide = function(*map(self._wide, args), **{name: self._wide(value) for name, value in kwargs.items()})
-        return self._own(wide, axis)
+        shape = max(shapes, key=len, default=())
+        sites = self._wide(function, shape)[0] // self.total
+        wide = function(
+            *(self._argument(v, len(shape), sites) for v in args),
+            **{name: self._argument(v, len(shape), sites) for name, v in kwargs.items()},
+        )
+        return self._own(wide, sites)
 
-    def _axis(self, shape: Sequence[int]) -> int | None:
-        return next((i for i, n in enumerate(shape) if n and n % self.rows == 0), None)
+    def _wide(self, function: Any, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of a draw for the whole batch."""
+        sites = shape[0] // self.rows if shape and function in _FLATTENED else 1
+        if not shape or shape[0] != sites * self.rows:
+            raise self._error(function, f"draws the shape {tuple(shape)}, whose axis 0 is not that of the rows")
+        return (sites * self.total, *shape[1:])
 
-    def _size(self, shape: Sequence[int]) -> tuple[int, ...]:
-        axis = self._axis(shape)
-        return tuple(n if i != axis else n // self.rows * self.total for i, n in enumerate(shape))
-
-    def _wide(self, value: Any) -> Any:
-        """An argument for the whole batch: this process's rows where they belong, and copies of them elsewhere."""
-        if not isinstance(value, Tensor):
-            return self._size(value) if _is_shape(value) else value
-        axis = self._axis(value.shape)
-        if axis is None:
+    def _argument(self, value: Any, ndim: int, sites: int) -> Any:
+        """An argument for the whole batch: this piece's rows where they belong, and copies of them elsewhere."""
+        if not _is_shape(value):
             return value
-        n = value.shape[axis]
-        per_row = n // self.rows
-        index = torch.arange(per_row * self.total, device=value.device).sub_(self.start * per_row).remainder_(n)
-        return value.index_select(axis, index)
+        shape = value.shape if isinstance(value, Tensor) else value
+        if len(shape) < ndim or shape[0] != sites * self.rows:  # it broadcasts
+            return value
+        if not isinstance(value, Tensor):
+            return (sites * self.total, *shape[1:])
+        index = torch.arange(sites * self.total, device=value.device).sub_(sites * self.start)
+        return value.index_select(0, index.remainder_(sites * self.rows))
 
-    def _own(self, wide: Tensor, axis: int | None) -> Tensor:
-        if axis is None:
-            return wide
-        per_row = wide.shape[axis] // self.total
-        return wide.narrow(axis, self.start * per_row, self.rows * per_row)
+    def _own(self, wide: Tensor, sites: int) -> Tensor:
+        return wide.narrow(0, sites * self.start, sites * self.rows)
+
+    def _error(self, function: Any, fault: str) -> PluginError:
+        name = getattr(function, "__name__", str(function))
+        return PluginError(
+            f"torch's '{name}' {fault}, in a step whose batch is cut into pieces (here of {self.rows} of {self.total} "
+            "rows). Draw with the rows first; or inside `with bfn_toolkit.common():` what is for all rows; "
+            "or inside `with bfn_toolkit.per_piece():`, if the numbers may depend on the pieces; or use "
+            "training.accumulate = 1 and one process"
+        )
 
 
 def _is_shape(value: Any) -> bool:
@@ -144,14 +215,42 @@ def _is_shape(value: Any) -> bool:
     )
 
 
+def _is_idle(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether what may draw, as in training, does not draw here."""
+    if function in _RECURRENT:
+        return not any(isinstance(v, float) and v > 0.0 for v in args)
+    if function not in _DROPOUTS:
+        return False
+    (name, place, share), (flag, at, training) = _DROPOUTS[function]
+    share = kwargs.get(name, args[place] if len(args) > place else share)
+    training = kwargs.get(flag, args[at] if len(args) > at else training)
+    return not training or share == 0.0
+
+
 _FILLS = {
     getattr(Tensor, f"{name}_")
     for name in ("normal", "uniform", "exponential", "random", "geometric", "cauchy", "log_normal", "bernoulli")
 }
-_DRAWS = {
-    *(getattr(torch, name) for name in ("rand", "randn", "randint", "normal", "bernoulli", "multinomial", "poisson")),
-    *(getattr(torch, name) for name in ("rand_like", "randn_like", "randint_like", "binomial")),
-    *(getattr(torch, name) for name in ("_standard_gamma", "_sample_dirichlet", "dropout")),
-    *(getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")),
-    *(getattr(Tensor, name) for name in ("bernoulli", "multinomial")),
+_FLATTENED = {torch.multinomial, Tensor.multinomial}
+_ROWS_FIRST = {
+    *(getattr(torch, name) for name in ("rand", "randn", "randint", "normal", "bernoulli")),
+    *(getattr(torch, name) for name in ("rand_like", "randn_like", "randint_like")),
+    *(Tensor.bernoulli, F.gumbel_softmax),
 }
+_P = ("p", 1, 0.5)
+# Of each dropout: name, place and default of the share that is left out, and of whether any is.
+_DROPOUTS: dict[Any, tuple[tuple[str, int, float], tuple[str, int, bool]]] = {
+    **{getattr(F, name): (_P, ("training", 2, True)) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d")},
+    **{getattr(F, name): (_P, ("training", 2, False)) for name in ("alpha_dropout", "feature_alpha_dropout")},
+    **{getattr(torch, name): (_P, ("train", 2, True)) for name in ("dropout", "feature_dropout", "alpha_dropout")},
+    F.scaled_dot_product_attention: (("dropout_p", 4, 0.0), ("", 99, True)),
+    F.multi_head_attention_forward: (("dropout_p", 10, 0.0), ("training", 13, True)),
+    F.rrelu: (("", 99, 1.0), ("training", 3, False)),
+}
+_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+_UNCUT = {
+    *(getattr(torch, name) for name in ("_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "randperm")),
+    *(F.rrelu, F.scaled_dot_product_attention, F.multi_head_attention_forward),
+    *_RECURRENT,
+}
+_RANDOM = {*_FILLS, *_FLATTENED, *_ROWS_FIRST, *_DROPOUTS, *_UNCUT}

@@ -51,7 +51,7 @@ from bfn_toolkit import (
     von_mises,
 )
 
-AT_ONCE = 2**22  # numbers in one draw of messages
+AT_ONCE = 2**10  # messages about one row in one draw, or their sites
 
 
 def entropy(concentration: Tensor) -> Tensor:
@@ -183,15 +183,14 @@ class VonMises(SteppedFamily[VonMisesParams]):
 
     def flow(self, x: Tensor, t: Tensor) -> VonMisesParams:
         """The sum of the messages up to t, drawn many at a time."""
-        sent, v = self.schedule.step(t), torch.zeros_like(unit(x))
+        sent, v, x = expand(self.schedule.step(t), x).unsqueeze(1), torch.zeros_like(unit(x)), x.unsqueeze(1)
         alphas = torch.tensor(self.schedule.accuracies, device=x.device, dtype=x.dtype)
-        axes = (1,) * x.ndim
         numbers = torch.arange(len(alphas), device=x.device)
-        for block in torch.split(numbers, max(1, AT_ONCE // x.numel())):
-            number, alpha = block.reshape(-1, *axes), alphas[block].reshape(-1, *axes)
-            y = von_mises(alpha.unsqueeze(-1) * unit(x)).sample()
-            heard = torch.where(number < expand(sent, x), alpha, 0.0)
-            v = v + (heard.unsqueeze(-1) * unit(y)).sum(0)
+        for block in torch.split(numbers, max(1, AT_ONCE // math.prod(self.site_shape))):
+            number, alpha = (a.reshape(-1, *(1,) * len(self.site_shape)) for a in (block, alphas[block]))
+            y = von_mises(alpha.unsqueeze(-1) * unit(x)).sample()  # (B, messages, *site)
+            heard = torch.where(number < sent, alpha, 0.0)
+            v = v + (heard.unsqueeze(-1) * unit(y)).sum(1)
         return VonMisesParams(v)
 
     def features(self, params: VonMisesParams) -> Tensor:

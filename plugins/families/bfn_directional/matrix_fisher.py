@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bfn_toolkit import streams
+
 
 @lru_cache(maxsize=8)
 def _contour(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -211,14 +213,15 @@ def _bingham(decay: Tensor) -> Tensor:
     omega, peak = 1.0 + 2.0 * decay / b, (0.5 * (4.0 - b) + 2.0 * (b / 4.0).log()).squeeze(-1)
     q = torch.zeros_like(decay)
     waits = torch.ones_like(peak, dtype=torch.bool)
-    for _ in range(200):  # more than a third are accepted: 1e-35 for one to be left
-        z = torch.nn.functional.normalize(torch.randn_like(decay) / omega.sqrt(), dim=-1)
-        square = z.square()
-        log_ratio = 2.0 * (omega * square).sum(-1).log() - (decay * square).sum(-1) + peak
-        q = torch.where(waits.unsqueeze(-1), z, q)
-        waits = waits & (torch.rand_like(peak).log() > log_ratio)
-        if not bool(waits.any()):
-            break
+    with streams()("Bingham"):  # of its own: how often one row is drawn again changes nothing that is drawn later
+        for _ in range(200):  # more than a third are accepted: 1e-35 for one to be left
+            z = torch.nn.functional.normalize(torch.randn_like(decay) / omega.sqrt(), dim=-1)
+            square = z.square()
+            log_ratio = 2.0 * (omega * square).sum(-1).log() - (decay * square).sum(-1) + peak
+            q = torch.where(waits.unsqueeze(-1), z, q)
+            waits = waits & (torch.rand_like(peak).log() > log_ratio)
+            if not bool(waits.any()):
+                break
     return q
 
 
