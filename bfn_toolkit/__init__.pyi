@@ -71,6 +71,7 @@ from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
 from .sampling.default import default_reason as default_reason, default_sampler as default_sampler
+from .sampling.draws import Draws as Draws
 from .sampling.inpainting import (
     Clamped as Clamped,
     InpaintedModel as InpaintedModel,

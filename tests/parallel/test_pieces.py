@@ -1,4 +1,4 @@
-"""A batch in pieces: whatever they are, what a step draws and what it does to the weights is that of the whole batch."""
+"""A batch in pieces: the draws of a step, and what it does to the weights, are those of the whole batch."""
 
 from __future__ import annotations
 
