@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+# No training, no processes: laws of the mathematics, configuration, registry, and what the source must not hold.
+FAST := tests/test_*.py tests/config tests/registry/test_registry.py tests/repository/test_layers.py tests/repository/test_safety.py
 
 # The networks of the demo and of the tests are small: a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
@@ -30,7 +32,7 @@ test: install lint  ## all of it: linters, types, laws, command line, code block
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
 
 fast: install  ## laws and unit tests, in less than a minute: while you work
-	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(FAST) $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -q $(FAST) $(PYTEST)
 
 lint: install  ## ruff, spelling, types, import directions
 	$(BIN)/ruff check .
