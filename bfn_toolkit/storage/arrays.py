@@ -40,6 +40,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
         content = save_tensors({name: array.contiguous() for name, array in arrays.items()})
     else:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: array.numpy() for name, array in arrays.items()})
+        # No allow_pickle=False: numpy 2.1 writes it as an array, and tensors leave nothing to pickle.
+        np.savez(buffer, **{name: array.numpy() for name, array in arrays.items()})
         content = buffer.getvalue()
     write_atomically(path, content)
