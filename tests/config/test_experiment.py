@@ -567,6 +567,26 @@ def test_wrong_metadata_are_told_with_their_place(tmp_path: Path) -> None:
     )
 
 
+@attrs.frozen
+class Opinionated(Dataset):
+    """A dataset whose default settings are wrong."""
+
+    default_config: ClassVar[Mapping[str, Any]] = {"training": {"stpes": 3, "lr": 0.5}}
+
+
+def test_wrong_default_settings_are_told_with_their_place() -> None:
+    made = registry()
+    hook = hookimpl(lambda: [Entry("opinionated", Opinionated)], specname="bfn_datasets")
+    made.register(SimpleNamespace(hook=hook), name="opinionated")
+    options = [("dataset", "opinionated"), ("family.site_shape", "[1]"), ("training.lr", "0")]
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_toml(None, overrides=options, registry=made)
+    assert raised.value.lines == (
+        "default_config of the dataset: training.stpes: unknown key; did you mean 'steps'?",
+        "--training.lr: expected 0 < lr <= 1000, got 0.0",
+    )
+
+
 # --- round trips
 
 
