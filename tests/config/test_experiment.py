@@ -503,8 +503,9 @@ def test_the_same_name_keeps_the_options_of_earlier_layers(name: str) -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_options_does_not_matter(order: int) -> None:
-    options = [("network.kernel", "5"), ("network", "cnn")][::order]
-    assert build(None, *options).network == Cnn(kernel=5)
+    for name in ("network", "network.name"):
+        options = [("network.kernel", "5"), (name, "cnn")][::order]
+        assert build(None, *options).network == Cnn(kernel=5)
 
 
 def test_without_a_base_a_file_stands_alone(tmp_path: Path) -> None:
