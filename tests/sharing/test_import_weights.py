@@ -180,7 +180,7 @@ class Payload:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_with_a_payload_is_not_executed(legacy: bool) -> None:
     saved({"model": weights(), "hook": Payload()}, _use_new_zipfile_serialization=not legacy)
-    refused(Path("model.pt").read_bytes(), "posix.system", "nothing in it was executed")
+    refused(Path("model.pt").read_bytes(), "nothing in it was executed", *(() if legacy else ("posix.system",)))
     refused(pickle.dumps(Payload()), "torch.save did not write")
     with pytest.raises(RunDirectoryError):
         imported()
@@ -232,26 +232,42 @@ def test_a_zip_bomb_of_two_gigabytes_is_refused_without_its_memory(deflated: boo
     Path("model.pt").write_bytes(content)
     said = limited()
     assert said.startswith("refused:")
-    assert ("compressed" if deflated else "claims to hold 2.1 GB") in said
+    assert ("compressed" if deflated else "claims to hold more") in said
 
 
-def test_a_pickle_that_asks_for_memory_is_refused() -> None:
-    with zipfile.ZipFile("model.pt", "w") as archive:
-        archive.writestr("x/data.pkl", b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.")
+def archive_of(pickled: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
         archive.writestr("x/version", b"3\n")
-    refused(Path("model.pt").read_bytes(), "builtins.bytearray")
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name", ["torch UntypedStorage", "torch FloatTensor", "torch Tensor", "torch._utils _rebuild_meta", "os x"]
-)
-def test_only_containers_and_views_are_harmless(name: str) -> None:
-    assert not import_weights._harmless(name)
+CALLS = {
+    "builtins.bytearray": "bytearray",  # torch itself permits some of them
+    "__builtin__.bytearray": "bytearray",
+    "torch.FloatTensor": "FloatTensor",
+    "torch.Tensor": "Tensor",
+    "torch.UntypedStorage": "UntypedStorage",
+    "torch.storage.UntypedStorage": "UntypedStorage",
+    "os.system": "os.system",
+    "numpy.zeros": "numpy.zeros",
+}
 
 
-@pytest.mark.parametrize("name", ["torch FloatStorage", "torch bfloat16", "collections OrderedDict"])
-def test_what_torch_writes_is_harmless(name: str) -> None:
-    assert import_weights._harmless(name)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_pickle_that_asks_for_memory_or_more_is_refused(name: str) -> None:
+    module, _, function = name.rpartition(".")
+    call = f"c{module}\n{function}\n".encode() + b"J\x00\x00\x00\x7f\x85R."
+    refused(archive_of(b"\x80\x02" + call), CALLS[name])
+    legacy = saved({}, _use_new_zipfile_serialization=False).read_bytes()
+    refused(legacy.replace(b"}q\x00.", call), "not imported")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's figures of memory")
+def test_a_pickle_of_many_objects_is_refused_without_their_memory() -> None:
+    Path("model.pt").write_bytes(archive_of(b"\x80\x02" + b"]" * 17 * 2**20 + b"."))
+    assert "its pickle has 17.8 MB" in limited()
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -320,7 +336,7 @@ def test_a_script_is_refused() -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in ("x/data.pkl", "x/constants.pkl"):
             archive.writestr(name, b"\x80\x02}.")
-    refused(buffer.getvalue(), "2 pickles")
+    refused(buffer.getvalue(), "not imported")
 
 
 def test_a_file_larger_than_a_checkpoint_could_be_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ class Spectral(torch.nn.Module):
         super().__init__()
         self.spectrum = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
         self.map = torch.nn.Linear(2, 1)
-        self.register_buffer("table", torch.arange(3, dtype=torch.uint16))
+        self.register_buffer("table", torch.arange(3).to(torch.uint16))
         self.register_buffer("scales", torch.ones(2).to(torch.float8_e4m3fn))
 
     def forward(self, features: torch.Tensor, t: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
