@@ -27,7 +27,7 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.config.experiment import load_experiment
+from bfn_toolkit.config.experiment import Experiment, load_experiment
 from bfn_toolkit.reports.figures import flows_figure
 from bfn_toolkit.testing import LAWS, Law, register_profiles, verdicts
 from bfn_toolkit.testing.kit import check
