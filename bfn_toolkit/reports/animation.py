@@ -65,7 +65,7 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
 def _picture(
     axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, entropy: Tensor, data: Tensor, name: str
 ) -> Picture:
-    """How to draw a part, by the kind of its data."""
+    """A function that draws a part, by the kind of its data."""
     if is_image(data):
         draw = _images(axes, beliefs, means, data)
     elif not data.is_floating_point():
