@@ -62,9 +62,24 @@ class Candidate:
     cast: tuple[str, ...]
 
 
+@attrs.frozen
+class Selection:
+    """Which weights of a file to take, and how they may differ from the network's.
+
+    Arguments:
+        key: Where they are in the file; by default those that fit, of several the moving average.
+        cast: Whether weights of another floating-point dtype are cast.
+        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+    """
+
+    key: str | None = None
+    cast: bool = False
+    drop: Sequence[str] = ()
+
+
 @attrs.frozen(eq=False)
 class Imported:
-    """What became of a file.
+    """The outcome of an import.
 
     Arguments:
         key: Which weights were taken.
@@ -85,10 +100,8 @@ def import_checkpoint(
     path: str | Path,
     out: str | Path,
     experiment: Experiment,
+    select: Selection | None = None,
     *,
-    key: str | None = None,
-    cast: bool = False,
-    drop: Sequence[str] = (),
     max_size: int | None = None,
     force: bool = False,
 ) -> Imported:
@@ -98,26 +111,24 @@ def import_checkpoint(
         path: A ``.pt`` file of ``torch.save``, or a ``.safetensors`` file; the content decides, not the name.
         out: Run directory to make.
         experiment: Whose family and network the weights are for.
-        key: Which weights to take; by default those that fit, of several the moving average.
-        cast: Whether weights of another floating-point dtype are cast.
-        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+        select: Which weights to take.
         max_size: Largest size of the file in bytes; by default 16 times that of the network, and at least 64 MB.
         force: Replace the run that is in ``out``.
     Raises:
         ConfigError: If ``out`` is taken, torch is too old, or it is not clear which weights are meant.
         RunDirectoryError: If the file is not what it claims to be, or holds no weights that fit.
     """
-    path, folder = Path(path), Path(out)
+    path, folder, select = Path(path), Path(out), select or Selection()
     check_out(folder, force=force)
     network = Architecture(experiment.family, experiment.network).build(torch.float32)
     expected: State = network.state_dict()
     size = sum(value.numel() * value.element_size() for value in expected.values())
     content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
     found = read_foreign(content, path)
-    candidates = list(_candidates(found, expected, drop, cast))
+    candidates = list(_candidates(found, expected, select))
     # The state of an optimiser has hundreds of tables, and no name of the network's.
     candidates = [one for one in candidates if one.state.keys() & expected.keys()] or candidates[:5]
-    chosen, others = _choose(candidates, key, path)
+    chosen, others = _choose(candidates, select.key, path)
     state = _taken(chosen, expected, path)
     network.load_state_dict(state)
     taken = {id(value) for value in chosen.state.values()}
@@ -128,7 +139,7 @@ def import_checkpoint(
 
 
 def read_foreign(content: bytes, path: Path) -> Any:
-    """What a ``.pt`` or ``.safetensors`` file holds.
+    """Reads a ``.pt`` or ``.safetensors`` file.
 
     Arguments:
         content: The file.
@@ -207,27 +218,29 @@ def _word(name: object) -> str:
 
 
 def _contents(found: Any) -> Iterator[tuple[str, Any]]:
-    """Everything in the tables that is no table, by dotted names."""
+    """Everything in the tables that is not a table, by dotted names."""
     for key, table in _walk(found):
         for name, part in table.items():
             if not isinstance(part, Mapping):
                 yield f"{key}.{_word(name)}" if key else _word(name), part
 
 
-def _candidates(found: Any, expected: State, drop: Sequence[str], cast: bool) -> Iterator[Candidate]:
+def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Candidate]:
     for key, table in _walk(found):
         named = {_word(name): value for name, value in table.items() if isinstance(value, Tensor)}
         # What torch.compile puts into names stands anywhere in them.
         tensors = {
             name.replace("_orig_mod.", ""): value
             for name, value in named.items()
-            if not any(fnmatchcase(name, pattern) for pattern in drop)
+            if not any(fnmatchcase(name, pattern) for pattern in select.drop)
         }
         if not tensors:
             continue
         for prefix in _prefixes(tensors, expected):
             state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-            casts = tuple(n for n, value in state.items() if cast and n in expected and _castable(value, expected[n]))
+            casts = tuple(
+                n for n, value in state.items() if select.cast and n in expected and _castable(value, expected[n])
+            )
             # Without memory: a tensor may say that it is larger than anything that there is.
             dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
             forms = {name: torch.empty(value.shape, dtype=dtypes[name], device="meta") for name, value in state.items()}
@@ -241,7 +254,7 @@ def _castable(value: Tensor, like: Tensor) -> bool:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], expected: State) -> list[str]:
-    """What may stand before the network's names: every prefix under which one of a few of them is found."""
+    """Prefixes of the network's names: every one under which one of a few of them is found."""
     some = sorted(expected, key=len, reverse=True)[:3]
     found = {name.removesuffix(end) for end in some for name in tensors if name.endswith(end)}
     return sorted(prefix for prefix in found if prefix == "" or prefix.endswith(".")) or [""]

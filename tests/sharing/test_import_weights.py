@@ -23,7 +23,7 @@ from bfn_toolkit import BFN, Experiment, load_run, seeded
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ConfigError, RunDirectoryError
 from bfn_toolkit.sharing import import_weights
-from bfn_toolkit.sharing.import_weights import import_checkpoint, read_foreign
+from bfn_toolkit.sharing.import_weights import Selection, import_checkpoint, read_foreign
 
 SMALL = ["--network.width", "16"]
 EXPERIMENT = Experiment.from_mapping({"network": {"name": "siren", "width": 16}}, base="default")
@@ -49,8 +49,8 @@ def saved(value: Any, **options: Any) -> Path:
     return Path("model.pt")
 
 
-def imported(**options: Any) -> dict[str, Tensor]:
-    import_checkpoint("model.pt", "run", EXPERIMENT, **options)
+def imported(max_size: int | None = None, **selection: Any) -> dict[str, Tensor]:
+    import_checkpoint("model.pt", "run", EXPERIMENT, Selection(**selection), max_size=max_size)
     return load_run("run").network.state_dict()
 
 
@@ -110,7 +110,7 @@ def test_the_user_chooses_among_several(capsys: pytest.CaptureFixture[str]) -> N
         imported()
     assert same(imported(key="b"), weights(2))
     with pytest.raises(ConfigError, match=r"no weights under 'c'; expected one of: a, b"):
-        import_checkpoint("model.pt", "other", EXPERIMENT, key="c")
+        import_checkpoint("model.pt", "other", EXPERIMENT, Selection(key="c"))
 
 
 def test_a_word_that_contains_ema_is_no_average() -> None:

@@ -281,8 +281,11 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a path as name": (lambda c: c["network"].update(name="../os:system"), "no network named"),
     "other dtype": (lambda c: c.update(dtype="float64"), "does not fit"),
     "unknown dtype": (lambda c: c.update(dtype="float7"), "damaged"),
-    "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "no name and version"),
-    "version for a shell": (lambda c: c["plugins"]["family"].update(version='1"; touch x; "'), "no name and version"),
+    "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "not a name and version"),
+    "version for a shell": (
+        lambda c: c["plugins"]["family"].update(version='1"; touch x; "'),
+        "not a name and version",
+    ),
 }
 
 
