@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,8 @@ from bfn_toolkit.parallel import processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_making = threading.Lock()  # accelerate reads the environment, and has a state, of the whole process
 
 
 def resolve_device(name: str) -> torch.device:
@@ -60,17 +63,16 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
     sharded = training.parallel == "fsdp"
     if sharded and not several:
         raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
-    AcceleratorState._reset_state(
-        reset_partial_state=processes.world_size() == 1
-    )  # another job in this process had its own
     _check_trackers(training.trackers)
     options: dict[str, Any] = {}
     if sharded:
         from accelerate import FullyShardedDataParallelPlugin
 
         options["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
-    with _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
-        return Accelerator(
+    with _making, _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
+        # Another job in this process had a state of its own, or has it: accelerate's is that of all of them.
+        AcceleratorState._reset_state(reset_partial_state=processes.world_size() == 1)
+        accelerator = Accelerator(
             cpu=place.type == "cpu",
             mixed_precision={"fp32": "no"}.get(training.precision, training.precision),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.timeout))],
@@ -78,6 +80,9 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
             project_dir=None if folder is None else str(folder),
             **options,
         )
+        for state in (accelerator.state, accelerator.gradient_state):
+            state.__dict__ = dict(state.__dict__)
+    return accelerator
 
 
 def _check_trackers(names: Sequence[str]) -> None:

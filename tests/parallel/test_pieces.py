@@ -1,4 +1,4 @@
-"""A batch in pieces: whatever they are, what a step draws and what it does to the weights is that of the whole batch."""
+"""A batch in pieces: whatever they are, a step has the draws of the whole batch and its effect on the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import attrs
 import pytest
 import torch
 import torch.nn.functional as F
-from every_family import FAMILIES
 from faults.ranks import two_ranks
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,6 +41,7 @@ from bfn_toolkit.randomness import Shard
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.training.step import TrainStep
 from bfn_von_mises import VonMises, von_mises
+from every_family import FAMILIES
 
 ROWS = 23  # a prime number: pieces differ in size
 PIECES = (1, 2, 3, 7, ROWS)
