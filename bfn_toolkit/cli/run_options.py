@@ -57,6 +57,7 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     """The run of a command, on its device; under torchrun, among the processes of the job."""
+    from bfn_toolkit.config.experiment import Training
     from bfn_toolkit.parallel.devices import make_accelerator
     from bfn_toolkit.runs.run import Run, is_pretrained
 
@@ -68,7 +69,7 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
         run = Run.of_pretrained(path, **trust)
     else:
         run = Run.open(path, **which, **trust)
-    run.model.to(make_accelerator(device=choice["device"]).device)
+    run.model.to(make_accelerator(Training(device=choice["device"])).device)
     say(f"weights: {run.weights}")
     return run
 

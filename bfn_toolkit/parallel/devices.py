@@ -8,19 +8,41 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bfn_toolkit.config.experiment import Training
-from bfn_toolkit.config.validators import not_one_of
-from bfn_toolkit.errors import ConfigError, ResourceError
+from bfn_toolkit.errors import ConfigError, ResourceError, did_you_mean
 from bfn_toolkit.parallel import processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _making = threading.Lock()  # accelerate reads the environment, and has a state, of the whole process
+
+
+class Wishes(Protocol):
+    """Options of a job that say where it runs; those of ``training`` in an experiment."""
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the network: "fp32", "bf16" or "fp16"."""
+
+    @property
+    def parallel(self) -> str:
+        """How processes share the weights: "ddp" or "fsdp"."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that processes wait for each other."""
+
+    @property
+    def trackers(self) -> Sequence[str]:
+        """Experiment trackers of accelerate."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,12 +61,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def make_accelerator(training: Training | None = None, device: str = "auto", folder: Path | None = None) -> Accelerator:
+def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerator:
     """The engine for this job.  Under torchrun it joins the group of processes, each on a device of its own.
 
     Arguments:
-        training: How it trains; a job that does not train has a device alone.
-        device: Name of that device.
+        training: Where it runs.
         folder: Where experiment trackers that write files may do so.
 
     Raises:
@@ -54,7 +75,6 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    training = training or Training(device=device)
     place, several = resolve_device(training.device), int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and place.index is not None:
         raise ConfigError(f'training.device: {training.device} is one device, for several processes; write "cuda"')
@@ -93,7 +113,9 @@ def _check_trackers(names: Sequence[str]) -> None:
     known = [str(name) for name in LoggerType.list() if str(name) != "all"]
     for name in names:
         if name not in known:
-            raise ConfigError(f"training.trackers: {not_one_of(name, known)}")
+            raise ConfigError(
+                f"training.trackers: accelerate has no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}"
+            )
         if name not in map(str, get_available_trackers()):
             raise ResourceError(f'training.trackers: {name} is not installed; write: pip install "bfn-toolkit[{name}]"')
 

@@ -1,4 +1,4 @@
-"""Callbacks: called in the first process with the model to sample from, while the others wait for as long as it takes."""
+"""Callbacks: called in the first process with the model to sample from, while the others wait without a timeout."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_a_callback_may_take_longer_than_the_timeout_of_the_group() -> None:
 
         def slow(event: TrainingEvent) -> None:
             calls.append(event.step)
-            time.sleep(6.0 if event.step == 20 else 0.0)
+            time.sleep(12.0 if event.step == 20 else 0.0)
 
         start = time.monotonic()
-        step = train(experiment(steps=25, timeout=2), callbacks=[slow]).weights.step
+        step = train(experiment(steps=25, timeout=8), callbacks=[slow]).weights.step
         assert calls == ([20, 25] if rank == 0 else [])
         return time.monotonic() - start, step
 
     for seconds, step in two_ranks(job):
-        assert seconds > 6.0
+        assert seconds > 12.0
         assert step == 25
 
 

@@ -64,8 +64,8 @@ def test_two_trainings_have_the_weights_of_each_alone() -> None:
 
 def test_sampling_and_training_have_the_numbers_of_each_alone() -> None:
     model = train(first()).model
-    expected, samples = weights(second()), samples_of(model, 600)
-    found, *drawn = together(lambda: weights(second()), *[lambda: samples_of(model, 600)] * 2)
+    expected, samples = weights(second()), samples_of(model, 20_000)
+    found, *drawn = together(lambda: weights(second()), *[lambda: samples_of(model, 20_000)] * 2)
     assert torch.equal(found, expected)
     assert all(torch.equal(one, samples) for one in drawn)
 
