@@ -45,8 +45,8 @@ def commands(block: str) -> Iterator[list[str]]:
 def check_bfn(arguments: Sequence[str]) -> None:
     """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
     from bfn_toolkit.cli import bfn
-    from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
-    from bfn_toolkit.config.experiment import load_experiment
+    from bfn_toolkit.cli.options import file_and_options, parse_overrides
+    from bfn_toolkit.config.experiment import Experiment
 
     with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here
         if not arguments or arguments[0].startswith("-"):
@@ -55,10 +55,10 @@ def check_bfn(arguments: Sequence[str]) -> None:
         name, *rest = arguments
         with bfn.commands[name].make_context(name, rest) as context:
             if name == "train":
-                load_experiment(None, context.params["preset"], parse_overrides(context.args))
+                Experiment.from_toml(None, context.params["preset"], parse_overrides(context.args))
             if name == "import-checkpoint":
                 _, options = file_and_options(context.params["words"])
-                load_experiment(None, context.params["preset"], parse_overrides(options))
+                Experiment.from_toml(None, context.params["preset"], parse_overrides(options))
 
 
 def check_commands(example: Example) -> None:

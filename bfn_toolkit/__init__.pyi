@@ -1,8 +1,8 @@
 # The public names, and where each is defined: read by type checkers, and by lazy_loader at run time.
+from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .config.validators import finite as finite
 from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
 from .data.loader import minibatches as minibatches
 from .distributions import Mixture as Mixture, VonMises as VonMises, kl as kl, normal as normal, von_mises as von_mises
@@ -29,8 +29,10 @@ from .evaluation.likelihood import (
 from .families import (
     AdditiveFamily as AdditiveFamily,
     ChannelFamily as ChannelFamily,
+    ExampleKind as ExampleKind,
     Family as Family,
     OutputHead as OutputHead,
+    Part as Part,
     SteppedFamily as SteppedFamily,
 )
 from .guidance.classifier_free import Guided as Guided, guide as guide
@@ -44,7 +46,7 @@ from .losses import (
     ReconstructionLoss as ReconstructionLoss,
     draw_times as draw_times,
 )
-from .model import Model as Model
+from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .networks import Network as Network, NetworkBuilder as NetworkBuilder, NetworkIO as NetworkIO
 from .outputs import (
     Delta as Delta,
@@ -55,6 +57,7 @@ from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
 from .parallel.signals import Interrupted as Interrupted
+from .polynomials import value_and_degree as value_and_degree
 from .product_family import Joint as Joint, JointOutput as JointOutput, ProductFamily as ProductFamily
 from .randomness import (
     common as common,
@@ -67,7 +70,7 @@ from .registry.hookspecs import HOOK_API as HOOK_API, Entry as Entry, hookimpl a
 from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
-from .sampling.default import default_sampler as default_sampler
+from .sampling.default import default_reason as default_reason, default_sampler as default_sampler
 from .sampling.inpainting import (
     Clamped as Clamped,
     InpaintedModel as InpaintedModel,
@@ -109,3 +112,4 @@ from .shapes import (
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train
+from .validators import finite as finite

@@ -2,54 +2,67 @@ r"""The Bayesian flow network: a family and a network make an output distributio
 
 .. math:: \theta \to \text{features}(\theta) \to \text{network}(\cdot, t) \to p_O(x \mid \theta; t)
 
-Loss, likelihood bound and samples are thin calls of :mod:`~bfn_toolkit.losses` and
-:mod:`~bfn_toolkit.sampling.sampler`.
+Loss, likelihood bound and samples are thin calls of :mod:`~bfn_toolkit.losses` and :mod:`~bfn_toolkit.sampling.draws`.
 """
 
 from __future__ import annotations
 
 import abc
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
+from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
-from bfn_toolkit.networks import NetworkBuilder
+from bfn_toolkit.model import Condition, Model, split_condition
+from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS, chunk_rows, map_chunks
-from bfn_toolkit.sampling.default import default_sampler
-from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
-from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
-from bfn_toolkit.shapes import Data, leaves, times_like
+from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS
+from bfn_toolkit.sampling.draws import Draws
+from bfn_toolkit.sampling.inpainting import Given
+from bfn_toolkit.sampling.sampler import OnStep, Sampler
+from bfn_toolkit.shapes import Data, batch_size, times_like
 
 
-class FlowModel(nn.Module, abc.ABC):
-    """A family with an output distribution, from wherever it comes."""
+class FlowModel(nn.Module, Model):
+    """A model that has a loss, a likelihood bound and samples: those of its family and output distribution."""
 
     def __init__(self, family: Family[Any]) -> None:
         super().__init__()
         self.family = family
 
     @abc.abstractmethod
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """Output distribution p_O(. | theta; t), with t of shape (B,) or ()."""
 
-    def loss(self, x: Tensor, *, n_steps: int | None = None, **condition: Tensor) -> Tensor:
-        """Price of the messages in nats per example, shape (B,): one draw of L^n, or of L^inf for n_steps=None."""
-        loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
-        return loss(self, x, **condition)
+    def loss(
+        self, x: Data, *, n_steps: int | None = None, condition: Condition | None = None, **unknown: Any
+    ) -> Tensor:
+        """Loss in nats per example, shape (B,): one draw of L^n, or of L^inf for n_steps=None.
 
-    def nll(self, x: Tensor, *, n_steps: int | None = None, **condition: Tensor) -> Tensor:
-        """One draw of an upper bound of -ln p(x) in nats per example, with shape (B,): messages and reconstruction."""
-        return self.loss(x, n_steps=n_steps, **condition) + ReconstructionLoss()(self, x, **condition)
+        Arguments:
+            x: Data, with shape (B, *site).
+            n_steps: Number of messages; None for continuous time.
+            condition: Conditions of the network by name, each with B rows.
+        Raises:
+            ConfigError: If a condition is unknown, missing or of another length.
+        """
+        _refuse(unknown)
+        self.check_condition(condition, batch_size(x))
+        loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
+        return loss(self, x, condition)
+
+    def nll(self, x: Data, *, n_steps: int | None = None, condition: Condition | None = None, **unknown: Any) -> Tensor:
+        """One draw of an upper bound of -ln p(x) in nats per example, with shape (B,): messages and reconstruction.
+
+        Arguments and errors are those of :meth:`loss`.
+        """
+        return self.loss(x, n_steps=n_steps, condition=condition, **unknown) + ReconstructionLoss()(self, x, condition)
 
     def sample(
         self,
@@ -57,75 +70,44 @@ class FlowModel(nn.Module, abc.ABC):
         *,
         n_steps: int,
         sampler: Sampler[Any] | None = None,
-        first: int = 0,
-        on_step: OnStep | None = None,
+        condition: Condition | None = None,
         known: Given | None = None,
-        **condition: Tensor,
+        on_step: OnStep | None = None,
+        **unknown: Any,
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
 
-        They are drawn in blocks (:mod:`~bfn_toolkit.sampling.chunks`), so that under one seed the first rows do not
+        They are drawn in chunks (:mod:`~bfn_toolkit.sampling.chunks`), so that under one seed the first rows do not
         depend on how many follow; where memory does not suffice, the network sees fewer rows at once, to the same
-        effect.
+        effect.  Everything happens in this process: in a job of several, each that calls it draws all of the samples.
 
         Arguments:
             batch_size: Number of samples.
             n_steps: Number of steps.
-            sampler: How; by default as :func:`~bfn_toolkit.default_sampler` chooses.
-            first: Number of the first sample, where others have been drawn under the same seed.
-            on_step: Called with each :class:`~bfn_toolkit.SamplerStep` of the network, block by block.
-            known: Values that the samples are to have, as a pair ``(values, mask)`` (:meth:`~bfn_toolkit.Observed.of`).
-            condition: What the network is conditioned on, with ``batch_size`` rows.
+            sampler: The sampler; by default the choice of :func:`~bfn_toolkit.default_sampler`.
+            condition: Conditions of the network by name, each with ``batch_size`` rows.
+            known: Values that the samples are to have, as a pair ``(values, mask)``
+                (:meth:`~bfn_toolkit.Observed.of`).
+            on_step: Called with each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception of it ends the
+                sampling.
         Raises:
             ConfigError: If a number is not a positive integer, the sampler is not for this family, the weights are of
-                half precision, or known values have another form.
+                half precision, a condition is unknown, missing, of another length or outside its domain, or known
+                values have another form.
             DataError: If a known value is outside the family's domain.
             NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If memory does not suffice.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {batch_size!r}")
-        weight = next(self.parameters(), None)
-        device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-        if dtype in (torch.float16, torch.bfloat16):
-            raise ConfigError(
-                f"the weights are {dtype}, in which beliefs lose most messages, and the state is float32; "
-                "leave the weights as they are and sample under torch.autocast"
-            )
-        chosen = sampler or default_sampler(self.family, n_steps)[0]
-        rows = chunk_rows(math.prod(self.family.network_io.site_shape))
-        known = None if known is None else Observed.of(self.family, known, batch_size)
-        key = int(torch.randint(2**62, ()))
+        _refuse(unknown)
+        draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known)
+        return draws.draw(range(batch_size), on_step=on_step)
 
-        def draw(block: int) -> Data:
-            index = torch.arange(block * rows, (block + 1) * rows) - first
-            index = index.clamp_(0, batch_size - 1)  # of rows that are cut off
-            given: dict[str, Any] = {name: value[index.to(value.device)] for name, value in condition.items()}
 
-            def tell(evaluation: SamplerStep) -> object:
-                return on_step and on_step(attrs.evolve(evaluation, first=block * rows))
-
-            told = None if on_step is None else tell
-            model = self if known is None else InpaintedModel(self, known.rows(index.to(device or "cpu")))
-            return chosen.sample(model, rows, n_steps=n_steps, device=device, dtype=dtype, on_step=told, **given)
-
-        with self.watched() as is_finite:
-            samples = map_chunks(batch_size, rows, draw, (key,), device or "cpu", first, self.halve_micro_batch)
-            if not is_finite():  # a class that is drawn from NaN looks like any other
-                raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
-        bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
-        if bad:
-            raise NonFiniteError(f"{bad} numbers of {batch_size} samples are not finite; look at the family's updates")
-        return samples
-
-    def watched(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Scope whose value says, when it is asked, whether all that the network has returned in it is finite."""
-        return nullcontext(lambda: True)
-
-    def halve_micro_batch(self) -> bool:
-        """Makes do with less memory; False where there is no way."""
-        return False
+def _refuse(unknown: Mapping[str, Any]) -> None:
+    """Raises ConfigError for keywords that are not arguments: most likely conditions."""
+    for name in unknown:
+        raise ConfigError(f"there is no argument '{name}'; a condition is written condition={{{name!r}: values}}")
 
 
 class BFN(FlowModel):
@@ -133,8 +115,8 @@ class BFN(FlowModel):
 
     Arguments:
         family: Distribution family; its ``network_io`` says what the network has to fit.
-        network: A module with ``forward(features, t, **condition)``, or the builder of one.  Only a model that was made
-            from a builder can be saved (:meth:`save_pretrained`).
+        network: A module with ``forward(features, t, /, **condition)``, or the builder of one.  Only a model that was
+            made from a builder can be saved (:meth:`save_pretrained`).
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -148,27 +130,49 @@ class BFN(FlowModel):
         self.raw_per_site = family.network_io.out_features
         self.builder = None if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
-        self.micro_batch: int | None = None  # rows that the network sees at once; None for all
-        self._total: Tensor | None = None  # of what the network returns while it is watched
+        self.signature = ConditionSignature.of(self.network, self.builder)
+        self.micro_batch: int | None = None  # rows that the network sees together; None for all
+        self._total: Tensor | None = None  # sum of the network's numbers within a finite guard
+
+    @property
+    def conditions(self) -> Collection[str] | None:
+        """Names of the conditions that the network reads; None where it does not say."""
+        return self.signature.names
+
+    def check_condition(self, condition: Condition | None, rows: int) -> None:
+        """See :meth:`Model.check_condition`."""
+        self.signature.check(condition, rows)
+        if self.builder is not None:
+            for name, value in (condition or {}).items():
+                self.builder.check_condition(name, value)
 
     def halve_micro_batch(self) -> bool:
-        """Halves the number of rows that the network sees at once, down to where kernels would round otherwise."""
+        """Halves the rows that the network sees together, down to where kernels would round otherwise."""
         self.micro_batch = (self.micro_batch or 2 * MAX_ROWS) // 2
         return self.micro_batch >= MIN_ROWS
 
     @contextmanager
-    def watched(self) -> Iterator[Callable[[], bool]]:
-        """What is not finite stays so in a sum, which is read once, and not in every step."""
+    def finite_guard(self) -> Iterator[Callable[[], bool]]:
+        """NaN and inf survive a running sum, so one read at the end replaces a device sync per step."""
         self._total = torch.zeros(())
         try:
             yield lambda: self._total is None or bool(self._total.isfinite())
         finally:
             self._total = None
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        """Features, network, output distribution."""
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """Features, network, output distribution.
+
+        Arguments:
+            params: Beliefs theta.
+            t: Time, with shape (B,) or ().
+            condition: Conditions by name; those that the network does not read are left out.
+        Raises:
+            PluginError: If the network returns numbers of another shape.
+        """
         features = self.family.features(params)
-        raw = self._raw(features, times_like(t, features), condition)
+        heard = {name: value for name, value in (condition or {}).items() if self.signature.reads(name)}
+        raw = self._raw(features, times_like(t, features), heard)
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
             found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
@@ -179,6 +183,14 @@ class BFN(FlowModel):
             seen = raw.detach() if raw.requires_grad else raw
             self._total = self._total + seen.sum(dtype=features.dtype)  # a CPU scalar goes with any device
         return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
+
+    def _raw(self, features: Tensor, t: Tensor, condition: Condition) -> Any:
+        size = self.micro_batch
+        if size is None or len(features) <= size:
+            return self.network(features, t, **condition)
+        inputs = zip(torch.split(features, size), torch.split(t, size), strict=True)
+        conditions = split_condition(condition, size, -(-len(features) // size))
+        return torch.cat([self.network(f, s, **c) for (f, s), c in zip(inputs, conditions, strict=True)])
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
@@ -216,7 +228,10 @@ class BFN(FlowModel):
         from bfn_toolkit.sharing import pretrained
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
-        return pretrained.load(directory, **trust)
+        saved = pretrained.load(directory, **trust)
+        model = cls(saved.architecture.family, saved.network)
+        model.builder = saved.architecture.network
+        return model.eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
@@ -240,14 +255,6 @@ class BFN(FlowModel):
 
         return pretrained.push(save, repo_id, private=private, token=token)
 
-    def _raw(self, features: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Any:
-        if self.micro_batch is None or len(features) <= self.micro_batch:
-            return self.network(features, t, **condition)
-        names = list(condition)
-        columns = (torch.split(column, self.micro_batch) for column in (features, t, *condition.values()))
-        pieces = zip(*columns, strict=True)
-        return torch.cat([self.network(f, s, **dict(zip(names, rest, strict=True))) for f, s, *rest in pieces])
-
 
 class Oracle(FlowModel):
     """A model whose output distribution is a given function: for data whose posterior is known in closed form.
@@ -262,6 +269,6 @@ class Oracle(FlowModel):
         self.posterior = posterior
 
     @torch.no_grad()
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """The posterior, whatever the time."""
         return self.posterior(params)

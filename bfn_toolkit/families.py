@@ -26,9 +26,12 @@ Source: Graves et al. 2023 (arXiv 2308.07037), section 3.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
+import attrs
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -48,6 +51,48 @@ def check_n_steps(n_steps: int) -> int:
     if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
         raise StepCountError(f"the number of steps must be an integer of at least 1, got {n_steps!r}")
     return n_steps
+
+
+class ExampleKind(StrEnum):
+    """The kind of thing that one example is, which decides how a figure draws it."""
+
+    NUMBER = "number"  # one real number: a histogram
+    POINTS = "points"  # several: a cloud of points
+    IMAGE = "image"  # a grid of pixels, of numbers or of classes: a sheet
+    CLASS = "class"  # one class: frequencies
+    SEQUENCE = "sequence"  # several classes: frequencies
+    ROW = "row"  # a mapping of named parts, each of a kind of its own: part by part
+
+
+@attrs.frozen(eq=False)
+class Part:
+    """One part of the data, with its family and its share of values that all parts have.
+
+    Arguments:
+        name: Name of the part; empty for the only part of a family that is not a product.
+        family: The family of the part.
+        values: The part's share of each value that :meth:`Family.walk` was called with, in that order.
+    """
+
+    name: str
+    family: Family[Any]
+    values: tuple[Any, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the names of arrays that belong to this part: its name and a dot, or nothing without a name."""
+        return f"{self.name}." if self.name else ""
+
+    def as_channel(self) -> ChannelFamily[Any]:
+        """The family as a Gaussian channel, see :meth:`Family.as_channel`.
+
+        Raises:
+            ConfigError: If it is not one; the message names the part.
+        """
+        try:
+            return self.family.as_channel()
+        except ConfigError as error:
+            raise ConfigError(f"part '{self.name}': {error}" if self.name else str(error)) from None
 
 
 class Family(abc.ABC, Generic[P]):
@@ -116,9 +161,65 @@ class Family(abc.ABC, Generic[P]):
         return None
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether data are classes, as torch.int64, rather than real numbers; for a product, whether all parts are."""
+        return False
+
+    @property
+    def example_kind(self) -> ExampleKind:
+        """The kind of thing that one example is, for figures: from the shape and :attr:`is_discrete`, by default."""
+        site = self.network_io.site_shape
+        if len(site) == 2 and min(site) >= 4:
+            return ExampleKind.IMAGE
+        if math.prod(site) == 1:
+            return ExampleKind.CLASS if self.is_discrete else ExampleKind.NUMBER
+        return ExampleKind.SEQUENCE if self.is_discrete else ExampleKind.POINTS
+
+    @property
     def parts(self) -> Mapping[str, Family[Any]]:
-        """The families whose prices are told apart: this one, under the name "", unless it is a product."""
+        """The families whose losses are reported apart: this one, under the name "", unless it is a product."""
         return {"": self}
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether data, params and outputs go by the names of parts: True for a product alone."""
+        return False
+
+    def walk(self, *values: Any) -> Iterator[Part]:
+        """The parts one by one, each with its share of the values: of data, params, outputs, times or accuracies.
+
+        A tensor where a product has a mapping, such as a time, is shared by all parts.  A family that is not a product
+        is its own only part.
+
+        >>> from bfn_gaussian import Gaussian
+        >>> [(part.name, part.values) for part in Gaussian().walk(torch.zeros(1), torch.ones(()))]
+        [('', (tensor([0.]), tensor(1.)))]
+        """
+        yield Part("", self, values)
+
+    def join(self, values: Mapping[str, Any]) -> Any:
+        """One value again from those of the parts by name, the inverse of :meth:`walk`: the only one, as it is.
+
+        For a product it is the mapping itself.  Outputs are joined by :meth:`join_outputs`.
+        """
+        (value,) = values.values()
+        return value
+
+    def join_outputs(self, outputs: Mapping[str, Output]) -> Output:
+        """One output from those of the parts by name: the only one; for a product their independent product."""
+        (output,) = outputs.values()
+        return output
+
+    def as_channel(self) -> ChannelFamily[Any]:
+        """The family as a Gaussian channel, in whose coordinates a solver works: itself, if it is one.
+
+        Raises:
+            ConfigError: If it is not one.
+        """
+        raise ConfigError(
+            f"a solver works in the coordinates of a ChannelFamily, which {type(self).__name__} is not; "
+            "write sampler=AncestralSampler(), on the command line --sampler ancestral"
+        )
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
@@ -257,6 +358,10 @@ class ChannelFamily(AdditiveFamily[P]):
     def snr(self, alpha: Tensor) -> Tensor:
         """Accuracy alpha in the unit of B: what a message of accuracy alpha adds to it."""
         return alpha
+
+    def as_channel(self) -> ChannelFamily[P]:
+        """The family itself."""
+        return self
 
     def mean_embedding(self, output: Output) -> Tensor:
         """E[phi(x)] under the output distribution: (B, *site, d).  What the solvers need of an output."""

@@ -23,15 +23,15 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.config.validators import integer
+from bfn_toolkit import validators
 from bfn_toolkit.families import Family
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import common, first_row, streams
-from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, part_of
+from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
 
 
 @lru_cache(maxsize=16)
@@ -59,7 +59,7 @@ class Loss(abc.ABC):
     kind: ClassVar[str] = "loss"
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:
+    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:
         """Loss of each example, with shape (B,)."""
 
 
@@ -67,11 +67,11 @@ class NatsLoss(Loss):
     """A loss that is a price in nats: what each part of the data costs, and the sum."""
 
     @abc.abstractmethod
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
         """Price of each part of the family, with shape (B,); of a family that is no product, under the name ""."""
 
-    def __call__(self, model: Model, x: Data, **condition: Tensor) -> Tensor:  # noqa: D102
-        return reduce(torch.add, self.part_losses(model, x, **condition).values())
+    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
+        return reduce(torch.add, self.part_losses(model, x, condition).values())
 
 
 @attrs.frozen
@@ -84,16 +84,17 @@ class ContinuousTimeLoss(NatsLoss):
             likelihood.
     """
 
-    weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.in_(("paper", "unit")))
+    weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = draw_times(x)
         params = model.family.flow(x, t)
-        output = model.output(params, t, **condition)
-        return {
-            name: self._rate(part, part_of(x, name), part_of(output, name), t)
-            for name, part in model.family.parts.items()
-        }
+        output = model.output(params, t, condition)
+        losses = {}
+        for part in model.family.walk(x, output):
+            data, p_o = part.values
+            losses[part.name] = self._rate(part.family, data, p_o, t)
+        return losses
 
     def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
         rate = family.loss_rate(x, output, t)
@@ -109,28 +110,33 @@ class DiscreteTimeLoss(NatsLoss):
         samples: Draws of the message for the divergence, where it has no closed form.
     """
 
-    n_steps: int = field(default=100, validator=integer(1, 10**9))
-    samples: int = field(default=1, validator=integer(1, 10**9))
+    n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
+    samples: int = field(default=1, validator=validators.integer(ge=1, le=10**9))
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         family, u = model.family, draw_times(x)
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        output = model.output(family.flow(x, s), s, **condition)
-        stream, price = streams(), {}
-        for name, part in family.parts.items():
-            with stream(name):
-                alpha = part.accuracy(s, t)
-                price[name] = part.step_loss(part_of(x, name), part_of(output, name), alpha, self.samples)
-        return {name: self.n_steps * nats for name, nats in price.items()}
+        output = model.output(family.flow(x, s), s, condition)
+        stream, losses = streams(), {}
+        for part in family.walk(x, output):
+            with stream(part.name):
+                data, p_o = part.values
+                alpha = part.family.accuracy(s, t)
+                losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
+        return {name: self.n_steps * nats for name, nats in losses.items()}
 
 
 @attrs.frozen
 class ReconstructionLoss(NatsLoss):
     """Price of x under the output distribution after all messages."""
 
-    def part_losses(self, model: Model, x: Data, **condition: Tensor) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
-        output = model.output(model.family.flow(x, t), t, **condition)
-        return {name: -part_of(output, name).log_prob(part_of(x, name)) for name in model.family.parts}
+        output = model.output(model.family.flow(x, t), t, condition)
+        losses = {}
+        for part in model.family.walk(x, output):
+            data, p_o = part.values
+            losses[part.name] = -p_o.log_prob(data)
+        return losses

@@ -8,13 +8,16 @@ a network for those sizes is made.
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection
+import inspect
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
+from bfn_toolkit import validators
+from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.shapes import as_shape
 
 
@@ -29,15 +32,15 @@ class NetworkIO:
     """
 
     site_shape: tuple[int, ...] = field(converter=as_shape)
-    in_features: int = field(default=1, validator=validators.ge(1))
-    out_features: int = field(default=1, validator=validators.ge(1))
+    in_features: int = field(default=1, validator=validators.integer(ge=1))
+    out_features: int = field(default=1, validator=validators.integer(ge=1))
 
 
 @runtime_checkable
 class Network(Protocol):
     """What a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
-    def __call__(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+    def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
 
 
@@ -54,6 +57,90 @@ class NetworkBuilder(abc.ABC):
         """
         return None
 
+    def check_condition(self, name: str, value: Tensor) -> None:  # noqa: B027 - a default
+        """Checks the values of a condition, such as labels; nothing, unless overridden.
+
+        Arguments:
+            name: The condition, one of those that the network reads.
+            value: Its values, with shape (B, ...).
+        Raises:
+            ConfigError: If the network cannot read one of them.
+        """
+
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
         """Makes a network with fresh weights, drawn from torch's generator, that fits ``io``."""
+
+
+@attrs.frozen
+class ConditionSignature:
+    """The conditions that a network reads, by its builder's word or by its ``forward``.
+
+    Arguments:
+        network: The network, in words.
+        names: Conditions that it reads; None where it does not say.
+        required: Conditions that it cannot do without.
+        reserved: Names that a condition cannot have, because its features and times have them.
+    """
+
+    network: str
+    names: Collection[str] | None
+    required: Collection[str]
+    reserved: Collection[str]
+
+    @classmethod
+    def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
+        """Reads the signature of ``forward(features, t, /, **condition)``."""
+        parameters = list(inspect.signature(network.forward).parameters.values())
+        own, rest = parameters[:2], parameters[2:]
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
+        named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        declared = None if builder is None else builder.conditions
+        return cls(
+            type(network).__name__ if builder is None else type(builder).__name__,
+            (None if takes_all else [p.name for p in named]) if declared is None else declared,
+            [p.name for p in named if p.default is p.empty],
+            ["self", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+        )
+
+    def reads(self, name: str) -> bool:
+        """Whether the network reads a condition, as far as it says."""
+        return self.names is None or name in self.names
+
+    def check(self, condition: Mapping[str, Tensor] | None, rows: int) -> None:
+        """Checks names and lengths, and no values.
+
+        Raises:
+            ConfigError: If a condition is unknown or missing, or does not have a row for each example.
+        """
+        if condition is not None and not isinstance(condition, Mapping):
+            raise ConfigError(
+                f"condition must map names to tensors, found a {type(condition).__name__}; "
+                "write condition={'label': labels}"
+            )
+        for name, value in (condition or {}).items():
+            if not isinstance(value, Tensor):
+                raise ConfigError(f"condition '{name}' must be a tensor of {rows} rows, found a {type(value).__name__}")
+            if value.ndim == 0 or len(value) != rows:
+                found = "a scalar" if value.ndim == 0 else f"{len(value)} rows"
+                raise ConfigError(
+                    f"condition '{name}' must have a row for each of the {rows} examples, found {found}; "
+                    f"for one value write torch.full(({rows},), value)"
+                )
+            if not self.reads(name):
+                known = ", ".join(self.names or ()) or "none"
+                raise ConfigError(
+                    f"the network {self.network} does not read a condition '{name}'; it reads {known}."
+                    f"{did_you_mean(name, self.names or ())}"
+                )
+            if name in self.reserved:
+                raise ConfigError(
+                    f"the network {self.network} cannot read a condition '{name}', which is the name of another "
+                    "argument of its forward; write def forward(self, features, t, /, ...)"
+                )
+        missing = [name for name in self.required if name not in (condition or {})]
+        if missing:
+            raise ConfigError(
+                f"the network {self.network} needs the condition {', '.join(missing)}; "
+                f"write condition={{{missing[0]!r}: values}}"
+            )

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import Mixture, normal
+from bfn_toolkit.polynomials import normal_expectation
 from bfn_toolkit.shapes import expand, per_example
 
 Kernel: TypeAlias = Callable[[Tensor], Distribution]
@@ -53,7 +54,11 @@ class Output(Protocol):
         """ln p_O(x) in nats per example, with shape (B,)."""
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of a function that acts on each site by itself."""
+        """E[function(x)] of a function that acts on each site by itself: exact, or refused.
+
+        Raises:
+            ConfigError: If it cannot be exact for this function.
+        """
 
     def mix(self, kernel: Kernel) -> Distribution:
         """The distribution E[kernel(x)]: the receiver, when the kernel is the sender."""
@@ -210,8 +215,14 @@ class NormalMixture:
         return self._distribution().log_prob(x)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of an affine function, exact: the function at the mean."""
-        return function(self.mean)
+        """E[function(x)] of a polynomial, exact; of an affine function, the function at the mean.
+
+        Raises:
+            ConfigError: If the function is not known to be a polynomial that acts on each site by itself.
+        """
+        weights = self.logits.softmax(-1).unbind(-1)
+        components = zip(weights, self.means.unbind(1), self.scales.unbind(1), strict=True)
+        return normal_expectation(function, self.mean, components)
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""
@@ -271,8 +282,14 @@ class SiteNormalMixture:
         return per_example(self.log_average(-0.5 * z.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of an affine function, exact: the function at the mean."""
-        return function(self.mean)
+        """E[function(x)] of a polynomial, exact; of an affine function, the function at the mean.
+
+        Raises:
+            ConfigError: If the function is not known to be a polynomial that acts on each site by itself.
+        """
+        weights, means, scales = self.logits.softmax(-1), self.means, self.scales.expand_as(self.means)
+        components = zip(weights.unbind(-1), means.unbind(-1), scales.unbind(-1), strict=True)
+        return normal_expectation(function, self.mean, components)
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""

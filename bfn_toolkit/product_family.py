@@ -9,7 +9,7 @@ a mapping is expected (a time, an accuracy) is for all parts.  Draws of one part
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import kl
 from bfn_toolkit.errors import ConfigError, DataError
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import ExampleKind, Family, Part
 from bfn_toolkit.networks import NetworkIO
 from bfn_toolkit.outputs import Kernel, Output
 from bfn_toolkit.randomness import streams
@@ -158,8 +158,44 @@ class ProductFamily(Family[Beliefs]):
         if not all(isinstance(part, Family) for part in parts.values()):
             raise ValueError(f"parts must be families, got {[type(part).__name__ for part in parts.values()]}")
 
-    def _map(self, verb: Callable[[Family[Any], str], Any]) -> dict[str, Any]:
-        return {name: verb(part, name) for name, part in self.parts.items()}
+    @property
+    def is_discrete(self) -> bool:
+        """Whether all parts are."""
+        return all(part.is_discrete for part in self.parts.values())
+
+    @property
+    def example_kind(self) -> ExampleKind:
+        """A row of parts, each of a kind of its own."""
+        return ExampleKind.ROW
+
+    @property
+    def has_parts(self) -> bool:  # noqa: D102
+        return True
+
+    def walk(self, *values: Any) -> Iterator[Part]:
+        """The parts in their order."""
+        for name, family in self.parts.items():
+            yield Part(name, family, tuple(part_of(value, name) for value in values))
+
+    def join(self, values: Mapping[str, Any]) -> Beliefs:
+        """The mapping itself."""
+        return dict(values)
+
+    def join_outputs(self, outputs: Mapping[str, Output]) -> Output:
+        """Independent outputs."""
+        return JointOutput(outputs)
+
+    def _each(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
+        """A verb of each part's family with its share of the values."""
+        return {part.name: verb(part.family, *part.values) for part in self.walk(*values)}
+
+    def _draw(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
+        """As :meth:`_each`, with a stream of draws for each part."""
+        stream, drawn = streams(), {}
+        for part in self.walk(*values):
+            with stream(part.name):
+                drawn[part.name] = verb(part.family, *part.values)
+        return drawn
 
     @property
     def _sites(self) -> tuple[int, ...]:
@@ -186,7 +222,7 @@ class ProductFamily(Family[Beliefs]):
             StepCountError: If a part does not allow this number of steps.
             ConfigError: If two parts have other times.
         """
-        times = self._map(lambda part, _: part.times(n_steps))
+        times = self._each(lambda family: family.times(n_steps))
         first, *others = times.values()
         if not all(torch.equal(first, other) for other in others):
             raise ConfigError(f"the parts {', '.join(times)} step at different times; give them families that agree")
@@ -194,76 +230,67 @@ class ProductFamily(Family[Beliefs]):
 
     def accuracy(self, s: Any, t: Any) -> Any:
         """Accuracies by name; s and t may be mappings too, where each part has a time of its own."""
-        return self._map(lambda part, name: part.accuracy(part_of(s, name), part_of(t, name)))
+        return self._each(lambda family, s, t: family.accuracy(s, t), s, t)
 
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Beliefs:
         """Priors by name."""
-        return self._map(lambda part, _: part.prior(batch_size, device=device, dtype=dtype))
+        return self._each(lambda family: family.prior(batch_size, device=device, dtype=dtype))
 
     def input(self, params: Beliefs) -> Distribution:
         """Input distributions, independent."""
-        return Joint(self._map(lambda part, name: part.input(params[name])))
+        return Joint(self._each(lambda family, params: family.input(params), params))
 
     def sender(self, x: Data, alpha: Any) -> Distribution:
         """Senders, independent."""
-        return Joint(self._map(lambda part, name: part.sender(x[name], part_of(alpha, name))))
+        return Joint(self._each(lambda family, x, alpha: family.sender(x, alpha), x, alpha))
 
     def receiver(self, output: Output, alpha: Any) -> Distribution:
         """Receivers, independent where the outputs are."""
         if not isinstance(output, JointOutput):
             return super().receiver(output, alpha)
-        return Joint(self._map(lambda part, name: part.receiver(output[name], part_of(alpha, name))))
+        return Joint(self._each(lambda family, output, alpha: family.receiver(output, alpha), output, alpha))
 
     def update(self, params: Beliefs, y: Data, alpha: Any) -> Beliefs:
         """Updates, part by part."""
-        return self._map(lambda part, name: part.update(params[name], y[name], part_of(alpha, name)))
+        return self._each(lambda family, params, y, alpha: family.update(params, y, alpha), params, y, alpha)
 
     def draw_update(self, params: Beliefs, x: Data, alpha: Any) -> Beliefs:
         """Updates, each with a stream of draws of its own."""
-        stream, told = streams(), {}
-        for name, part in self.parts.items():
-            with stream(name):
-                told[name] = part.draw_update(params[name], x[name], part_of(alpha, name))
-        return told
+        return self._draw(lambda family, params, x, alpha: family.draw_update(params, x, alpha), params, x, alpha)
 
     def flow(self, x: Data, t: Any) -> Beliefs:
         """Flows, each with a stream of draws of its own; t may be a mapping."""
-        stream, told = streams(), {}
-        for name, part in self.parts.items():
-            with stream(name):
-                told[name] = part.flow(x[name], part_of(t, name))
-        return told
+        return self._draw(lambda family, x, t: family.flow(x, t), x, t)
 
     def features(self, params: Beliefs) -> Tensor:
         """Features of all parts, side by side at each of the network's sites."""
-        seen = self._map(lambda part, name: part.features(params[name]))
-        return torch.cat([part.flatten(1 + len(self._sites)) for part in seen.values()], -1)
+        features = self._each(lambda family, params: family.features(params), params)
+        return torch.cat([part.flatten(1 + len(self._sites)) for part in features.values()], -1)
 
     def output(self, raw: Tensor, params: Beliefs) -> Output:
         """Outputs of the parts from their share of the raw numbers."""
         shares = dict(zip(self.parts, torch.split(raw, self._numbers("out_features"), -1), strict=True))
 
-        def output(part: Family[Any], name: str) -> Output:
-            io = part.network_io
-            return part.output(shares[name].reshape(-1, *io.site_shape, io.out_features), params[name])
+        def output(family: Family[Any], raw: Tensor, params: Any) -> Output:
+            io = family.network_io
+            return family.output(raw.reshape(-1, *io.site_shape, io.out_features), params)
 
-        return JointOutput(self._map(output))
+        return JointOutput(self._each(output, shares, params))
 
     def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
-        """Sum of the prices, where the outputs are independent."""
+        """Sum of the losses of the parts, where the outputs are independent."""
         if not isinstance(output, JointOutput):
             return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
-        stream, prices = streams(), []
-        for name, part in self.parts.items():
-            with stream(name):
-                prices.append(part.step_loss(x[name], output[name], part_of(alpha, name), samples))
-        return sum_of(prices)
+        losses = self._draw(
+            lambda family, x, output, alpha: family.step_loss(x, output, alpha, samples), x, output, alpha
+        )
+        return sum_of(list(losses.values()))
 
     def loss_rate(self, x: Data, output: Any, t: Any) -> Tensor:
         """Sum of the rates; t may be a mapping."""
-        rates = self._map(lambda part, name: part.loss_rate(x[name], output[name], part_of(t, name)))
+        rates = self._each(lambda family, x, output, t: family.loss_rate(x, output, t), x, output, t)
         return sum_of(list(rates.values()))
 
     def check_data(self, x: Data) -> None:
@@ -271,11 +298,11 @@ class ProductFamily(Family[Beliefs]):
         if not isinstance(x, Mapping) or x.keys() != self.parts.keys():
             found = f"parts {', '.join(x)}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
             raise DataError(f"ProductFamily expects a mapping with the parts {', '.join(self.parts)}, found {found}")
-        for name, part in self.parts.items():
+        for part in self.walk(x):
             try:
-                part.check_data(x[name])
+                part.family.check_data(*part.values)
             except DataError as error:
-                raise DataError(f"part '{name}': {error}") from error
+                raise DataError(f"part '{part.name}': {error}") from error
         rows = {name: batch_size(part) for name, part in x.items()}
         if len(set(rows.values())) > 1:
             raise DataError(f"the parts have different numbers of rows: {rows}")

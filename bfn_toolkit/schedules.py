@@ -25,8 +25,10 @@ from typing import ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
+
+from bfn_toolkit import validators
 
 
 class AccuracySchedule(abc.ABC):
@@ -71,7 +73,7 @@ class GeometricSchedule(AccuracySchedule):
     tensor([ 0.0000,  9.0000, 99.0000])
     """
 
-    sigma_1: float = field(default=0.01, validator=[validators.ge(1e-8), validators.lt(1.0)])
+    sigma_1: float = field(default=0.01, validator=validators.number(ge=1e-8, lt=1))
 
     @property
     def rate(self) -> float:
@@ -106,7 +108,7 @@ class QuadraticSchedule(AccuracySchedule):
     tensor(0.7500)
     """
 
-    beta_1: float = field(default=1.0, validator=[validators.ge(1e-6), validators.le(1e6)])
+    beta_1: float = field(default=1.0, validator=validators.number(ge=1e-6, le=1e6))
 
     def beta(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.beta_1 * t.square()

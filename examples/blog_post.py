@@ -42,7 +42,7 @@ def recipe_figures(recipe: str, run: Run, seed: int) -> dict[str, Figure]:
             samples = run.model.sample(SAMPLES, n_steps=n_steps, sampler=AncestralSampler())
         shares = ", ".join(f"{share:.3f}" for share in run.experiment.dataset.mode_shares(samples).values())
         print(f"{recipe:8} {n_steps:4} steps: W1 {w1(samples, data):.3f}, shares of the modes {shares}")
-        figures[f"5_samples_{recipe}_{n_steps}_steps"] = samples_figure(samples, data, n_steps)
+        figures[f"5_samples_{recipe}_{n_steps}_steps"] = samples_figure(run.model.family, samples, data, n_steps)
     with seeded(seed, "flows"):
         figures[f"6_flows_{recipe}"] = flows_figure(run.model, n_steps=SAMPLE_STEPS[-1])
     return figures
@@ -59,7 +59,7 @@ def main() -> None:
     runs = {recipe: learn(recipe, options.seed, options.steps) for recipe in RECIPES}
     experiment = runs["post"].experiment
     figures = {
-        "1_data": data_figure(experiment.dataset.split("all").x),
+        "1_data": data_figure(experiment.family, experiment.dataset.split("all").x),
         "2_smoke_test": smoke_figure(experiment.network),
         "3_schedule": schedule_figure(experiment.family),
     }

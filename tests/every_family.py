@@ -16,6 +16,7 @@ from bfn_gaussian_heads import DiscretisedHead, MixtureHead
 from bfn_mlp import MLP
 from bfn_toolkit import (
     BFN,
+    Condition,
     Family,
     FlowModel,
     ProductFamily,
@@ -60,6 +61,6 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(u, v) for u, v in zip(numbers(a), numbers(b), strict=True))
 
 
-def draw(model: FlowModel, **condition: Tensor) -> Any:
+def draw(model: FlowModel, condition: Condition | None = None) -> Any:
     with seeded(4, "samples"):
-        return model.sample(ROWS, n_steps=6, **condition)
+        return model.sample(ROWS, n_steps=6, condition=condition)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
@@ -13,8 +15,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from bfn_toolkit import (
+    Binned,
+    ConfigError,
     Delta,
     Finite,
+    JointOutput,
     Mixture,
     NormalMixture,
     Output,
@@ -23,6 +28,7 @@ from bfn_toolkit import (
     kl,
     normal,
     seeded,
+    value_and_degree,
     von_mises,
 )
 from significance import Z, ks_two_sample, z_of_mean, z_of_variance
@@ -76,6 +82,109 @@ def test_expectation_is_linear_and_starts_from_the_mean(kind: str) -> None:
     stacked = output.expect(lambda x: torch.stack([x, -x], -1))
     assert stacked.shape == (3, 2, 2)
     assert torch.allclose(stacked[..., 1], -output.mean, rtol=1e-14)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("function", "degree"),
+    [
+        (lambda x: x.square(), 2),
+        (lambda x: (2 * x - 1) ** 3 - x, 3),
+        (lambda x: torch.stack([x, x * x], -1), 2),
+        (lambda x: x.unsqueeze(-1).pow(4).expand(-1, -1, 2), 4),
+    ],
+    ids=["square", "cubic", "moments", "fourth"],
+)
+def test_expectation_of_a_polynomial_is_exact(kind: str, function: Callable[[Tensor], Tensor], degree: int) -> None:
+    output = outputs(2)[kind]
+    points, weights = np.polynomial.hermite_e.hermegauss(40)  # a second implementation: components one by one
+    z, share = torch.tensor(points), torch.tensor(weights / weights.sum())
+
+    def expected(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        values = torch.stack([w * function(mean + u * scale) for u, w in zip(z, share, strict=True)]).sum(0)
+        return weight.reshape(*weight.shape, *(1,) * (values.ndim - weight.ndim)) * values
+
+    if kind == "delta":
+        reference = function(output.mean)
+    elif kind == "finite":
+        reference = sum(expected(rows(LOGITS, 2).softmax(-1)[..., k], SUPPORT[k].expand(2, 2), 0) for k in range(3))
+    elif kind == "normals":
+        reference = sum(
+            expected(rows(CHOICE, 2).softmax(-1)[:, k], rows(MEANS, 2)[:, k], SCALES[0, k]) for k in range(2)
+        )
+    else:
+        reference = sum(
+            expected(rows(LOGITS, 2).softmax(-1)[..., k], rows(SITE_MEANS, 2)[..., k], SITE_SCALES[0, :, k])
+            for k in range(3)
+        )
+    assert value_and_degree(function, output.mean)[1] == degree
+    assert torch.allclose(output.expect(function), reference, rtol=1e-12)  # float64
+
+
+def test_second_moment_is_not_the_square_of_the_mean() -> None:
+    means, scales = torch.tensor([[[-1.0], [1.0]]]), torch.full((1, 2), 0.5)
+    mixture = NormalMixture(torch.zeros(1, 2), means, scales)
+    at_sites = SiteNormalMixture(torch.zeros(1, 1, 2), means.mT, scales.unsqueeze(1))
+    for output in (mixture, at_sites):
+        assert output.expect(lambda x: x**2).tolist() == [[1.25]]
+        assert output.mean.tolist() == [[0.0]]
+    edges = np.linspace(-1.0, 1.0, 9)
+    edges[0], edges[-1] = -np.inf, np.inf
+    masses = np.diff(0.5 * (scipy.stats.norm.cdf(edges, -1.0, 0.5) + scipy.stats.norm.cdf(edges, 1.0, 0.5)))
+    expected = float((masses * (np.arange(-7, 8, 2) / 8) ** 2).sum())  # of the centres
+    assert Binned(at_sites, 8).expect(lambda x: x**2).item() == pytest.approx(expected, rel=1e-6)  # float32
+
+
+OTHER = [
+    (lambda x: x.cos(), "cos"),
+    (lambda x: x.abs(), "abs"),
+    (lambda x: (x > 0).double(), "gt"),
+    (lambda x: 1 / (1 + x), "__rdiv__"),
+    (lambda x: x**0.5, "pow"),
+    (lambda x: x.long() + 0.0, "long"),
+    (lambda x: torch.nn.functional.relu(x), "relu"),
+    (lambda x: x.unsqueeze(-1) * x.unsqueeze(1), "a product .mul. that may be of different sites"),
+    (lambda x: (x.unsqueeze(-1) + x.unsqueeze(1)) ** 2, "a product .pow. that may be of different sites"),
+    (lambda x: torch.where(x < 0, 0.0, x), "lt"),
+    (lambda x: x.sum(1), "sum"),
+    (lambda x: torch.mul(x, other=x), "mul of a keyword argument"),
+    (lambda x: x.to(torch.int64), "a conversion to integers"),
+    (lambda x: x * x[:, :1].item(), "item"),
+    (lambda x: torch.add(torch.ones(2), 1.0, alpha=x[0, 0]), "a single number of x"),
+]
+
+
+@pytest.mark.parametrize(("function", "found"), OTHER, ids=[found for _, found in OTHER])
+@pytest.mark.parametrize("kind", ["normals", "site normals"])
+def test_expectation_of_another_function_is_refused(
+    kind: str, function: Callable[[Tensor], Tensor], found: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"polynomials that act on each site by itself, found {found}; average"):
+        outputs(3)[kind].expect(function)
+
+
+def test_an_affine_function_is_run_once_and_keeps_the_gradient() -> None:
+    calls, means = [], SITE_MEANS.clone().requires_grad_()
+
+    def function(x: Tensor) -> Tensor:
+        calls.append(x)
+        return torch.cat([2 * x, torch.ones_like(x)], -1)
+
+    value = SiteNormalMixture(LOGITS, means, SITE_SCALES).expect(function)
+    assert len(calls) == 1
+    assert type(value) is Tensor
+    value.sum().backward()
+    assert torch.allclose(means.grad, 2 * LOGITS.softmax(-1), rtol=1e-14)
+
+
+def test_a_constant_is_its_own_expectation() -> None:
+    for kind in ("normals", "site normals"):
+        assert outputs(3)[kind].expect(lambda x: torch.full_like(x, 2.0)).tolist() == [[2.0] * 2] * 3
+
+
+def test_expectation_over_all_parts_is_refused() -> None:
+    with pytest.raises(TypeError, match="part by part"):
+        JointOutput({"a": outputs(1)["delta"]}).expect(lambda x: x)
 
 
 @KINDS

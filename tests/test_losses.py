@@ -107,7 +107,7 @@ def test_discrete_time_loss_takes_each_step_equally_often(n: int) -> None:
     seen: list[Tensor] = []
 
     class Watch(Oracle):
-        def output(self, params: GaussianParams, t: Tensor, **condition: Tensor) -> Delta:
+        def output(self, params: GaussianParams, t: Tensor, condition: object = None) -> Delta:
             seen.extend((params.precision, t))
             return Delta(torch.ones_like(params.mean))
 
@@ -129,7 +129,7 @@ def test_continuous_time_loss_meets_beliefs_of_the_same_time() -> None:
     seen: list[Tensor] = []
 
     class Watch(Oracle):
-        def output(self, params: GaussianParams, t: Tensor, **condition: Tensor) -> Delta:
+        def output(self, params: GaussianParams, t: Tensor, condition: object = None) -> Delta:
             seen.extend((params.precision, t))
             return Delta(torch.ones_like(params.mean))
 

@@ -21,8 +21,11 @@ from bfn_toolkit import (
     ContinuousTimeLoss,
     DataError,
     Dataset,
+    Delta,
     DiscreteTimeLoss,
     Entry,
+    Finite,
+    JointOutput,
     NatsLoss,
     NetworkIO,
     ProductFamily,
@@ -65,6 +68,50 @@ def model(family: Any = BOTH) -> BFN:
 
 def flat(value: Any) -> list[Tensor]:
     return [getattr(value, field.name) for field in attrs.fields(type(value))]
+
+
+def test_a_walk_gives_each_part_its_share_and_join_is_its_inverse() -> None:
+    x, t = data(), torch.rand(4)
+    assert [(part.name, part.family, part.prefix) for part in BOTH.walk()] == [
+        ("position", POSITION, "position."),
+        ("type", TYPE, "type."),
+    ]
+    for part in BOTH.walk(x, t):
+        assert part.values[0] is x[part.name]
+        assert part.values[1] is t  # one time for all
+    assert BOTH.join({part.name: part.values[0] for part in BOTH.walk(x)}) == x
+    (alone,) = POSITION.walk(x["position"], t)
+    assert (alone.name, alone.prefix, alone.family) == ("", "", POSITION)
+    assert POSITION.join({alone.name: alone.values[0]}) is x["position"]
+    assert (BOTH.has_parts, POSITION.has_parts) == (True, False)
+
+
+def test_outputs_are_joined_into_one() -> None:
+    point, classes = Delta(torch.zeros(4, 2)), Finite(None, torch.zeros(4, 1, 3))
+    assert POSITION.join_outputs({"": point}) is point
+    joined = BOTH.join_outputs({"position": point, "type": classes})
+    assert isinstance(joined, JointOutput)
+    assert (joined["position"], joined["type"]) == (point, classes)
+
+
+def test_data_of_a_product_are_discrete_if_all_parts_are() -> None:
+    assert TYPE.is_discrete
+    assert not POSITION.is_discrete
+    assert not BOTH.is_discrete
+    assert ProductFamily({"a": TYPE, "b": TYPE}).is_discrete
+
+
+def test_a_part_that_is_not_a_channel_is_named() -> None:
+    assert POSITION.as_channel() is POSITION
+    wrong = ProductFamily({"position": POSITION, "angle": SteppedGaussian()})
+    channel, other = wrong.walk()
+    assert channel.as_channel() is POSITION
+    with pytest.raises(ConfigError, match=r"part 'angle': .*which SteppedGaussian is not; write sampler=Ancestral"):
+        other.as_channel()
+    with pytest.raises(ConfigError, match=r"^a solver works in the coordinates of a ChannelFamily, which SteppedGauss"):
+        SteppedGaussian().as_channel()
+    with pytest.raises(ConfigError, match="which ProductFamily is not"):
+        wrong.as_channel()
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ class PlainCategorical(AdditiveFamily[Tensor]):
     site_shape: tuple[int, ...] = (1,)
     classes: int = 3
     schedule: AccuracySchedule = attrs.field(factory=QuadraticSchedule)
+    is_discrete = True
 
     @property
     def network_io(self) -> NetworkIO:

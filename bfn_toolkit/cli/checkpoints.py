@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from bfn_toolkit.cli.display import checkpoints_table, say
-from bfn_toolkit.cli.overrides import file_and_options, parse_overrides
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Group
-from bfn_toolkit.cli.run_options import trust_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, file_and_options, parse_overrides, trust_options
 
 
 @click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")
@@ -74,8 +72,9 @@ Examples:
 def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
     """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
     from bfn_toolkit.runs.run import Run
+    from bfn_toolkit.sharing.export import export_run
 
-    Run.open(run, **choice).save_pretrained(out, card={"license": license_} if license_ else None, force=force)
+    export_run(Run.open(run, **choice), out, card={"license": license_} if license_ else None, force=force)
     click.echo(str(out))
 
 
@@ -104,9 +103,9 @@ def import_checkpoint(
     Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
     """
     path, options = file_and_options(words)
-    from bfn_toolkit.config.experiment import load_experiment
+    from bfn_toolkit.config.experiment import Experiment
 
-    experiment = load_experiment(config, preset, parse_overrides(options))
+    experiment = Experiment.from_toml(config, preset, parse_overrides(options))
     from bfn_toolkit.sharing.import_weights import import_checkpoint as import_file
 
     found = import_file(path, out, experiment, **choice)

@@ -17,7 +17,7 @@ import click
 from bfn_toolkit.cli.checkpoints import checkpoint, export, import_checkpoint
 from bfn_toolkit.cli.display import complain, is_follower, say
 from bfn_toolkit.cli.launcher import lost_contact, record
-from bfn_toolkit.cli.parameters import Group
+from bfn_toolkit.cli.options import Group
 from bfn_toolkit.cli.plugins import check, new_plugin, plugins
 from bfn_toolkit.cli.sample import evaluate, plot, sample
 from bfn_toolkit.cli.train import train

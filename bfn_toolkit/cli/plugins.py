@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from bfn_toolkit.cli.display import plugins_table, say, verdicts_table
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command
 from bfn_toolkit.errors import ConfigError
 
 
@@ -76,14 +76,16 @@ Examples:
   bfn check my_package.my_module:instance --expect "accuracies-add=they do not, by design\"""",
 )
 @click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
-@click.option("--law", "laws", multiple=True, help="Try this law only; may be given again.")
-@click.option("--examples", type=POSITIVE, help="Examples of each law that searches for one.")
-@click.option("--expect", multiple=True, metavar="LAW=REASON", help="A law that is known to be broken, and why.")
+@click.option("--law", "laws", multiple=True, help="Run only this law (repeatable).")
+@click.option("--examples", type=POSITIVE, help="Number of examples that a searching law tries.")
+@click.option(
+    "--expect", multiple=True, metavar="LAW=REASON", help="A law that is known not to hold, and why (repeatable)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def check(
     subjects: tuple[str, ...], laws: tuple[str, ...], examples: int | None, expect: tuple[str, ...], as_json: bool
 ) -> int:
-    """Test SUBJECTs by the laws of their kind; exit status 1 if one does not hold.
+    """Test SUBJECTs against the laws of their kind; exit status 1 if one does not hold.
 
     A subject is a name that bfn plugins lists, module:attribute or path/file.py:attribute, where the attribute is an
     instance, or a class or factory that needs no arguments.

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from bfn_toolkit.cli.display import sampling, say, scores_table
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command, Integer
-from bfn_toolkit.cli.run_options import make_plan, open_run, plan_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, make_plan, open_run, plan_options
 from bfn_toolkit.errors import ConfigError
 
 _DEFAULT_STEPS = "[default: 100, or what the family is tied to]"
@@ -57,13 +56,13 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
     from bfn_toolkit.runs.sample_files import format_of
-    from bfn_toolkit.runs.sampling import draw_trajectory, samples_name, stream_samples
+    from bfn_toolkit.runs.sampling import ResolvedPlan, draw_trajectory, samples_name, stream_samples
     from bfn_toolkit.storage.arrays import check_format, write_arrays
 
     opened = open_run(run, choice)
     plan = make_plan(opened, steps, **choice)
     suffix = Path(samples_name(opened)).suffix
-    name, _, _ = plan.choose(opened.model.family)
+    name, _ = plan.choose(opened.model.family)
     told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
     words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
     words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
@@ -78,12 +77,13 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     if trajectory is not None:
         check_format(trajectory)
     with listening():
+        resolved = ResolvedPlan.of(opened, plan)
         with sampling(plan.n) as show:
-            stream_samples(opened, plan, out, say=say, show=show)
+            stream_samples(resolved, out, say=say, show=show)
         if is_main_process():
             click.echo(str(out))
         if trajectory is not None:
-            write_arrays(trajectory, draw_trajectory(opened, plan).arrays)
+            write_arrays(trajectory, draw_trajectory(resolved).arrays)
             click.echo(str(trajectory))
 
 
@@ -120,7 +120,8 @@ Examples:
     "--density",
     type=Integer(min=0),
     default=0,
-    help="Exact log-density of so many examples, of continuous data.",
+    metavar="N",
+    help="Also compute the exact log-density of N examples (continuous data only).",
 )
 @click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -138,12 +139,13 @@ def evaluate(
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
+    from bfn_toolkit.runs.sampling import ResolvedPlan
     from bfn_toolkit.storage.files import to_json
 
     opened = open_run(run, choice)
     plan = make_plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
-    scores = evaluate_run(opened, plan, n_steps=n_steps, split=split, draws=draws, density=density)
+    scores = evaluate_run(ResolvedPlan.of(opened, plan), n_steps=n_steps, split=split, draws=draws, density=density)
     if not is_main_process():
         return
     if as_json:
@@ -170,15 +172,15 @@ def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: b
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.reports.report import write_figures, write_film
     from bfn_toolkit.runs.directory import FIGURES
-    from bfn_toolkit.runs.sampling import draw_samples
+    from bfn_toolkit.runs.sampling import ResolvedPlan
 
     opened = open_run(run, choice)
-    plan = make_plan(opened, steps, **choice)
+    plan = ResolvedPlan.of(opened, make_plan(opened, steps, **choice))
     folder = out or run / FIGURES
-    paths = [write_film(opened, folder, plan)] if animate else []
+    paths = [write_film(plan, folder)] if animate else []
     if flows:
-        paths += write_figures(opened, folder, None, plan, only=["flows"])
+        paths += write_figures(plan, folder, only=["flows"])
     elif not animate:
-        paths += write_figures(opened, folder, draw_samples(opened, plan), plan)
+        paths += write_figures(plan, folder, plan.draw())
     for path in paths:
         click.echo(str(path))

@@ -9,9 +9,7 @@ from pathlib import Path
 import click
 
 from bfn_toolkit.cli.display import progress, say, scores_table
-from bfn_toolkit.cli.overrides import parse_overrides
-from bfn_toolkit.cli.parameters import PATH, POSITIVE, Command
-from bfn_toolkit.cli.run_options import make_plan, trust_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, make_plan, parse_overrides, trust_options
 from bfn_toolkit.errors import ConfigError
 
 
@@ -34,7 +32,9 @@ Examples:
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--resume", type=PATH, help="Run directory to go on with.")
-@click.option("--allow-inexact", is_flag=True, help="With --resume: even where it cannot be to the same bits.")
+@click.option(
+    "--allow-inexact", is_flag=True, help="With --resume: continue even if the result will not be bit-identical."
+)
 @click.option("--processes", type=POSITIVE, help="Start so many processes on this machine  [default: 1]")
 @trust_options
 @click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
@@ -60,7 +60,7 @@ def train(
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.config.experiment import Experiment, load_experiment
+    from bfn_toolkit.config.experiment import Experiment
 
     if resume is not None and (config or preset or out or force):
         raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
@@ -72,7 +72,7 @@ def train(
         folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
         experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     else:
-        folder, experiment = out or _free_folder(), load_experiment(config, preset, overrides)
+        folder, experiment = out or _free_folder(), Experiment.from_toml(config, preset, overrides)
     if show_options:
         for key, type_, value in experiment.options():
             click.echo(f"--{key}  {type_}  [{value}]")
@@ -107,9 +107,10 @@ def train(
     if not no_report:
         from bfn_toolkit.parallel.signals import listening
         from bfn_toolkit.reports.report import complete_run
+        from bfn_toolkit.runs.sampling import ResolvedPlan
 
         with listening():
-            scores = complete_run(run, make_plan(run), say)
+            scores = complete_run(ResolvedPlan.of(run, make_plan(run)), say)
         if job.is_main_process():
             scores_table(scores)
     return None

@@ -18,13 +18,14 @@
     [training]
     steps = 400
 
-Fields of the family, its head and the network that are left out take the dataset's ``metadata`` of the same names.
-What the configuration leaves out altogether is the ``default_config`` of the dataset's class, and then the preset
-"default".
+The layers, from the bottom: the ``metadata`` of the dataset, for the options of those names in the family, its head and
+the network; the preset "default"; the ``default_config`` of the dataset's class; a preset; the file; the options of the
+command line.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,92 +38,92 @@ from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import options_of
 from bfn_toolkit.config.structure import metadata_of, structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.config.validators import integer, not_one_of, number, one_of
-from bfn_toolkit.errors import BFNError, ConfigError
+from bfn_toolkit.errors import BFNError
 from bfn_toolkit.registry.registry import Registry, default_registry
+from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
 
 BASE = "default"  # the preset beneath every configuration
 
 
-def _device(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _device(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value)):
-        raise ConfigError(not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
+        raise invalid(training, field, not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
 
 
-def _word(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _word(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and value):
-        raise ConfigError(f"expected a name, got {value!r}")
+        raise invalid(training, field, f"expected a name, got {value!r}")
 
 
 def _warmup(training: Any, field: attrs.Attribute[Any], value: int) -> None:
-    integer(0, 10**12)(training, field, value)
+    integer(ge=0, le=10**12)(training, field, value)
     if value > training.steps:
-        raise ConfigError(f"warmup = {value} is longer than steps = {training.steps}")
+        raise invalid(training, field, f"warmup = {value} is longer than steps = {training.steps}")
 
 
-def _plain(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+def _table(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
-        raise ConfigError(f"{field.name}: expected a table of options, got {value!r}")
+        raise invalid(training, field, f"expected a table of options, got {value!r}")
 
 
 def _options() -> Any:
     # A table cannot be hashed; equal experiments have equal hashes all the same.
-    return attrs.field(factory=dict, converter=dict, validator=_plain, hash=False)
+    return attrs.field(factory=dict, converter=dict, validator=_table, hash=False)
 
 
 @attrs.frozen(kw_only=True)
 class Training:
-    """How to train.
+    """Settings of the training.
 
     Arguments:
         steps: Number of optimiser steps.
         batch_size: Rows of a step, over all processes; clipped to the number of rows.
-        accumulate: Pieces into which the rows of a step are cut, one after the other, where memory is short.
+        accumulate: Pieces into which the rows of a step are cut, computed one after the other to save memory.
         optimizer: Name of the optimiser: a class of ``torch.optim``.
         optimizer_options: Its options besides the learning rate.
         lr: Learning rate at the start.
         scheduler: "cosine" takes it to zero over the steps, "constant" leaves it; or a class of
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
-        warmup: Steps over which the learning rate rises from nothing.
+        warmup: Steps over which the learning rate rises from 0.
         clip_norm: Largest norm of the gradient; inf for no clipping.
         ema_decay: Decay of the moving average of the weights; 0 for none.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         keep: Checkpoints to keep, besides the best.
-        on_save_error: "warn" goes on when a checkpoint cannot be written, until the third in a row; "stop" does not.
+        on_save_error: "warn" continues when a checkpoint cannot be written, until the third in a row; "stop" does not.
         validate_every: Steps between validations; 0 for none.
         patience: Validations without a lower loss after which training stops; 0 for never.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: Of the network; beliefs and loss are float32 always.
-        compile: Compile the network.
-        parallel: How several processes share the weights: "ddp" copies them, "fsdp" shards them.
+        precision: Precision of the network; beliefs and loss are always float32.
+        compile: Whether to compile the network.
+        parallel: "ddp" copies the weights to every process, "fsdp" shards them among the processes.
         timeout: Seconds that processes wait for each other.
         workers: Processes that fetch rows; 0 fetches them in the training process, which is right for data in memory.
         trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
     """
 
-    steps: int = attrs.field(default=400, validator=integer(1, 10**12))
-    batch_size: int = attrs.field(default=4096, validator=integer(1, 2**31 - 1))
-    accumulate: int = attrs.field(default=1, validator=integer(1, 2**31 - 1))
+    steps: int = attrs.field(default=400, validator=integer(ge=1, le=10**12))
+    batch_size: int = attrs.field(default=4096, validator=integer(ge=1, le=2**31 - 1))
+    accumulate: int = attrs.field(default=1, validator=integer(ge=1, le=2**31 - 1))
     optimizer: str = attrs.field(default="adam", validator=_word)
     optimizer_options: Mapping[str, Any] = _options()
-    lr: float = attrs.field(default=3e-3, validator=number(0, 1e3, above=True))
+    lr: float = attrs.field(default=3e-3, validator=number(gt=0, le=1e3))
     scheduler: str = attrs.field(default="cosine", validator=_word)
     scheduler_options: Mapping[str, Any] = _options()
     warmup: int = attrs.field(default=0, validator=_warmup)
-    clip_norm: float = attrs.field(default=1.0, validator=number(0, float("inf"), above=True))
-    ema_decay: float = attrs.field(default=0.0, validator=number(0, 1, below=True))
-    checkpoint_every: int = attrs.field(default=1000, validator=integer(0, 10**12))
-    keep: int = attrs.field(default=3, validator=integer(1, 10**6))
+    clip_norm: float = attrs.field(default=1.0, validator=number(gt=0, le=math.inf))
+    ema_decay: float = attrs.field(default=0.0, validator=number(ge=0, lt=1))
+    checkpoint_every: int = attrs.field(default=1000, validator=integer(ge=0, le=10**12))
+    keep: int = attrs.field(default=3, validator=integer(ge=1, le=10**6))
     on_save_error: Literal["warn", "stop"] = attrs.field(default="warn", validator=one_of("warn", "stop"))
-    validate_every: int = attrs.field(default=0, validator=integer(0, 10**12))
-    patience: int = attrs.field(default=0, validator=integer(0, 10**6))
+    validate_every: int = attrs.field(default=0, validator=integer(ge=0, le=10**12))
+    patience: int = attrs.field(default=0, validator=integer(ge=0, le=10**6))
     device: str = attrs.field(default="auto", validator=_device)
     precision: Literal["fp32", "bf16", "fp16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16", "fp16"))
-    compile: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    compile: bool = attrs.field(default=False, validator=instance_of(bool))
     parallel: Literal["ddp", "fsdp"] = attrs.field(default="ddp", validator=one_of("ddp", "fsdp"))
-    timeout: float = attrs.field(default=300.0, validator=number(1, 1e7))
-    workers: int = attrs.field(default=0, validator=integer(0, 1024))
+    timeout: float = attrs.field(default=300.0, validator=number(ge=1, le=1e7))
+    workers: int = attrs.field(default=0, validator=integer(ge=0, le=1024))
     trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
@@ -135,21 +136,21 @@ class Experiment:
         family: A :class:`~bfn_toolkit.Family`.
         network: A :class:`~bfn_toolkit.NetworkBuilder`.
         loss: The :class:`~bfn_toolkit.Loss` to train with.
-        training: How to train.
-        seed: Of every draw, in [0, 2**63).
+        training: Settings of the training.
+        seed: Seed of every draw, in [0, 2**63).
     """
 
     dataset: Any = attrs.field(metadata={"kind": "dataset"})
     family: Any = attrs.field(metadata={"kind": "family", "metadata_from": "dataset"})
     network: Any = attrs.field(metadata={"kind": "network", "metadata_from": "dataset"})
     loss: Any = attrs.field(metadata={"kind": "loss"})
-    training: Training = attrs.field(factory=Training, validator=attrs.validators.instance_of(Training))
-    seed: int = attrs.field(default=0, validator=integer(0, 2**63 - 1))
+    training: Training = attrs.field(factory=Training, validator=instance_of(Training))
+    seed: int = attrs.field(default=0, validator=integer(ge=0, le=2**63 - 1))
 
     @classmethod
     def from_toml(
         cls,
-        path: str | Path,
+        path: str | Path | None,
         preset: str | None = None,
         overrides: Sequence[tuple[str, str]] = (),
         registry: Registry | None = None,
@@ -157,19 +158,27 @@ class Experiment:
         base: str | None = BASE,
         complete: bool = False,
     ) -> Experiment:
-        """Builds an experiment from a TOML file, as :func:`load_experiment` does.
+        """Builds an experiment from layers: a base, a preset, a TOML file and the options of the command line.
 
         Arguments:
-            path: The file.
-            preset: Preset beneath the file.
-            overrides: Dotted keys and texts, above the file.
-            registry: Who knows the names of parts; by default the installed plugins.
-            base: Preset beneath everything; None where the file is complete, as that of a run is.
+            path: The file, or None for the other layers alone.
+            preset: Name of a preset beneath the file.
+            overrides: Dotted keys and texts above the file: ``("network.width", "256")``.
+            registry: Registry that resolves the names of parts; by default that of the installed plugins.
+            base: Preset beneath everything; None if the file is complete, as that of a run is.
             complete: Whether no option is left out, so that the dataset, and its file, need not be asked for metadata.
         Raises:
-            ConfigErrors: All mistakes at once.
+            ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
+            ConfigError: If a file cannot be read, or is not TOML.
+            PluginError: If a part that is named cannot be loaded.
         """
-        return load_experiment(Path(path), preset, overrides, registry, base=base, complete=complete)
+        registry = registry or default_registry()
+
+        def file(configuration: Configuration) -> None:
+            if path is not None:
+                configuration.add_file(Path(path))
+
+        return structure(cls, _layers(base, preset, file, overrides, registry), registry, complete=complete)
 
     @classmethod
     def from_mapping(
@@ -209,38 +218,6 @@ class Experiment:
         return options_of(self, registry or default_registry())
 
 
-def load_experiment(
-    config: Path | None = None,
-    preset: str | None = None,
-    overrides: Sequence[tuple[str, str]] = (),
-    registry: Registry | None = None,
-    *,
-    base: str | None = BASE,
-    complete: bool = False,
-) -> Experiment:
-    """Builds an experiment from layers: a base, a preset, a file and the options of the command line.
-
-    Arguments:
-        config: TOML file.
-        preset: Name of a preset.
-        overrides: Dotted keys and texts: ``("network.width", "256")``.
-        registry: Who knows the names of parts; by default the installed plugins.
-        base: Preset beneath everything, or None.
-        complete: Whether no option is left out, so that metadata of the dataset are not asked for.
-    Raises:
-        ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
-        ConfigError: If a file cannot be read, or is not TOML.
-        PluginError: If a part that is named cannot be loaded.
-    """
-    registry = registry or default_registry()
-
-    def file(configuration: Configuration) -> None:
-        if config is not None:
-            configuration.add_file(config)
-
-    return structure(Experiment, _layers(base, preset, file, overrides, registry), registry, complete=complete)
-
-
 def _layers(
     base: str | None,
     preset: str | None,
@@ -248,26 +225,22 @@ def _layers(
     overrides: Sequence[tuple[str, str]],
     registry: Registry,
 ) -> Configuration:
-    """Base, recipe of the dataset, preset, values, options: each above those before it."""
-
-    def layered(default_config: Mapping[str, Any]) -> Configuration:
-        configuration = Configuration()
-        if base is not None:
-            configuration.add_preset(base)
-        configuration.add_mapping(default_config)
-        if preset is not None:
-            configuration.add_preset(preset)
-        values(configuration)
-        configuration.add_options(overrides)
-        return configuration
-
-    configuration = layered({})
-    default_config = _default_config(configuration.tree.get("dataset"), registry) if base is not None else {}
-    return layered(default_config) if default_config else configuration
+    """Base, default configuration of the dataset, preset, values, options: each above those before it."""
+    configuration = Configuration()
+    if base is not None:
+        configuration.add_preset(base)
+    if preset is not None:
+        configuration.add_preset(preset)
+    values(configuration)
+    configuration.add_options(overrides)
+    if base is not None:
+        defaults = _default_config(configuration.tree.plain().get("dataset"), registry)
+        configuration.add_mapping(defaults, "default_config of the dataset", at=1)
+    return configuration
 
 
 def _default_config(dataset: object, registry: Registry) -> Mapping[str, Any]:
-    """What the dataset's class would rather be learned with; nothing where it is wrong, which is told later."""
+    """Default settings suggested by the dataset class; {} if it is unknown (reported later)."""
     name = dataset.get("name") if isinstance(dataset, Mapping) else dataset
     try:
         cls = registry.get("dataset", str(name)).entry.build

@@ -10,7 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from bfn_toolkit.config.layers import Key, dotted
+from bfn_toolkit.config.layers import dotted
+from bfn_toolkit.config.toml_files import Key
 from bfn_toolkit.errors import PluginError
 from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import Registered, Registry
@@ -56,7 +57,7 @@ def fields_of(cls: type[Any]) -> dict[str, tuple[attrs.Attribute[Any], Any]]:
 
 
 def default_of(field: attrs.Attribute[Any]) -> Any:
-    """Returns the default, or attrs.NOTHING where there is none or it depends on other fields."""
+    """Returns the default, or attrs.NOTHING if there is none or it depends on other fields."""
     default: Any = field.default
     if isinstance(default, _FACTORY):
         return attrs.NOTHING if default.takes_self else default.factory()

@@ -10,36 +10,44 @@ from typing import Any, get_args
 
 import attrs
 
-from bfn_toolkit.config.layers import Key, dotted
-from bfn_toolkit.config.schema import NONE, fields_of, kind_of, shown
+from bfn_toolkit.config.layers import dotted
+from bfn_toolkit.config.schema import NONE, default_of, fields_of, kind_of, shown
+from bfn_toolkit.config.toml_files import Key
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.registry.registry import Registry
 
 
-def destructure(value: Any, registry: Registry, metadata: Iterable[str] = ()) -> dict[str, Any]:
+def destructure(
+    value: Any, registry: Registry, metadata: Iterable[str] = (), *, kind: str | None = None, brief: bool = False
+) -> dict[str, Any]:
     """Writes an attrs value as tables.
 
     A field that is None is left out if it would come back as None, and is "none" otherwise.
 
     Arguments:
         value: An attrs value.
-        registry: Who knows the names of parts.
+        registry: Registry that knows the names of parts.
         metadata: Names that the metadata of a dataset would fill in.
+        kind: Kind of part, for a table with the ``name`` of the part.
+        brief: Leave out the options that have the default of their class.
     Raises:
         ConfigError: If a part has no name, or a value has no form in a configuration.
     """
-    return _Writer(registry, frozenset(metadata)).table(value, None, ())
+    return _Writer(registry, frozenset(metadata), brief).table(value, kind, ())
 
 
 @attrs.frozen
 class _Writer:
     registry: Registry
     metadata: frozenset[str]
+    brief: bool
 
     def table(self, value: Any, kind: str | None, key: Key) -> dict[str, Any]:
         table: dict[str, Any] = {"name": self.registry.name_of(kind, type(value))} if kind else {}
         for name, (field, type_) in fields_of(type(value)).items():
             part, at = getattr(value, field.name), (*key, name)
+            if self.brief and part == default_of(field):
+                continue
             if part is not None:
                 table[name] = self.plain(part, kind_of(type_), at)
             elif field.default is not None or name in self.metadata:

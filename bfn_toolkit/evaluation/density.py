@@ -18,15 +18,16 @@ Source: Song et al. 2021 (arXiv 2011.13456), eq. 39; for BFN Xue et al. 2024 (ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.families import ChannelFamily, check_n_steps
+from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.shapes import expand
 
 
@@ -45,13 +46,13 @@ class LogDensity:
 
 
 def log_density(
-    model: FlowModel,
+    model: Model,
     x: Tensor,
     *,
     n_steps: int = 100,
     probes: int = 0,
     start: float = 1e-4,
-    condition: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
 ) -> LogDensity:
     """Integrates the probability-flow ODE from data to the prior, by Runge-Kutta of order 4 on equal steps of lambda.
 
@@ -62,35 +63,37 @@ def log_density(
         probes: Random directions for the trace (Hutchinson 1990); 0 takes it exactly, with a gradient for each of D
             numbers: for D up to a hundred.
         start: Time at which the prior is taken.
-        condition: What the network is conditioned on.
+        condition: Conditions of the network by name.
     Raises:
         ConfigError: If the family's data are not their own embedding.
     """
-    family = model.family
-    if not isinstance(family, ChannelFamily) or not _is_identity(family, x):
-        raise ConfigError(
-            f"{type(family).__name__} has no density by the probability flow, which is for continuous data under a "
-            "channel with phi(x) = x, such as the Gaussian; use the bound (bfn evaluate, or model.nll)"
-        )
+    family = _identity_channel(model.family, x)
     check_n_steps(n_steps)
-    condition = condition or {}
     fine, spread = _integrate(model, family, x, n_steps, probes, start, condition)
     coarse, _ = _integrate(model, family, x, max(1, n_steps // 2), probes, 2.0 * start, condition)
     return LogDensity(fine, (fine - coarse).abs() + spread)
 
 
-def _is_identity(family: ChannelFamily[object], x: Tensor) -> bool:
-    return x.is_floating_point() and family.channels == 1 and torch.equal(family.embed(x[:1]), x[:1].unsqueeze(-1))
+def _identity_channel(family: Family[Any], x: Tensor) -> ChannelFamily[Any]:
+    """The family as a channel whose embedding is the data themselves."""
+    with suppress(ConfigError):
+        channel = family.as_channel()
+        if x.is_floating_point() and channel.channels == 1 and torch.equal(channel.embed(x[:1]), x[:1].unsqueeze(-1)):
+            return channel
+    raise ConfigError(
+        f"{type(family).__name__} has no density by the probability flow, which is for continuous data under a "
+        "channel with phi(x) = x, such as the Gaussian; use the bound (bfn evaluate, or model.nll)"
+    )
 
 
 def _integrate(
-    model: FlowModel,
-    family: ChannelFamily[object],
+    model: Model,
+    family: ChannelFamily[Any],
     x: Tensor,
     n_steps: int,
     probes: int,
     start: float,
-    condition: Mapping[str, Tensor],
+    condition: Condition | None,
 ) -> tuple[Tensor, Tensor]:
     ends = family.schedule.beta(torch.tensor([1.0, start], dtype=torch.float64))
     unit = family.snr(torch.ones((), dtype=torch.float64))
@@ -108,7 +111,7 @@ def _integrate(
         with torch.enable_grad():
             w = w.detach().requires_grad_()
             params = family.from_natural((root * w).unsqueeze(-1), accuracy)
-            drift = root * model.output(params, times[i], **condition).mean
+            drift = root * model.output(params, times[i], condition).mean
             if probes:
                 pairs = [(sign, torch.autograd.grad(drift, w, sign, retain_graph=True)[0]) for sign in signs]
                 traces = [(sign * pulled).flatten(1).sum(1) for sign, pulled in pairs]

@@ -19,10 +19,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
-from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.model import Model
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
 from bfn_toolkit.shapes import device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
@@ -94,11 +94,17 @@ class LikelihoodBound(CodeLength):
 
 @torch.inference_mode()
 def likelihood_bound(
-    model: FlowModel, data: Batch, *, n_steps: int | None = None, draws: int | None = None, seed: int = 0
+    model: Model,
+    data: Batch,
+    *,
+    n_steps: int | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+    deal: Deal = deal_here,
 ) -> LikelihoodBound:
     """Estimates the likelihood bound of a model on data that are on the model's device.
 
-    The draws are made in blocks of examples, which several processes share among themselves.
+    The draws are made in chunks of examples, each with a key of its own.
 
     Arguments:
         model: The model.
@@ -106,6 +112,7 @@ def likelihood_bound(
         n_steps: Number of messages; None for continuous time.
         draws: Draws for each example; by default as many as make about a million evaluations, at most 4096.
         seed: Seed of the draws.
+        deal: Draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` shares them among processes.
     """
     n, device = len(data), device_of(data.x)
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
@@ -121,11 +128,13 @@ def likelihood_bound(
         for together in torch.split(torch.arange(draws), CHUNK // BLOCK):
             batch = data.rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
-                for name, nats in loss.part_losses(model, batch.x, **batch.condition).items():
+                for name, nats in loss.part_losses(model, batch.x, batch.condition).items():
                     sums[name][:, i] += nats.double().reshape(len(together), BLOCK).sum(0)
         return sums
 
-    sums = map_chunks(n, BLOCK, price, (seed, "likelihood"), device, halve_micro_batch=model.halve_micro_batch)
+    sums = map_chunks(
+        range(n), BLOCK, price, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
+    )
     messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
     parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}
     whole = CodeLength.of(messages, reconstruction)

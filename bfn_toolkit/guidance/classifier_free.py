@@ -37,6 +37,7 @@ from torch import Tensor
 from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.binned_outputs import Binned
 from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, NormalMixture, Output, SiteNormalMixture
 from bfn_toolkit.product_family import JointOutput
 
@@ -94,12 +95,12 @@ def _(given: JointOutput, free: Any, weight: float) -> Output:
     return JointOutput({name: guide(part, free[name], weight) for name, part in given.parts.items()})
 
 
-class Guided(FlowModel):
+class Guided(ModelWrapper, FlowModel):
     """A model under classifier-free guidance: two evaluations of the network for each of the sampler's.
 
     Arguments:
-        model: A model that can go without the conditions by which it is guided: a network for which a keyword that is
-            missing means that nothing is told, and that has been trained so (``label_dropout`` of the network ``mlp``).
+        model: A model that can go without the conditions by which it is guided: a network for which a condition that is
+            missing means no information, and that has been trained so (``label_dropout`` of the network ``mlp``).
         weight: w; 0 for no guidance.
         names: The conditions by which it is guided; None for all that are given.
     Raises:
@@ -110,33 +111,33 @@ class Guided(FlowModel):
     >>> from bfn_mlp import MLP
     >>> from bfn_toolkit import BFN
     >>> bfn = BFN(Gaussian(site_shape=(2,)), MLP(width=16, labels=3))
-    >>> Guided(bfn, 2.0).sample(5, n_steps=10, label=torch.full((5,), 1)).shape
+    >>> Guided(bfn, 2.0).sample(5, n_steps=10, condition={"label": torch.full((5,), 1)}).shape
     torch.Size([5, 2])
     """
 
-    def __init__(self, model: FlowModel, weight: float, names: Iterable[str] | None = None) -> None:
+    def __init__(self, model: Model, weight: float, names: Iterable[str] | None = None) -> None:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
             raise ConfigError(f"the weight of guidance must be a finite number, got {weight!r}")
-        super().__init__(model.family)
-        self.model, self.weight = model, float(weight)
+        super().__init__(model)
+        self.weight = float(weight)
         self.names = None if names is None else frozenset(names)
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """The conditional output, beyond the unconditional one.
 
         Raises:
             ConfigError: If there is no condition to be guided by, or no guidance of this kind of output.
         """
-        given = self.model.output(params, t, **condition)
+        given = self.model.output(params, t, condition)
         if self.weight == 0.0:
             return given
+        condition = condition or {}
         rest = {name: value for name, value in condition.items() if self.names is not None and name not in self.names}
         if len(rest) == len(condition):
-            wanted = "label=..." if self.names is None else ", ".join(f"{name}=..." for name in sorted(self.names))
+            names = ["label"] if self.names is None else sorted(self.names)
+            wanted = ", ".join(f"{name!r}: ..." for name in names)
             found = ", ".join(condition) or "none"
-            raise ConfigError(f"guidance needs a condition to be guided by, found {found}; write sample(..., {wanted})")
-        return guide(given, self.model.output(params, t, **rest), self.weight)
-
-    def halve_micro_batch(self) -> bool:
-        """Makes the model do with less memory."""
-        return self.model.halve_micro_batch()
+            raise ConfigError(
+                f"guidance needs a condition to be guided by, found {found}; write sample(..., condition={{{wanted}}})"
+            )
+        return guide(given, self.model.output(params, t, rest), self.weight)

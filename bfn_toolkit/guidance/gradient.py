@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial, singledispatch
 from typing import Any
 
 import attrs
@@ -28,34 +29,59 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import FlowModel
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.families import Part
+from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Output
-from bfn_toolkit.product_family import JointOutput
-from bfn_toolkit.shapes import Data, expand, part_of
+from bfn_toolkit.shapes import Data, expand
 
 Likelihood = Callable[[Data], Tensor]
 
 
-def _expected(output: Output) -> Tensor:
-    """What a likelihood sees of an output."""
-    if isinstance(output, Finite) and output.support is None:
-        return output.logits.softmax(-1)
-    if isinstance(output, Delta):
-        return output.value
-    raise ConfigError(f"steering is for outputs that are classes or points, found {type(output).__name__}")
+@singledispatch
+def _expected(output: Any) -> Tensor:
+    """The numbers of an output that a likelihood sees: what it expects of the data."""
+    raise ConfigError(f"gradient guidance is for outputs that are classes or points, found {type(output).__name__}")
 
 
-def _moved(family: Family[Any], params: Any, output: Output, push: Tensor, bend: Tensor, variance: float) -> Output:
-    """The output moved by s g, where the curvature is s c."""
-    if isinstance(output, Finite):
-        return Finite(None, output.logits + push)
-    if not isinstance(family, ChannelFamily) or not isinstance(output, Delta):
-        raise ConfigError(f"steering points needs a ChannelFamily, which {type(family).__name__} is not")
-    left = expand((1.0 / variance + family.natural_params(params)[1]).reciprocal(), push)
-    return attrs.evolve(output, value=output.value + left * push / (1.0 + left * bend))
+@_expected.register
+def _(output: Finite) -> Tensor:
+    if output.support is not None:
+        raise ConfigError("gradient guidance is for classes or points, found weights on a grid of values")
+    return output.logits.softmax(-1)
 
 
-class GradientGuided(FlowModel):
+@_expected.register
+def _(output: Delta) -> Tensor:
+    return output.value
+
+
+@attrs.frozen(eq=False)
+class _Push:
+    """The gradient s g of the scaled likelihood, its curvature s c, and the uncertainty S, which points need."""
+
+    gradient: Tensor
+    curvature: Tensor
+    uncertainty: Callable[[], Tensor]
+
+
+@singledispatch
+def _moved(output: Any, push: _Push) -> Output:
+    """The output moved along the gradient."""
+    raise AssertionError(f"{type(output).__name__} outputs are refused before")
+
+
+@_moved.register
+def _(output: Finite, push: _Push) -> Output:
+    return Finite(None, output.logits + push.gradient)
+
+
+@_moved.register
+def _(output: Delta, push: _Push) -> Output:
+    left = expand(push.uncertainty(), push.gradient)
+    return attrs.evolve(output, value=output.value + left * push.gradient / (1.0 + left * push.curvature))
+
+
+class GradientGuided(ModelWrapper, FlowModel):
     """A model whose outputs are moved along the gradient of a log-likelihood.
 
     Arguments:
@@ -78,36 +104,37 @@ class GradientGuided(FlowModel):
     """
 
     def __init__(
-        self, model: FlowModel, log_likelihood: Likelihood, scale: float = 1.0, data_variance: float = 1.0
+        self, model: Model, log_likelihood: Likelihood, scale: float = 1.0, data_variance: float = 1.0
     ) -> None:
         if not math.isfinite(scale) or not 0.0 < data_variance < math.inf:
             raise ConfigError(f"scale must be finite and data_variance positive, got {scale} and {data_variance}")
-        super().__init__(model.family)
-        self.model, self.log_likelihood = model, log_likelihood
+        super().__init__(model)
+        self.log_likelihood = log_likelihood
         self.scale, self.data_variance = float(scale), float(data_variance)
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """The model's output, moved.
 
         Raises:
             ConfigError: If the output is neither classes nor points, or the likelihood has another shape.
         """
-        output = self.model.output(params, t, **condition)
+        output = self.model.output(params, t, condition)
         if self.scale == 0.0:
             return output
-        outputs = {name: part_of(output, name) for name in self.family.parts}
-        pushes = self._gradients({name: _expected(part) for name, part in outputs.items()})
-        moved = {
-            name: _moved(family, part_of(params, name), outputs[name], *pushes[name], self.data_variance)
-            for name, family in self.family.parts.items()
-        }
-        return moved[""] if "" in moved else JointOutput(moved)
+        parts = list(self.family.walk(output, params))
+        pushes = self._gradients({part.name: _expected(part.values[0]) for part in parts})
+        moved = {}
+        for part in parts:
+            p_o, beliefs = part.values
+            uncertainty = partial(_uncertainty, part, beliefs, self.data_variance)
+            moved[part.name] = _moved(p_o, _Push(*pushes[part.name], uncertainty))
+        return self.family.join_outputs(moved)
 
     def _gradients(self, expected: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """s g and s c at what is expected, by the names of the parts."""
         with torch.inference_mode(False), torch.enable_grad():
             seen = {name: part.detach().clone().requires_grad_() for name, part in expected.items()}
-            nats = self.log_likelihood(seen.get("", seen)) * self.scale
+            nats = self.log_likelihood(self.family.join(seen)) * self.scale
             rows = len(next(iter(seen.values())))
             if nats.shape != (rows,):
                 raise ConfigError(f"the log-likelihood must have shape ({rows},), found {tuple(nats.shape)}")
@@ -115,9 +142,11 @@ class GradientGuided(FlowModel):
             bends = _slopes(sum(push.sum() for push in pushes.values()), seen)
         return {name: (pushes[name].detach(), -bends[name].clamp_max(0.0)) for name in seen}
 
-    def halve_micro_batch(self) -> bool:
-        """Makes the model do with less memory."""
-        return self.model.halve_micro_batch()
+
+def _uncertainty(part: Part, params: Any, variance: float) -> Tensor:
+    """S = 1 / (1 / v + B), with shape (B,)."""
+    accuracy: Tensor = part.as_channel().natural_params(params)[1]
+    return (1.0 / variance + accuracy).reciprocal()
 
 
 def _slopes(total: Any, of: dict[str, Tensor], *, create_graph: bool = False) -> dict[str, Tensor]:

@@ -26,14 +26,14 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
+from bfn_toolkit import validators
 from bfn_toolkit.binned_outputs import Binned
 from bfn_toolkit.families import Family
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model, rows_of_condition
 from bfn_toolkit.outputs import Finite, Output, SiteNormalMixture
-from bfn_toolkit.parallel import processes
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed, clamp
@@ -109,14 +109,15 @@ def _(output: JointOutput, x: Data, free: Data) -> Output:
     return JointOutput({name: mask_unobserved(part, x[name], free[name]) for name, part in output.parts.items()})
 
 
-def _masked(known: Observed, output: Output, x: Data) -> Output:
+def _masked(observed: Observed, output: Output, x: Data) -> Output:
     """The output with all probability on x where nothing is known."""
     if isinstance(x, Mapping):
         free = {
-            name: ~known.mask[name] if name in known.mask else torch.ones_like(part).bool() for name, part in x.items()
+            name: ~observed.mask[name] if name in observed.mask else torch.ones_like(part).bool()
+            for name, part in x.items()
         }
         return mask_unobserved(output, x, free)
-    return mask_unobserved(output, x, ~known.mask)
+    return mask_unobserved(output, x, ~observed.mask)
 
 
 @attrs.frozen
@@ -132,16 +133,18 @@ class ParticleSampler(Sampler[SamplerState]):
         threshold: Share of P below which the effective sample size has to fall before particles are resampled.
     """
 
-    particles: int = field(default=64, validator=[validators.instance_of(int), validators.ge(1)])
-    threshold: float = field(default=0.5, validator=[validators.ge(0.0), validators.le(1.0)])
+    particles: int = field(default=64, validator=validators.integer(ge=1))
+    threshold: float = field(default=0.5, validator=validators.number(ge=0, le=1))
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         """The prior."""
         return AncestralSampler().init(model, batch_size, device=device, dtype=dtype)
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         """One draw of the output, one message, one update."""
-        return AncestralSampler().step(model, state, s, t, **condition)
+        return AncestralSampler().step(model, state, s, t, condition)
 
     @torch.inference_mode()
     def sample(
@@ -150,10 +153,10 @@ class ParticleSampler(Sampler[SamplerState]):
         batch_size: int,
         *,
         n_steps: int,
+        condition: Condition | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         on_step: OnStep | None = None,
-        **condition: Tensor,
     ) -> Data:
         """Draws samples of the conditional distribution, from a model that is :class:`~bfn_toolkit.InpaintedModel`.
 
@@ -163,37 +166,37 @@ class ParticleSampler(Sampler[SamplerState]):
             ConfigError: If the output cannot be settled.
         """
         if not isinstance(model, InpaintedModel):
-            return AncestralSampler().sample(
-                model, batch_size, n_steps=n_steps, device=device, dtype=dtype, on_step=on_step, **condition
+            plain = AncestralSampler()
+            return plain.sample(
+                model, batch_size, n_steps=n_steps, condition=condition, device=device, dtype=dtype, on_step=on_step
             )
         device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
         each = torch.arange(batch_size, device=device).repeat_interleave(self.particles)
-        known, crowd = model.known.rows(each), {name: value[each] for name, value in condition.items()}
+        observed, crowd = model.observed.rows(each), rows_of_condition(condition, each)
         family, times = model.family, self.times(model, n_steps)
         asked = watched(model.model, self.nfe(n_steps), on_step)
         params = family.prior(len(each), device=device, dtype=dtype)
         log_weights = torch.zeros(batch_size, self.particles, device=device, dtype=dtype)
         for s, t in pairwise(times.unbind()):
-            processes.check_signals()
-            output = asked.output(params, s, **crowd)
+            output = asked.output(params, s, crowd)
             alpha = map_data(lambda a: a.to(device, dtype).expand(len(each)), family.accuracy(s, t))
-            params, worth = self._told(family, params, output, known, alpha)
-            params, log_weights = self._resampled(params, log_weights + worth.view_as(log_weights))
-        output = asked.output(params, times[-1], **crowd)
-        x = known.clamp(output).sample()
-        log_weights = log_weights + _masked(known, output, x).log_prob(x).view_as(log_weights)
+            params, log_ratio = self._updated(family, params, output, observed, alpha)
+            params, log_weights = self._resampled(params, log_weights + log_ratio.view_as(log_weights))
+        output = asked.output(params, times[-1], crowd)
+        x = observed.clamp(output).sample()
+        log_weights = log_weights + _masked(observed, output, x).log_prob(x).view_as(log_weights)
         chosen = self._numbers(log_weights, 1)
         return map_data(lambda part: part[chosen], x)
 
-    def _told(
-        self, family: Family[Any], params: Any, output: Output, known: Observed, alpha: Any
+    def _updated(
+        self, family: Family[Any], params: Any, output: Output, observed: Observed, alpha: Any
     ) -> tuple[Any, Tensor]:
-        """Beliefs after one message, and what it is worth, in nats for each particle."""
-        x = known.clamp(output).sample()
+        """Beliefs after one message, and ln p_R(y) - ln p_S(y) at the observed sites, for each particle."""
+        x = observed.clamp(output).sample()
         sender = family.sender(x, alpha)
         y = sender.sample()
-        worth = family.receiver(_masked(known, output, x), alpha).log_prob(y) - sender.log_prob(y)
-        return family.update(params, y, alpha), worth
+        log_ratio = family.receiver(_masked(observed, output, x), alpha).log_prob(y) - sender.log_prob(y)
+        return family.update(params, y, alpha), log_ratio
 
     def _resampled(self, params: Any, log_weights: Tensor) -> tuple[Any, Tensor]:
         """Particles of equal weight, for the examples whose effective sample size is below the threshold."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bfn_toolkit.errors import ConfigError, ResourceError, did_you_mean
+from bfn_toolkit.errors import ConfigError, ResourceError
 from bfn_toolkit.parallel import processes
+from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -113,9 +114,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     known = [str(name) for name in LoggerType.list() if str(name) != "all"]
     for name in names:
         if name not in known:
-            raise ConfigError(
-                f"training.trackers: accelerate has no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}"
-            )
+            raise ConfigError(f"training.trackers: {not_one_of(name, known)}")
         if name not in map(str, get_available_trackers()):
             raise ResourceError(f'training.trackers: {name} is not installed; write: pip install "bfn-toolkit[{name}]"')
 

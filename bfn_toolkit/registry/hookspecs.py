@@ -21,6 +21,7 @@ The module may state the version it was written for, ``BFN_HOOK_API = 1``.
 # mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -28,18 +29,26 @@ from typing import Any
 import attrs
 import pluggy
 
+from bfn_toolkit.validators import invalid
+
 PROJECT = "bfn_toolkit"
 HOOK_API = 1
+NAME = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"  # of a part, in kebab case
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-def _attrs_class(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not (isinstance(value, type) and attrs.has(value)):
-        raise TypeError(
-            f"Entry.{field.name}: expected an attrs class, got {value!r}; write @attrs.frozen above the class"
+def _kebab_case(entry: Entry, field: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, str) and re.fullmatch(NAME, value)):
+        raise invalid(
+            entry, field, f"expected small letters, digits and single hyphens, such as my-part, got {value!r}"
         )
+
+
+def _attrs_class(entry: Entry, field: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, type) and attrs.has(value)):
+        raise invalid(entry, field, f"expected an attrs class, got {value!r}; write @attrs.frozen above the class")
 
 
 def _tuple(value: Iterable[Any]) -> tuple[Any, ...]:
@@ -49,7 +58,7 @@ def _tuple(value: Iterable[Any]) -> tuple[Any, ...]:
 def _instances(entry: Entry, field: attrs.Attribute[Any], value: tuple[Any, ...]) -> None:
     for example in value:
         if not isinstance(example, entry.build):
-            raise TypeError(f"Entry.{field.name}: expected instances of {entry.build.__name__}, got {example!r}")
+            raise invalid(entry, field, f"expected instances of {entry.build.__name__}, got {example!r}")
 
 
 @attrs.frozen
@@ -62,7 +71,7 @@ class Entry:
         examples: Small instances, on which the conformance kit tests the part.
     """
 
-    name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z][a-z0-9]*(-[a-z0-9]+)*"))
+    name: str = attrs.field(validator=_kebab_case)
     build: type[Any] = attrs.field(validator=_attrs_class)
     examples: Sequence[Any] = attrs.field(default=(), converter=_tuple, validator=_instances)
 

@@ -1,7 +1,7 @@
 """The registry: loads entry points, resolves names, reports what failed and why.
 
 One plugin is one entry point in the group ``bfn_toolkit``, whose value is a module.  Each is loaded by itself, with a
-plugin manager of its own, at the moment a name asks for it; one that fails is recorded and the others go on.
+plugin manager of its own, when a name first asks for it; one that fails is recorded, and the others still load.
 
 A plain name is looked up in this order, and the first place that has it answers:
 
@@ -174,7 +174,8 @@ class Registry:
                 if registered.kind == kind and registered.entry.build is cls:
                     return self._shortest(registered)
         raise ConfigError(
-            f"{cls.__module__}.{cls.__qualname__} has no name as a {kind}, so that no configuration can hold it. "
+            f"{cls.__module__}.{cls.__qualname__} is not registered as a {kind}, "
+            "so it cannot be written to a configuration. "
             f'Return Entry("some-name", {cls.__name__}) from @hookimpl {KINDS[kind]}(), in a module that has an entry '
             f"point in the group '{PROJECT}' or is given to registry.register(module)"
         )
@@ -189,7 +190,7 @@ class Registry:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """What failed of what has been loaded so far (:meth:`entries` loads everything)."""
+        """Plugins that failed to load so far (:meth:`entries` loads all)."""
         return tuple(self._failures.values())
 
     @property
@@ -203,7 +204,7 @@ class Registry:
         )
 
     def _places(self, distribution: str, name: str) -> Iterator[list[Plugin]]:
-        """Where to look, in this order (see the module's note)."""
+        """Yields the plugins to look in, in this order (see the module's note)."""
         if distribution:
             own = [p for p in self.plugins if p.distribution == distribution]
             yield [p for p in own if p.entry_point == name]
@@ -262,11 +263,11 @@ def _normalized(distribution: str) -> str:
 
 
 def _installed() -> Iterator[Plugin]:
-    told: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
+    known: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
     for point in _entry_points():
-        if point.dist not in told:
-            told[point.dist] = _name_and_version(point.dist)
-        distribution, version = told[point.dist]
+        if point.dist not in known:
+            known[point.dist] = _name_and_version(point.dist)
+        distribution, version = known[point.dist]
         module = point.value.partition(":")[0].strip()
         yield Plugin(_normalized(distribution or "unknown"), version or "", point.name, module, point.load)
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bfn_toolkit.errors import ConfigError, ResourceError
+from bfn_toolkit.registry.hookspecs import NAME
 from bfn_toolkit.registry.registry import Registry
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -56,7 +57,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
         name: Kebab-case name of the part.
         kind: One of :data:`SCAFFOLDS`.
         out: Folder to make.
-        registry: Who knows which names are taken.
+        registry: Registry that knows which names are taken.
         force: Write into a folder that holds something; files of other names are left alone.
     Returns:
         The files that were written.
@@ -86,7 +87,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
 def _check_words(name: str, kind: str) -> None:
     if kind not in SCAFFOLDS:
         raise ConfigError(f"expected one of {', '.join(SCAFFOLDS)}, got {kind!r}")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(f"expected small letters, digits and single hyphens, such as my-{kind}, got {name!r}")
 
 

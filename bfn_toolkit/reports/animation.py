@@ -19,9 +19,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, POINTS, draw_images, flattened, is_image
+from bfn_toolkit.families import ExampleKind, Part
+from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, POINTS, draw_images, flattened
 from bfn_toolkit.sampling.trajectory import Trajectory
-from bfn_toolkit.shapes import Data, named_parts
+from bfn_toolkit.shapes import Data
 
 FRAMES = 40  # pictures, at most
 SECONDS, HOLD = 4.0, 2.0  # of all, and of the last besides
@@ -38,17 +39,15 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
         data: The data that they are to be like.
         title: What to say above, before the time.
     """
-    parts = named_parts(data)
+    parts = list(trajectory.family.walk(data))
     figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     heading = figure.suptitle("", family="monospace", fontsize=10)
     t = trajectory.arrays["t"]
     pictures = []
-    for row, (name, part) in enumerate(parts):
+    for row, part in enumerate(parts):
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
-        before = f"{name}." if name else ""
-        beliefs, means, entropy = (trajectory.arrays[before + k] for k in ("beliefs", "output_mean", "output_entropy"))
-        pictures.append(_picture(axes, t, beliefs, means, entropy, part, name))
+        pictures.append(_picture(axes, trajectory, part))
 
     def drawn(i: int) -> Image.Image:
         for picture in pictures:
@@ -69,15 +68,18 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(
-    axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, entropy: Tensor, data: Tensor, name: str
-) -> Picture:
+def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
     """How to draw a part, by the kind of its data."""
-    if is_image(data):
+    t = trajectory.arrays["t"]
+    beliefs, means, entropy = (
+        trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")
+    )
+    (data,), kind = part.values, part.family.example_kind
+    if kind is ExampleKind.IMAGE:
         draw = _images(axes, beliefs, means, data)
-    elif not data.is_floating_point():
+    elif kind in (ExampleKind.CLASS, ExampleKind.SEQUENCE):
         draw = _classes(axes, t, beliefs, entropy)
-    elif data[0].numel() == 1:
+    elif kind is ExampleKind.NUMBER:
         draw = _line(axes, t, beliefs, means, data)
     else:
         draw = _plane(axes, beliefs, means, data)
@@ -89,7 +91,7 @@ def _picture(
         draw(i)
         for axis, what in zip(axes, ("beliefs", "what the network expects"), strict=True):
             axis.spines[["top", "right"]].set_visible(False)
-            axis.set_title(f"{name}: {what}" if name else what, fontsize=10)
+            axis.set_title(f"{part.name}: {what}" if part.name else what, fontsize=10)
 
     return picture
 

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import ExampleKind, Family
 from bfn_toolkit.networks import NetworkBuilder, NetworkIO
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, draw_data, flattened, is_image
+from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, draw_data, flattened
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.trajectory import beliefs_of
-from bfn_toolkit.shapes import Data, named_parts, part_of
+from bfn_toolkit.shapes import Data
 
 
 def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Figure, list[Axes]]:
@@ -30,35 +30,37 @@ def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Fig
     return figure, parts
 
 
-def data_figure(x: Data) -> Figure:
+def data_figure(family: Family[Any], x: Data) -> Figure:
     """The data, part by part."""
-    parts = named_parts(x)
-    figure, axes = _figure(7.0, 7.0 if is_image(parts[0][1]) else 3.2, axes=len(parts))
-    for axis, (name, part) in zip(axes, parts, strict=True):
-        draw_data(axis, part, part, BLUE)
-        axis.set_title(name or f"data ({len(part):,} examples)")
+    parts = list(family.walk(x))
+    is_image = parts[0].family.example_kind is ExampleKind.IMAGE
+    figure, axes = _figure(7.0, 7.0 if is_image else 3.2, axes=len(parts))
+    for axis, part in zip(axes, parts, strict=True):
+        (values,) = part.values
+        draw_data(axis, values, values, part.family.example_kind, BLUE)
+        axis.set_title(part.name or f"data ({len(values):,} examples)")
     return figure
 
 
-def samples_figure(samples: Data, data: Data, n_steps: int) -> Figure:
+def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int) -> Figure:
     """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
-    parts = named_parts(data)
+    parts = list(family.walk(samples, data))
     figure = Figure(figsize=(7.0, 3.2 * len(parts)), dpi=150, layout="constrained")
-    for row, (name, part) in enumerate(parts):
-        drawn = samples[name] if name else samples
+    for row, part in enumerate(parts):
+        (drawn, values), kind = part.values, part.family.example_kind
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
-        draw_data(axes[0], part, part, BLUE)
-        draw_data(axes[1], drawn, part, ORANGE)
-        reference, points = flattened(part), flattened(drawn)
+        draw_data(axes[0], values, values, kind, BLUE)
+        draw_data(axes[1], drawn, values, kind, ORANGE)
+        reference, points = flattened(values), flattened(drawn)
         outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
         title = f"{len(drawn):,} samples, {n_steps} steps"
-        axes[0].set_title(f"{name or 'data'} ({len(part):,} examples)")
+        axes[0].set_title(f"{part.name or 'data'} ({len(values):,} examples)")
         few = points.shape[1] <= 2  # of many numbers, one is beyond the data in most examples of any sample
         axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside and few else title)
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
-        if not is_image(part):
-            _share_limits(axes, points.shape[1] == 1 or not part.is_floating_point())
+        if kind is not ExampleKind.IMAGE:
+            _share_limits(axes, heights=kind is not ExampleKind.POINTS)
     return figure
 
 
@@ -95,13 +97,13 @@ def schedule_figure(family: Family[Any], n_steps: int = 200) -> Figure:
     times = family.times(n_steps)
     middle = (0.5 * (times[1:] + times[:-1])).tolist()
     figure, axes = _figure(axes=2)
-    for i, (name, part) in enumerate(family.parts.items()):
-        accuracy = part.accuracy(times[:-1], times[1:])
-        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=f"C{i}" if name else BLUE)
-        precision = (1.0 + accuracy.cumsum(0)).tolist()
-        axes[1].semilogy(times[1:].tolist(), precision, color=f"C{i}" if name else BLUE, label=name)
-        if name:
-            axes[1].legend(frameon=False)
+    for i, part in enumerate(family.walk()):
+        colour = f"C{i}" if family.has_parts else BLUE
+        accuracy = part.family.accuracy(times[:-1], times[1:])
+        axes[0].semilogy(middle, (accuracy / (times[1:] - times[:-1])).tolist(), color=colour)
+        axes[1].semilogy(times[1:].tolist(), (1.0 + accuracy.cumsum(0)).tolist(), color=colour, label=part.name)
+    if family.has_parts:
+        axes[1].legend(frameon=False)
     axes[0].set(xlabel="t", title=r"accuracy rate $\alpha(t)$")
     axes[1].set(xlabel="t", title=r"posterior precision $1 + \beta(t)$")
     return figure
@@ -131,14 +133,14 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
     """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
     family = model.family
     weight = next(model.parameters())
-    tracks: dict[str, list[Tensor]] = {name: [] for name in family.parts}
+    tracks: dict[str, list[Tensor]] = {part.name: [] for part in family.walk()}
     labels: dict[str, str] = {}
-    sampler = sampler or default_sampler(family, n_steps)[0]
+    sampler = sampler or default_sampler(family, n_steps)
     for state in sampler.trajectory(model, paths, n_steps=n_steps, device=weight.device, dtype=weight.dtype):
-        for name, part in family.parts.items():
-            seen, is_mean = beliefs_of(part, part_of(state.params, name))
-            labels[name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
-            tracks[name].append(flattened(seen))
+        for part in family.walk(state.params):
+            beliefs, is_mean = beliefs_of(part.family, *part.values)
+            labels[part.name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
+            tracks[part.name].append(flattened(beliefs))
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
         means = torch.stack(track)  # (n + 1, paths, D)
@@ -167,10 +169,10 @@ def figures(
             return flows_figure(run.model, n_steps, sampler)
 
     return {
-        "data": lambda: data_figure(data()),
+        "data": lambda: data_figure(run.model.family, data()),
         "smoke_test": lambda: smoke_figure(experiment.network),
         "schedule": lambda: schedule_figure(experiment.family, n_steps),
         "training": lambda: training_figure(run.metrics),
-        "samples": lambda: samples_figure(samples, data(), n_steps),
+        "samples": lambda: samples_figure(run.model.family, samples, data(), n_steps),
         "flows": flows,
     }

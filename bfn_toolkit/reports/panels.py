@@ -1,4 +1,4 @@
-"""Panels: one tensor of data, drawn on one pair of axes.
+"""Panels: one tensor of data, drawn on one pair of axes as its family's :class:`~bfn_toolkit.ExampleKind` says.
 
 One number per example is drawn as a histogram, two as points in the plane; of more, the first two; classes by their
 frequencies, images as a sheet.
@@ -12,6 +12,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from bfn_toolkit.families import ExampleKind
+
 POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
 BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
@@ -19,11 +21,6 @@ BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 def flattened(x: Tensor) -> Tensor:
     """The numbers of each example in a row (B, D), in float64 on the CPU."""
     return x.detach().flatten(1).double().cpu()
-
-
-def is_image(x: Tensor) -> bool:
-    """Whether examples are drawn as images: (B, height, width) of at least 4 pixels each way."""
-    return x.ndim == 3 and min(x.shape[1:]) >= 4
 
 
 def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:
@@ -37,22 +34,33 @@ def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = 
     axis.set_axis_off()
 
 
-def draw_data(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
+def draw_data(axis: Axes, x: Tensor, data: Tensor, kind: ExampleKind, colour: str) -> None:
     """One tensor of samples: a sheet of images, frequencies, a histogram or points, in the limits of the data."""
-    points, reference = flattened(x), flattened(data)
-    low, high = reference.amin(0), reference.amax(0)
-    if is_image(x):
+    if kind is ExampleKind.IMAGE:
         draw_images(axis, x)
-    elif not x.is_floating_point():
-        classes = int(reference.max()) + 1
-        share = torch.bincount(points.long().flatten(), minlength=classes)[:classes] / points.numel()
-        axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
-        axis.set(xlabel="class", ylabel="frequency")
-    elif points.shape[1] == 1:
-        edges = torch.linspace(float(low[0]), float(high[0]), 101).tolist()
-        axis.hist(points[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
-        axis.set(xlabel="x", ylabel="density")
+    elif kind in (ExampleKind.CLASS, ExampleKind.SEQUENCE):
+        _draw_frequencies(axis, x, data, colour)
+    elif kind is ExampleKind.NUMBER:
+        _draw_histogram(axis, x, data, colour)
     else:
-        points = points[:: math.ceil(len(points) / POINTS)]  # evenly: rows may be in the order of their modes
-        axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
-        axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+        _draw_points(axis, x, colour)
+
+
+def _draw_frequencies(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
+    values, classes = flattened(x).long().flatten(), int(data.max()) + 1
+    share = torch.bincount(values, minlength=classes)[:classes] / values.numel()
+    axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
+    axis.set(xlabel="class", ylabel="frequency")
+
+
+def _draw_histogram(axis: Axes, x: Tensor, data: Tensor, colour: str) -> None:
+    edges = torch.linspace(float(data.min()), float(data.max()), 101).tolist()
+    axis.hist(flattened(x)[:, 0].tolist(), bins=edges, color=colour, alpha=0.7, density=True)
+    axis.set(xlabel="x", ylabel="density")
+
+
+def _draw_points(axis: Axes, x: Tensor, colour: str) -> None:
+    points = flattened(x)
+    points = points[:: math.ceil(len(points) / POINTS)]  # evenly: rows may be in the order of their modes
+    axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=3, alpha=0.4, color=colour)
+    axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")

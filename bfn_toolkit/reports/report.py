@@ -15,12 +15,13 @@ from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances
 from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
 from bfn_toolkit.parallel import processes
+from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.animation import film
 from bfn_toolkit.reports.figures import figures
 from bfn_toolkit.runs.directory import EVALUATION, FIGURES
 from bfn_toolkit.runs.run import Run
-from bfn_toolkit.runs.sampling import SamplePlan, draw_samples, samples_name, write_samples
+from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
 from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data, device_of
 from bfn_toolkit.storage.files import to_json, write_atomically
@@ -47,8 +48,7 @@ def _code_length(cost: CodeLength) -> dict[str, float]:
 
 
 def evaluate(
-    run: Run,
-    plan: SamplePlan,
+    plan: ResolvedPlan,
     *,
     n_steps: int | None = None,
     split: Split = "test",
@@ -59,19 +59,18 @@ def evaluate(
     """The likelihood bound on a split and the quality of samples, as one JSON object.
 
     Arguments:
-        run: The run.
-        plan: The samples to score.
+        plan: The samples to score, of a run.
         n_steps: Number of messages of the bound; None for continuous time.
         split: Whose likelihood.
         draws: Draws of the time for each example.
         samples: The samples of the plan, where they have been drawn already.
         density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
     """
+    run, wanted = plan.run, plan.plan
     device = next(run.model.parameters()).device
     data = run.split(split).to(device)
-    bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=plan.seed)
-    samples = draw_samples(run, plan) if samples is None else samples
-    name, sampler, _ = plan.choose(run.model.family)
+    bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=wanted.seed, deal=deal_chunks)
+    samples = plan.draw() if samples is None else samples
     return {
         "weights": attrs.asdict(run.weights),
         "steps": "inf" if n_steps is None else n_steps,
@@ -81,14 +80,14 @@ def evaluate(
         **_code_length(bound),
         "bits_per_dimension": bound.bits_per_dimension.value,
         "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
-        **(_density(run, data, density, plan.seed) if density else {}),
+        **(_density(run, data, density, wanted.seed) if density else {}),
         "parts": {name: _code_length(part) for name, part in bound.parts.items()},
         "samples": {
-            "n": plan.n,
-            "steps": plan.steps,
-            "sampler": name,
-            "evaluations": sampler.nfe(plan.steps),
-            "seed": plan.seed,
+            "n": wanted.n,
+            "steps": wanted.steps,
+            "sampler": plan.sampler,
+            "evaluations": plan.draws.sampler.nfe(wanted.steps),
+            "seed": wanted.seed,
             **sample_scores(run, samples),
         },
     }
@@ -109,20 +108,19 @@ def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float
 
 
 def write_figures(
-    run: Run, folder: Path, samples: Data, plan: SamplePlan, only: Sequence[str] | None = None
+    plan: ResolvedPlan, folder: Path, samples: Data | None = None, only: Sequence[str] | None = None
 ) -> list[Path]:
     """Draws the figures of a run into a folder, as PNG.
 
     Arguments:
-        run: The run.
-        folder: Where to draw them.
-        samples: Samples of the plan; not needed where the figure "samples" is not drawn.
-        plan: Their plan.
+        plan: Samples of the run.
+        folder: The folder.
+        samples: The samples; not needed where the figure "samples" is not drawn.
         only: Names of the figures to draw; by default all.
     """
     paths = []
-    _, sampler, _ = plan.choose(run.model.family)
-    for name, draw in figures(run, samples, plan.steps, plan.seed, sampler).items():
+    wanted, sampler = plan.plan, plan.draws.sampler
+    for name, draw in figures(plan.run, samples, wanted.steps, wanted.seed, sampler).items():
         if only is not None and name not in only:
             continue
         buffer = io.BytesIO()
@@ -133,28 +131,29 @@ def write_figures(
     return paths
 
 
-def write_film(run: Run, folder: Path, plan: SamplePlan) -> Path:
+def write_film(plan: ResolvedPlan, folder: Path) -> Path:
     """Draws the way of samples from the prior to the data into a folder, as GIF; returns its name."""
-    trajectory = Trajectory(run.model.family, min(plan.n, FILM_ROWS))
-    draw_samples(run, plan, range(trajectory.rows), trajectory)
-    name, _, _ = plan.choose(run.model.family)
+    trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
+    plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
-    write_atomically(path, film(trajectory, run.split("all").x, f"{name}, {plan.steps} steps"))
+    title = f"{plan.sampler}, {plan.plan.steps} steps"
+    write_atomically(path, film(trajectory, plan.run.split("all").x, title))
     return path
 
 
-def complete_run(run: Run, plan: SamplePlan, say: Callable[[str], None]) -> dict[str, Any]:
+def complete_run(plan: ResolvedPlan, say: Callable[[str], None]) -> dict[str, Any]:
     """Samples, scores and figures of a run that has just been trained, written into its directory."""
+    run = plan.run
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")
-    samples = draw_samples(run, plan)
-    scores = evaluate(run, plan, n_steps=run.model.family.n_steps, samples=samples)
+    samples = plan.draw()
+    scores = evaluate(plan, n_steps=run.model.family.n_steps, samples=samples)
     if not processes.is_main_process():
         return scores
     path = run.path / samples_name(run)
     write_samples(path, samples)
-    say(f"{plan.n:,} samples in {plan.steps} steps: {path}")
+    say(f"{plan.plan.n:,} samples in {plan.plan.steps} steps: {path}")
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
-    for path in write_figures(run, run.path / FIGURES, samples, plan):
+    for path in write_figures(plan, run.path / FIGURES, samples):
         say(f"figure: {path}")
     return scores

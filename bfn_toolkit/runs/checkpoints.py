@@ -1,24 +1,23 @@
-"""Checkpoints, what training goes on from: tensors in safetensors, everything else in JSON, and nothing pickled.
+"""Checkpoints, from which training continues: tensors in safetensors, everything else in JSON, and nothing pickled.
 
 A checkpoint is a folder ``checkpoints/step-NNNNNNNN``, written in one piece (:mod:`~bfn_toolkit.storage.files`):
 
 ========================= =====================================================
 ``weights.safetensors``   weights and buffers of the network in training
-``ema.safetensors``   their moving average, where there is one
+``ema.safetensors``       their moving average, where there is one
 ``optimizer.safetensors`` tensors of the optimiser's state
-``state.json``            numbers of optimiser and schedule, versions, history
-``MANIFEST.json``         step, validation loss, size and SHA-256 of each file
+``state.json``            step, validation loss, numbers of optimiser and schedule
+``MANIFEST.json``         size and SHA-256 of each file
 ========================= =====================================================
 
-Which checkpoint is the latest, or the best, is written nowhere: it is found out, among those that verify.
+Which checkpoint is the latest, or the best, is written nowhere: it is computed, among those that verify.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,18 @@ import attrs
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import parse_json
-from bfn_toolkit.storage.folders import read_folder, read_manifest, remove_folder, write_folder
+from bfn_toolkit.storage.files import parse_file
+from bfn_toolkit.storage.folders import (
+    named_folders,
+    read_file,
+    read_folder,
+    read_manifest,
+    remove_folder,
+    write_folder,
+)
 from bfn_toolkit.storage.safetensors_files import State, dumps, loads
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, STATE = "checkpoints", "state.json"
 
 
 @attrs.frozen(eq=False)
@@ -44,7 +50,7 @@ class Checkpoint:
         optimizer: Tensors of the optimiser's state.
         state: Everything else, as JSON has it.
         valid_loss: Loss on the validation rows at this step, or None.
-        facts: What else the manifest is to say.
+        facts: What else ``state.json`` is to say: plugins, versions, conditions.
     """
 
     step: int
@@ -87,22 +93,22 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If it cannot be written; the checkpoints before it are then still there.
     """
+    facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
     files = {
         "weights.safetensors": dumps(checkpoint.weights),
         "optimizer.safetensors": dumps(checkpoint.optimizer, finite=False),
-        "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
+        STATE: (json.dumps({**facts, **checkpoint.state}, indent=2) + "\n").encode(),
     }
     if checkpoint.ema is not None:
         files["ema.safetensors"] = dumps(checkpoint.ema)
-    facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
-    write_folder(checkpoint_folder(run, checkpoint.step), files, facts)
+    write_folder(checkpoint_folder(run, checkpoint.step), files)
     _retire(run, checkpoint.step, keep)
 
 
 def _retire(run: Path, step: int, keep: int) -> None:
     """Removes checkpoints, after that of a step has been written.
 
-    Those of later steps are left alone, and do not count: training went on from before them because they are damaged.
+    Those of later steps are left alone, and do not count: training continued from before them because they are damaged.
     """
     sound = [listed for listed in list_checkpoints(run) if listed.fault is None and listed.step <= step]
     best = _best(sound)
@@ -111,10 +117,19 @@ def _retire(run: Path, step: int, keep: int) -> None:
             remove_folder(listed.path)
 
 
-def _folders(run: Path) -> Iterator[tuple[int, Path]]:
-    for path in (run / CHECKPOINTS).glob("step-*"):
-        if found := re.fullmatch(r"step-(\d{8,12})", path.name):
-            yield int(found[1]), path
+def read_state(folder: Path, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What ``state.json`` of a checkpoint says, after checking its digest.
+
+    Raises:
+        RunDirectoryError: If it is missing or damaged, or is not of the folder's step.
+    """
+    path = folder / STATE
+    state = parse_file(read_file(folder, STATE, manifest or read_manifest(folder)), path)
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise RunDirectoryError(f"{path} is not the state of a checkpoint: it has no step")
+    if folder.name.partition(".")[0] != f"step-{state['step']:08d}":
+        raise RunDirectoryError(f"{folder} holds step {state['step']}")
+    return state
 
 
 def list_checkpoints(run: Path, *, verify: bool = False) -> list[CheckpointInfo]:
@@ -122,16 +137,15 @@ def list_checkpoints(run: Path, *, verify: bool = False) -> list[CheckpointInfo]
 
     Arguments:
         run: The run directory.
-        verify: Whether to read and check every byte; otherwise only the manifests are read.
+        verify: Whether to read and check every byte; otherwise only the manifests and ``state.json`` are read.
     """
     found = []
-    for step, path in sorted(_folders(run)):
+    folders = named_folders(run / CHECKPOINTS, r"step-\d{8,12}")
+    for step, path in sorted((int(name.removeprefix("step-")), path) for name, path in folders):
         valid_loss, size, fault = None, 0, None
         try:
             manifest = read_folder(path)[0] if verify else read_manifest(path)
-            if manifest.get("step") != step:
-                raise RunDirectoryError(f"{path} holds step {manifest.get('step')}")
-            value = manifest.get("valid_loss")
+            value = read_state(path, manifest).get("valid_loss")
             valid_loss = float(value) if isinstance(value, (int, float)) else None
             size = sum(entry["size"] for entry in manifest["files"].values())
         except RunDirectoryError as error:
@@ -206,7 +220,7 @@ def load_checkpoint(folder: Path, expected: State, ema: bool, *, allow_nonfinite
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.
     """
     manifest, files = read_folder(folder)
-    needed = {"weights.safetensors", "optimizer.safetensors", "state.json"}
+    needed = {"weights.safetensors", "optimizer.safetensors", STATE}
     needed |= {"ema.safetensors"} if ema else set()
     if files.keys() != needed:
         found, wanted = (", ".join(sorted(names)) for names in (files, needed))
@@ -215,16 +229,13 @@ def load_checkpoint(folder: Path, expected: State, ema: bool, *, allow_nonfinite
     def tensors(name: str, like: State | None) -> dict[str, Tensor]:
         return loads(files[name], folder / name, like, allow_nonfinite=allow_nonfinite)
 
-    try:
-        state = parse_json(files["state.json"])
-    except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{folder / 'state.json'} is not JSON as expected: {error}") from None
+    state = read_state(folder, manifest)
     return Checkpoint(
-        step=manifest["step"],
+        step=state["step"],
         weights=tensors("weights.safetensors", expected),
         ema=tensors("ema.safetensors", expected) if ema else None,
         optimizer=tensors("optimizer.safetensors", None),
         state=state,
-        valid_loss=manifest.get("valid_loss"),
-        facts={key: value for key, value in manifest.items() if key not in ("files", "format", "step", "valid_loss")},
+        valid_loss=state.get("valid_loss"),
+        facts=state,
     )

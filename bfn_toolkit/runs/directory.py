@@ -17,7 +17,7 @@ from bfn_toolkit.errors import ConfigError, RunDirectoryError
 from bfn_toolkit.runs.checkpoints import CHECKPOINTS
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS
 from bfn_toolkit.runs.provenance import providers
-from bfn_toolkit.storage.files import resource_error, sync_folder, write_atomically
+from bfn_toolkit.storage.files import SUMS, resource_error, sync_folder, write_atomically
 
 EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "experiment.toml",
@@ -27,7 +27,7 @@ EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "figures",
     "nonfinite",
 )
-_OURS = (EXPERIMENT, METRICS, EVALUATION, SAMPLES, WEIGHTS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
+_OURS = (EXPERIMENT, METRICS, EVALUATION, SAMPLES, WEIGHTS, SUMS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
 
 
 def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None:

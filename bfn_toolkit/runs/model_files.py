@@ -1,8 +1,8 @@
-"""The model of a run in files: ``model.safetensors``, and ``model.json``, written last, with its SHA-256."""
+"""The model of a run in files: ``model.safetensors``, ``SHA256SUMS``, and ``model.json``, which is written last."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import FORMAT, check_seal, read_json, read_regular, remove_file, sealed, write_atomically
-from bfn_toolkit.storage.safetensors_files import State, dumps, header_of, loads
+from bfn_toolkit.storage.files import FORMAT, MAX_JSON, parse_file, read_checked, remove_file, write_together
+from bfn_toolkit.storage.safetensors_files import State, dumps, loads
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -20,53 +20,44 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
     """Writes weights and buffers, and a description of them, into a folder.
 
-    A description that is there goes first: so weights never stand beside that of others, whenever a crash comes.
+    A description that is there goes first: without it, a run is opened at its last checkpoint.
 
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
-    content = dumps(weights)
+    text = json.dumps({"format": FORMAT, "torch": torch.__version__, **description}, indent=2) + "\n"
+    files = {WEIGHTS: dumps(weights), DESCRIPTION: text.encode()}
     remove_file(folder / DESCRIPTION)
-    write_atomically(folder / WEIGHTS, content)
-    header = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest(), "torch": torch.__version__}
-    write_atomically(folder / DESCRIPTION, sealed({**header, **description}))
+    write_together(folder, files)
 
 
 def verify_model(folder: Path) -> dict[str, Any]:
-    """What is to be said of the model of a run: name, step, size and what is wrong with it."""
+    """A row on the model of a run: name, step, size and what is wrong with it."""
     row: dict[str, Any] = {"name": WEIGHTS, "step": None, "valid_loss": None, "bytes": 0, "fault": None}
     try:
         row["step"] = load_description(folder).get("step")
-        content = _model_bytes(folder)
-        header_of(content, folder / WEIGHTS)
+        content = read_checked(folder, WEIGHTS)
+        loads(content, folder / WEIGHTS)
         row["bytes"] = len(content)
     except RunDirectoryError as error:
         row["fault"] = str(error)
     return row
 
 
-def _model_bytes(folder: Path) -> bytes:
-    content = read_regular(folder / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != load_description(folder)["sha256"]:
-        raise RunDirectoryError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not the one that {DESCRIPTION} names")
-    return content
-
-
 def load_description(folder: Path) -> dict[str, Any]:
     """Reads ``model.json``.
 
     Raises:
-        RunDirectoryError: If it is missing, malformed or of a newer format.
+        RunDirectoryError: If it is missing, malformed, damaged or of a newer format.
     """
     path = folder / DESCRIPTION
-    description = read_json(path)
-    if not isinstance(description, dict) or not isinstance(description.get("sha256"), str):
+    description = parse_file(read_checked(folder, DESCRIPTION, MAX_JSON), path)
+    if not isinstance(description, dict) or not isinstance(description.get("step"), int):
         raise RunDirectoryError(f"{path} is not a description of a model")
     if description.get("format") != FORMAT:
         found = description.get("format")
         raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
-    check_seal(description, path)
     return description
 
 
@@ -76,4 +67,5 @@ def load_model(folder: Path, expected: State, *, allow_nonfinite: bool = False) 
     Raises:
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.
     """
-    return loads(_model_bytes(folder), folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
+    load_description(folder)
+    return loads(read_checked(folder, WEIGHTS), folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)

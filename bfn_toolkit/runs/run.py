@@ -4,7 +4,8 @@
 ``experiment.toml``    complete: ``bfn train --config`` repeats the run from it
 ``metrics.jsonl``      one object a step: step, loss, grad_norm, lr (and valid_loss)
 ``model.safetensors``  weights to sample from, once training has ended
-``model.json``         what they are: format, versions, step, plugins, SHA-256
+``model.json``         what they are: format, versions, step, plugins
+``SHA256SUMS``         digests of both, for ``sha256sum -c``
 ``checkpoints/``       training states (:mod:`~bfn_toolkit.runs.checkpoints`)
 ``nonfinite/``         reports of losses that were not finite
 ``evaluation.json``    the last evaluation
@@ -16,7 +17,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,10 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.conditions import ConditionSpec, recorded
 from bfn_toolkit.data.dataset import Batch, Split
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
-from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint
-from bfn_toolkit.runs.directory import EVALUATION, EXPERIMENT, read_metrics
+from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, read_state
+from bfn_toolkit.runs.directory import EXPERIMENT, read_metrics
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
 from bfn_toolkit.runs.provenance import check_providers
-from bfn_toolkit.sharing.pretrained import CONFIG, Architecture, conditions_of, push, save as save_pretrained
-from bfn_toolkit.storage.files import read_json
-from bfn_toolkit.storage.folders import read_manifest
 
 
 @attrs.frozen
@@ -57,15 +54,6 @@ class Weights:
             return f"those of {self.source}"
         kind = "moving average of the weights" if self.kind == "ema" else "weights"
         return f"{kind} after step {self.step} ({self.source})"
-
-
-def _leaves(scores: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The figures of an evaluation by name."""
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{name}.")
-        elif value is not None:
-            yield f"{before}{name}", value
 
 
 @attrs.frozen(eq=False)
@@ -135,7 +123,7 @@ class Run:
             if listed is None:
                 raise RunDirectoryError(
                     f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
-                    f"Go on with: bfn train --resume {folder}"
+                    f"Continue it with: bfn train --resume {folder}"
                 )
             read = load_checkpoint(listed.path, expected, has_ema, allow_nonfinite=allow_nonfinite)
             state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
@@ -143,21 +131,6 @@ class Run:
         model.network.load_state_dict(state)
         seen = recorded(facts.get("conditions"), folder)
         return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
-
-    @classmethod
-    def of_pretrained(
-        cls, path: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
-    ) -> Run:
-        """Reads what :meth:`save_pretrained` wrote: a run that can be sampled, and has no data, loss or metrics.
-
-        Arguments and errors are those of :meth:`bfn_toolkit.BFN.from_pretrained`.
-        """
-        folder = Path(path)
-        model = BFN.from_pretrained(
-            folder, allow_nonfinite=allow_nonfinite, allow_plugin_mismatch=allow_plugin_mismatch
-        )
-        experiment = Experiment(dataset=None, family=model.family, network=model.builder, loss=None)
-        return cls(experiment, model, (), folder, Weights("saved", 0, CONFIG), conditions_of(folder))
 
     def split(self, name: Split) -> Batch:
         """Examples of the data set that it was trained on.
@@ -184,53 +157,18 @@ class Run:
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
     ) -> None:
-        """Writes the model as :meth:`bfn_toolkit.BFN.save_pretrained` does, with what the run knows in its card.
+        """Writes the model as people share models; see :func:`bfn_toolkit.sharing.export.export_run`."""
+        from bfn_toolkit.sharing.export import export_run
 
-        Arguments:
-            directory: Where to write it.
-            card: What the card is to say besides, or instead: the fields of
-                :class:`~bfn_toolkit.sharing.model_card.Card`.
-            force: Replace a model that is there.
-        """
-        architecture = Architecture(self.experiment.family, self.experiment.network)
-        told = {**self._card(), **(card or {})}
-        weights = self.model.network.state_dict()
-        save_pretrained(architecture, weights, directory, told, force=force, seen=self.seen)
+        export_run(self, directory, card=card, force=force)
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
     ) -> str:
-        """Uploads what :meth:`save_pretrained` writes, as :meth:`bfn_toolkit.BFN.push_to_hub` does."""
+        """Uploads the model to the Hugging Face Hub; see :func:`bfn_toolkit.sharing.export.push_run`."""
+        from bfn_toolkit.sharing.export import push_run
 
-        def save(folder: Path) -> None:
-            self.save_pretrained(folder, card=card)
-
-        return push(save, repo_id, private=private, token=token)
-
-    def _card(self) -> dict[str, Any]:
-        """What the run knows of its model: the last evaluation only where it judged these very weights."""
-        kinds = ("family", "dataset")
-        family, dataset = (default_registry().name_of(k, type(getattr(self.experiment, k))) for k in kinds)
-        # The run's own file, because to write it anew takes the facts of the data.
-        text = self.experiment.to_toml() if self.path is None else (self.path / EXPERIMENT).read_text(encoding="utf-8")
-        path = None if self.path is None else self.path / EVALUATION
-        scores = read_json(path) if path is not None and path.exists() else {}
-        judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(self.weights)
-        return {
-            "title": f"Bayesian flow network: {family} on {dataset}",
-            "tags": (family, dataset),
-            "data": dataset,
-            "seed": self.experiment.seed,
-            "command": f"bfn train --config {EXPERIMENT}",
-            "weights": str(self.weights),
-            "experiment": text,
-            "metrics": dict(_leaves({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
-        }
-
-
-def is_pretrained(folder: Path) -> bool:
-    """Whether a directory is a saved model and no run."""
-    return (folder / CONFIG).is_file() and not (folder / EXPERIMENT).exists()
+        return push_run(self, repo_id, card=card, private=private, token=token)
 
 
 def load_run(path: str | Path) -> BFN:
@@ -253,7 +191,8 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
         found = "there is nothing" if not folder.exists() else "it is not a directory"
         raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
     if not (folder / EXPERIMENT).is_file():
-        hint = ", but a saved model, which bfn sample and BFN.from_pretrained read" if is_pretrained(folder) else ""
+        saved = (folder / "config.json").is_file()
+        hint = ", but a saved model, which bfn sample and BFN.from_pretrained read" if saved else ""
         raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}{hint}")
     check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
     try:
@@ -267,7 +206,7 @@ def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
     if (folder / DESCRIPTION).exists():
         return dict(load_description(folder).get("plugins", {}))
     sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]
-    return dict(read_manifest(sound[-1].path).get("plugins", {})) if sound else {}
+    return dict(read_state(sound[-1].path).get("plugins", {})) if sound else {}
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""Files of samples that are larger than memory: written batch by batch, and taken up where a kill left them.
+"""Files of samples that are larger than memory: written batch by batch, and continued where a kill left them.
 
-The rows of a file under way are in ``.tmp-NAME`` beside it, and ``.tmp-NAME.json`` says of what they are samples and
+The rows of an unfinished file are in ``.tmp-NAME`` beside it, and ``.tmp-NAME.json`` says what they are samples of and
 how many of them are on the disk; both are flushed after each batch.  With the last row the file gets its name.  So a
 file under its name is complete, and a process that dies loses one batch at most.
 
@@ -10,13 +10,11 @@ The bytes depend on the samples alone: those of :func:`numpy.save`, of :func:`sa
 from __future__ import annotations
 
 import abc
-import fcntl
 import io
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,16 +26,15 @@ from torch import Tensor
 from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.shapes import Data, batch_size, map_data
 from bfn_toolkit.storage.files import (
-    check_seal,
     check_space,
     put_in_place,
     read_json,
     resource_error,
-    sealed,
     write_atomically,
     write_pieces,
 )
 from bfn_toolkit.storage.folders import sweep
+from bfn_toolkit.storage.locks import held
 
 
 class Format(abc.ABC):
@@ -57,7 +54,10 @@ class Format(abc.ABC):
 
 
 class ArrayFormat(Format):
-    """A .npy file of samples that have no parts."""
+    """A .npy file of samples that have no parts.
+
+    Not numpy's ``open_memmap``: a disk that fills up under a memory map ends the process by SIGBUS, without a word.
+    """
 
     def header(self, samples: Data, n: int) -> bytes:
         """Shape and type of the array."""
@@ -164,13 +164,11 @@ class SampleFile:
 
     def _state(self) -> dict[str, Any] | None:
         """What was noted after the last batch of an earlier process, if its rows are all there."""
-        path = _notes(self.path)
         try:
-            state = read_json(path)
-            check_seal(state, path)
-        except RunDirectoryError:
+            state, again = read_json(_notes(self.path))
+        except (RunDirectoryError, TypeError, ValueError):
             return None
-        return state if self._file.seek(0, io.SEEK_END) >= state["end"] else None
+        return state if state == again and self._file.seek(0, io.SEEK_END) >= state["end"] else None
 
     def append(self, samples: Data) -> None:
         """Writes the next rows, and notes that they are there.
@@ -194,8 +192,8 @@ class SampleFile:
         self.rows += count
         self._end = max(place + len(data) for place, data in pieces)
         if self._facts is not None:
-            notes = {"facts": self._facts, "rows": self.rows, "end": self._end}
-            write_atomically(_notes(self.path), sealed(notes))
+            state = {"facts": self._facts, "rows": self.rows, "end": self._end}
+            write_atomically(_notes(self.path), json.dumps([state, state]))  # twice: a flipped bit makes them differ
 
 
 def _rows(path: Path) -> Path:
@@ -218,13 +216,15 @@ def sample_file(path: Path, n: int, facts: Mapping[str, Any] | None = None) -> I
         ResourceError: If the file cannot be written, or another process is writing it.
     """
     format_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(_rows(path), "r+b" if _rows(path).exists() else "w+b")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise resource_error(error, path) from error
-    with file:
-        _hold(file, path)
+    lock, leftovers = path.with_name(f".tmp-{path.name}.lock"), (_rows(path), _notes(path))
+    with ExitStack() as scope:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scope.enter_context(held(lock, path, ResourceError))
+            scope.callback(lock.unlink, missing_ok=True)  # while it is held, as filelock allows
+            file = scope.enter_context(open(_rows(path), "r+b" if _rows(path).exists() else "w+b"))
+        except OSError as error:
+            raise resource_error(error, path) from error
         sweep(path.parent, f".tmp-{_notes(path).name}-")
         opened = SampleFile(path, n, facts, file)
         try:
@@ -234,18 +234,5 @@ def sample_file(path: Path, n: int, facts: Mapping[str, Any] | None = None) -> I
             _notes(path).unlink(missing_ok=True)
         finally:
             if facts is None or opened.rows == 0:
-                for leftover in (_rows(path), _notes(path)):
+                for leftover in leftovers:
                     leftover.unlink(missing_ok=True)
-
-
-def _hold(file: BinaryIO, path: Path) -> None:
-    """Keeps other processes from the rows, until the file is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = _rows(path).exists() and os.path.samestat(os.fstat(file.fileno()), _rows(path).stat())
-    except BlockingIOError:
-        free = False
-    except OSError:
-        free = True  # a file system without locks
-    if not free:
-        raise ResourceError(f"{path} is being written by another process; wait for it, or name another file")

@@ -1,4 +1,7 @@
-"""Plans of samples: how many, by which sampler, and under which conditions and known values."""
+"""Samples of a run: what is asked for, resolved once, then drawn in batches, in memory or into a file.
+
+The same plan gives the same bytes, at once or batch by batch, by one process or by several.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
 from bfn_toolkit.guidance.classifier_free import Guided
+from bfn_toolkit.model import Condition
 from bfn_toolkit.parallel import processes
+from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
-from bfn_toolkit.randomness import seeded
+from bfn_toolkit.randomness import draw_key, seeded
 from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.runs.directory import SAMPLES
@@ -30,13 +35,17 @@ from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sample_files import sample_file
 from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
-from bfn_toolkit.sampling.default import default_sampler
-from bfn_toolkit.sampling.inpainting import Given, Observed
-from bfn_toolkit.sampling.sampler import OnStep, Sampler
+from bfn_toolkit.sampling.default import default_reason, default_sampler
+from bfn_toolkit.sampling.draws import Draws
+from bfn_toolkit.sampling.inpainting import Observed
+from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
 from bfn_toolkit.shapes import Data, batch_size, named_parts
 
 STEPS = 100  # of a sample, unless the family is tied to a number
+BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one chunk has more
+BATCH_CHUNKS = 16  # of a batch, at most: what a kill may cost
+CHECKED_ROWS = 2**14  # of a file of known values, together
 
 
 @attrs.frozen
@@ -46,8 +55,8 @@ class SamplePlan:
     Arguments:
         n: Number of samples.
         steps: Number of messages.
-        sampler: Name of the sampler; None for what :func:`~bfn_toolkit.default_sampler` chooses.
-        seed: Of the draws.
+        sampler: Name of the sampler; None for the choice of :func:`~bfn_toolkit.default_sampler`.
+        seed: Seed of the draws.
         condition: Values of conditions by name, one for all samples; None for going without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
         known: File of known values (:func:`read_known`).
@@ -61,60 +70,169 @@ class SamplePlan:
     guidance: float = 0.0
     known: Path | None = None
 
-    def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any], str]:
-        """Name of the sampler for a family, the sampler, and why it is this one."""
+    def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any]]:
+        """Name of the sampler for a family, and the sampler."""
         registry = default_registry()
         if self.sampler is not None:
-            return self.sampler, registry.get("sampler", self.sampler).entry.build(), "because it was asked for"
-        sampler, reason = default_sampler(family, self.steps)
-        return registry.name_of("sampler", type(sampler)), sampler, reason
+            return self.sampler, registry.get("sampler", self.sampler).entry.build()
+        sampler = default_sampler(family, self.steps)
+        return registry.name_of("sampler", type(sampler)), sampler
+
+    def reason(self, family: Family[Any]) -> str:
+        """The reason for the sampler, in words that follow its name."""
+        return "because it was asked for" if self.sampler is not None else default_reason(family, self.steps)
 
 
-def conditions_of(run: Run, plan: SamplePlan, rows: range) -> dict[str, Tensor]:
-    """Conditions that the plan states, and of training rows those that it leaves open, block by block."""
-    network = run.experiment.network
-    seen = seen_in(run.split("train").condition) if run.seen is None else run.seen
-    heard = {name: facts for name, facts in seen.items() if not unread(network, [name])}
-    check_conditions(network, plan.condition or (seen if plan.guidance and not heard else ()), seen)
-    left = [name for name in heard if name not in plan.condition]
-    conditions = {}
-    if left:
-        try:
-            told = run.split("train").condition
-        except DataError as error:
-            options = " ".join(f"--condition {name}=none" for name in left)
-            raise DataError(f"conditions without a value are drawn from the data; add: {options}. {error}") from error
-        index = _training_rows(len(told[left[0]]), plan.seed, rows)
-        conditions = {name: told[name][index] for name in left}
-    for name, value in plan.condition.items():
-        if value is not None:
-            conditions[name] = heard[name].constant(name, value, len(rows))
+@attrs.frozen(eq=False)
+class ResolvedPlan:
+    """A plan for one run: names looked up, files read, everything checked, once for all batches.
+
+    Arguments:
+        run: The run.
+        plan: The plan.
+        sampler: Name of the sampler.
+        draws: The samples, of which any rows can be drawn.
+    """
+
+    run: Run
+    plan: SamplePlan
+    sampler: str
+    draws: Draws
+
+    @classmethod
+    def of(cls, run: Run, plan: SamplePlan) -> ResolvedPlan:
+        """Looks up, reads and checks what a plan names.
+
+        Raises:
+            ConfigError: If the data set does not have a condition of the plan, or no such value of it, the network does
+                not read it, or known values have another form.
+            DataError: If a known value is outside the family's domain, or data that are needed cannot be read.
+        """
+        family, device = run.model.family, next(run.model.parameters()).device
+        name, sampler = plan.choose(family)
+        conditions = _conditions(run, plan)
+        known = None if plan.known is None else KnownValues.of(family, read_known(plan.known), plan.n)
+        with seeded(plan.seed, "samples", device=device):
+            key = (draw_key(),)
+        model = Guided(run.model, plan.guidance) if plan.guidance else run.model
+        run.model.check_condition(conditions(torch.zeros(1, dtype=torch.int64)), 1)
+        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known))
+
+    def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
+        """Draws samples, with shape (rows, *site); processes of a job share the work, and all have the result.
+
+        Arguments:
+            rows: Numbers of the samples, one after the other; by default all.
+            on_step: Called with each evaluation of the network.
+        Raises:
+            Interrupted: If a signal asked to stop.
+        """
+
+        def told(step: SamplerStep) -> object:
+            processes.check_signals()
+            return on_step and on_step(step)
+
+        return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=told)
+
+
+def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | None]:
+    """Conditions of rows: those that the plan states, and of training rows those that it leaves open."""
+    network, device = run.experiment.network, next(run.model.parameters()).device
+    specs = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
+    check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
+    stated = {name: read[name].constant(name, value, 1) for name, value in plan.condition.items() if value is not None}
+    drawn = _of_training_rows(run, [name for name in read if name not in plan.condition])
+
+    def conditions(index: Tensor) -> Condition | None:
+        found = {name: value.expand(len(index)) for name, value in stated.items()}
+        if drawn:
+            chosen = _training_rows(len(next(iter(drawn.values()))), plan.seed, index)
+            found |= {name: values[chosen] for name, values in drawn.items()}
+        return {name: value.to(device) for name, value in found.items()} or None
+
     return conditions
 
 
-def _training_rows(n: int, seed: int, rows: range) -> Tensor:
-    """Numbers of training rows, drawn in blocks of their own, so that a batch has what all of the samples have."""
-    drawn = []
-    for block in range(rows.start // MAX_ROWS, (rows.stop - 1) // MAX_ROWS + 1):
-        with seeded(seed, "conditions", block):
-            drawn.append(torch.randint(n, (MAX_ROWS,)))
-    return torch.cat(drawn)[rows.start % MAX_ROWS :][: len(rows)]
+def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
+    """Conditions of all training rows."""
+    if not names:
+        return {}
+    try:
+        told = run.split("train").condition
+    except DataError as error:
+        options = " ".join(f"--condition {name}=none" for name in names)
+        raise DataError(f"conditions without a value are drawn from the data; add: {options}. {error}") from error
+    return {name: told[name] for name in names}
 
 
-def read_known(path: Path) -> Given:
-    """Known values from an array (.npy), or from tensors by the names of the parts (.safetensors).
+def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
+    """Numbers of training rows for samples with these numbers, which lie in one block of MAX_ROWS."""
+    with seeded(seed, "conditions", int(index[0]) // MAX_ROWS):
+        drawn = torch.randint(n, (MAX_ROWS,))
+    return drawn[index % MAX_ROWS]
+
+
+@attrs.frozen(eq=False)
+class KnownValues:
+    """Known values of a file, which stay there until rows of them are needed.
+
+    Arguments:
+        parts: Values by the names of the parts, each with shape (n, *site), or (1, *site) for all samples alike; of
+            data without parts under the name "".
+    """
+
+    parts: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, family: Family[Any], parts: Mapping[str, Tensor], n: int) -> KnownValues:
+        """Checks names, shapes and values, some rows at a time.
+
+        Raises:
+            ConfigError: If the values have another form, or are not for n samples.
+            DataError: If one is outside the family's domain.
+        """
+        sites = {name: part.network_io.site_shape for name, part in family.parts.items()}
+        rows = {name: v.unsqueeze(0) if tuple(v.shape) == sites.get(name) else v for name, v in parts.items()}
+        longest = max((len(values) for values in rows.values() if values.ndim), default=1)
+        known = cls(rows)
+        if longest not in (1, n):
+            raise ConfigError(f"the file of known values has {longest} rows, expected {n}, one for each sample, or one")
+        for start in range(0, longest, CHECKED_ROWS):
+            index = torch.arange(start, min(start + CHECKED_ROWS, longest))
+            pairs = {name: _with_mask(part) for name, part in known.taken(index).items()}
+            Observed.of(family, pairs.get("", pairs), len(index))
+        return known
+
+    def taken(self, index: Tensor) -> dict[str, Tensor]:
+        """Values of the samples with these numbers, with what says that they are not known."""
+        return {
+            name: part.expand(len(index), *part.shape[1:]) if len(part) == 1 else part[index]
+            for name, part in self.parts.items()
+        }
+
+    def rows(self, index: Tensor) -> Observed:
+        """Values of the samples with these numbers, on the device of the numbers."""
+        pairs = {name: _with_mask(part.to(index.device)) for name, part in self.taken(index.cpu()).items()}
+        values = {name: torch.where(mask, part, 0) for name, (part, mask) in pairs.items()}
+        masks = {name: mask for name, (_, mask) in pairs.items()}
+        return Observed(values.get("", values), masks.get("", masks))
+
+
+def read_known(path: Path) -> dict[str, Tensor]:
+    """Known values of an array (.npy), or of tensors by the names of the parts (.safetensors), mapped into memory.
 
     A number is unknown where it is NaN, a class where it is negative.
 
     Raises:
-        ConfigError: If it is no such file.
+        ConfigError: If it is not such a file.
     """
     try:
         if path.suffix == ".npy":
-            return _with_mask(torch.from_numpy(np.load(path, allow_pickle=False)))
+            return {"": torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))}
         if path.suffix == ".safetensors":
-            parts = {name: _with_mask(part) for name, part in load_tensors(path).items()}
-            return parts.get("samples", parts)  # as samples without parts are written
+            parts = load_tensors(path)
+            return {"": parts["samples"]} if "samples" in parts else parts  # as samples without parts are written
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ConfigError(f"cannot read known values from {path}: {error}") from error
     raise ConfigError(f"known values are read from .npy or .safetensors, found '{path.name}'")
@@ -126,64 +244,30 @@ def _with_mask(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.long(), values >= 0
 
 
-BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one block has more
-BATCH_BLOCKS = 16  # of a batch, at most: what a kill may cost
-
-
-def draw_samples(run: Run, plan: SamplePlan, rows: range | None = None, on_step: OnStep | None = None) -> Data:
-    """Draws samples of a run's model, with shape (n, *site); the same plan gives the same bytes.
-
-    Where the data set has conditions, those that the plan leaves open are drawn from its training rows.
-
-    Arguments:
-        run: The run.
-        plan: The samples.
-        rows: Which of them, one after the other; by default all.
-        on_step: Called with each evaluation of the network.
-    Raises:
-        ConfigError: If the data set does not have a condition of the plan, or no such value of it, or the network does
-            not read it.
-    """
-    rows = range(plan.n) if rows is None else rows
-    device = next(run.model.parameters()).device
-    given: dict[str, Any] = {name: value.to(device) for name, value in conditions_of(run, plan, rows).items()}
-    _, sampler, _ = plan.choose(run.model.family)
-    model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-    known = None
-    if plan.known is not None:
-        whole = Observed.of(run.model.family, read_known(plan.known), plan.n)
-        known = whole.rows(torch.arange(rows.start, rows.stop))
-    with seeded(plan.seed, "samples", device=device):
-        return model.sample(
-            len(rows), n_steps=plan.steps, sampler=sampler, first=rows.start, on_step=on_step, known=known, **given
-        )
-
-
-def draw_trajectory(run: Run, plan: SamplePlan) -> Trajectory:
-    """What the sampler believes and expects on the way to the first samples of a plan, and those samples.
+def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
+    """Beliefs and outputs on the way to the first samples of a plan, and those samples.
 
     Raises:
         ConfigError: If several processes share the samples.
     """
     if processes.world_size() > 1:
         raise ConfigError("a trajectory is drawn by one process; start the command without torchrun")
-    trajectory = Trajectory(run.model.family, min(plan.n, ROWS))
-    samples = draw_samples(run, plan, range(trajectory.rows), trajectory)
+    trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, ROWS))
+    samples = plan.draw(range(trajectory.rows), trajectory)
     for name, part in named_parts(samples):
         trajectory.arrays[f"{name}.samples" if name else "samples"] = part.cpu()
     return trajectory
 
 
 def batch_rows(run: Run) -> int:
-    """Samples to draw and write at once: whole blocks, as many as memory takes, and no more than one would lose."""
+    """Samples to draw and write together: full chunks, as many as memory takes, and no more than one would lose."""
     numbers = math.prod(run.model.family.network_io.site_shape)
-    block = chunk_rows(numbers)
-    return block * processes.world_size() * max(1, min(BATCH_BLOCKS, BATCH_NUMBERS // (block * numbers)))
+    chunk = chunk_rows(numbers)
+    return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
 
 
 def stream_samples(
-    run: Run,
-    plan: SamplePlan,
+    plan: ResolvedPlan,
     path: Path,
     *,
     batch: int | None = None,
@@ -192,67 +276,72 @@ def stream_samples(
 ) -> None:
     """Draws the samples of a plan into a file, in memory that does not grow with their number.
 
-    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call goes on
-    after the last batch that it wrote.
+    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call
+    continues after the last batch that it wrote.
 
     Arguments:
-        run: The run.
         plan: The samples.
         path: The file.
         batch: Samples of a batch; by default :func:`batch_rows`.
-        say: Called with a line on what was found of the file.
+        say: Called with a line about an unfinished file.
         show: Called with the number of samples that are written.
     Raises:
         ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or
             not for such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
-    batch = batch or batch_rows(run)
-    facts = _facts(run, plan)
-    with sample_file(path, plan.n, facts) if processes.is_main_process() else nullcontext() as file:
-        done = processes.all_reduce_max(file.rows if file is not None else 0, next(run.model.parameters()).device)
+    n, device = plan.plan.n, next(plan.run.model.parameters()).device
+    batch = batch or batch_rows(plan.run)
+    facts = _facts(plan)
+    with sample_file(path, n, facts) if processes.is_main_process() else nullcontext() as file:
+        done = processes.all_reduce_max(file.rows if file is not None else 0, device)
         if file is not None and file.other:
-            say(f"{path}: what was left of other samples is replaced")
+            say(f"{path}: the rest of other samples is replaced")
         if done:
-            say(f"{path}: going on after {done:,} of {plan.n:,} samples")
+            say(f"{path}: continuing after {done:,} of {n:,} samples")
         show(done)
         try:
-            while done < plan.n:
-                rows = range(done, min(done + batch, plan.n))
-                samples = draw_samples(run, plan, rows)
+            while done < n:
+                rows = range(done, min(done + batch, n))
+                samples = plan.draw(rows)
                 if file is not None:
                     file.append(samples)
                 done = rows.stop
                 show(done)
         except Interrupted as stop:
-            kept = f"{done:,} of {plan.n:,} samples are kept; the same command goes on" if done else ""
+            kept = f"{done:,} of {n:,} samples are kept; the same command continues" if done else ""
             raise Interrupted(stop.number, kept) from None
 
 
-def _facts(run: Run, plan: SamplePlan) -> dict[str, Any]:
+def _facts(plan: ResolvedPlan) -> dict[str, Any]:
     """All that samples are a function of."""
+    run, known = plan.run, plan.plan.known
     weights = hashlib.sha256()
     for name, tensor in run.model.state_dict().items():
         weights.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    _, sampler, _ = plan.choose(run.model.family)
     machine = environment(next(run.model.parameters()).device)
     del machine["processes"]  # however many, they draw the same
     return {
-        "plan": repr(plan),
-        "sampler": repr(sampler),
+        "plan": repr(plan.plan),
+        "sampler": repr(plan.draws.sampler),
         "weights": weights.hexdigest(),
         "dataset": repr(run.experiment.dataset),  # from whose rows conditions are drawn
         "family": repr(run.experiment.family),
         "network": repr(run.experiment.network),  # two with the same weights may differ, such as in a bandwidth
-        "known": hashlib.sha256(plan.known.read_bytes()).hexdigest() if plan.known and plan.known.is_file() else None,
+        "known": None if known is None else _digest(known),
         "environment": machine,
     }
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def samples_name(run: Run) -> str:
     """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if "" in run.model.family.parts else f"{Path(SAMPLES).stem}.safetensors"
+    return SAMPLES if not run.model.family.has_parts else f"{Path(SAMPLES).stem}.safetensors"
 
 
 def write_samples(path: Path, samples: Data) -> None:

@@ -1,4 +1,13 @@
-"""The ancestral sampler."""
+r"""The ancestral sampler: the messages of a sender who knows a sample of the output distribution.
+
+.. math::
+    x' \sim p_O(\cdot \mid \theta_{i-1}; t_{i-1}), \quad y \sim p_S(\cdot \mid x'; \alpha_i), \quad
+    \theta_i = h(\theta_{i-1}, y, \alpha_i), \qquad i = 1..n
+
+It is exact in distribution for every n if the output distribution is.  At the end x is drawn from the output at t = 1.
+
+Source: Graves et al. 2023, algorithms 3 and 9.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 
 
@@ -18,8 +27,10 @@ class AncestralSampler(Sampler[SamplerState]):
         """The prior."""
         return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         """One draw of the output, one message, one update."""
         family = model.family
-        x = model.output(state.params, s, **condition).sample()
+        x = model.output(state.params, s, condition).sample()
         return SamplerState(family.draw_update(state.params, x, family.accuracy(s, t)))

@@ -1,84 +1,79 @@
-"""Blocks of rows: draws that depend neither on how many rows are asked for nor on who computes which.
+"""Chunks of rows: draws that depend neither on how many rows are asked for nor on who computes which.
 
-Rows are drawn in blocks of a fixed number, each in a :func:`~bfn_toolkit.seeded` scope of its own whose key ends in the
-number of the block; the last one is drawn whole and cut.  So the first ten rows of a hundred are the same bits as ten
-rows drawn alone, and processes can share the blocks among themselves.
+Rows are drawn in chunks of a fixed number, each in a :func:`~bfn_toolkit.seeded` scope of its own whose key ends in the
+number of the chunk; the last one is drawn in full and cut.  So the first ten rows of a hundred are the same bits as ten
+rows drawn alone, and processes can share the chunks among themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 
 from bfn_toolkit.errors import ResourceError
-from bfn_toolkit.parallel import processes
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**15  # in one block, as far as MIN_ROWS and MAX_ROWS allow
-MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a block; matrix products of a few rows can round otherwise
+NUMBERS = 2**15  # in one chunk, as far as MIN_ROWS and MAX_ROWS allow
+MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a chunk; matrix products of a few rows can round otherwise
+
+Deal: TypeAlias = Callable[[range, Callable[[int], Data], "torch.device | str"], list[Data]]
 
 
 def chunk_rows(numbers: int) -> int:
-    """Rows of a block, where one row has so many numbers: a power of two."""
+    """Rows of a chunk, where one row has so many numbers: a power of two."""
     rows = max(1, NUMBERS // max(1, numbers))
     return min(MAX_ROWS, max(MIN_ROWS, 1 << (rows.bit_length() - 1)))
 
 
+def deal_here(numbers: range, draw: Callable[[int], Data], device: torch.device | str) -> list[Data]:
+    """Draws the chunks of these numbers in this process, one after the other."""
+    return [draw(number) for number in numbers]
+
+
 def map_chunks(
-    n: int,
-    rows: int,
+    rows: range,
+    size: int,
     draw: Callable[[int], Data],
     key: Sequence[int | str],
+    *,
     device: torch.device | str = "cpu",
-    first: int = 0,
-    halve_micro_batch: Callable[[], bool] = lambda: False,
+    deal: Deal = deal_here,
+    halve: Callable[[], bool] = lambda: False,
 ) -> Data:
-    """Rows ``first`` to ``first + n``, drawn block by block, on every process of the job.
+    """Consecutive rows, drawn chunk by chunk.
 
     Arguments:
-        n: Number of rows.
-        rows: Rows of a block.
-        draw: Draws a whole block, given its number.
-        key: Of the draws.
-        device: Whose generator they use.
-        first: The first row.
-        halve_micro_batch: Called when memory does not suffice, to make do with less; False where that is impossible.
+        rows: Numbers of the rows.
+        size: Rows of a chunk.
+        draw: Draws a full chunk, given its number.
+        key: Key of the draws.
+        device: Device whose generator they use.
+        deal: Calls ``draw`` for each chunk of a range, and returns the chunks in order.
+        halve: Called when memory does not suffice, to make do with less; returns False where that is impossible.
     Raises:
         ResourceError: If memory does not suffice.
     """
-    numbers = range(first // rows, (first + n - 1) // rows + 1)
-    drawn = list(_drawn(numbers, draw, key, device, halve_micro_batch))
-    together = _concatenated([processes.all_gather(block) for block in drawn])
-    start = first - numbers[0] * rows
-    return map_data(lambda part: part[start : start + n], together)
 
-
-def _drawn(
-    numbers: range,
-    draw: Callable[[int], Data],
-    key: Sequence[int | str],
-    device: torch.device | str,
-    halve_micro_batch: Callable[[], bool],
-) -> Iterator[Data]:
-    """The blocks of this process: each process draws one of every group, and the last group is filled up."""
-    for group in range(numbers.start, numbers.stop, processes.world_size()):
-        number = min(group + processes.rank(), numbers.stop - 1)
-        processes.check_signals(device, together=True)
-        while True:  # a process may come back here alone, so that it can ask the others nothing
+    def attempt(number: int) -> Data:
+        while True:
             try:
                 with seeded(*key, number, device=device):
-                    block = draw(number)
-                break
+                    return draw(number)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
-                if not halve_micro_batch():
+                if not halve():
                     raise ResourceError(
                         f"out of memory, even with {MIN_ROWS} rows at once: {str(error).splitlines()[0]}"
                     ) from error
-        yield block
+
+    numbers = range(rows.start // size, (rows.stop - 1) // size + 1)
+    together = _concatenated(deal(numbers, attempt, device))
+    start = rows.start - numbers[0] * size
+    return map_data(lambda part: part[start : start + len(rows)], together)
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -87,7 +82,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
 
 
-def _concatenated(blocks: Sequence[Data]) -> Data:
-    if isinstance(blocks[0], Mapping):
-        return {name: _concatenated([block[name] for block in blocks]) for name in blocks[0]}
-    return torch.cat(list(blocks))
+def _concatenated(chunks: Sequence[Data]) -> Data:
+    if isinstance(chunks[0], Mapping):
+        return {name: _concatenated([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return torch.cat(list(chunks))

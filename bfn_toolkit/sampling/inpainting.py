@@ -31,7 +31,7 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Kernel, Output
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.randomness import seeded
@@ -159,7 +159,7 @@ class Observed:
         """
         if isinstance(given, Observed):
             return given
-        if "" in family.parts:
+        if not family.has_parts:
             return cls(*_checked(family, given, rows, ""))
         if not isinstance(given, Mapping) or not given or not given.keys() <= family.parts.keys():
             found = f"the parts {', '.join(map(str, given))}" if isinstance(given, Mapping) else _form(given)
@@ -205,8 +205,8 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
     values, mask = values.expand(rows, *site), mask.to(values.device).expand(rows, *site)
     with seeded("known"):  # any data of the family, to stand where nothing is known
         example = family.input(family.prior(rows)).sample().clamp(-1, 1).to(values.device)
-    if values.is_floating_point() != example.is_floating_point():
-        kind = "floating-point numbers" if example.is_floating_point() else "classes as torch.int64"
+    if values.is_floating_point() == family.is_discrete:
+        kind = "classes as torch.int64" if family.is_discrete else "floating-point numbers"
         raise ConfigError(f"the values of {which} must be {kind}, found {values.dtype}")
     try:
         family.check_data(torch.where(mask, values, example.to(values.dtype)))
@@ -215,19 +215,20 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
     return torch.where(mask, values, 0), mask
 
 
-class InpaintedModel:
-    """A model that knows some sites: its outputs are pinned there.
+class InpaintedModel(ModelWrapper):
+    """A model with observed values: its outputs are clamped to them.
 
     Samplers take it for a model; :meth:`~bfn_toolkit.FlowModel.sample` makes one of its argument ``known``.
 
     Arguments:
-        model: What is asked about the other sites.
-        known: The values, with as many rows as are sampled.
+        model: The model that is asked about the other sites.
+        observed: The values, with as many rows as are sampled.
     """
 
-    def __init__(self, model: Model, known: Observed) -> None:
-        self.family, self.model, self.known = model.family, model, known
+    def __init__(self, model: Model, observed: Observed) -> None:
+        super().__init__(model)
+        self.observed = observed
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        """The model's output, pinned."""
-        return self.known.clamp(self.model.output(params, t, **condition))
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """The model's output, clamped."""
+        return self.observed.clamp(self.model.output(params, t, condition))

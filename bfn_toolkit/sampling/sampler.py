@@ -1,15 +1,7 @@
-r"""Samplers: from the prior to a sample, message by message.
+"""Samplers: from the prior to a sample, step by step.
 
-The ancestral sampler draws the messages of a sender who knows a sample of the output distribution:
-
-.. math::
-    x' \sim p_O(\cdot \mid \theta_{i-1}; t_{i-1}), \quad y \sim p_S(\cdot \mid x'; \alpha_i), \quad
-    \theta_i = h(\theta_{i-1}, y, \alpha_i), \qquad i = 1..n
-
-which is exact in distribution for every n if the output distribution is.  At the end x is drawn from the output at
-t = 1.
-
-Source: Graves et al. 2023, algorithms 3 and 9.
+A sampler starts from the prior (:meth:`Sampler.init`), asks the model once or more in each step (:meth:`Sampler.step`),
+and draws the sample from the last output distribution, at t = 1.
 """
 
 from __future__ import annotations
@@ -24,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.parallel import processes
+from bfn_toolkit.shapes import Data
 
 
 @attrs.frozen(eq=False)
@@ -67,22 +59,36 @@ class SamplerStep:
 OnStep = Callable[[SamplerStep], object]
 
 
-class _Watched:
-    """A model that tells of its evaluations, and keeps none."""
+class WatchedModel(ModelWrapper):
+    """A model that calls a function with each of its evaluations, and keeps none of them.
+
+    Arguments:
+        model: The model inside.
+        count: Number of evaluations in all.
+        on_step: The function.
+    """
 
     def __init__(self, model: Model, count: int, on_step: OnStep) -> None:
-        self.family, self._model, self._count, self._on_step, self._number = model.family, model, count, on_step, 0
+        super().__init__(model)
+        self.count, self.on_step, self.number = count, on_step, 0
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
-        output = self._model.output(params, t, **condition)
-        self._number += 1
-        self._on_step(SamplerStep(self._number, self._count, t, params, output))
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """Output distribution of the model inside, which the function sees as well."""
+        output = self.model.output(params, t, condition)
+        self.number += 1
+        self.on_step(SamplerStep(self.number, self.count, t, params, output))
         return output
 
 
 def watched(model: Model, count: int, on_step: OnStep | None) -> Model:
-    """The model, which tells of each of ``count`` evaluations if someone wants to know."""
-    return model if on_step is None else _Watched(model, count, on_step)
+    """The model, watched if there is a function to call."""
+    return model if on_step is None else WatchedModel(model, count, on_step)
+
+
+def check_number_of_samples(n: object) -> None:
+    """Raises ConfigError unless n is an integer of at least 1."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {n!r}")
 
 
 class Sampler(abc.ABC, Generic[S]):
@@ -98,7 +104,7 @@ class Sampler(abc.ABC, Generic[S]):
         """State before the first step."""
 
     @abc.abstractmethod
-    def step(self, model: Model, state: S, s: Tensor, t: Tensor, **condition: Tensor) -> S:
+    def step(self, model: Model, state: S, s: Tensor, t: Tensor, condition: Condition | None = None) -> S:
         """State at time t from the state at time s < t; both are scalar float64 tensors on the CPU."""
 
     def times(self, model: Model, n_steps: int) -> Tensor:
@@ -120,20 +126,18 @@ class Sampler(abc.ABC, Generic[S]):
         batch_size: int,
         *,
         n_steps: int,
+        condition: Condition | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        **condition: Tensor,
     ) -> Iterator[S]:
         """Yields the n + 1 states, from the prior to the last of the times; keeps none of them."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"the number of samples must be an integer of at least 1, got {batch_size!r}")
+        check_number_of_samples(batch_size)
         times = self.times(model, n_steps)
         device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
         state = self.init(model, batch_size, device=device, dtype=dtype)
         yield state
         for s, t in pairwise(times.unbind()):
-            processes.check_signals()
-            state = self.step(model, state, s, t, **condition)
+            state = self.step(model, state, s, t, condition)
             yield state
 
     @torch.inference_mode()
@@ -143,23 +147,25 @@ class Sampler(abc.ABC, Generic[S]):
         batch_size: int,
         *,
         n_steps: int,
+        condition: Condition | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         on_step: OnStep | None = None,
-        **condition: Tensor,
-    ) -> Tensor:
+    ) -> Data:
         """Draws samples, with shape (batch_size, *site), in :meth:`nfe` evaluations of the network.
 
         Arguments:
-            model: Whose samples.
-            batch_size: How many.
+            model: The model.
+            batch_size: Number of samples.
             n_steps: Number of steps.
-            device: Where to draw.
-            dtype: In which precision.
+            condition: Conditions of the network by name, each with ``batch_size`` rows.
+            device: Device of the beliefs.
+            dtype: Precision of the beliefs.
             on_step: Called with each :class:`SamplerStep`, which is gone afterwards unless the function keeps it.
-            condition: What the network is told besides.
         """
         model = watched(model, self.nfe(n_steps), on_step)
-        for state in self.trajectory(model, batch_size, n_steps=n_steps, device=device, dtype=dtype, **condition):
+        for state in self.trajectory(
+            model, batch_size, n_steps=n_steps, condition=condition, device=device, dtype=dtype
+        ):
             params = state.params
-        return model.output(params, self.times(model, n_steps)[-1], **condition).sample()
+        return model.output(params, self.times(model, n_steps)[-1], condition).sample()

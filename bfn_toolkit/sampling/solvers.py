@@ -44,43 +44,44 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.model import Model
+from bfn_toolkit import validators
+from bfn_toolkit.families import ChannelFamily, Family, Part
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
-from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid, channels_of
-from bfn_toolkit.shapes import part_of
+from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
 
 Slope = Literal["log-snr", "signal"]
 
 
 @attrs.frozen(eq=False)
 class SolverPath:
-    """Where a solver is on its way, for one part of the data.
+    """The state of a solver, for one part of the data.
 
     Arguments:
         w: v / sqrt(B), with shape (B, *site, d).
         q: sqrt(B) there.
-        since: The q since which the drift is missing: q itself, but 0 at the grid's first time.
+        q_0: The q since which the drift is missing: q itself, but 0 at the grid's first time.
         phi: The evaluation before this one, where the solver needs it.
-        q_before: Its q.
-        anchor: The w from which a step of two evaluations began, at its middle.
+        q_phi: sqrt(B) at that evaluation.
+        w_0: The w at which a step of two evaluations began.
     """
 
     w: Tensor
     q: float
-    since: float
+    q_0: float
     phi: Tensor | None = None
-    q_before: float = 0.0
-    anchor: Tensor | None = None
+    q_phi: float = 0.0
+    w_0: Tensor | None = None
 
 
 @attrs.frozen(eq=False)
@@ -88,7 +89,7 @@ class SolverState(SamplerState):
     """Beliefs, and the path of each part to them.
 
     Arguments:
-        paths: Paths by the names of the parts; of a family that is no product, under the name "".
+        paths: Paths by the names of the parts.
     """
 
     paths: Mapping[str, SolverPath]
@@ -96,8 +97,11 @@ class SolverState(SamplerState):
     @classmethod
     def at(cls, family: Family[Any], paths: Mapping[str, SolverPath]) -> SolverState:
         """The beliefs at the ends of the paths."""
-        params = {name: part.from_scaled(paths[name].w, paths[name].q) for name, part in channels_of(family).items()}
-        return cls(params.get("", params), paths)
+        params = {}
+        for part in family.walk():
+            path = paths[part.name]
+            params[part.name] = part.as_channel().from_scaled(path.w, path.q)
+        return cls(family.join(params), paths)
 
 
 @lru_cache(maxsize=4096)
@@ -106,16 +110,12 @@ def _accuracy(family: ChannelFamily[Any], t: float) -> float:
     return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
 
 
-def _drawn(family: Family[Any]) -> Iterator[tuple[str, ChannelFamily[Any]]]:
-    """The parts, each of several in a stream of draws of its own."""
-    parts = channels_of(family)
-    if "" in parts:
-        yield from parts.items()
-        return
-    stream = streams()
-    for name, part in parts.items():
-        with stream(name):
-            yield name, part
+def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
+    """The parts, each of a product in a stream of draws of its own."""
+    stream = streams() if family.has_parts else None
+    for part in family.walk(*values):
+        with stream(part.name) if stream else nullcontext():
+            yield part
 
 
 class Solver(Sampler[SolverState]):
@@ -125,27 +125,26 @@ class Solver(Sampler[SolverState]):
     order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
 
     @abc.abstractmethod
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
         """The path where sqrt(B) is q, from where it is with the expected embedding phi there.
 
         Arguments:
             path: The path so far.
-            phi: What the network expects of the embedding, with shape (B, *site, d).
+            phi: E[phi(x)] under the output distribution, with shape (B, *site, d).
             q: sqrt(B) at the end of the step.
-            told: Accuracy told by the step.
+            alpha: Accuracy that the beliefs gain in the step.
         """
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
-        """What is taken for the embedding of the data, with the shape and dtype of w: what the network expects."""
+        """The embedding that the step takes for that of the data, with the shape and dtype of w: its expectation."""
         return family.mean_embedding(output)
 
-    def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+    def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """Accuracy B that the beliefs gain over (s, t]."""
         return _accuracy(family, t) - _accuracy(family, s)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
         """0, then the times of the grid: n + 1 in all."""
-        channels_of(model.family)
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.grid.times(model.family, n_steps)])
 
     def nfe(self, n_steps: int) -> int:
@@ -155,56 +154,57 @@ class Solver(Sampler[SolverState]):
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SolverState:
         """The prior, and noise."""
         paths = {}
-        for name, part in _drawn(model.family):
-            shape = (batch_size, *part.network_io.site_shape, part.channels)
-            paths[name] = SolverPath(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
+        for part in _in_streams(model.family):
+            family = part.as_channel()
+            shape = (batch_size, *family.network_io.site_shape, family.channels)
+            paths[part.name] = SolverPath(torch.randn(shape, device=device, dtype=dtype), 0.0, 0.0)
         return SolverState.at(model.family, paths)
 
-    def step(self, model: Model, state: SolverState, s: Tensor, t: Tensor, **condition: Tensor) -> SolverState:
+    def step(
+        self, model: Model, state: SolverState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SolverState:
         """One evaluation, and :meth:`advance` for each part; from t = 0 to the start the noise stays what it is."""
-        family, paths = model.family, {}
         at, to = s.item(), t.item()  # on the CPU: no device is waited for
-        output = model.output(state.params, s, **condition) if at > 0.0 else None
-        for name, part in _drawn(family):
-            path, q = state.paths[name], math.sqrt(_accuracy(part, to))
-            if output is None:
-                paths[name] = SolverPath(path.w, q, 0.0)
-            else:
-                phi = self.embedding(part, part_of(output, name), path.w)
-                paths[name] = self.advance(path, phi, q, self.told(part, at, to))
-        return SolverState.at(family, paths)
+        if at == 0.0:
+            return SolverState.at(model.family, {part.name: _start(part, state, to) for part in model.family.walk()})
+        paths, output = {}, model.output(state.params, s, condition)
+        for part in _in_streams(model.family, output):
+            family, path = part.as_channel(), state.paths[part.name]
+            phi, q = self.embedding(family, part.values[0], path.w), math.sqrt(_accuracy(family, to))
+            paths[part.name] = self.advance(path, phi, q, self.accuracy(family, at, to))
+        return SolverState.at(model.family, paths)
 
 
-def _reach(slope: Slope, before: float, s: float, t: float) -> float:
-    """Half of the step from s to t in units of the step before, in lambda = ln q or in q."""
+def _start(part: Part, state: SolverState, t: float) -> SolverPath:
+    """The path of a part at the first time of the grid: noise, as before."""
+    return SolverPath(state.paths[part.name].w, math.sqrt(_accuracy(part.as_channel(), t)), 0.0)
+
+
+def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope) -> Tensor:
+    """D: the embedding in the middle of the step to q, on the line through the last two evaluations; a new tensor.
+
+    The line is in lambda = ln q ("log-snr") or in q ("signal").
+    """
+    if path.phi is None:
+        return phi.clone()
     if slope == "signal":
-        return 0.5 * (t - s) / (s - before)
-    return 0.5 * math.log(t / s) / math.log(s / before)
+        r = 0.5 * (q - path.q) / (path.q - path.q_phi)
+    else:
+        r = 0.5 * math.log(q / path.q) / math.log(path.q / path.q_phi)
+    return torch.lerp(path.phi, phi, 1.0 + r)  # phi + r (phi - phi_before)
 
 
-def _ahead(path: SolverPath, q: float, slope: Slope) -> float:
-    """Weight of the last evaluation in the middle of a step, on the line through two; the weights add up to 1."""
-    return 1.0 if path.phi is None else 1.0 + _reach(slope, path.q_before, path.q, q)
+def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
+    """w_t = a w_s + b D + c z, in the memory of D: drift and noise for the accuracy of the step."""
+    a = path.q / q
+    b = (path.q**2 + alpha - path.q_0**2) / q
+    c = math.sqrt(alpha) / q
+    w = D.mul_(b).add_(path.w, alpha=a)
+    return w.add_(torch.randn_like(w), alpha=c)
 
 
-def _flow(path: SolverPath, phi: Tensor, q: float, weight: float = 1.0) -> Tensor:
-    """w after a step of the ordinary differential equation."""
-    length = q - path.since
-    w = torch.add(path.w, phi, alpha=length * weight)
-    return w if path.phi is None else w.add_(path.phi, alpha=length * (1.0 - weight))
-
-
-def _diffusion(path: SolverPath, phi: Tensor, q: float, told: float, weight: float = 1.0) -> Tensor:
-    """w after a step of the stochastic differential equation: v gains drift and noise for the accuracy told."""
-    length = (told + path.q**2 - path.since**2) / q
-    w = torch.mul(path.w, path.q / q).add_(phi, alpha=length * weight)
-    if path.phi is not None:
-        w.add_(path.phi, alpha=length * (1.0 - weight))
-    return w.add_(torch.randn_like(w), alpha=math.sqrt(told) / q)
-
-
-_IS_GRID = validators.instance_of(TimeGrid)  # type: ignore[type-abstract]
-_IS_SLOPE = validators.in_(("log-snr", "signal"))
+_IS_GRID = validators.instance_of(TimeGrid)
+_IS_SLOPE = validators.one_of("log-snr", "signal")
 
 
 @attrs.frozen
@@ -219,8 +219,9 @@ class ODE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        return SolverPath(_flow(path, phi, q), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        w = torch.add(path.w, phi, alpha=q - path.q_0)
+        return SolverPath(w, q, q)
 
 
 @attrs.frozen
@@ -238,8 +239,10 @@ class ODE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        return SolverPath(_flow(path, phi, q, _ahead(path, q, self.slope)), q, q, phi, path.q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        D = _extrapolated(path, phi, q, self.slope)
+        w = D.mul_(q - path.q_0).add_(path.w)
+        return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
 @attrs.frozen
@@ -256,13 +259,15 @@ class ODEMidpoint(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        if path.anchor is None or path.phi is None:
-            anchor = torch.add(path.w, phi, alpha=path.q - path.since)  # the drift since 0 is no part of the step
-            return SolverPath(_flow(path, phi, q), q, path.q, phi, path.q, anchor)
-        whole = attrs.evolve(path, w=path.anchor)
-        weight = 0.5 * math.log(q / path.q_before) / math.log(path.q / path.q_before)
-        return SolverPath(_flow(whole, phi, q, weight), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        if path.w_0 is None or path.phi is None:  # to the middle
+            w_0 = torch.add(path.w, phi, alpha=path.q - path.q_0)  # the drift since 0 is not a part of the step
+            w = torch.add(path.w, phi, alpha=q - path.q_0)
+            return SolverPath(w, q, path.q, phi=phi, q_phi=path.q, w_0=w_0)
+        r = 0.5 * math.log(q / path.q_phi) / math.log(path.q / path.q_phi)
+        D = torch.lerp(path.phi, phi, r)
+        w = D.mul_(q - path.q_0).add_(path.w_0)
+        return SolverPath(w, q, q)
 
 
 @attrs.frozen
@@ -275,8 +280,9 @@ class SDE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        return SolverPath(_diffusion(path, phi, q, told), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        w = _sde_step(path, phi.clone(), q, alpha)
+        return SolverPath(w, q, q)
 
 
 @attrs.frozen
@@ -291,16 +297,17 @@ class SDE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        weight = _ahead(path, q, self.slope)
-        return SolverPath(_diffusion(path, phi, q, told, weight), q, q, phi, path.q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        D = _extrapolated(path, phi, q, self.slope)
+        w = _sde_step(path, D, q, alpha)
+        return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
 @attrs.frozen
 class EulerMaruyama(Solver):
     """Euler-Maruyama steps: the accuracy rate too is taken to be constant.  A baseline, for many steps.
 
-    Its beliefs count the accuracy that they were told, which is less than B(t).
+    Its beliefs count the accuracy of these steps, which is less than B(t).
 
     Arguments:
         grid: Times of the evaluations.
@@ -310,14 +317,15 @@ class EulerMaruyama(Solver):
 
     grid: TimeGrid = field(factory=UniformGrid, validator=_IS_GRID)
 
-    def told(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+    def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """The rate at s times t - s."""
         rate = family.schedule.alpha(torch.tensor(s, dtype=torch.float64))
         return (t - s) * family.snr(rate).item()
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
-        q = math.sqrt(path.q**2 + told)
-        return SolverPath(_diffusion(path, phi, q, told), q, q)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+        q = math.sqrt(path.q**2 + alpha)
+        w = _sde_step(path, phi.clone(), q, alpha)
+        return SolverPath(w, q, q)
 
 
 @attrs.frozen
@@ -327,13 +335,13 @@ class FlowSampler(Solver):
     Arguments:
         grid: Times of the evaluations.
         guess: "sample", a draw of the output, by which the beliefs have the right distribution wherever the output has;
-            or "mean", E[phi], which is no datum where the output is undecided.
+            or "mean", E[phi], which is not a possible value where the output is undecided.
         temperature: Variance of the noise, in units of the flow's; below 1 for likelier samples.
     """
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
-    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.in_(("sample", "mean")))
-    temperature: float = field(default=1.0, validator=[validators.ge(0.0), validators.le(100.0)])
+    guess: Literal["sample", "mean"] = field(default="sample", validator=validators.one_of("sample", "mean"))
+    temperature: float = field(default=1.0, validator=validators.number(ge=0, le=100))
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
         """That of the guess."""
@@ -341,6 +349,6 @@ class FlowSampler(Solver):
             return family.mean_embedding(output)
         return family.embed(output.sample()).to(w.dtype)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))
         return SolverPath(w, q, q)

@@ -22,16 +22,17 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.errors import ConfigError, StepCountError
+from bfn_toolkit import validators
+from bfn_toolkit.errors import StepCountError
 from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
 
@@ -49,26 +50,10 @@ class TimeGrid(abc.ABC):
 
         Raises:
             StepCountError: If n is not an integer of at least 1, or another than the grid allows.
-            ConfigError: If a part is no channel.
+            ConfigError: If a part is not a channel.
         """
         check_n_steps(n)
-        return torch.stack([self.spaced(part, n) for part in channels_of(family).values()]).mean(0)
-
-
-def channels_of(family: Family[Any]) -> Mapping[str, ChannelFamily[Any]]:
-    """The parts of a family, all of which are channels; under the name "" for a family that is no product.
-
-    Raises:
-        ConfigError: If one is not.
-    """
-    for name, part in family.parts.items():
-        if not isinstance(part, ChannelFamily):
-            which = f"part '{name}', a {type(part).__name__}," if name else type(part).__name__
-            raise ConfigError(
-                f"a solver works in the coordinates of a ChannelFamily, which {which} is not; "
-                "write sampler=AncestralSampler(), on the command line --sampler ancestral"
-            )
-    return family.parts  # type: ignore[return-value]
+        return torch.stack([self.spaced(part.as_channel(), n) for part in family.walk()]).mean(0)
 
 
 def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
@@ -90,7 +75,7 @@ def _between(first: float, last: float, n: int) -> Tensor:
     return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-_WITHIN = validators.optional([validators.gt(0.0), validators.lt(1.0)])
+_WITHIN = validators.optional(validators.number(gt=0, lt=1))
 
 
 @attrs.frozen
@@ -152,7 +137,7 @@ class KarrasGrid(_NoiseGrid):
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
-    rho: float = field(default=7.0, validator=[validators.ge(1.0), validators.le(1e3)])
+    rho: float = field(default=7.0, validator=validators.number(ge=1, le=1e3))
 
     def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
         power = -0.5 / self.rho

@@ -15,7 +15,6 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.sampling.sampler import SamplerStep
-from bfn_toolkit.shapes import part_of
 
 ROWS = 64  # of a file of trajectories, at most
 DRAWS = 16  # for an entropy
@@ -36,7 +35,7 @@ def beliefs_of(family: Family[Any], params: Any) -> tuple[Tensor, bool]:
 def entropy_of(output: Output, draws: int = DRAWS) -> Tensor:
     """Entropy of an output in nats per example, with shape (B,): the mean of -ln p_O(x) over draws of x.
 
-    It says nothing of a point: NaN, or a constant where a :class:`~bfn_toolkit.Delta` has a tolerance.
+    It says nothing of a point: NaN, or a constant where a :class:`~bfn_toolkit.Delta` has a standard deviation.
     """
     mean = output.mean
     # The generator comes back to where it was, so that watching changes no sample.
@@ -63,23 +62,22 @@ class Trajectory:
         self.family, self.rows = family, rows
         self.arrays: dict[str, Tensor] = {}
 
-    def __call__(self, evaluation: SamplerStep) -> None:
+    def __call__(self, step: SamplerStep) -> None:
         """Notes an evaluation of the network."""
-        if evaluation.first >= self.rows:
+        if step.first >= self.rows:
             return
-        self._place("t", (evaluation.count,), torch.float64)[evaluation.number - 1] = evaluation.t
-        for part, family in self.family.parts.items():
-            before = f"{part}." if part else ""
-            output = part_of(evaluation.output, part)
-            beliefs, _ = beliefs_of(family, part_of(evaluation.params, part))
+        self._place("t", (step.count,), torch.float64)[step.number - 1] = step.t
+        for part in self.family.walk(step.params, step.output):
+            params, output = part.values
+            beliefs, _ = beliefs_of(part.family, params)
             for name, value in (
                 ("beliefs", beliefs),
                 ("output_mean", output.mean),
                 ("output_entropy", entropy_of(output)),
             ):
-                kept = value[: self.rows - evaluation.first]
-                array = self._place(before + name, (evaluation.count, self.rows, *kept.shape[1:]), kept.dtype)
-                array[evaluation.number - 1, evaluation.first : evaluation.first + len(kept)] = kept
+                kept = value[: self.rows - step.first]
+                array = self._place(part.prefix + name, (step.count, self.rows, *kept.shape[1:]), kept.dtype)
+                array[step.number - 1, step.first : step.first + len(kept)] = kept
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return self.arrays.setdefault(name, torch.zeros(shape, dtype=dtype))

@@ -264,10 +264,10 @@ def _candidates(found: Any, expected: State, drop: Sequence[str], cast: bool) ->
         for prefix in _prefixes(tensors, expected):
             state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
             casts = tuple(n for n, value in state.items() if cast and n in expected and _castable(value, expected[n]))
+            # Without memory: a tensor may say that it is larger than anything that there is.
             dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
-            wrong = shape_mismatches(
-                expected, {name: (dtypes[name], tuple(value.shape)) for name, value in state.items()}
-            )
+            forms = {name: torch.empty(value.shape, dtype=dtypes[name], device="meta") for name, value in state.items()}
+            wrong = shape_mismatches(expected, forms)
             place = ".".join(filter(None, (key, prefix.removesuffix("."))))
             yield Candidate(place or "(top)", state, tuple(sorted(wrong)), casts)
 

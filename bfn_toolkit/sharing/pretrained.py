@@ -1,30 +1,30 @@
 """Models that people share: a directory of ``config.json``, ``model.safetensors`` and a card, ``README.md``.
 
 The names are those of the Hugging Face Hub.  ``config.json`` holds the family and the network as an experiment does,
-under the names that plugins gave them, who provides each, and size and SHA-256 of the weights; it is written last.
+under the names that plugins gave them, and who provides each.  ``SHA256SUMS`` has the digests of both, for this module
+and for ``sha256sum -c``.
 
 A directory that came from a stranger is read as one.  Nothing in it is executed, and nothing is fetched: a name in it
 reaches an installed plugin or nothing.  Each step is checked before the next: the plugins, then the configuration, then
-the weights against their checksum and, by their header alone, against a network without memory, and only then is
-anything as large as ``config.json`` says.
+the weights against their digest and against a network without memory, and only then is anything made that is as large
+as ``config.json`` says.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
 import re
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import nn
 
-from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.layers import Configuration, OptionText
 from bfn_toolkit.config.schema import parts_of, shown
 from bfn_toolkit.config.structure import structure
@@ -38,15 +38,19 @@ from bfn_toolkit.runs.model_files import WEIGHTS
 from bfn_toolkit.runs.provenance import check_providers
 from bfn_toolkit.sharing.model_card import Card
 from bfn_toolkit.storage.files import (
-    check_seal,
+    MAX_JSON,
     check_space,
+    parse_file,
+    read_checked,
     read_json,
-    read_regular,
     resource_error,
-    sealed,
     write_atomically,
+    write_together,
 )
-from bfn_toolkit.storage.safetensors_files import State, check_header, dumps, loads, shape_mismatches
+from bfn_toolkit.storage.safetensors_files import State, dumps, loads, shape_mismatches
+
+if TYPE_CHECKING:
+    from bfn_toolkit.bfn import BFN
 
 CONFIG, CARD = "config.json", "README.md"
 MODEL_TYPE = "bfn"
@@ -70,7 +74,8 @@ class Architecture:
         """A network with fresh weights that draws nothing from the caller's generator."""
         with seeded(0, "weights"), torch.device(device):
             network: nn.Module = self.network.build(self.family.network_io)
-        return network.to(dtype)
+        own = _dtype_of(network.state_dict())
+        return network if own is None else network.to(dtype)  # to() would make complex weights real
 
     def blueprint(self, dtype: torch.dtype) -> State:
         """The state of its network, without memory."""
@@ -80,6 +85,21 @@ class Architecture:
             network = self.build(dtype)
         state: State = network.state_dict()
         return state
+
+
+@attrs.frozen(eq=False)
+class Saved:
+    """A model as it was saved.
+
+    Arguments:
+        architecture: Its family and the builder of its network.
+        network: The network with its weights, on the CPU.
+        conditions: What the training rows had of each condition, where it is known.
+    """
+
+    architecture: Architecture
+    network: nn.Module
+    conditions: Mapping[str, ConditionSpec]
 
 
 def architecture_of(model: BFN) -> Architecture:
@@ -119,14 +139,14 @@ def save(
     _check_place(folder, force)
     written = Card.of(card or {})
     options = destructure(architecture, default_registry())
-    dtype = _dtype_of(weights)
-    wrong = shape_mismatches(architecture.blueprint(dtype), {k: (v.dtype, tuple(v.shape)) for k, v in weights.items()})
+    dtype = _dtype_of(weights) or torch.float32
+    wrong = shape_mismatches(architecture.blueprint(dtype), weights)
     if wrong:
         raise ConfigError(f"the weights are not those of the model's builder: {'; '.join(sorted(wrong)[:5])}")
     content = dumps(weights)
     config = {
         "model_type": MODEL_TYPE,
-        "architectures": [BFN.__name__],
+        "architectures": ["BFN"],
         "library_name": "bfn-toolkit",
         "format": FORMAT,
         "bfn-toolkit": version("bfn-toolkit"),
@@ -135,17 +155,15 @@ def save(
         **{key: _without_infinities(value) for key, value in options.items()},
         "plugins": _parts(architecture),
         "conditions": {name: attrs.asdict(facts) for name, facts in (seen or {}).items()},
-        "weights": {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
     }
     numbers = sum(value.numel() for value in weights.values())
     text = written.render(folder.absolute().name, config, numbers, architecture.family.n_steps)
     check_space(folder, len(content))
-    write_atomically(folder / WEIGHTS, content)
     write_atomically(folder / CARD, text)
-    write_atomically(folder / CONFIG, sealed(config))
+    write_together(folder, {WEIGHTS: content, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
 
 
-def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False) -> BFN:
+def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False) -> Saved:
     """Reads a model; :meth:`bfn_toolkit.BFN.from_pretrained` says more.
 
     Raises:
@@ -161,29 +179,18 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
     _check_names(config["plugins"])
     architecture = _read_architecture(config, path)
     dtype = _FLOATS[config["dtype"]]
-    content = _read_weights(folder / WEIGHTS, config["weights"])
     try:
-        check_header(content, folder / WEIGHTS, architecture.blueprint(dtype))
+        expected = architecture.blueprint(dtype)
+        most = MAX_JSON + sum(value.numel() * value.element_size() for value in expected.values())
+        content = read_checked(folder, WEIGHTS, most)
+        state = loads(content, folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
         network = architecture.build(dtype)
     except BFNError:
         raise
     except Exception as error:
         raise RunDirectoryError(f"{path}: its network cannot be built: {type(error).__name__}: {error}") from error
-    state = loads(content, folder / WEIGHTS, network.state_dict(), allow_nonfinite=allow_nonfinite)
     network.load_state_dict(state)
-    model = BFN(architecture.family, network)
-    model.builder = architecture.network
-    return model.eval()
-
-
-def conditions_of(directory: Path) -> dict[str, ConditionSpec]:
-    """What a saved model says of the conditions of its training rows; nothing, if nobody told it.
-
-    Raises:
-        RunDirectoryError: If it is damaged.
-    """
-    path = directory / CONFIG
-    return recorded(_read_config(path).get("conditions"), path) or {}
+    return Saved(architecture, network, recorded(config.get("conditions"), path) or {})
 
 
 def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token: str | None) -> str:
@@ -209,10 +216,10 @@ def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token:
     return str(address)
 
 
-def _dtype_of(weights: State) -> torch.dtype:
-    """The dtype that all floating-point weights have, or else float32."""
-    found = {value.dtype for value in weights.values() if value.is_floating_point()}
-    return found.pop() if len(found) == 1 else torch.float32
+def _dtype_of(weights: State) -> torch.dtype | None:
+    """The dtype of all floating-point weights; None where they have several, or some are complex."""
+    found = {value.dtype for value in weights.values() if value.is_floating_point() or value.is_complex()}
+    return found.pop() if len(found) == 1 and found < set(_FLOATS.values()) else None
 
 
 def _check_place(folder: Path, force: bool) -> None:
@@ -251,7 +258,7 @@ def _how_to_fetch(name: str) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """``config.json``, of our model type and format, with tables where tables are expected."""
-    config = read_json(path)
+    config = parse_file(read_checked(path.parent, CONFIG, MAX_JSON), path)
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
         found = config.get("model_type") if isinstance(config, dict) else None
         raise RunDirectoryError(
@@ -263,20 +270,16 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has format {found}, written by bfn-toolkit {written}; this version reads format {FORMAT}. "
             "Upgrade bfn-toolkit"
         )
-    check_seal(config, path)
-    plugins, weights = config.get("plugins"), config.get("weights")
+    plugins = config.get("plugins")
     sound = (
         isinstance(plugins, dict)
         and all(isinstance(part, dict) and _WORDS.issubset(part) for part in plugins.values())
         and all(isinstance(part[word], str) for part in plugins.values() for word in _WORDS)
         and {part["kind"] for part in plugins.values()} <= KINDS.keys()
-        and isinstance(weights, dict)
-        and isinstance(weights.get("sha256"), str)
-        and type(weights.get("size")) is int
         and config.get("dtype") in _FLOATS
     )
     if not sound:
-        raise RunDirectoryError(f"{path} is damaged: its plugins, weights or dtype are not as they are written")
+        raise RunDirectoryError(f"{path} is damaged: its plugins or dtype are not as they are written")
     return config
 
 
@@ -316,15 +319,6 @@ def _read_architecture(config: Mapping[str, Any], path: Path) -> Architecture:
     ):
         raise RunDirectoryError(f"{path} is damaged: its plugins are not those of its family and network")
     return architecture
-
-
-def _read_weights(path: Path, entry: Mapping[str, Any]) -> bytes:
-    content = read_regular(path, entry["size"])
-    if len(content) != entry["size"]:
-        raise RunDirectoryError(f"{path} is damaged: {len(content)} bytes, expected {entry['size']}")
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise RunDirectoryError(f"{path} is damaged: its SHA-256 is not the one that {CONFIG} names")
-    return content
 
 
 def _without_infinities(value: Any) -> Any:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -25,7 +26,7 @@ from bfn_toolkit.errors import ResourceError, RunDirectoryError
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
-SEAL = "seal"  # key, in manifests and descriptions, of the SHA-256 of everything else in them
+SUMS = "SHA256SUMS"  # of the files of a model, in the form that `sha256sum -c` reads
 MAX_JSON = 16 * 2**20  # bytes of any JSON file that is read
 SPACE = 1.1  # free space asked for, in units of what is to be written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -148,24 +149,51 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sealed(facts: Mapping[str, Any]) -> str:
-    """JSON text of facts, and of the SHA-256 of all that they say."""
-    plain = json.loads(json.dumps(facts))
-    return json.dumps({**plain, SEAL: _digest(plain)}, indent=2) + "\n"
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files that are read together, with ``SHA256SUMS`` before the last of them.
+
+    Files of different times do not fit to one another, whenever a crash comes.  Digests are those of exact bytes, so a
+    flipped bit is noticed in whatever a file says, and ``sha256sum -c`` notices it too.
+
+    Arguments:
+        folder: Where to write them.
+        files: Contents by name.
+    Raises:
+        ResourceError: If a file cannot be written.
+    """
+    sums = "".join(f"{digest(data)}  {name}\n" for name, data in files.items())
+    *others, last = files.items()
+    for name, data in (*others, (SUMS, sums.encode()), last):
+        write_atomically(folder / name, data)
 
 
-def check_seal(facts: Mapping[str, Any], path: Path) -> None:
-    """Checks that what was read from a file is what :func:`sealed` wrote.
+def read_checked(folder: Path, name: str, most: int | None = None) -> bytes:
+    """The content of a file that :func:`write_together` wrote.
 
     Raises:
-        RunDirectoryError: If it is not.
+        RunDirectoryError: If it is missing, larger than ``most`` bytes or damaged.
     """
-    if facts.get(SEAL) != _digest({key: value for key, value in facts.items() if key != SEAL}):
-        raise RunDirectoryError(f"{path} is damaged: what it says does not have the SHA-256 that stands in it")
+    content = read_regular(folder / name, most)
+    sums = read_regular(folder / SUMS, MAX_JSON).decode(errors="replace")
+    check_digest(
+        folder / name, content, {found[2]: found[1] for found in re.finditer(r"(?m)^(\w+)  (.+)$", sums)}.get(name)
+    )
+    return content
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def check_digest(path: Path, content: bytes, expected: object) -> None:
+    """Checks the content of a file.
+
+    Raises:
+        RunDirectoryError: If its SHA-256 is another.
+    """
+    if digest(content) != expected:
+        raise RunDirectoryError(f"{path} is damaged: its content does not match its stored SHA-256")
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def to_json(value: Any) -> str:
@@ -187,15 +215,20 @@ def read_json(path: Path, most: int = MAX_JSON) -> Any:
     Raises:
         RunDirectoryError: If it is missing, too large or not such JSON.
     """
+    return parse_file(read_regular(path, most), path)
+
+
+def parse_file(content: bytes, path: Path) -> Any:
+    """Parses the content of a JSON file.
+
+    Raises:
+        RunDirectoryError: If it is not JSON, or a key stands twice in it.
+    """
     try:
-        content = read_regular(path, most)
         return parse_json(content)
     except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is not JSON as expected: {_why(error)}") from None
-
-
-def _why(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RunDirectoryError(f"{path} is not JSON as expected: {why}") from None
 
 
 def parse_json(content: bytes) -> Any:

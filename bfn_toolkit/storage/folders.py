@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import itertools
+import json
 import os
+import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,28 @@ from bfn_toolkit.errors import ResourceError, RunDirectoryError
 from bfn_toolkit.storage.files import (
     FORMAT,
     MANIFEST,
-    check_seal,
+    check_digest,
     check_space,
+    digest,
     read_json,
     read_regular,
     resource_error,
-    sealed,
     sync_folder,
     write_data,
 )
 
+NEW = ".new"  # ending of a folder that is about to replace another, while that is removed
 
-def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder of files with a manifest, in one step and durably; one that is there already is replaced.
+
+    The manifest holds nothing that is not compared with something else when it is read, so it needs no digest of its
+    own; facts belong into a file, whose digest is in the manifest.
 
     Arguments:
         folder: Its final name.
         files: Contents by name.
-        facts: What the manifest says besides, readable without reading the files.
     Raises:
         ResourceError: If it cannot be written; what was there before is then still there.
     """
@@ -45,35 +50,41 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, A
         check_space(folder, size)
         remove_tree(temporary)
         temporary.mkdir()
-        table = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-        manifest = sealed({"format": FORMAT, **facts, "files": table})
+        table = {name: {"size": len(data), "sha256": digest(data)} for name, data in files.items()}
+        manifest = json.dumps({"format": FORMAT, "bfn-toolkit": version("bfn-toolkit"), "files": table}, indent=2)
         for name, data in {**files, MANIFEST: manifest.encode()}.items():
             with (temporary / name).open("xb") as file:
                 write_data(file, data)
         sync_folder(temporary)
-        if not folder.exists():
-            os.replace(temporary, folder)
-        elif not _exchanged(temporary, folder):
-            os.replace(folder, folder.with_name(_free_name(folder, ".del-")))
-            os.replace(temporary, folder)
-        sync_folder(folder.parent)
+        _put_in_place(temporary, folder)
     except OSError as error:
         remove_tree(temporary)
         raise resource_error(error, folder, size) from error
     except ResourceError:
         remove_tree(temporary)
         raise
-    remove_tree(temporary)  # now the folder that was replaced
     sweep(folder.parent, f".del-{folder.name}-")
 
 
-def _exchanged(a: Path, b: Path) -> bool:
-    """Lets two folders change names in one step, and returns whether the system can do that."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
-    return (
-        rename is not None and rename(here, os.fsencode(a.absolute()), here, os.fsencode(b.absolute()), exchange) == 0
-    )
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Gives a complete folder its name.  Where the name is taken, the folder has another that is read, meanwhile."""
+    if folder.exists():
+        beside = folder.with_name(folder.name + NEW)
+        remove_tree(beside)
+        os.replace(temporary, beside)
+        sync_folder(folder.parent)
+        remove_folder(folder)
+        temporary = beside
+    os.replace(temporary, folder)
+    sync_folder(folder.parent)
+
+
+def named_folders(parent: Path, pattern: str) -> Iterator[tuple[str, Path]]:
+    """Names that fit a regular expression, and the folders that have them, or were about to when a crash came."""
+    for path in sorted(parent.glob("*")):
+        name = path.name.removesuffix(NEW)
+        if re.fullmatch(pattern, name) and (path.name == name or not path.with_name(name).exists()):
+            yield name, path
 
 
 def _free_name(folder: Path, prefix: str) -> str:
@@ -118,7 +129,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format {manifest.get('format')}, written by {written}; this version reads format {FORMAT}. "
             "Upgrade bfn-toolkit"
         )
-    check_seal(manifest, path)
     files = manifest.get("files")
     if not isinstance(files, dict) or not files:
         raise RunDirectoryError(f"{path} is not a manifest: it names no files")
@@ -129,6 +139,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not fits:
             raise RunDirectoryError(f"{path} is not a manifest: {name} has no size and SHA-256")
     return manifest
+
+
+def read_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    """A file of a folder, after checking every byte of it.
+
+    Raises:
+        RunDirectoryError: If it is missing, damaged or not in the manifest.
+    """
+    entry = manifest["files"].get(name)
+    if entry is None:
+        raise RunDirectoryError(f"{folder / MANIFEST} does not name {name}")
+    data = read_regular(folder / name, entry["size"])
+    if len(data) != entry["size"]:
+        raise RunDirectoryError(f"{folder / name} is damaged: {len(data)} bytes, expected {entry['size']}")
+    check_digest(folder / name, data, entry["sha256"])
+    return data
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -144,12 +170,4 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise RunDirectoryError(f"{folder} cannot be read: {error.strerror}") from None
     if extra:
         raise RunDirectoryError(f"{folder} holds {', '.join(sorted(extra)[:5])}, which its manifest does not name")
-    files = {}
-    for name, entry in manifest["files"].items():
-        data = read_regular(folder / name, entry["size"])
-        if len(data) != entry["size"]:
-            raise RunDirectoryError(f"{folder / name} is damaged: {len(data)} bytes, expected {entry['size']}")
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise RunDirectoryError(f"{folder / name} is damaged: its SHA-256 is not the one that the manifest names")
-        files[name] = data
-    return manifest, files
+    return manifest, {name: read_file(folder, name, manifest) for name in manifest["files"]}

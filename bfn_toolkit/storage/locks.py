@@ -1,8 +1,8 @@
-"""The lock of a folder."""
+"""Locks on folders and files that one process at a time may write to."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import socket
 import time
@@ -10,50 +10,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import resource_error
+from filelock import FileLock, Timeout
 
-_held: set[int] = set()  # files of the locks that this process has
+from bfn_toolkit.errors import BFNError, RunDirectoryError
+from bfn_toolkit.storage.files import read_regular, resource_error
+
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems that have none
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process: no second one may write to it.  The system lets go when the process ends.
+    """Holds a folder for this process: no second one may write to it.
 
     Raises:
         RunDirectoryError: If another process holds it.
     """
-    path = folder / ".lock"
+    with held(folder / ".lock", folder, RunDirectoryError):
+        yield
+
+
+@contextmanager
+def held(path: Path, what: Path, error: type[BFNError]) -> Iterator[None]:
+    """Holds a lock file until the scope or the process ends, however it ends; a forked child does not hold it.
+
+    Arguments:
+        path: The lock file, which says who holds it.  A link there is not followed.
+        what: The file or folder that it stands for.
+        error: Raised if another process holds it.
+    """
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=_sign)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise resource_error(error, path) from error
-    _held.add(handle)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise error(
+            f"{what} is being written by another process ({_holder(path)}); wait for it, or stop it first"
+        ) from None
+    except OSError as problem:
+        if problem.errno not in _WITHOUT_LOCKS:
+            raise resource_error(problem, path) from problem
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 1000).decode(errors="replace").strip() or "unknown"
-            raise RunDirectoryError(
-                f"{folder} is being written by another process ({holder}); wait for it, or stop it first"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        os.ftruncate(handle, 0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
         yield
     finally:
-        if handle in _held:  # and not in a forked child
-            _held.discard(handle)
-            os.close(handle)
+        lock.release()
 
 
-def _let_go() -> None:
-    """A forked child, such as a worker that fetches rows, holds nothing: it may live longer than its parent."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
+def _holder(path: Path) -> str:
+    try:
+        return read_regular(path, 1000).decode(errors="replace").strip() or "unknown"
+    except RunDirectoryError:  # it has just been removed
+        return "unknown"
 
 
-os.register_at_fork(after_in_child=_let_go)
+def _sign(handle: int) -> None:
+    """Writes who holds a lock into its file."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())

@@ -1,8 +1,10 @@
-"""Tensors in files: safetensors, of which everything is checked before anything as large as they say is made."""
+"""Tensors in safetensors files, each of which is read as one that a stranger wrote."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from bfn_toolkit.errors import NonFiniteError, RunDirectoryError
+from bfn_toolkit.errors import ConfigError, NonFiniteError, RunDirectoryError
 from bfn_toolkit.storage.files import MAX_JSON, parse_json
 
 MAX_TENSORS = 100_000
@@ -24,62 +27,116 @@ def cpu_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
+def check_savable(state: State) -> None:
+    """Checks that a state can be written, and read again: before a training, whose result could not be kept.
+
+    Raises:
+        ConfigError: If a tensor has no shape yet, is not dense, or has a dtype that safetensors does not hold.
+    """
+    for name, value in state.items():
+        if is_lazy(value):
+            raise ConfigError(
+                f"network: {name} is of a lazy layer, which has no weights before its first call, so they cannot be "
+                "saved or loaded; write nn.Linear(in_features, out_features) in place of nn.LazyLinear(out_features)"
+            )
+        if value.layout != torch.strided or not _comes_back(value.dtype):
+            raise ConfigError(
+                f"network: {name} is {value.dtype} ({value.layout}), which a safetensors file does not hold; "
+                "write it as a dense tensor of float32, int64 or another of its dtypes"
+            )
+
+
+@cache
+def _comes_back(dtype: torch.dtype) -> bool:
+    """Whether safetensors reads what it writes: version 0.8 writes float8_e8m0fnu, and cannot read it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's, of dtypes that are experimental or deprecated
+            return load_tensors(save_tensors({"x": torch.empty(2, dtype=dtype)}))["x"].dtype == dtype
+    except (LookupError, NotImplementedError, RuntimeError, SafetensorError, TypeError, ValueError):
+        return False
+
+
 def dumps(state: State, *, finite: bool = True) -> bytes:
     """A safetensors file.
 
     Raises:
+        ConfigError: If it could not be read again (:func:`check_savable`).
         NonFiniteError: If ``finite``, and a weight is not.
     """
-    bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if bad and finite:
+    check_savable(state)
+    bad = [name for name, value in state.items() if count_nonfinite(value)] if finite else []
+    if bad:
         raise NonFiniteError(f"weights that are not finite are not saved: {', '.join(bad[:5])}")
     return save_tensors(cpu_state(state))
+
+
+def count_nonfinite(value: Tensor) -> int:
+    """How many numbers of a tensor are NaN or infinite."""
+    value = value.float() if value.is_floating_point() and value.itemsize == 1 else value  # no isfinite of float8
+    return int((~torch.isfinite(value)).sum())
 
 
 def loads(
     content: bytes, path: Path, expected: State | None = None, *, allow_nonfinite: bool = False
 ) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, after its header has been checked, and before anything is allocated.
+    """Tensors of a safetensors file.
+
+    They take as much memory as the file, whatever its header claims, which safetensors checks.
 
     Arguments:
         content: The file.
         path: Its name, for messages.
-        expected: Tensors of the names, shapes and dtypes that it must have.
+        expected: Tensors of the names, shapes and dtypes that it must have; they may be without memory.
         allow_nonfinite: Whether NaN and infinities may pass.
     Raises:
-        RunDirectoryError: If it is no such file, or does not fit.
+        RunDirectoryError: If it is not such a file, or does not fit.
     """
-    header = header_of(content, path)
-    if expected is not None:
-        check_fit(path, shape_mismatches(expected, header))
     try:
+        _check_header(content)
         state: dict[str, Tensor] = load_tensors(content)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise RunDirectoryError(f"{path} is not a safetensors file: {error}") from None
+    except (
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        pickled = content[:4] == b"PK\x03\x04" or content[:2] == b"\x80\x02"
+        hint = "; it looks like a pickle: bfn import-checkpoint reads those, and executes nothing" if pickled else ""
+        raise RunDirectoryError(f"{path} is not a safetensors file: {str(error)[:200]}{hint}") from None
+    if expected is not None:
+        check_fit(path, shape_mismatches(expected, state))
     if expected is not None and not allow_nonfinite:
-        floating = {name: value for name, value in state.items() if value.is_floating_point()}
-        bad = {name: int((~torch.isfinite(value)).sum()) for name, value in floating.items()}
+        bad = {name: count_nonfinite(value) for name, value in state.items()}
         check_fit(path, [f"{name}: {n} values are not finite (see --allow-nonfinite)" for name, n in bad.items() if n])
     return state
 
 
-def check_header(content: bytes, path: Path, expected: State) -> None:
-    """Checks the header of a safetensors file alone; ``expected`` may be tensors without memory.
+def _check_header(content: bytes) -> None:
+    """Refuses what safetensors accepts: a name that stands twice, and so many names that they take seconds to read."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(MAX_JSON, len(content) - 8):
+        raise ValueError("its header does not fit")
+    if content.count(b"{", 8, 8 + length) > MAX_TENSORS + 2:
+        raise ValueError(f"it has more than {MAX_TENSORS:,} tensors")
+    parse_json(content[8 : 8 + length])
+
+
+def shape_mismatches(expected: State, found: State) -> list[str]:
+    """A line for each tensor that was found with another dtype or shape than expected, or not at all.
 
     Raises:
-        RunDirectoryError: If it is no such file, or does not fit.
+        ConfigError: If one that is expected has no shape, as in a lazy layer, or could not be in a file.
     """
-    check_fit(path, shape_mismatches(expected, header_of(content, path)))
-
-
-def shape_mismatches(expected: State, found: Mapping[str, tuple[Any, tuple[int, ...]]]) -> list[str]:
-    """What differs between tensors and the dtypes and shapes that were found, a line for each."""
+    check_savable(expected)
     wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name}: unknown" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():
-        want, (dtype, shape) = expected[name], found[name]
-        if tuple(want.shape) != shape or dtype != want.dtype:
-            wrong.append(f"{name}: {dtype} {shape}, expected {want.dtype} {tuple(want.shape)}")
+        want, have = expected[name], found[name]
+        if want.shape != have.shape or want.dtype != have.dtype:
+            wrong.append(f"{name}: {have.dtype} {tuple(have.shape)}, expected {want.dtype} {tuple(want.shape)}")
     return wrong
 
 
@@ -92,42 +149,3 @@ def check_fit(path: Path, wrong: list[str]) -> None:
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise RunDirectoryError(f"{path} does not fit the network: {'; '.join(sorted(wrong)[:5])}{more}")
-
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-def header_of(content: bytes, path: Path) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Dtype and shape of each tensor of a safetensors file."""
-
-    def refuse(why: str) -> RunDirectoryError:
-        pickled = content[:4] == b"PK\x03\x04" or content[:2] == b"\x80\x02"
-        hint = "; it looks like a pickle: bfn import-checkpoint reads those, and executes nothing" if pickled else ""
-        return RunDirectoryError(f"{path} is not a safetensors file: {why}{hint}")
-
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > min(MAX_JSON, len(content) - 8):
-        raise refuse("its header does not fit")
-    try:
-        many = content.count(b"{", 8, 8 + length) > MAX_TENSORS + 2  # told before they are read, which takes seconds
-        header = None if many else parse_json(content[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise refuse(f"its header is no table of at most {MAX_TENSORS:,} tensors")
-        header.pop("__metadata__", None)
-        return {
-            name: (_DTYPES.get(dtype := str(entry["dtype"]), dtype), tuple(map(int, entry["shape"])))
-            for name, entry in header.items()
-        }
-    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise refuse(f"its header is malformed ({error})") from None

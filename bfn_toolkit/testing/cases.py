@@ -51,7 +51,7 @@ class Case:
     Arguments:
         rows: Number of examples B.
         accuracies: Accuracies of the messages that led from the prior to the beliefs.
-        seed: Of the data and the messages.
+        seed: Seed of the data and the messages.
     """
 
     rows: int = 1

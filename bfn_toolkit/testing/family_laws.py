@@ -8,7 +8,7 @@ log-densities they give to test points, so that a law needs to know nothing of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.distributions import kl
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import Family, Part
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
-from bfn_toolkit.shapes import map_data, part_of
+from bfn_toolkit.shapes import map_data
 from bfn_toolkit.testing.cases import Case, cases, data, times
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, law, round_trip, search
@@ -220,8 +221,8 @@ def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
     params = repeat(fold_one(family), n)
     raw, other = (repeat(raw_numbers(family, 1, seed=seed), n) for seed in (0, 1))
     output, neighbour = family.output(raw, params), family.output(raw + 0.05 * other, params)
-    for name in family.parts:
-        _check_density(judge, part_of(output, name), part_of(neighbour, name), n)
+    for part in family.walk(output, neighbour):
+        _check_density(judge, part.values[0], part.values[1], n)
     return judge.figure
 
 
@@ -276,12 +277,15 @@ def check_information_is_conserved(family: Family[Any]) -> float:
     return judge.figure
 
 
-class _Plain:
+class _Plain(Model):
     """An oracle whose family receives by the definition."""
 
     def __init__(self, toy: Toy) -> None:
         self.family: Any = _Receiving(toy.family)
-        self.output = toy.oracle.output
+        self._oracle = toy.oracle
+
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        return self._oracle.output(params, t, condition)
 
 
 class _Receiving:
@@ -291,9 +295,8 @@ class _Receiving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        return {"": self}
+    def walk(self, *values: Any) -> Iterator[Part]:
+        yield Part("", self, values)  # type: ignore[arg-type]
 
     def step_loss(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:
         return kl(self._family.sender(x, alpha), Family.receiver(self._family, output, alpha), samples)
@@ -360,13 +363,18 @@ def check_arguments_are_not_changed(family: Family[Any]) -> float:
     return judge.figure
 
 
-@law("family", "floating results have the dtype of the data and the device of the data")
+@law("family", "floating results have the dtype and the device of the data, which is_discrete tells apart")
 def check_dtype_and_device_are_kept(family: Family[Any]) -> float:
     """Float32 in, float32 out; noise of float64 is drawn in float64; and no verb leaves the device, or reads a value.
 
-    A sender that draws by rejection has to read values, so its family is not drawn from on the meta device.
+    Data are int64 where ``is_discrete`` is true, and floating elsewhere.  A sender that draws by rejection has to read
+    values, so its family is not drawn from on the meta device.
     """
     judge = Judge(check_dtype_and_device_are_kept, family)
+    for part in family.walk(data(family, 1)):
+        (x,), claim = part.values, f"is_discrete = {part.family.is_discrete}"
+        found = f"data {part.prefix}x in {x.dtype} where {claim}"
+        judge.true((x.dtype == torch.int64) == part.family.is_discrete, found, "classes in torch.int64 if it is True")
     for dtype, device in ((torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")):
         with seeded(0, "dtype"):
             x = cast(data(family, 64), dtype, device)

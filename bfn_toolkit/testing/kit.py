@@ -31,7 +31,7 @@ HOLDS, BROKEN, EXPECTED, SURPRISE = "holds", "broken", "broken as expected", "ho
 
 @attrs.frozen
 class Verdict:
-    """What a law says of a subject.
+    """Verdict of a law on a subject.
 
     Arguments:
         law: The law.
@@ -98,7 +98,7 @@ def verdicts(
         laws: Names of the laws to try; all that apply by default.
         examples: Number of examples of each law that searches for one.
         expected: Laws that are known to be broken, each with the reason.
-        seed: Of the draws that the laws make.
+        seed: Seed of the draws that the laws make.
     """
     expected = expected or {}
     laws_for(subject, list(expected))  # a misspelt expectation would never be met

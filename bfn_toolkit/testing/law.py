@@ -1,4 +1,4 @@
-"""What a law is, how an example of it is searched for, and how a broken one is told.
+"""Laws: their definition, the search for an example that breaks one, and the report of it.
 
 A law is a plain function ``check_<law>(subject, ...)`` that returns its *figure*, the worst error that it saw in units
 of its tolerance, and raises :class:`LawBroken` when that exceeds 1.  Comparisons are written so that NaN breaks them.
@@ -193,7 +193,7 @@ def search(
     Arguments:
         check: The law's function, which takes the example as its keyword ``case``.
         subject: Its subject.
-        strategy: Where examples come from.
+        strategy: Source of the examples.
         body: The comparison.
         example: The one example to try.
         examples: Number of examples to try.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import Oracle
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import Solver
@@ -64,15 +64,15 @@ def check_an_oracle_is_sampled_correctly(sampler: Sampler[Any]) -> float:
     return judge.figure
 
 
-class _Asked:
+class _Asked(Model):
     """A model that writes down when it is asked."""
 
     def __init__(self, model: Model) -> None:
         self.family, self._model, self.times = model.family, model, list[float]()
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         self.times.append(float(t))
-        return self._model.output(params, t, **condition)
+        return self._model.output(params, t, condition)
 
 
 @law("sampler", "n steps ask the network nfe(n) times, each time later than the one before")

@@ -27,9 +27,9 @@ def find_subjects(name: str, registry: Registry) -> list[Any]:
         name: A registered name (its examples), ``module:attribute``, ``path/file.py:attribute``, or the module or file
             of a plugin alone (the examples of all of its entries).  The attribute is an instance, or a class or factory
             that needs no arguments.
-        registry: Who knows the names.
+        registry: Registry that resolves the names.
     Raises:
-        ConfigError: If there is no such thing.
+        ConfigError: If nothing has that name.
         PluginError: If its module cannot be imported, or it cannot be made.
     """
     registered = _registered(name, registry)
@@ -41,7 +41,7 @@ def find_subjects(name: str, registry: Registry) -> list[Any]:
     if not place.endswith(".py") and _missing(place):
         known = {item.name for item in registry.entries()}
         raise ConfigError(
-            f"'{name}' is no registered name and no module.{did_you_mean(name, known)} "
+            f"'{name}' is neither a registered name nor a module.{did_you_mean(name, known)} "
             "Write a name that bfn plugins lists, module:attribute or path/file.py:attribute"
         )
     module = _import(place)
@@ -77,7 +77,7 @@ def _examples(entries: Sequence[Registered]) -> list[Any]:
 
 
 def _needs_arguments(build: type[Any]) -> bool:
-    """Whether nothing can be made of a class alone."""
+    """Whether a class cannot be built without arguments."""
     try:
         inspect.signature(build).bind()
     except TypeError:

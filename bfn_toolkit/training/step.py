@@ -163,7 +163,7 @@ class TrainStep:
             part = batch if whole else batch.part(start, stop)
             with nullcontext() if last else self.accelerator.no_sync(self.model.network):
                 with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
-                    loss = self.loss(self.model, part.x, **part.condition).mean()
+                    loss = self.loss(self.model, part.x, part.condition).mean()
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes, and the batch is all of theirs together.

@@ -13,6 +13,7 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.sampling.chunks import map_chunks
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
@@ -85,10 +86,10 @@ class Validation:
         def loss(chunk: int) -> Tensor:
             first = chunk * VALIDATION_ROWS
             rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.train_step.loss(model, rows.x, **rows.condition)
+            return self.train_step.loss(model, rows.x, rows.condition)
 
         key = (self.train_step.seed, "validation")
-        losses: Tensor = map_chunks(n, VALIDATION_ROWS, loss, key, device)
+        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, loss, key, device=device, deal=deal_chunks)
         self.train_step.model.train()
         return losses
 

@@ -17,8 +17,8 @@ import math
 
 import attrs
 import torch
-from attrs import field, validators
-from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+from attrs import field
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,9 +90,9 @@ class ResidualMLP(NetworkBuilder):
         frequencies: Frequencies of the time embedding.
     """
 
-    width: int = field(default=128, validator=validators.ge(1))
-    depth: int = field(default=3, validator=validators.ge(1))
-    frequencies: int = field(default=16, validator=validators.ge(1))
+    width: int = field(default=128, validator=validators.integer(ge=1))
+    depth: int = field(default=3, validator=validators.integer(ge=1))
+    frequencies: int = field(default=16, validator=validators.integer(ge=1))
 
     def build(self, io: NetworkIO) -> nn.Module:
         """Makes the network with fresh weights."""

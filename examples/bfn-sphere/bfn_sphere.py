@@ -25,7 +25,7 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from bfn_toolkit import (
     Batch,
     ChannelFamily,
@@ -37,10 +37,10 @@ from bfn_toolkit import (
     NetworkIO,
     Split,
     as_shape,
-    finite,
     hookimpl,
     seeded,
     split_rows,
+    validators,
 )
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -207,7 +207,7 @@ class SpherePoints(ChannelFamily[SphereParams]):
     """
 
     site_shape: tuple[int, ...] = field(default=(3,), converter=as_shape, validator=_of_vectors)
-    sigma_1: float = field(default=0.05, validator=[validators.ge(1e-4), validators.lt(1.0)])
+    sigma_1: float = field(default=0.05, validator=validators.number(ge=1e-4, lt=1))
     channels = 1
 
     @property
@@ -285,10 +285,10 @@ class SphereCaps(Dataset):
     centres: tuple[tuple[float, ...], ...] = field(
         default=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), converter=_as_points, validator=_directions
     )
-    concentration: float = field(default=50.0, validator=[validators.gt(0.0), finite])
-    count: int = field(default=1000, validator=validators.ge(1))
-    seed: int = field(default=0, validator=validators.ge(0))
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    concentration: float = field(default=50.0, validator=validators.number(gt=0))
+    count: int = field(default=1000, validator=validators.integer(ge=1))
+    seed: int = field(default=0, validator=validators.integer(ge=0))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     @property
     def site_shape(self) -> tuple[int, ...]:

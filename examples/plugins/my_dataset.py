@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bfn_toolkit import Batch, Dataset, Entry, Split, finite, hookimpl, seeded, split_rows
+from bfn_toolkit import Batch, Dataset, Entry, Split, hookimpl, seeded, split_rows, validators
 
 
 @attrs.frozen
@@ -32,12 +32,12 @@ class Ising(Dataset):
         valid_fraction: Share of the chains held out for validation.
     """
 
-    spins: int = field(default=4, validator=validators.ge(1))
-    coupling: float = field(default=1.0, validator=finite)
-    count: int = field(default=4000, validator=validators.ge(2))
+    spins: int = field(default=4, validator=validators.integer(ge=1))
+    coupling: float = field(default=1.0, validator=validators.number())
+    count: int = field(default=4000, validator=validators.integer(ge=2))
     given_first: bool = False
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     @property
     def site_shape(self) -> tuple[int, ...]:

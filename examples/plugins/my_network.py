@@ -7,10 +7,10 @@ import math
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 
 class TinyMLPModule(nn.Module):
@@ -23,7 +23,7 @@ class TinyMLPModule(nn.Module):
         self.first = nn.Linear(sites * io.in_features + 1 + len(config.conditions), config.width)
         self.last = nn.Linear(config.width, sites * io.out_features)
 
-    def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+    def forward(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""
         told = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
         h = self.first(torch.cat([features.flatten(1), torch.stack([t, *told], -1)], -1))
@@ -40,7 +40,7 @@ class TinyMLP(NetworkBuilder):
         conditions: Names of the conditions that it uses, each one number per example; one that is not given is 0.
     """
 
-    width: int = field(default=64, validator=validators.ge(1))
+    width: int = field(default=64, validator=validators.integer(ge=1))
     conditions: tuple[str, ...] = field(default=(), converter=tuple)
 
     def build(self, io: NetworkIO) -> nn.Module:

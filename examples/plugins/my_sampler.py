@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit import Entry, Model, Sampler, SamplerState, hookimpl
+from bfn_toolkit import Condition, Entry, Model, Sampler, SamplerState, hookimpl
 
 
 @attrs.frozen
@@ -23,9 +23,11 @@ class Redraw(Sampler[SamplerState]):
         """The prior."""
         return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         """One draw of the output, and the flow about it."""
-        x = model.output(state.params, s, **condition).sample()
+        x = model.output(state.params, s, condition).sample()
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         return SamplerState(model.family.flow(x, t.to(x.device, dtype).expand(len(x))))
 

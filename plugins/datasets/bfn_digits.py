@@ -18,10 +18,10 @@ from typing import ClassVar, Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows, validators
 
 LEVELS = 17
 ONE_IN = 6  # images are for the test
@@ -65,10 +65,10 @@ class Digits(Dataset):
     }
 
     pixels: Literal["bins", "classes", "binary"] = field(
-        default="bins", validator=validators.in_(("bins", "classes", "binary"))
+        default="bins", validator=validators.one_of("bins", "classes", "binary")
     )
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     @property
     def site_shape(self) -> tuple[int, ...]:

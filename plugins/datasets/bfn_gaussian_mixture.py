@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, expand, hookimpl, seeded, split_rows
+from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, expand, hookimpl, seeded, split_rows, validators
 
 
 class Beliefs(Protocol):
@@ -59,8 +59,8 @@ class GaussianMixture(Dataset):
     )
     std: float | tuple[float, ...] = field(default=0.05, converter=_tuples)
     count: int | tuple[int, ...] = field(default=1000, converter=_tuples)
-    seed: int = field(default=3407, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=3407, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     def __attrs_post_init__(self) -> None:
         k = len(self.means)

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, finite, hookimpl, seeded, split_rows
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, seeded, split_rows, validators
 
 
 def _rows(value: Any) -> Any:
@@ -51,13 +51,13 @@ class Markov(Dataset):
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
     }
 
-    classes: int = field(default=5, validator=validators.ge(2))
-    length: int = field(default=8, validator=validators.ge(1))
-    count: int = field(default=60_000, validator=validators.ge(2))
-    concentration: float = field(default=0.5, validator=[validators.gt(0.0), finite])
+    classes: int = field(default=5, validator=validators.integer(ge=2))
+    length: int = field(default=8, validator=validators.integer(ge=1))
+    count: int = field(default=60_000, validator=validators.integer(ge=2))
+    concentration: float = field(default=0.5, validator=validators.number(gt=0))
     transition: tuple[tuple[float, ...], ...] | None = field(default=None, converter=_rows)
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     def __attrs_post_init__(self) -> None:
         k = self.classes

@@ -20,10 +20,10 @@ from typing import ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, Dataset, Entry, Split, VonMises, finite, hookimpl, normal, seeded, split_rows
+from bfn_toolkit import Batch, Dataset, Entry, Split, VonMises, hookimpl, normal, seeded, split_rows, validators
 
 RADIUS = 0.6  # of the circle of centres
 
@@ -55,13 +55,13 @@ class Mixed(Dataset):
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
     }
 
-    classes: int = field(default=4, validator=validators.ge(2))
-    step: float = field(default=0.3, validator=[validators.ge(0.0), finite])
-    noise: float = field(default=0.15, validator=[validators.gt(0.0), finite])
-    concentration: float = field(default=2.0, validator=[validators.ge(0.0), finite])
-    count: int = field(default=40_000, validator=validators.ge(2))
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    classes: int = field(default=4, validator=validators.integer(ge=2))
+    step: float = field(default=0.3, validator=validators.number(ge=0))
+    noise: float = field(default=0.15, validator=validators.number(gt=0))
+    concentration: float = field(default=2.0, validator=validators.number(ge=0))
+    count: int = field(default=40_000, validator=validators.integer(ge=2))
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     @property
     def site_shape(self) -> Mapping[str, tuple[int, ...]]:

@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import attrs
 import numpy as np
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
 from bfn_files.columns import FORMATS, Values, read_columns
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl
+from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl, validators
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -56,7 +56,9 @@ class Columns(FileDataset):
         default=None, kw_only=True, converter=attrs.converters.optional(tuple), validator=_names
     )
     label: str | None = field(default=None, kw_only=True)
-    on_nan: Literal["error", "drop"] = field(default="error", kw_only=True, validator=validators.in_(("error", "drop")))
+    on_nan: Literal["error", "drop"] = field(
+        default="error", kw_only=True, validator=validators.one_of("error", "drop")
+    )
 
     def read(self) -> tuple[Values, Values | None, Array]:
         """Data and labels as they stand in the file, and which rows have no number missing.
@@ -112,7 +114,7 @@ class Table(Columns):
     }
 
     scale: Literal["standard", "range", "none"] = field(
-        default="standard", kw_only=True, validator=validators.in_(("standard", "range", "none"))
+        default="standard", kw_only=True, validator=validators.one_of("standard", "range", "none")
     )
 
     @property
@@ -148,7 +150,7 @@ class ClassesTable(Columns):
         "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
     }
 
-    classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.ge(2)))
+    classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.integer(ge=2)))
 
     @property
     def content(self) -> Content:

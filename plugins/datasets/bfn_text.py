@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint, reading
-from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl
+from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl, validators
 
 SHOWN = 5  # characters in a message
 
@@ -57,7 +57,7 @@ class Text(FileDataset):
         "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
     }
 
-    length: int = field(default=16, kw_only=True, validator=validators.ge(1))
+    length: int = field(default=16, kw_only=True, validator=validators.integer(ge=1))
     alphabet: str | None = field(default=None, kw_only=True, validator=_different)
 
     @property

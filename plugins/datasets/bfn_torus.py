@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, VonMises, hookimpl, seeded, split_rows
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, VonMises, hookimpl, seeded, split_rows, validators
 
 
 def _tuples(value: Any) -> Any:
@@ -53,8 +53,8 @@ class Torus(Dataset):
     )
     concentration: float | tuple[float, ...] = field(default=(12.0, 6.0, 20.0), converter=_tuples)
     count: int | tuple[int, ...] = field(default=(20_000, 15_000, 5_000), converter=_tuples)
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     def __attrs_post_init__(self) -> None:
         k = len(self.means)

@@ -24,10 +24,10 @@ from typing import ClassVar, Literal, TypeAlias
 import attrs
 import numpy as np
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, seeded, split_rows
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, seeded, split_rows, validators
 
 Shape: TypeAlias = Literal["moons", "rings", "checkerboard", "pinwheel", "spirals"]
 
@@ -96,11 +96,11 @@ class Toy2d(Dataset):
         "training": {"steps": 8000, "batch_size": 512, "lr": 1e-3, "ema_decay": 0.99},
     }
 
-    shape: Shape = field(default="moons", validator=validators.in_(SHAPES))
-    count: int = field(default=40_000, validator=validators.ge(2))
+    shape: Shape = field(default="moons", validator=validators.one_of(*SHAPES))
+    count: int = field(default=40_000, validator=validators.integer(ge=2))
     noise: float = field(default=0.05)
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
-    valid_fraction: float = field(default=0.1, validator=[validators.gt(0.0), validators.lt(1.0)])
+    seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
+    valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
 
     @noise.validator
     def _check_noise(self, _: object, value: float) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical, Distribution, Independent
 from torch.nn.functional import one_hot, pad
@@ -44,6 +44,7 @@ from bfn_toolkit import (
     normal,
     per_example,
     seeded,
+    validators,
 )
 
 
@@ -139,8 +140,8 @@ class EntropyLinearSchedule(AccuracySchedule):
         beta_1: Accuracy at t = 1.
     """
 
-    classes: int = field(default=2, validator=validators.ge(2))
-    beta_1: float = field(default=1.0, validator=validators.gt(0.0))
+    classes: int = field(default=2, validator=validators.integer(ge=2))
+    beta_1: float = field(default=1.0, validator=validators.number(gt=0))
 
     def _piece(self, t: Tensor) -> tuple[Tensor, ...]:
         times, values, slopes = (
@@ -188,11 +189,11 @@ class Categorical(ChannelFamily[CategoricalParams]):
     """
 
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
-    classes: int = field(default=2, validator=[validators.instance_of(int), validators.ge(2)])
+    classes: int = field(default=2, validator=validators.integer(ge=2))
     beta_1: float = field(
         # Defaults come before the validators of other fields, and there may be no classes.
         default=attrs.Factory(lambda self: 18.0 / max(2, self.classes), takes_self=True),
-        validator=validators.gt(0.0),
+        validator=validators.number(gt=0),
     )
     skip: bool = True
     entropy_linear: bool = False
@@ -207,6 +208,10 @@ class Categorical(ChannelFamily[CategoricalParams]):
     def network_io(self) -> NetworkIO:  # noqa: D102
         numbers = 1 if self.classes == 2 else self.classes
         return NetworkIO(self.site_shape, numbers, numbers)
+
+    @property
+    def is_discrete(self) -> bool:  # noqa: D102
+        return True
 
     @property
     def channels(self) -> int:  # noqa: D102

@@ -24,12 +24,13 @@ from typing import Any
 import attrs
 import torch
 import torch.nn.functional as F
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit import (
     ChannelFamily,
+    Condition,
     DataError,
     Delta,
     Entry,
@@ -42,10 +43,10 @@ from bfn_toolkit import (
     as_shape,
     draw_times,
     expand,
-    finite,
     hookimpl,
     normal,
     per_example,
+    validators,
 )
 
 
@@ -104,8 +105,8 @@ class NoiseHead(PointHead):
     Source: Graves et al. 2023, eq. 84.
     """
 
-    clip: float = field(default=1.0, validator=validators.gt(0.0))
-    t_min: float = field(default=1e-6, validator=[validators.ge(0.0), validators.lt(1.0)])
+    clip: float = field(default=1.0, validator=validators.number(gt=0, le=math.inf))
+    t_min: float = field(default=1e-6, validator=validators.number(ge=0, lt=1))
 
     def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
         """The mean."""
@@ -148,7 +149,7 @@ class SkipHead(PointHead):
     Source: the preconditioning of Karras et al. 2022 (arXiv 2206.00364), for this family as in BSI (arXiv 2502.07580).
     """
 
-    data_variance: float = field(default=1.0, validator=[validators.gt(0.0), finite])
+    data_variance: float = field(default=1.0, validator=validators.number(gt=0))
 
     def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
         """The mean at unit scale; 0 at t = 0."""
@@ -190,8 +191,8 @@ class Gaussian(ChannelFamily[GaussianParams]):
     """
 
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
-    sigma_1: float = field(default=0.01, validator=[validators.ge(1e-8), validators.lt(1.0)])
-    head: Head = field(factory=SkipHead, validator=validators.instance_of(OutputHead))  # type: ignore[type-abstract]
+    sigma_1: float = field(default=0.01, validator=validators.number(ge=1e-8, lt=1))
+    head: Head = field(factory=SkipHead, validator=validators.instance_of(OutputHead))
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -315,10 +316,10 @@ class UnsquaredNormLoss(Loss):
     Source: https://proger.github.io/posts/bfn/normal.html
     """
 
-    def __call__(self, model: Model, x: Tensor, **condition: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, model: Model, x: Tensor, condition: Condition | None = None) -> Tensor:  # noqa: D102
         family: Any = model.family
         t = draw_times(x)
-        output = model.output(family.flow(x, t), t, **condition)
+        output = model.output(family.flow(x, t), t, condition)
         error: Tensor = torch.linalg.vector_norm((x - output.mean).flatten(1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error

@@ -31,16 +31,16 @@ from typing import Literal
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
 from bfn_gaussian import Gaussian, GaussianParams, Head, NoiseHead, PointHead, SkipHead
-from bfn_toolkit import Binned, DataError, Entry, Output, SiteNormalMixture, expand, hookimpl
+from bfn_toolkit import Binned, DataError, Entry, Output, SiteNormalMixture, expand, hookimpl, validators
 
 REACH = 10.0  # largest size of a raw log-scale, so that neither a scale nor its reciprocal overflows
 
 
-_is_point_head = validators.instance_of(PointHead)  # type: ignore[type-abstract]
+_is_point_head = validators.instance_of(PointHead)
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ class MixtureHead(ComponentsHead):
         point: How a raw number becomes a mean.
     """
 
-    components: int = field(default=8, validator=validators.ge(1))
+    components: int = field(default=8, validator=validators.integer(ge=1))
 
     @property
     def count(self) -> int:  # noqa: D102
@@ -113,9 +113,9 @@ class BinsHead(ComponentsHead):
     """
 
     point: PointHead = field(factory=NoiseHead, validator=_is_point_head, kw_only=True)
-    bins: int = field(default=256, validator=validators.ge(2))
+    bins: int = field(default=256, validator=validators.integer(ge=2))
     form: Literal["clipped", "renormalised"] = field(
-        default="clipped", validator=validators.in_(("clipped", "renormalised"))
+        default="clipped", validator=validators.one_of("clipped", "renormalised")
     )
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
@@ -151,7 +151,7 @@ class DiscretisedMixtureHead(BinsHead):
         components: Number of components C.
     """
 
-    components: int = field(default=8, validator=validators.ge(1), kw_only=True)
+    components: int = field(default=8, validator=validators.integer(ge=1), kw_only=True)
 
     @property
     def count(self) -> int:  # noqa: D102

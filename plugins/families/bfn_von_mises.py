@@ -31,7 +31,7 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -47,6 +47,7 @@ from bfn_toolkit import (
     expand,
     guide,
     hookimpl,
+    validators,
     von_mises,
 )
 
@@ -145,8 +146,8 @@ class VonMises(SteppedFamily[VonMisesParams]):
     """
 
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
-    n_steps: int = field(default=100, validator=[validators.instance_of(int), validators.ge(1)])
-    beta_1: float = field(default=1000.0, validator=[validators.ge(1e-2), validators.le(1e6)])
+    n_steps: int = field(default=100, validator=validators.integer(ge=1))
+    beta_1: float = field(default=1000.0, validator=validators.number(ge=1e-2, le=1e6))
     schedule: TableSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:

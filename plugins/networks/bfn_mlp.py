@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl
+from bfn_toolkit import ConfigError, Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10: faster ones fit noise
 
@@ -47,7 +47,7 @@ class MLPModule(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, features: Tensor, t: Tensor, label: Tensor | None = None, **_: Tensor) -> Tensor:
+    def forward(self, features: Tensor, t: Tensor, /, label: Tensor | None = None, **_: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and labels (B,)."""
         angle = t.unsqueeze(-1) * self.frequencies
         h: Tensor = self.first(torch.cat([features.flatten(1), angle.sin(), angle.cos()], -1))
@@ -81,16 +81,29 @@ class MLP(NetworkBuilder):
         label_dropout: Share of the labels that are left out in training, from which it learns to go without.
     """
 
-    width: int = field(default=256, validator=validators.ge(2))
-    depth: int = field(default=3, validator=validators.ge(1))
-    labels: int = field(default=0, validator=validators.ge(0))
-    dropout: float = field(default=0.0, validator=[validators.ge(0.0), validators.lt(1.0)])
-    label_dropout: float = field(default=0.1, validator=[validators.ge(0.0), validators.lt(1.0)])
+    width: int = field(default=256, validator=validators.integer(ge=2))
+    depth: int = field(default=3, validator=validators.integer(ge=1))
+    labels: int = field(default=0, validator=validators.integer(ge=0))
+    dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
+    label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """The label, where there are labels."""
         return ("label",) if self.labels else ()
+
+    def check_condition(self, name: str, value: Tensor) -> None:
+        """Labels are integers below ``labels``; a negative one means no label.
+
+        Raises:
+            ConfigError: If one is not.
+        """
+        if value.is_floating_point() or value.is_complex() or value.ndim != 1:
+            raise ConfigError(
+                f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}"
+            )
+        if len(value) and (highest := int(value.max())) >= self.labels:
+            raise ConfigError(f"{name} {highest} is beyond the labels 0 to {self.labels - 1} of the network")
 
     def build(self, io: NetworkIO) -> nn.Module:
         """Makes the network with fresh weights."""

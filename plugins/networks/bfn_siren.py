@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, finite, hookimpl
+from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 
 class SirenModule(nn.Module):
@@ -43,7 +43,7 @@ class SirenModule(nn.Module):
             limit = 0.5 if first else math.sqrt(6 / config.width) / config.bandwidth
             nn.init.uniform_(layer.weight, -limit, limit)
 
-    def forward(self, features: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+    def forward(self, features: Tensor, t: Tensor, /, **_: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
         shape = (*features.shape[:-1], self.raw)
         if self.shared:  # every position of the leading axes is an example of its own
@@ -69,11 +69,11 @@ class Siren(NetworkBuilder):
             with shared weights, instead of to all of them at once.
     """
 
-    width: int = field(default=128, validator=validators.ge(1))
-    depth: int = field(default=2, validator=validators.ge(1))
-    bandwidth: float = field(default=10.0, validator=[validators.gt(0.0), finite])
+    width: int = field(default=128, validator=validators.integer(ge=1))
+    depth: int = field(default=2, validator=validators.integer(ge=1))
+    bandwidth: float = field(default=10.0, validator=validators.number(gt=0))
     bias: bool = False
-    channels: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    channels: int | None = field(default=None, validator=validators.optional(validators.integer(ge=1)))
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from bfn_toolkit import load_run
 from bfn_toolkit.cli import BUG, main
-from bfn_toolkit.cli.overrides import parse_overrides
+from bfn_toolkit.cli.options import parse_overrides
 
 SMALL = ["--training.steps", "6", "--dataset.count", "50", "--network.width", "16"]
 

@@ -15,13 +15,13 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule
-from bfn_toolkit.config.experiment import Experiment, Training, load_experiment
+from bfn_toolkit import AccuracySchedule, GeometricSchedule, QuadraticSchedule, validators
+from bfn_toolkit.config.experiment import Experiment, Training
 from bfn_toolkit.config.layers import ConfigErrors, presets
-from bfn_toolkit.config.validators import finite
 from bfn_toolkit.errors import ConfigError, DataError, PluginError, UnknownPlugin
 from bfn_toolkit.registry.hookspecs import Entry, hookimpl
 from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.validators import finite
 
 
 class Dataset:
@@ -65,13 +65,13 @@ class Bumps(Dataset):
 
 @attrs.frozen
 class Plain(Dataset):
-    """A dataset without facts."""
+    """A dataset without metadata."""
 
 
 @attrs.frozen
 class Point(Head):
     variance: float | None = None
-    clip: float = attrs.field(default=1.0, validator=attrs.validators.gt(0.0))
+    clip: float = attrs.field(default=1.0, validator=validators.number(gt=0, le=math.inf))
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ class Noise(Head):
 @attrs.frozen
 class Normal(Family):
     site_shape: tuple[int, ...] = attrs.field()
-    sigma: float = attrs.field(default=0.01, validator=[attrs.validators.gt(0.0), attrs.validators.lt(1.0)])
+    sigma: float = attrs.field(default=0.01, validator=validators.number(gt=0, lt=1))
     head: Head = attrs.field(factory=Point)
 
 
@@ -94,7 +94,7 @@ class Joint(Family):
 
 @attrs.frozen
 class Mlp(Network):
-    width: int = attrs.field(default=16, validator=attrs.validators.ge(1))
+    width: int = attrs.field(default=16, validator=validators.integer(ge=1))
     depth: int = 2
     bias: bool = False
     classes: int | None = None
@@ -162,7 +162,7 @@ def build(changes: Mapping[str, Any] | None = None, *options: tuple[str, str]) -
 
 
 def with_options(*options: tuple[str, str]) -> Experiment:
-    return load_experiment(overrides=options, registry=REGISTRY)
+    return Experiment.from_toml(None, overrides=options, registry=REGISTRY)
 
 
 def mistakes(changes: Mapping[str, Any] | None = None, *options: tuple[str, str]) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ std = [1, "a"]
         f"{path}:3: training.lr: expected 0 < lr <= 1000, got 0.0",
         f"{path}:5: network.widht: unknown key; did you mean 'width'?",
         f"{path}:6: network.depth: expected an integer, got 5.7",
-        f"{path}:7: network.width: 'width' must be >= 1: 0",
+        f"{path}:7: network.width: expected width >= 1, got 0",
         f"{path}:9: family.head.name: no head named 'nois'. Did you mean 'noise'? Installed: noise, skip.",
         f'{path}:11: dataset.std[1]: expected a number, got "a" (a string)',
     )
@@ -369,8 +369,8 @@ TYPES = [  # key, value, and the problem or None
     ("dataset.path", 3, "expected a string, got 3"),
     ("network.classes", "none", None),
     ("network.classes", 2.5, "expected an integer, got 2.5"),
-    ("family.sigma", 2.0, "family.sigma: 'sigma' must be < 1.0: 2.0"),
-    ("family.head.clip", 0.0, "family.head.clip: 'clip' must be > 0.0: 0.0"),
+    ("family.sigma", 2.0, "family.sigma: expected 0 < sigma < 1, got 2.0"),
+    ("family.head.clip", 0.0, "family.head.clip: expected 0 < clip <= inf, got 0.0"),
     ("family.head.clip", math.inf, None),
 ]
 
@@ -402,7 +402,7 @@ def test_types_are_strict(key: str, value: object, problem: str | None) -> None:
 
 def test_infinite_is_refused_where_the_field_says_so() -> None:
     assert mistakes({"family": {"name": "gaussian", "head": {"name": "noise", "scale": math.inf}}}) == (
-        "family.head.scale: scale must be finite, got inf",
+        "family.head.scale: expected finite numbers, got inf",
     )
 
 
@@ -480,9 +480,9 @@ def test_a_preset_lies_between_base_and_file(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mine.toml").write_text("[training]\nsteps = 5\nlr = 0.5\n")
     (tmp_path / "x.toml").write_text("[training]\nlr = 0.25\n")
     monkeypatch.setattr("bfn_toolkit.config.layers.PRESETS", tmp_path)
-    assert load_experiment(tmp_path / "x.toml", "mine", (), REGISTRY).training == Training(steps=5, lr=0.25)
+    assert Experiment.from_toml(tmp_path / "x.toml", "mine", (), REGISTRY).training == Training(steps=5, lr=0.25)
     with pytest.raises(ConfigError, match=r"no preset named 'min'\. Did you mean 'mine'\?"):
-        load_experiment(preset="min", registry=REGISTRY)
+        Experiment.from_toml(None, preset="min", registry=REGISTRY)
 
 
 @pytest.mark.parametrize("network", ['network = "cnn"', '[network]\nname = "cnn"'])
@@ -514,32 +514,57 @@ def test_without_a_base_a_file_stands_alone(tmp_path: Path) -> None:
         Experiment.from_toml(path, registry=REGISTRY, base=None)
 
 
-# --- facts
+# --- metadata
 
 
-def test_facts_fill_what_is_left_out() -> None:
+def test_metadata_fill_what_is_left_out() -> None:
     made = build()
     assert made.family == Normal(site_shape=(1,), head=Point(variance=0.25))
     assert made.network == Mlp(classes=3, variance=0.25)
 
 
-def test_facts_yield_to_what_is_given() -> None:
+def test_metadata_yield_to_what_is_given() -> None:
     family = {"name": "gaussian", "site_shape": [2, 2], "head": {"name": "skip", "variance": 9}}
     made = build({"family": family, "network": {"name": "siren", "classes": "none"}})
     assert made.family == Normal(site_shape=(2, 2), head=Point(variance=9.0))
     assert made.network.classes is None
 
 
-def test_facts_reach_nested_parts() -> None:
+def test_metadata_reach_nested_parts() -> None:
     parts = {"a": {"name": "gaussian", "head": "noise"}, "b": "gaussian"}
     made = build({"family": {"name": "joint", "parts": parts, "heads": ["skip", {"name": "skip", "clip": 2}]}})
     assert made.family.parts == {"a": Normal((1,), head=Noise()), "b": Normal((1,), head=Point(variance=0.25))}
     assert made.family.heads == (Point(0.25), Point(0.25, 2.0))
 
 
-def test_a_dataset_needs_no_facts() -> None:
+def test_a_dataset_needs_no_metadata() -> None:
     made = build({"dataset": "plain", "family": {"name": "gaussian", "site_shape": [1]}})
     assert made.family.head == Point(variance=None)
+
+
+@attrs.frozen
+class Confused(Dataset):
+    """A dataset whose metadata are wrong."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return {"site_shape": "wide", "variance": {"name": "skip"}, "clip": 0.0}
+
+
+def test_wrong_metadata_are_told_with_their_place(tmp_path: Path) -> None:
+    made = registry()
+    hook = hookimpl(lambda: [Entry("confused", Confused)], specname="bfn_datasets")
+    made.register(SimpleNamespace(hook=hook), name="confused")
+    path = tmp_path / "x.toml"
+    path.write_text('dataset = "confused"\n[family]\nsigma = 2.0\n[network]\nvariance = 1\n')
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_toml(path, registry=made)
+    assert raised.value.lines == (
+        'metadata of the dataset: family.site_shape: expected an array of integers, got "wide" (a string)',
+        "metadata of the dataset: family.head.variance: expected a number, got a table",
+        "metadata of the dataset: family.head.clip: expected 0 < clip <= inf, got 0.0",
+        f"{path}:3: family.sigma: expected 0 < sigma < 1, got 2.0",
+    )
 
 
 # --- round trips
@@ -598,7 +623,7 @@ def test_every_field_is_written() -> None:
 
 
 def test_a_part_without_a_name_cannot_be_written() -> None:
-    with pytest.raises(ConfigError, match=r"Unnamed has no name as a loss.*bfn_losses"):
+    with pytest.raises(ConfigError, match=r"Unnamed is not registered as a loss.*bfn_losses"):
         attrs.evolve(build(), loss=Unnamed()).to_toml(REGISTRY)
 
 

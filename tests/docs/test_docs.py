@@ -17,7 +17,7 @@ import sybil
 import bfn_toolkit
 from bfn_toolkit import HOOK_API, errors
 from bfn_toolkit.cli import BUG, bfn
-from bfn_toolkit.config.experiment import Experiment, Training, load_experiment
+from bfn_toolkit.config.experiment import Experiment, Training
 from bfn_toolkit.config.layers import presets
 from bfn_toolkit.registry import hookspecs
 from bfn_toolkit.registry.registry import BUILT_IN, DISABLE, Registry
@@ -136,7 +136,9 @@ def test_the_plugin_of_the_readme_is_found_by_its_entry_point(tmp_path: Path, mo
 
     registry = Registry.from_entry_points()
     small = [("training.steps", "2"), ("training.batch_size", "8")]
-    experiment = load_experiment(overrides=[("network", name), ("network.width", "32"), *small], registry=registry)
+    experiment = Experiment.from_toml(
+        None, overrides=[("network", name), ("network.width", "32"), *small], registry=registry
+    )
     assert registry.get("network", name).distribution == "my-distribution"
     assert experiment.to_mapping(registry)["network"] == {"name": name, "width": 32}
     assert bfn_toolkit.train(experiment).metrics[-1]["step"] == 2

@@ -26,8 +26,8 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.cli.overrides import parse_overrides
-from bfn_toolkit.config.experiment import load_experiment
+from bfn_toolkit.cli.options import parse_overrides
+from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.reports.figures import flows_figure
 from bfn_toolkit.testing import LAWS, Law, register_profiles, verdicts
 from bfn_toolkit.testing.kit import check
@@ -100,7 +100,7 @@ def test_the_files_obey_their_laws(name: str, installed: Registry) -> None:
 def test_the_parts_train_by_name_and_learn_the_chain(given_first: str, installed: Registry) -> None:
     names = [("dataset", "ising"), ("family", "spins"), ("network", "tiny-mlp"), ("dataset.given_first", given_first)]
     recipe = [("training.steps", "100"), ("training.batch_size", "512"), ("training.lr", "0.01")]
-    experiment = load_experiment(overrides=[*names, *recipe], registry=installed)
+    experiment = Experiment.from_toml(None, overrides=[*names, *recipe], registry=installed)
     run = train(experiment)
     with seeded(0):
         bound = likelihood_bound(run.model, experiment.dataset.split("test"), draws=20).total
@@ -138,7 +138,7 @@ def test_the_command_lines_by_name_are_right(kind: str, installed: Registry) -> 
     for line in lines:
         _, command, *arguments = shlex.split(line)
         if command == "train":
-            assert load_experiment(overrides=parse_overrides(arguments), registry=installed)
+            assert Experiment.from_toml(None, overrides=parse_overrides(arguments), registry=installed)
         elif command == "check":
             assert any(installed.get(kind, name) for name in arguments)
         else:

@@ -25,7 +25,7 @@ class Exact(FlowModel):
         super().__init__(family)
         self.data = data
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         return self.data.exact_output(params)
 
 

@@ -39,21 +39,21 @@ from every_family import EVERY_FAMILY, LABEL, ROWS, draw, network, numbers, same
 @EVERY_FAMILY
 def test_weight_zero_is_the_conditional_model_to_the_bit(family: Family[Any]) -> None:
     bfn, label = network(family), LABEL
-    assert same(draw(Guided(bfn, 0.0), label=label), draw(bfn, label=label))
+    assert same(draw(Guided(bfn, 0.0), condition={"label": label}), draw(bfn, condition={"label": label}))
 
 
 @EVERY_FAMILY
 def test_guidance_that_learns_nothing_from_the_condition_does_nothing(family: Family[Any]) -> None:
     bfn, label = network(family), torch.full((ROWS,), -1)  # no label, as a label
-    assert same(draw(Guided(bfn, 7.0), label=label), draw(bfn, label=label))
+    assert same(draw(Guided(bfn, 7.0), condition={"label": label}), draw(bfn, condition={"label": label}))
 
 
 @EVERY_FAMILY
 def test_guided_samples_are_finite_and_differ(family: Family[Any]) -> None:
     bfn, label = network(family), LABEL
-    guided = draw(Guided(bfn, 3.0), label=label)
+    guided = draw(Guided(bfn, 3.0), condition={"label": label})
     assert all(torch.isfinite(part).all() for part in numbers(guided))
-    assert not same(guided, draw(bfn, label=label))
+    assert not same(guided, draw(bfn, condition={"label": label}))
 
 
 @pytest.mark.parametrize("weight", [-1.0, 0.5, 4.0])
@@ -100,7 +100,7 @@ def test_parts_are_guided_by_themselves() -> None:
 class TwoSpikes(FlowModel):
     """The exact posterior of one of two classes, with odds of 3 to 1 under the condition and 1 to 1 without."""
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         odds = torch.tensor([math.log(3.0) if condition else 0.0, 0.0])
         return Finite(None, params.logits + odds)
 
@@ -110,7 +110,7 @@ def test_guided_samples_have_the_guided_odds(sampler: Any) -> None:
     # log-odds add: the guided model is that of the posterior with the odds 3^(1 + w), which samplers then follow.
     model = Guided(TwoSpikes(Categorical((1,), classes=2)), 1.0)
     with seeded(6, "odds"):
-        x = model.sample(20_000, n_steps=100, sampler=sampler, label=torch.zeros(20_000))
+        x = model.sample(20_000, n_steps=100, sampler=sampler, condition={"label": torch.zeros(20_000)})
     share = float((x == 0).double().mean())
     # 0.9; standard error 0.0021, of which 5; and 0.01 for the steps of the solvers
     assert abs(share - 0.9) <= (0.0105 if isinstance(sampler, AncestralSampler) else 0.0205)
@@ -120,20 +120,24 @@ def test_only_the_named_conditions_guide() -> None:
     asked: list[set[str]] = []
 
     class Asked(FlowModel):
-        def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
             asked.append(set(condition))
             return Delta(params.mean)
 
     both = {"label": torch.zeros(2), "scale": torch.zeros(2)}
-    Guided(Asked(Gaussian((1,))), 1.0, names=["label"]).sample(2, n_steps=1, sampler=AncestralSampler(), **both)
+    Guided(Asked(Gaussian((1,))), 1.0, names=["label"]).sample(2, n_steps=1, sampler=AncestralSampler(), condition=both)
     assert asked == [{"label", "scale"}, {"scale"}] * 2
 
 
-@pytest.mark.parametrize("condition", [{}, {"scale": torch.zeros(3)}])
-def test_guidance_by_nothing_is_refused(condition: dict[str, Tensor]) -> None:
-    guided = Guided(network(Gaussian((2,))), 1.0, names=["label"])
-    with pytest.raises(ConfigError, match=r"write sample\(..., label=...\)"):
-        guided.sample(3, n_steps=3, **condition)
+@pytest.mark.parametrize("condition", [None, {}, {"scale": torch.zeros(3)}])
+def test_guidance_by_nothing_is_refused(condition: dict[str, Tensor] | None) -> None:
+    class Free(FlowModel):
+        def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
+            return Delta(params.mean)
+
+    guided = Guided(Free(Gaussian((2,))), 1.0, names=["label"])
+    with pytest.raises(ConfigError, match=r"write sample\(..., condition=\{'label': ...\}\)"):
+        guided.sample(3, n_steps=3, condition=condition)
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, True, "2"])
@@ -148,16 +152,16 @@ def test_an_output_without_guidance_is_named() -> None:
 
     guided = Guided(Oracle(Gaussian((1,)), lambda params: Odd()), 1.0)  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigError, match=r"no guidance of Odd outputs.*guide\.register"):
-        guided.output(None, torch.zeros(()), label=torch.zeros(1))
+        guided.output(None, torch.zeros(()), condition={"label": torch.zeros(1)})
 
 
 def test_guidance_works_in_smaller_portions() -> None:
     bfn, label = network(Gaussian((2,))), LABEL
-    whole = draw(Guided(bfn, 2.0), label=label)
+    whole = draw(Guided(bfn, 2.0), condition={"label": label})
     guided = Guided(bfn, 2.0)
     assert guided.halve_micro_batch()
     assert bfn.micro_batch is not None
-    assert same(draw(guided, label=label), whole)
+    assert same(draw(guided, condition={"label": label}), whole)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def test_the_command_line_draws_what_the_library_draws(labelled: str, tmp_path: 
     assert main(["sample", labelled, "-n", "5", "--steps", "4", *options, "--out", str(out)]) == 0
     model = load_run(labelled)
     with seeded(7, "samples"):
-        x = Guided(model, 2.0).sample(5, n_steps=4, sampler=SDE2(), label=torch.full((5,), 3))
+        x = Guided(model, 2.0).sample(5, n_steps=4, sampler=SDE2(), condition={"label": torch.full((5,), 3)})
     assert torch.equal(torch.from_numpy(np.load(out, allow_pickle=False)), x)
 
 

@@ -82,10 +82,10 @@ def test_parts_are_steered_together_and_with_conditions() -> None:
     bfn, label = network(family), torch.arange(30) % 3
     x = draw(
         GradientGuided(Guided(bfn, 1.0), lambda data: 50.0 * data["k"][..., 2].sum(1) - 5.0 * data["x"].sum(1)),
-        label=label,
+        {"label": label},
     )
     assert (x["k"] == 2).all()
-    assert x["x"].mean() < draw(bfn, label=label)["x"].mean()
+    assert x["x"].mean() < draw(bfn, condition={"label": label})["x"].mean()
 
 
 def test_outputs_that_cannot_be_steered_are_named() -> None:

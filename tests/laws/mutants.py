@@ -18,6 +18,7 @@ from bfn_toolkit import (
     ODE2,
     AdditiveFamily,
     Batch,
+    Condition,
     Delta,
     Finite,
     GeometricSchedule,
@@ -210,6 +211,11 @@ class SingleNoise(Gaussian):
         noise = torch.randn(x.shape, device=x.device).to(x.dtype)
         signal = expand(beta.sqrt(), x)
         return GaussianParams((signal * x + noise) * signal / expand(1.0 + beta, x), 1.0 + beta)
+
+
+@rejected_by("dtype-and-device-are-kept")
+class UndeclaredClasses(Classes):
+    is_discrete = False
 
 
 @rejected_by("dtype-and-device-are-kept")
@@ -657,9 +663,11 @@ class HiddenNoise(Angles):
     published="a sampler that takes the mean of the message, without its noise",
 )
 class NoMessageNoise(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         alpha = model.family.accuracy(s, t)
-        sender = model.family.sender(model.output(state.params, s, **condition).mean, alpha)
+        sender = model.family.sender(model.output(state.params, s, condition).mean, alpha)
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
@@ -671,9 +679,11 @@ class OneMore(ByDefinition):
 
 @rejected_by("evaluations-are-counted")
 class AsksTwice(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
-        model.output(state.params, s, **condition)
-        return ByDefinition.step(self, model, state, s, t, **condition)
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        model.output(state.params, s, condition)
+        return ByDefinition.step(self, model, state, s, t, condition)
 
 
 @rejected_by("a-constant-output-gives-the-flow")
@@ -681,8 +691,8 @@ class AsksTwice(ByDefinition):
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
-        return ODE1.advance(self, attrs.evolve(path, since=path.q), phi, q, told)
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
+        return ODE1.advance(self, attrs.evolve(path, q_0=path.q), phi, q, alpha)
 
 
 @rejected_by("the-error-falls-as-claimed")
@@ -690,10 +700,10 @@ class LateDrift(ODE1):
 class LooksBack(ODE2):
     """The slope with the wrong sign."""
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, told: float) -> SolverPath:
+    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
         if path.phi is None:
-            return ODE2.advance(self, path, phi, q, told)
-        return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, told), phi=phi)
+            return ODE2.advance(self, path, phi, q, alpha)
+        return attrs.evolve(ODE2.advance(self, attrs.evolve(path, phi=2.0 * phi - path.phi), phi, q, alpha), phi=phi)
 
 
 CHANCE = random.Random(0)
@@ -701,9 +711,11 @@ CHANCE = random.Random(0)
 
 @rejected_by("samples-are-a-function-of-the-seed")
 class Unseeded(ByDefinition):
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         with seeded(CHANCE.getrandbits(32)):
-            return ByDefinition.step(self, model, state, s, t, **condition)
+            return ByDefinition.step(self, model, state, s, t, condition)
 
 
 @rejected_by("sampler-round-trips", temperature=2.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import one_hot, silu
@@ -19,6 +19,7 @@ from bfn_toolkit import (
     AncestralSampler,
     Batch,
     ChannelFamily,
+    Condition,
     Dataset,
     Delta,
     Finite,
@@ -37,6 +38,7 @@ from bfn_toolkit import (
     normal,
     seeded,
     split_rows,
+    validators,
     von_mises,
 )
 
@@ -60,7 +62,7 @@ class Circle(ChannelFamily[Told]):
     """Angles: phi(x) = (cos x, sin x); the output is a point, or weights on ``bins`` angles."""
 
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
-    bins: int = field(default=0, validator=validators.ge(0))
+    bins: int = field(default=0, validator=validators.integer(ge=0))
     schedule: AccuracySchedule = field(factory=lambda: QuadraticSchedule(8.0))
     channels: int = field(default=2, init=False, repr=False, eq=False)
 
@@ -95,8 +97,9 @@ class Classes(AdditiveFamily[Tensor]):
     """Classes 0..K-1 as the paper has them (eq. 141, 171, 185), in log space: params are log-probabilities."""
 
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
-    classes: int = field(default=3, validator=validators.ge(2))
+    classes: int = field(default=3, validator=validators.integer(ge=2))
     schedule: AccuracySchedule = field(factory=QuadraticSchedule)
+    is_discrete = True
 
     @property
     def network_io(self) -> NetworkIO:
@@ -176,7 +179,7 @@ class Wheel(SteppedFamily[Direction]):
 class SaturatingSchedule(AccuracySchedule):
     r"""beta(t) = -b ln(1 - t + t e^{-1/b}) beta_1, with b = 1/2 (the form of ChemBFN)."""
 
-    beta_1: float = field(default=3.0, validator=validators.gt(0.0))
+    beta_1: float = field(default=3.0, validator=validators.number(gt=0))
 
     def beta(self, t: Tensor) -> Tensor:
         return -0.5 * self.beta_1 * torch.log1p(t * math.expm1(-2.0))
@@ -206,8 +209,8 @@ class ResidualModule(nn.Module):
 class Residual(NetworkBuilder):
     """Residual multilayer perceptron whose last layer starts at zero."""
 
-    width: int = field(default=16, validator=validators.ge(1))
-    depth: int = field(default=2, validator=validators.ge(1))
+    width: int = field(default=16, validator=validators.integer(ge=1))
+    depth: int = field(default=2, validator=validators.integer(ge=1))
 
     def build(self, io: NetworkIO) -> nn.Module:
         return ResidualModule(self.width, self.depth, io)
@@ -233,7 +236,7 @@ class Listening(Residual):
 class Angles(Dataset):
     """Angles of two directions, with one example that occurs twice, and the direction for a condition."""
 
-    count: int = field(default=30, validator=validators.ge(4))
+    count: int = field(default=30, validator=validators.integer(ge=4))
     seed: int = 7
 
     @property
@@ -259,9 +262,11 @@ class ByDefinition(Sampler[SamplerState]):
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
         alpha = model.family.accuracy(s, t)
-        y = model.family.sender(model.output(state.params, s, **condition).sample(), alpha).sample()
+        y = model.family.sender(model.output(state.params, s, condition).sample(), alpha).sample()
         return SamplerState(model.family.update(state.params, y, alpha))
 
 
@@ -269,8 +274,10 @@ class ByDefinition(Sampler[SamplerState]):
 class Meaning(AncestralSampler):
     """First-order stochastic solver (SDE-BFN-Solver 1): the output's mean where the ancestral sampler has a draw."""
 
-    def step(self, model: Model, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
-        x = model.output(state.params, s, **condition).mean
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        x = model.output(state.params, s, condition).mean
         return SamplerState(model.family.draw_update(state.params, x, model.family.accuracy(s, t)))
 
 

@@ -32,7 +32,7 @@ def test_the_meta_device_does_refuse_reads() -> None:
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_sampling_reads_no_value_and_stays_on_its_device(head: OutputHead) -> None:
     bfn = model(head)
-    sampler, _ = default_sampler(bfn.family, 3)
+    sampler = default_sampler(bfn.family, 3)
     x = sampler.sample(bfn, 7, n_steps=3, device=torch.device("meta"))
     assert (x.device.type, x.shape) == ("meta", (7, 3))
 

@@ -288,7 +288,7 @@ def _networks() -> list[Entry]:
 
 def test_a_plugin_can_be_registered_in_process() -> None:
     registry = Registry()
-    with pytest.raises(ConfigError, match=r"test_registry.Local has no name as a network.*bfn_networks"):
+    with pytest.raises(ConfigError, match=r"test_registry.Local is not registered as a network.*bfn_networks"):
         registry.name_of("network", Local)
     registry.register(SimpleNamespace(bfn_networks=_networks), "mine")
     assert registry.get("network", "local").distribution == "(this process)"
@@ -323,7 +323,7 @@ def test_an_entry_point_that_shares_a_module_is_no_conflict(fake_dist: FakeDists
         "config.layers",
         "config.structure",
         "config.experiment",
-        "config.validators",
+        "validators",
     ],
 )
 def test_the_machinery_does_not_import_the_mathematics(module: str) -> None:

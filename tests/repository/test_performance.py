@@ -156,9 +156,9 @@ def test_memory_does_not_grow_when_each_evaluation_is_watched() -> None:
 class Hoarder(AncestralSampler):
     """Keeps every state."""
 
-    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, **condition: Tensor) -> SamplerState:
+    def step(self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Any = None) -> SamplerState:
         kept.append(state)
-        return super().step(model, state, s, t, **condition)
+        return super().step(model, state, s, t, condition)
 
 
 kept: list[SamplerState] = []

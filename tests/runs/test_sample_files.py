@@ -28,7 +28,7 @@ from bfn_toolkit.parallel.signals import Interrupted, listening
 from bfn_toolkit.runs import sampling
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sample_files import FORMATS, sample_file
-from bfn_toolkit.runs.sampling import SamplePlan, batch_rows, draw_samples, stream_samples, write_samples
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, batch_rows, stream_samples, write_samples
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.storage.files import FullDiskError
 
@@ -42,7 +42,7 @@ def run() -> Run:
 
 
 def _whole(run: Run, path: Path) -> bytes:
-    write_samples(path, draw_samples(run, PLAN))
+    write_samples(path, ResolvedPlan.of(run, PLAN).draw())
     return path.read_bytes()
 
 
@@ -50,7 +50,7 @@ def _whole(run: Run, path: Path) -> bytes:
 @pytest.mark.parametrize("batch", [700, 1024, 2048, 2500, None])
 def test_bytes_do_not_depend_on_the_batch(run: Run, tmp_path: Path, ending: str, batch: int | None) -> None:
     path = tmp_path / f"x{ending}"
-    stream_samples(run, PLAN, path, batch=batch)
+    stream_samples(ResolvedPlan.of(run, PLAN), path, batch=batch)
     assert path.read_bytes() == _whole(run, tmp_path / f"whole{ending}")
     assert sorted(os.listdir(tmp_path)) == sorted([f"x{ending}", f"whole{ending}"])
 
@@ -75,16 +75,16 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
     whole, path, drawn = _whole(run, tmp_path / f"whole{ending}"), tmp_path / f"x{ending}", tmp_path / "drawn"
 
     def work() -> None:
-        original = draw_samples
+        original = ResolvedPlan.draw
 
-        def noted(run: Run, plan: SamplePlan, rows: range) -> Any:
+        def noted(plan: ResolvedPlan, rows: range) -> Any:
             with drawn.open("ab") as file:
                 file.write(b".")
-            return original(run, plan, rows)
+            return original(plan, rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bfn_toolkit.runs.sampling.draw_samples", noted)
-            stream_samples(run, PLAN, path, batch=1024)
+            patch.setattr(ResolvedPlan, "draw", noted)
+            stream_samples(ResolvedPlan.of(run, PLAN), path, batch=1024)
 
     k, crashed = 1, True
     while crashed:
@@ -98,10 +98,8 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
             assert drawn.stat().st_size <= 4, "more than one batch was drawn twice"
             assert before <= 3
         assert path.read_bytes() == whole, k
-        assert sorted(name for name in os.listdir(tmp_path) if name.startswith(".tmp")) in (
-            [],
-            [f".tmp-x{ending}.json"],
-        )
+        left = {name for name in os.listdir(tmp_path) if name.startswith(".tmp")}
+        assert left <= {f".tmp-x{ending}.json", f".tmp-x{ending}.lock"}
         path.unlink()
         k += 1
     assert k > 10
@@ -113,14 +111,14 @@ def _stopped_after_one_batch(run: Run, plan: SamplePlan, path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream_samples(run, plan, path, batch=1024, show=stop)
+        stream_samples(ResolvedPlan.of(run, plan), path, batch=1024, show=stop)
 
 
 def test_leftovers_of_other_samples_are_replaced_with_a_word(run: Run, tmp_path: Path) -> None:
     path, said = tmp_path / "x.npy", []
     _stopped_after_one_batch(run, SamplePlan(n=2500, steps=3, seed=3), path)
     assert not path.exists()
-    stream_samples(run, PLAN, path, say=said.append)
+    stream_samples(ResolvedPlan.of(run, PLAN), path, say=said.append)
     assert [line for line in said if "other samples is replaced" in line]
     assert path.read_bytes() == _whole(run, tmp_path / "whole.npy")
 
@@ -156,14 +154,16 @@ CHANGES: dict[str, Callable[[Run, SamplePlan], tuple[Run, SamplePlan]]] = {
 def test_all_that_samples_depend_on_decides_whether_a_file_goes_on(run: Run, tmp_path: Path, change: str) -> None:
     path, said = tmp_path / "x.npy", []
 
-    def drawn(run: Run, plan: SamplePlan, rows: range) -> torch.Tensor:
+    def drawn(plan: ResolvedPlan, rows: range) -> torch.Tensor:
         return torch.zeros(len(rows), 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "draw_samples", drawn)
+        patch.setattr(ResolvedPlan, "draw", drawn)
         _stopped_after_one_batch(run, PLAN, path)
-        stream_samples(*CHANGES[change](run, PLAN), path, say=said.append)
-    assert said == [f"{path}: what was left of other samples is replaced"]
+        other, plan = CHANGES[change](run, PLAN)
+        resolved = ResolvedPlan.of(other, attrs.evolve(plan, condition={}))  # these data have no label
+        stream_samples(attrs.evolve(resolved, plan=plan), path, say=said.append)
+    assert said == [f"{path}: the rest of other samples is replaced"]
 
 
 @pytest.mark.parametrize("fact", ["torch", "device", "bfn-toolkit"])
@@ -174,8 +174,8 @@ def test_another_machine_or_version_draws_anew(
     _stopped_after_one_batch(run, PLAN, path)
     here = sampling.environment
     monkeypatch.setattr(sampling, "environment", lambda device: {**here(device), fact: "another"})
-    stream_samples(run, PLAN, path, say=said.append)
-    assert said == [f"{path}: what was left of other samples is replaced"]
+    stream_samples(ResolvedPlan.of(run, PLAN), path, say=said.append)
+    assert said == [f"{path}: the rest of other samples is replaced"]
 
 
 def test_the_grid_of_a_sampler_and_the_content_of_known_values_count(
@@ -184,12 +184,12 @@ def test_the_grid_of_a_sampler_and_the_content_of_known_values_count(
     known = tmp_path / "known.npy"
     np.save(known, np.array([0.5]))
     plan = attrs.evolve(PLAN, known=known)
-    facts = sampling._facts(run, plan)
-    assert sampling._facts(run, plan) == facts
+    facts = sampling._facts(ResolvedPlan.of(run, plan))
+    assert sampling._facts(ResolvedPlan.of(run, plan)) == facts
     np.save(known, np.array([0.25]))
-    assert sampling._facts(run, plan)["known"] != facts["known"]
-    monkeypatch.setattr(SamplePlan, "choose", lambda *_: ("ode-1", ODE1(UniformGrid()), ""))
-    assert sampling._facts(run, plan)["sampler"] != facts["sampler"]
+    assert sampling._facts(ResolvedPlan.of(run, plan))["known"] != facts["known"]
+    monkeypatch.setattr(SamplePlan, "choose", lambda *_: ("ode-1", ODE1(UniformGrid())))
+    assert sampling._facts(ResolvedPlan.of(run, plan))["sampler"] != facts["sampler"]
 
 
 @pytest.mark.parametrize("damage", ["notes", "rows"])
@@ -198,9 +198,9 @@ def test_damaged_leftovers_are_drawn_anew(run: Run, tmp_path: Path, damage: str)
     _stopped_after_one_batch(run, PLAN, path)
     victim = tmp_path / (".tmp-x.npy.json" if damage == "notes" else ".tmp-x.npy")
     victim.write_bytes(
-        victim.read_bytes().replace(b'"rows": 1024', b'"rows": 2048')[: -10 if damage == "rows" else None]
+        victim.read_bytes().replace(b'"rows": 1024', b'"rows": 2048', 1)[: -10 if damage == "rows" else None]
     )
-    stream_samples(run, PLAN, path, show=shown.append)
+    stream_samples(ResolvedPlan.of(run, PLAN), path, show=shown.append)
     assert shown[0] == 0
     assert path.read_bytes() == _whole(run, tmp_path / "whole.npy")
 
@@ -212,11 +212,11 @@ def test_a_stop_by_a_signal_says_what_is_kept(run: Run, tmp_path: Path) -> None:
         if rows == 1024:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with listening(), pytest.raises(Interrupted, match=r"1,024 of 2,500 samples are kept; the same command goes on"):
-        stream_samples(run, PLAN, path, batch=1024, show=interrupt)
-    stream_samples(run, PLAN, path, batch=1024, say=said.append, show=shown.append)
+    with listening(), pytest.raises(Interrupted, match=r"1,024 of 2,500 samples are kept; the same command continues"):
+        stream_samples(ResolvedPlan.of(run, PLAN), path, batch=1024, show=interrupt)
+    stream_samples(ResolvedPlan.of(run, PLAN), path, batch=1024, say=said.append, show=shown.append)
     assert shown == [1024, 2048, 2500]
-    assert said == [f"{path}: going on after 1,024 of 2,500 samples"]
+    assert said == [f"{path}: continuing after 1,024 of 2,500 samples"]
     assert path.read_bytes() == _whole(run, tmp_path / "whole.npy")
 
 
@@ -225,7 +225,7 @@ def test_what_cannot_fit_is_refused_before_a_row_is_written(run: Run, tmp_path: 
         simulated_fs(tmp_path / "disk", 1) as disk,
         pytest.raises(FullDiskError, match=r"needed 4\.4 MB, free 1\.0 MB"),
     ):
-        stream_samples(run, SamplePlan(n=1_000_000, steps=2), disk / "x.npy", batch=1024)
+        stream_samples(ResolvedPlan.of(run, SamplePlan(n=1_000_000, steps=2)), disk / "x.npy", batch=1024)
     assert os.listdir(tmp_path / "disk") == []
 
 
@@ -236,11 +236,11 @@ def test_a_disk_that_fills_up_keeps_the_rows_that_fit(
     plan = SamplePlan(n=400_000, steps=1, seed=3)
     monkeypatch.setattr("bfn_toolkit.runs.sample_files.check_space", lambda path, size: None)
     with simulated_fs(path.parent, 1), pytest.raises(ResourceError, match="No space left on device"):
-        stream_samples(run, plan, path, batch=2**17)
+        stream_samples(ResolvedPlan.of(run, plan), path, batch=2**17)
     monkeypatch.undo()
-    stream_samples(run, plan, path, show=shown.append)
+    stream_samples(ResolvedPlan.of(run, plan), path, show=shown.append)
     assert shown[0] == 2**17
-    write_samples(tmp_path / "whole.npy", draw_samples(run, plan))
+    write_samples(tmp_path / "whole.npy", ResolvedPlan.of(run, plan).draw())
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
@@ -255,14 +255,14 @@ def test_two_processes_do_not_write_one_file(run: Run, tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_samples(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak: Callable[[Callable[[], object]], int]
 ) -> None:
-    def ramp(run: Run, plan: SamplePlan, rows: range) -> torch.Tensor:
+    def ramp(plan: ResolvedPlan, rows: range) -> torch.Tensor:
         return torch.arange(rows.start, rows.stop, dtype=torch.float32).reshape(-1, 1)
 
-    monkeypatch.setattr("bfn_toolkit.runs.sampling.draw_samples", ramp)
+    monkeypatch.setattr(ResolvedPlan, "draw", ramp)
     peaks = []
     for n in (2**16, 2**20):
         path = tmp_path / f"{n}.npy"
-        peaks.append(peak(lambda n=n, path=path: stream_samples(run, SamplePlan(n=n), path)))
+        peaks.append(peak(lambda n=n, path=path: stream_samples(ResolvedPlan.of(run, SamplePlan(n=n)), path)))
         assert np.array_equal(np.load(path)[:, 0], np.arange(n, dtype=np.float32))
     assert peaks[1] < 1.5 * peaks[0], peaks  # 16 times the samples
 
@@ -295,11 +295,11 @@ def test_conditions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         for weight in run.model.parameters():
             weight.normal_(std=0.5)  # so that the label matters
     plan = SamplePlan(n=1200, steps=2)
-    stream_samples(run, plan, tmp_path / "x.npy", batch=512)
-    whole = draw_samples(run, plan)
+    stream_samples(ResolvedPlan.of(run, plan), tmp_path / "x.npy", batch=512)
+    whole = ResolvedPlan.of(run, plan).draw()
     assert np.array_equal(np.load(tmp_path / "x.npy"), whole.numpy())
     with seeded(plan.seed, "samples"):
-        _, sampler, _ = plan.choose(run.model.family)
+        _, sampler = plan.choose(run.model.family)
         without = run.model.sample(plan.n, n_steps=plan.steps, sampler=sampler)
     assert not torch.equal(whole, without)
 
@@ -308,11 +308,11 @@ def test_parts_are_streamed_by_name(tmp_path: Path) -> None:
     experiment = Experiment.from_mapping({"dataset": "mixed", "training": {"steps": 1}}, base="default")
     run = Run(experiment, BFN(experiment.family, experiment.network), [])
     plan = SamplePlan(n=150, steps=2)
-    stream_samples(run, plan, tmp_path / "x.safetensors", batch=64)
-    write_samples(tmp_path / "y.safetensors", draw_samples(run, plan))
+    stream_samples(ResolvedPlan.of(run, plan), tmp_path / "x.safetensors", batch=64)
+    write_samples(tmp_path / "y.safetensors", ResolvedPlan.of(run, plan).draw())
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="are no single array"):
-        stream_samples(run, plan, tmp_path / "x.npy")
+        stream_samples(ResolvedPlan.of(run, plan), tmp_path / "x.npy")
     assert sorted(os.listdir(tmp_path)) == ["x.safetensors", "y.safetensors"]
 
 

@@ -15,6 +15,7 @@ from bfn_mlp import MLP
 from bfn_siren import Siren
 from bfn_toolkit import BFN, Batch, Family, NetworkBuilder, ProductFamily, ResourceError, likelihood_bound, seeded
 from bfn_toolkit.sampling.chunks import chunk_rows
+from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.shapes import Data, map_data
 
 MODELS: dict[str, tuple[Family[Any], NetworkBuilder]] = {
@@ -43,7 +44,7 @@ def model_of(name: str, rows: int = 2**31, rank: int = -1) -> BFN:
 @torch.no_grad()
 def draw(model: BFN, n: int, first: int = 0) -> Data:
     with seeded(1, "samples"):
-        return model.sample(n, n_steps=3, first=first)
+        return Draws.of(model, first + n, n_steps=3).draw(range(first, first + n))
 
 
 def equal(a: Data, b: Data) -> bool:

@@ -108,7 +108,7 @@ class Watching(FlowModel):
         super().__init__(family)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         family: Any = self.family
         v = family.natural_params(params)[0] if isinstance(family, ChannelFamily) else params.mean.unsqueeze(-1)
         self.seen.append((t, v))
@@ -160,7 +160,7 @@ class Pair(FlowModel):
     def __init__(self, site_shape: tuple[int, ...] = (2,)) -> None:
         super().__init__(Categorical(site_shape, classes=2, beta_1=9.0))
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         odds = params.logits[..., 1] - params.logits[..., 0]  # (B, 2)
         log_joint = torch.tensor([[0.45, 0.05], [0.05, 0.45]]).log().to(odds.dtype)
         other = torch.stack([torch.zeros_like(odds), odds.flip(-1)], -1)  # of the other site, (B, 2, 2)
@@ -210,7 +210,7 @@ def test_particles_weigh_all_parts() -> None:
     family = ProductFamily({"x": Gaussian((1,), sigma_1=0.2), "k": Categorical((1,), classes=2, beta_1=6.0)})
 
     class Both(FlowModel):
-        def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+        def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
             odds = params["k"].logits[..., 1] - params["k"].logits[..., 0]
             odds = odds + 2.0 * 0.8 * family.parts["x"].natural_params(params["x"])[0].squeeze(-1)  # type: ignore[attr-defined]
             return JointOutput(
@@ -252,7 +252,7 @@ class Line(FlowModel):
         super().__init__(Gaussian((2,), sigma_1=0.05, head=DataHead()))
         self.form = form
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         v = self.family.natural_params(params)[0].squeeze(-1).double()  # type: ignore[attr-defined]
         told = expand(params.precision, params.mean).double() - 1.0
         prior = torch.tensor([[1.0, -R], [-R, 1.0]], dtype=torch.float64) / (1.0 - R**2)
@@ -290,7 +290,7 @@ class Halves(FlowModel):
         super().__init__(Gaussian((2,), sigma_1=0.05, head=DiscretisedHead(2)))
         self.form = form
 
-    def output(self, params: Any, t: Tensor, **condition: Tensor) -> Output:
+    def output(self, params: Any, t: Tensor, condition: Any = None) -> Output:
         odds = self.family.natural_params(params)[0].squeeze(-1).double()  # type: ignore[attr-defined] # 2 (1 / 2) v
         log_joint = torch.tensor([[0.45, 0.05], [0.05, 0.45]]).log().double()
         other = torch.stack([torch.zeros_like(odds), odds.flip(-1)], -1)
@@ -370,7 +370,8 @@ def test_rows_keep_their_values_in_blocks() -> None:
 def test_known_and_guided_go_together() -> None:
     bfn, values = network(Gaussian((2,))), torch.tensor([0.25, math.nan])
     with seeded(10, "both"):
-        x = Guided(bfn, 2.0).sample(9, n_steps=5, known=(values, ~values.isnan()), label=torch.ones(9).long())
+        label, known = torch.ones(9).long(), (values, ~values.isnan())
+        x = Guided(bfn, 2.0).sample(9, n_steps=5, known=known, condition={"label": label})
     assert torch.equal(x[:, 0], torch.full((9,), 0.25))
     assert torch.isfinite(x).all()
 

@@ -43,6 +43,7 @@ from bfn_toolkit import (
     StepCountError,
     TimeGrid,
     UniformGrid,
+    default_reason,
     default_sampler,
     seeded,
     w1,
@@ -231,7 +232,7 @@ def test_sde_1_is_the_ancestral_sampler_of_a_point(family: Any) -> None:
     for s, t in pairwise(times[1:].unbind()):
         state = SDE1().step(model, state, times[0], s) if state.paths[""].q == 0 else state
         # The step from the start holds the drift since 0: what comes after is compared.
-        state = SolverState.at(family, {"": attrs.evolve(state.paths[""], since=state.paths[""].q)})
+        state = SolverState.at(family, {"": attrs.evolve(state.paths[""], q_0=state.paths[""].q)})
         with seeded(1):
             ancestral = AncestralSampler().step(model, state, s, t)
         with seeded(1):
@@ -367,7 +368,7 @@ def test_a_family_that_is_no_channel_is_refused(sampler: Any, family: Any) -> No
         sampler.sample(model, 3, n_steps=family.n_steps)
     with pytest.raises(ConfigError, match="ChannelFamily, which"):
         UniformGrid().times(family, 3)
-    assert default_sampler(family, family.n_steps)[0] == AncestralSampler()
+    assert default_sampler(family, family.n_steps) == AncestralSampler()
 
 
 @pytest.mark.parametrize("n_steps", [0, -1, True, 2.5])
@@ -394,7 +395,7 @@ def test_no_solver_reads_the_state_or_leaves_its_device(sampler: Any) -> None:
 def test_the_default_is_a_second_order_solver_and_says_why(n: int) -> None:
     for family in (*FAMILIES, product().family):
         with seeded(5):
-            sampler, reason = default_sampler(family, n)
+            sampler, reason = default_sampler(family, n), default_reason(family, n)
             after = torch.rand(1)
         with seeded(5):
             assert torch.equal(after, torch.rand(1))  # the choice draws nothing of the caller's
@@ -411,6 +412,6 @@ def test_the_default_is_a_second_order_solver_and_says_why(n: int) -> None:
 
 @pytest.mark.parametrize("n", [5, 10, 100])
 def test_many_real_numbers_are_sampled_without_noise_on_the_way(n: int) -> None:
-    assert default_sampler(Gaussian((4, 4)), n)[0] == ODE2()
-    assert default_sampler(ProductFamily({"a": Gaussian((8,)), "b": Gaussian((8,))}), n)[0] == ODE2()
-    assert default_sampler(Gaussian((15,)), 10)[0] == SDE2()
+    assert default_sampler(Gaussian((4, 4)), n) == ODE2()
+    assert default_sampler(ProductFamily({"a": Gaussian((8,)), "b": Gaussian((8,))}), n) == ODE2()
+    assert default_sampler(Gaussian((15,)), 10) == SDE2()

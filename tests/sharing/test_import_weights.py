@@ -359,6 +359,7 @@ def test_import_makes_a_run_that_samples(capsys: pytest.CaptureFixture[str]) -> 
     for word in (f"kept: {len(weights())} tensors under 'ema.module'", "dropped: ", "epoch", "fits too: --key: model"):
         assert word in said.err
     assert sorted(path.name for path in Path("run").iterdir() if path.name != ".lock") == [
+        "SHA256SUMS",
         "experiment.toml",
         "model.json",
         "model.safetensors",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import types
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults.crashes import crash_at
 from safetensors.torch import load_file, save
 
 from bfn_categorical import Categorical
@@ -32,7 +32,7 @@ from bfn_toolkit.errors import (
 )
 from bfn_toolkit.sharing import pretrained
 from bfn_toolkit.sharing.model_card import Card
-from bfn_toolkit.storage.files import SEAL, sealed
+from bfn_toolkit.storage.files import write_together
 from bfn_toy2d import Toy2d
 from bfn_von_mises import VonMises
 from fake_dists import FakeDists
@@ -71,19 +71,21 @@ def saved(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes config.json as somebody does who knows how it is sealed."""
+    """Changes config.json as somebody does who knows how to write digests."""
     config = json.loads((folder / "config.json").read_text())
     change(config)
-    config.pop(SEAL)
-    (folder / "config.json").write_text(sealed(config))
+    files = {
+        "model.safetensors": (folder / "model.safetensors").read_bytes(),
+        "config.json": json.dumps(config).encode(),
+    }
+    write_together(folder, files)
 
 
 def replace_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Other weights, with a config.json that agrees to them."""
-    content = save(dict(state))
-    (folder / "model.safetensors").write_bytes(content)
-    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit(folder, lambda config: config["weights"].update(entry))
+    """Other weights under good digests."""
+    write_together(
+        folder, {"model.safetensors": save(dict(state)), "config.json": (folder / "config.json").read_bytes()}
+    )
 
 
 def refused(folder: Path, *words: str, error: type[BFNError] = RunDirectoryError) -> None:
@@ -112,6 +114,27 @@ def test_what_was_saved_comes_back_to_the_bit(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_dtype_of_the_weights_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
     model = made().to(dtype)
+    model.save_pretrained(tmp_path / "model")
+    assert same(model, BFN.from_pretrained(tmp_path / "model"))
+
+
+class Spectral(torch.nn.Module):
+    """A network with complex weights, as a Fourier neural operator has them, and a table of small integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+        self.map = torch.nn.Linear(2, 1)
+        self.register_buffer("table", torch.arange(3, dtype=torch.uint16))
+        self.register_buffer("scales", torch.ones(2).to(torch.float8_e4m3fn))
+
+    def forward(self, features: torch.Tensor, t: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
+        return self.map(torch.cat([features, features * self.spectrum.abs().sum()], -1))
+
+
+def test_complex_weights_and_small_integers_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLP, "build", lambda *_: Spectral())
+    model = BFN(Gaussian(), MLP())
     model.save_pretrained(tmp_path / "model")
     assert same(model, BFN.from_pretrained(tmp_path / "model"))
 
@@ -194,18 +217,19 @@ def test_a_fresh_clone_may_be_written_to(tmp_path: Path) -> None:
     assert same(BFN.from_pretrained(tmp_path), made())
 
 
-def test_a_crash_before_config_json_leaves_no_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = pretrained.write_atomically
-
-    def crash(path: Path, content: bytes | str) -> None:
-        if path.name == "config.json":
-            raise KeyboardInterrupt
-        write(path, content)
-
-    monkeypatch.setattr(pretrained, "write_atomically", crash)
-    with pytest.raises(KeyboardInterrupt):
-        made("categorical").save_pretrained(saved, force=True)
-    refused(saved, "model.safetensors")
+def test_a_crash_at_every_step_of_a_replacement_leaves_the_one_or_the_other_or_nothing_that_loads(saved: Path) -> None:
+    old, new = made(), made("categorical")
+    k, found = 1, set()
+    while crash_at(k, lambda: new.save_pretrained(saved, force=True)):
+        try:
+            again = BFN.from_pretrained(saved)
+            found.add("old" if same(again, old) else "new" if same(again, new) else "a mixture")
+        except RunDirectoryError as error:
+            found.add("refused" if "damaged" in str(error) else str(error))
+        old.save_pretrained(saved, force=True)
+        k += 1
+    assert found == {"old", "refused", "new"}
+    assert same(BFN.from_pretrained(saved), new)
 
 
 # --- what is refused
@@ -220,7 +244,7 @@ def test_the_name_of_a_repository_is_not_fetched(tmp_path: Path, monkeypatch: py
     assert "hf download" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "SHA256SUMS"])
 def test_one_bit_is_noticed(name: str, saved: Path) -> None:
     path = saved / name
     content = path.read_bytes()
@@ -229,7 +253,7 @@ def test_one_bit_is_noticed(name: str, saved: Path) -> None:
         refused(saved, str(saved))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "SHA256SUMS"])
 def test_links_and_missing_files_are_refused(name: str, saved: Path, tmp_path: Path) -> None:
     (saved / name).rename(tmp_path / "elsewhere")
     refused(saved, name, "missing")
@@ -255,10 +279,6 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "huge width": (lambda c: c["network"].update(width=10**6), "does not fit"),
     "impossible width": (lambda c: c["network"].update(width=2**62), "cannot be built"),
     "a path as name": (lambda c: c["network"].update(name="../os:system"), "no network named"),
-    "no size": (lambda c: c["weights"].pop("size"), "damaged"),
-    "size of a boolean": (lambda c: c["weights"].update(size=True), "damaged"),
-    "small size": (lambda c: c["weights"].update(size=7), "more than 7 bytes"),
-    "other checksum": (lambda c: c["weights"].update(sha256="0" * 64), "SHA-256"),
     "other dtype": (lambda c: c.update(dtype="float64"), "does not fit"),
     "unknown dtype": (lambda c: c.update(dtype="float7"), "damaged"),
     "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "no name and version"),
@@ -299,8 +319,7 @@ def test_weights_that_are_not_finite_are_loaded_on_request_only(saved: Path) -> 
 def test_a_pickle_in_place_of_the_weights_is_not_executed(saved: Path, tmp_path: Path) -> None:
     content = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
     (saved / "model.safetensors").write_bytes(content)
-    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit(saved, lambda config: config["weights"].update(entry))
+    edit(saved, lambda config: None)
     refused(saved, "not a safetensors file")
     assert not (tmp_path / "owned").exists()
 
@@ -447,7 +466,12 @@ def test_export_writes_the_model_of_a_run_with_its_card(
     out = tmp_path / "shared"
     assert main(["export", str(run), "--out", str(out), "--license", "mit"]) == 0
     assert capsys.readouterr().out.split()[-1] == str(out)
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+    ]
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     text = (out / "README.md").read_text()
     scores = json.loads((run / "evaluation.json").read_text())
@@ -526,7 +550,7 @@ def test_push_uploads_what_save_writes(hub: type[StubApi]) -> None:
     calls = dict(hub.calls)
     assert calls["token"] == "secret"
     assert calls["user/moons"] == (True, True)
-    assert calls["files"] == ["README.md", "config.json", "model.safetensors"]
+    assert calls["files"] == ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
     assert 'from_pretrained("moons")' in calls["card"]
     assert "secret" not in calls["card"]
 

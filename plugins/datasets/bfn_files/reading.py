@@ -20,10 +20,10 @@ from typing import BinaryIO, ClassVar, TypeAlias
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Split, split_rows
+from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Split, split_rows, validators
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
@@ -123,7 +123,7 @@ def _a_file(dataset: FileDataset, _: attrs.Attribute[Path], path: Path) -> None:
 
 
 def _fraction(default: float) -> float:
-    found: float = field(default=default, kw_only=True, validator=[validators.gt(0.0), validators.lt(1.0)])
+    found: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
     return found
 
 
@@ -145,7 +145,7 @@ class FileDataset(Dataset):
     path: Path = field(converter=_absolute, repr=lambda path: repr(str(path)), validator=_a_file)
     valid_fraction: float = _fraction(0.1)
     test_fraction: float = _fraction(0.1)
-    seed: int = field(default=0, kw_only=True, validator=[validators.ge(0), validators.lt(2**63)])
+    seed: int = field(default=0, kw_only=True, validator=validators.integer(ge=0, le=2**63 - 1))
     _found: Fingerprint | None = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

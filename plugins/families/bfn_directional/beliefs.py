@@ -37,6 +37,7 @@ class Belief(Protocol):
     """
 
     square: ClassVar[float]  # |phi|^2
+    linear: ClassVar[bool]  # whether phi(x) is x, rather than the cosine and sine of an angle
     design: ClassVar[tuple[Any, ...]]
 
     def __init__(self, v: Tensor) -> None: ...
@@ -68,6 +69,7 @@ class Angular(VonMises):
     """Beliefs about angles: von Mises, per radian."""
 
     square: ClassVar[float] = 1.0
+    linear: ClassVar[bool] = False
     design: ClassVar[tuple[Any, ...]] = (0.0, 2.0 * math.pi / 3.0, 4.0 * math.pi / 3.0)
 
     @staticmethod
@@ -99,6 +101,7 @@ class VonMisesFisher(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
     square: ClassVar[float] = 1.0
+    linear: ClassVar[bool] = True
     design: ClassVar[tuple[Any, ...]] = tuple(
         tuple(sign / math.sqrt(3.0) for sign in signs) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
     )

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs import field, validators
+from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -46,6 +46,7 @@ from bfn_toolkit import (
     as_shape,
     expand,
     hookimpl,
+    validators,
 )
 
 
@@ -82,8 +83,8 @@ class Directional(ChannelFamily[DirectionalParams]):
     site_shape: tuple[int, ...] = field(
         default=attrs.Factory(lambda self: self.event or (1,), takes_self=True), converter=as_shape
     )
-    sigma_1: float = field(default=0.1, validator=[validators.ge(1e-4), validators.lt(1.0)])
-    components: int = field(default=1, validator=[validators.instance_of(int), validators.ge(1)])
+    sigma_1: float = field(default=0.1, validator=validators.number(ge=1e-4, lt=1))
+    components: int = field(default=1, validator=validators.integer(ge=1))
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:

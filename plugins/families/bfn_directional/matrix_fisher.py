@@ -153,6 +153,7 @@ class MatrixFisher(Distribution):
 
     arg_constraints = {}  # noqa: RUF012
     square: ClassVar[float] = 3.0
+    linear: ClassVar[bool] = True
     design: ClassVar[tuple[Any, ...]] = _tetrahedral()
 
     def __init__(self, v: Tensor) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_directional.beliefs import Belief
-from bfn_toolkit import Kernel, Output, expand, guide, per_example
+from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, per_example, value_and_degree
 
 
 @attrs.frozen(eq=False)
@@ -73,7 +73,16 @@ class BeliefMixture:
 
         By its values at the points of the design, with weights :math:`(1 + d / |\phi|^2 \; E[\phi] \cdot \phi_j) / n`
         (some may be negative).
+
+        Raises:
+            ConfigError: If the function is not known to be affine in phi.
         """
+        _, degree = value_and_degree(function, self.mode, angles=not self.belief.linear)
+        if degree > 1:
+            raise ConfigError(
+                f"a mixture of {self.belief.__name__} has expectations of functions that are affine in its embedding, "
+                f"found one of degree {degree}; average function(output.sample()) over draws instead"
+            )
         mean, points = self.expectation, torch.tensor(self.belief.design, device=self.v.device, dtype=self.v.dtype)
         scale, terms = mean.shape[-1] / self.belief.square, []
         for point in points:

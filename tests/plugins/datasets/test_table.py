@@ -314,7 +314,8 @@ def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) 
     assert experiment.family.head.data_variance == experiment.dataset.metadata["data_variance"]
     run = train(experiment)
     assert isinstance(run.model, BFN)
-    samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, label=torch.zeros(500, dtype=torch.int64)))
+    label = torch.zeros(500, dtype=torch.int64)
+    samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, condition={"label": label}))
     # An untrained network is the best linear estimate, which knows the scale of the columns: within half of it.
     assert torch.allclose(samples.mean(0), torch.tensor([3.0, -1.0]).double(), rtol=0, atol=0.5)
     assert Experiment.from_mapping(experiment.to_mapping()) == experiment

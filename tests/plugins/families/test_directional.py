@@ -19,6 +19,7 @@ from bfn_mlp import MLP
 from bfn_toolkit import (
     AncestralSampler,
     BFNError,
+    ConfigError,
     ContinuousTimeLoss,
     DataError,
     Experiment,
@@ -254,6 +255,28 @@ def test_expectation_of_an_affine_function_is_exact(family: Directional) -> None
     output = mixture(family)
     found = output.expect(lambda x: 2.0 * family.embed(x) - 1.0)
     assert torch.allclose(found.flatten(1), 2.0 * output.expectation.flatten(1) - 1.0, atol=1e-14)  # 16 eps of 3
+
+
+@EACH
+def test_expectation_of_another_function_is_refused(family: Directional) -> None:
+    output = mixture(family)
+    with pytest.raises(ConfigError, match="affine in its embedding, found one of degree 2"):
+        output.expect(lambda x: family.embed(x).square())
+    with pytest.raises(ConfigError, match="found abs"):
+        output.expect(lambda x: x.abs())
+
+
+def test_an_angle_has_no_mean_but_a_mean_cosine() -> None:
+    family = Circle(components=3)
+    output, guess = mixture(family), torch.linspace(-3.0, 3.0, 5, dtype=DOUBLE).reshape(5, 1)
+    with pytest.raises(ConfigError, match="take the mean of its cosine and sine"):
+        output.expect(lambda x: x - 1.0)
+    with pytest.raises(ConfigError, match="found add"):
+        output.expect(lambda x: (x + x).cos())
+    cosine, sine = output.expectation.unbind(-1)
+    found = output.expect(lambda x: (guess - x).cos())
+    expected = guess.cos() * cosine + guess.sin() * sine
+    assert torch.allclose(found, expected, atol=1e-14)  # 16 eps of 3
 
 
 @EACH

@@ -164,7 +164,14 @@ CASES: list[Case] = [
     ),
     *(
         toml(f"C14-sigma_1-{value}", f"[family]\nsigma_1 = {value}\n", "x.toml:2: family.sigma_1: ", said)
-        for value, said in (("0", ">= 1e-08"), ("1", "< 1.0"), ("-0.1", ">= 1e-08"), ("2", "< 1.0"), ("nan", "finite"))
+        for value, said in (
+            ("0", "expected 1e-08 <= sigma_1 < 1, got 0.0"),
+            ("1", "expected 1e-08 <= sigma_1 < 1, got 1.0"),
+            ("-0.1", "expected 1e-08 <= sigma_1 < 1, got -0.1"),
+            ("2", "expected 1e-08 <= sigma_1 < 1, got 2.0"),
+            ("nan", "expected a finite number, got nan"),
+            ("inf", "expected a finite number, 1e-08 <= sigma_1 < 1, got inf"),
+        )
     ),
     *(
         toml(
@@ -174,11 +181,12 @@ CASES: list[Case] = [
             said,
         )
         for row, key, value, said in (
-            (15, "beta_1", "0", "must be > 0"),
-            (15, "beta_1", "-1", "must be > 0"),
+            (15, "beta_1", "0", "expected beta_1 > 0, got 0.0"),
+            (15, "beta_1", "-1", "expected beta_1 > 0, got -1.0"),
+            (15, "beta_1", "inf", "expected a finite number, beta_1 > 0, got inf"),
             (15, "beta_1", "nan", "finite"),
-            (16, "classes", "1", "must be >= 2"),
-            (16, "classes", "0", "must be >= 2"),
+            (16, "classes", "1", "expected classes >= 2, got 1"),
+            (16, "classes", "0", "expected classes >= 2, got 0"),
         )
     ),
     table(

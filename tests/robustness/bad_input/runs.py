@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from faults.damages import DAMAGES, rewrite_manifest
+from faults.damages import DAMAGES, rewrite_manifest, rewrite_model
 from faults.disks import flip_bit, truncate
 from faults.files import hostile_files
 from safetensors.torch import load_file, save
 
 from bad_input.cases import Case, Word, case
 from bad_input.configurations import as_it_is
-from bfn_toolkit.storage.files import sealed
 from bfn_toolkit.storage.locks import locked
 
 NEWEST = Path("checkpoints", "step-00000004")
@@ -34,15 +33,6 @@ def sample(id: str, damage: Callable[[Path], object], status: int, *words: Word,
 def go_on(id: str, damage: Callable[[Path], object], status: int, *words: Word, options: str = "") -> Case:
     """Training on from a run to which something was done."""
     return case(id, f"{GO_ON} {options}", status, *words, run=damage)
-
-
-def rewrite_model(run: Path, content: bytes, **facts: object) -> None:
-    """Another model under a good digest and a good seal, which whoever makes one can compute."""
-    described = json.loads((run / "model.json").read_text())
-    del described["seal"]
-    digest = hashlib.sha256(content).hexdigest()
-    (run / "model.safetensors").write_bytes(content)
-    (run / "model.json").write_text(sealed({**described, "sha256": digest, **facts}))
 
 
 def with_facts(**facts: object) -> Callable[[Path], object]:
@@ -157,12 +147,13 @@ CASES: list[Case] = [
         for name, (make, said) in DAMAGES.items()
     ),
     sample(
-        "F2-model-cut", lambda run: truncate(run / "model.safetensors"), 4, "model.safetensors is damaged: its SHA-256"
+        "F2-model-cut", lambda run: truncate(run / "model.safetensors"), 4, "model.safetensors is damaged: its content"
     ),
     sample("F2-model-bit", lambda run: flip_bit(run / "model.safetensors", 0), 4, "model.safetensors is damaged"),
     sample("F2-model-gone", lambda run: (run / "model.safetensors").unlink(), 4, "model.safetensors is missing"),
-    sample("F2-description-empty", lambda run: (run / "model.json").write_text(""), 4, "model.json is not JSON"),
-    sample("F2-description-list", lambda run: (run / "model.json").write_text("[]"), 4, "model.json is not a desc"),
+    sample("F2-description-empty", lambda run: (run / "model.json").write_text(""), 4, "model.json is damaged"),
+    sample("F2-description-step", with_facts(step="4"), 4, "model.json is not a description"),
+    sample("F2-sums-gone", lambda run: (run / "SHA256SUMS").unlink(), 4, "SHA256SUMS is missing"),
     sample(
         "F2-metrics-no-json", lambda run: (run / "metrics.jsonl").write_text("{\n"), 4, "metrics.jsonl cannot be read"
     ),

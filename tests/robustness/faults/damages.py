@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bfn_toolkit.storage.files import MANIFEST, sealed
+from bfn_toolkit.storage.files import MANIFEST, write_together
 from faults.disks import swap_files, truncate, zero_page
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:
-    """Writes a manifest with other facts and a good seal: what somebody writes, not what a disk does."""
+    """Writes a manifest that says something else: what somebody writes, not what a disk does."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["seal"]
-    (folder / MANIFEST).write_text(sealed({**manifest, **changes}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def rewrite_model(run: Path, content: bytes, **facts: object) -> None:
+    """Writes another model under good digests, which whoever makes one can compute."""
+    described = {**json.loads((run / "model.json").read_text()), **facts}
+    write_together(run, {"model.safetensors": content, "model.json": json.dumps(described).encode()})
+
+
+def replace_by_the_one_before(folder: Path) -> None:
+    """A checkpoint stands under the name of another."""
+    shutil.rmtree(folder)
+    shutil.copytree(before(folder), folder)
 
 
 def rename_in_manifest(name: str) -> Callable[[Path], None]:
@@ -28,8 +40,7 @@ def rename_in_manifest(name: str) -> Callable[[Path], None]:
 
 def before(folder: Path) -> Path:
     """The checkpoint before."""
-    steps = sorted(folder.parent.iterdir())
-    return steps[steps.index(folder) - 1]
+    return max(path for path in folder.parent.iterdir() if path < folder)
 
 
 def symlink(folder: Path) -> None:
@@ -45,19 +56,20 @@ def fifo(folder: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncation": (lambda f: truncate(f / "weights.safetensors"), r"weights\.safetensors is damaged: \d+ bytes"),
-    "zero page": (lambda f: zero_page(f / "weights.safetensors"), r"weights\.safetensors is damaged: its SHA-256"),
+    "zero page": (lambda f: zero_page(f / "weights.safetensors"), r"weights\.safetensors is damaged: its content"),
     "swapped files": (
         lambda f: swap_files(f / "weights.safetensors", f / "optimizer.safetensors"),
         r"(weights|optimizer)\.safetensors",
     ),
     "swap of equals": (
         lambda f: swap_files(f / "weights.safetensors", before(f) / "weights.safetensors"),
-        r"weights\.safetensors is damaged: its SHA-256",
+        r"weights\.safetensors is damaged: its content",
     ),
     "manifest of another step": (
         lambda f: swap_files(f / MANIFEST, before(f) / MANIFEST),
-        r"step-\d+ holds step \d+",
+        r"state\.json is damaged",
     ),
+    "another step": (replace_by_the_one_before, r"step-\d+ holds step \d+"),
     "missing file": (lambda f: (f / "state.json").unlink(), r"state\.json is missing"),
     "missing manifest": (lambda f: (f / MANIFEST).unlink(), r"MANIFEST\.json is missing"),
     "empty manifest": (lambda f: (f / MANIFEST).write_text(""), r"MANIFEST\.json is not JSON"),
@@ -80,13 +92,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep manifest": (lambda f: (f / MANIFEST).write_text("[" * 10**5 + "]" * 10**5), "nested too deeply"),
     "manifest of 17 MB": (lambda f: (f / MANIFEST).write_text(" " * 17 * 2**20 + "{}"), "more than 16.8 MB"),
     "duplicate key": (
-        lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("{", '{"step": 0, ', 1)),
+        lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("{", '{"format": 1, ', 1)),
         "a key stands twice",
     ),
     "edited": (
-        lambda f: (f / MANIFEST).write_text(
-            (f / MANIFEST).read_text().replace('"valid_loss": null', '"valid_loss": 0')
+        lambda f: (f / "state.json").write_text(
+            (f / "state.json").read_text().replace('"valid_loss": null', '"valid_loss": 1234')
         ),
-        r"MANIFEST\.json is damaged",
+        r"state\.json (is damaged|has)",
     ),
 }

@@ -50,7 +50,7 @@ class FaultyLoss(Loss):
     training: bool = True
     number: int = int(signal.SIGTERM)
 
-    def __call__(self, model: Any, x: Tensor, **condition: Tensor) -> Tensor:
+    def __call__(self, model: Any, x: Tensor, condition: Any = None) -> Tensor:
         counted = torch.is_grad_enabled() == self.training
         self.__dict__["calls"] = calls = self.__dict__.get("calls", 0) + counted
         mine = self.rank in (-1, int(os.environ.get("RANK", "0")))
@@ -60,7 +60,7 @@ class FaultyLoss(Loss):
         if due and self.fault == "data":
             x[self.row] = math.nan
         with self._nan_output(model.network) if due and self.fault == "output of the network" else nullcontext():
-            losses = ContinuousTimeLoss("unit")(model, x, **condition)
+            losses = ContinuousTimeLoss("unit")(model, x, condition)
         if due and self.fault == "loss":
             losses = losses * self._mask(losses)
         if due and self.fault == "gradient":

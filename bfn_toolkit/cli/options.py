@@ -1,0 +1,200 @@
+"""Options of the commands: how they are read, those of the experiment, and those of the commands about a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bfn_toolkit.cli.display import say
+from bfn_toolkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bfn_toolkit.runs.run import Run
+    from bfn_toolkit.runs.sampling import SamplePlan
+
+
+class Integer(click.IntRange):
+    """Integers in a range, in the digits 0 to 9: ``int`` would take 1_0, and the digits of other scripts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the integer."""
+        if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]{1,30}", value):
+            self.fail(f"{value!r} is not a valid integer.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class PathType(click.ParamType[Any]):
+    """Paths that the system could have: not empty, as one from a variable that is not set, and not too long."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Returns the path."""
+        if not str(value):
+            self.fail("expected a path, got nothing.", param, ctx)
+        try:
+            os.lstat(value)
+        except ValueError:
+            self.fail(f"expected a path, got {str(value)[:40]!r} with a NUL character.", param, ctx)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail(f"{str(value)[:40]!r}... of {len(str(value))} characters is too long a path.", param, ctx)
+        return Path(value)
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, because only one of the values would count."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses arguments as click does.
+
+        Raises:
+            UsageError: If an option is given twice.
+        """
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for param in order:
+            if isinstance(param, click.Option) and order.count(param) > 1 and not (param.multiple or param.is_flag):
+                raise click.UsageError(f"{param.opts[-1]}: given twice", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+PATH, POSITIVE, SEED = PathType(), Integer(min=1), Integer(min=0, max=2**63 - 1)
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns dotted keys and values from ``--network.width 256`` or ``--network.width=256``.
+
+    Raises:
+        ConfigError: If a value is missing or an argument is not an option.
+    """
+    overrides, rest = [], list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token == "--":
+            raise ConfigError(f"unexpected argument '{token}'; options are written --network.width 256")
+        key, equals, value = token[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} needs a value")
+            value = rest.pop(0)
+        overrides.append((key, value))
+    return overrides
+
+
+def file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """Returns the word that is neither an option of the experiment nor the value of one, and the other words.
+
+    Raises:
+        ConfigError: If there is no such word.
+    """
+    i = 0
+    while i < len(words) and words[i].startswith("--"):
+        i += 1 if "=" in words[i] else 2
+    if i >= len(words):
+        raise ConfigError("name the file to import: bfn import-checkpoint FILE --out RUN")
+    return Path(words[i]), [*words[:i], *words[i + 1 :]]
+
+
+def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that trust a run further than by default."""
+    for option in (
+        click.option("--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite."),
+        click.option("--allow-plugin-mismatch", is_flag=True, help="Accept plugins of another major version."),
+    ):
+        command = option(command)
+    return command
+
+
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of :func:`open_run` and :func:`make_plan`."""
+    for option in (
+        click.option("--seed", type=SEED, help="Seed of the draws  [default: the seed of the run]"),
+        click.option(
+            "--sampler", help="Name of the sampler  [default: chosen from the family and the number of steps]"
+        ),
+        click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
+        click.option("-n", "n", type=POSITIVE, default=1000, show_default=True, help="Number of samples."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--checkpoint",
+            default="final",
+            show_default=True,
+            metavar="final|last|best|STEP",
+            help="Checkpoint of the training to use.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(["auto", "ema", "raw"]),
+            default="auto",
+            show_default=True,
+            help="The moving average of the weights (ema) or the weights themselves (raw); auto: ema if there is one.",
+        ),
+        trust_options,
+    ):
+        command = option(command)
+    return command
+
+
+def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
+    """The run of a command, on its device; under torchrun, among the processes of the job."""
+    from bfn_toolkit.config.experiment import Training
+    from bfn_toolkit.parallel.devices import make_accelerator
+    from bfn_toolkit.sharing.export import open_model
+
+    names = ("checkpoint", "weights", "allow_nonfinite", "allow_plugin_mismatch")
+    run = open_model(path, **{name: choice[name] for name in names})
+    run.model.to(make_accelerator(Training(device=choice["device"])).device)
+    say(f"weights: {run.weights}")
+    return run
+
+
+def make_plan(run: Run, steps: int | None = None, **choice: Any) -> SamplePlan:
+    """Returns the plan of the samples that the options of a command ask for."""
+    from bfn_toolkit.runs.sampling import STEPS, SamplePlan
+
+    seed, family = choice.get("seed"), run.model.family
+    plan = SamplePlan(
+        n=choice.get("n", 1000),
+        steps=steps or family.n_steps or STEPS,
+        sampler=choice.get("sampler"),
+        seed=run.experiment.seed if seed is None else seed,
+        condition=parse_conditions(choice.get("condition", ())),
+        guidance=choice.get("guidance", 0.0),
+        known=choice.get("known"),
+    )
+    if choice.get("verbose"):
+        name, chosen = plan.choose(family)
+        reason = plan.reason(family)
+        say(f"sampler: {name}, {reason}; {chosen.nfe(plan.steps)} evaluations of the network")
+        say(f"  {chosen}")
+    return plan
+
+
+def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
+    """Returns values by name from ``label=3``, and None from ``label=none``.
+
+    Raises:
+        ConfigError: If an argument has another form.
+    """
+    conditions: dict[str, float | None] = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        try:
+            conditions[name] = None if value == "none" else float(value)
+        except ValueError:
+            raise ConfigError(
+                f"--condition takes NAME=NUMBER or NAME=none, such as label=3, got '{argument}'"
+            ) from None
+    return conditions

@@ -1,0 +1,140 @@
+"""Draws: samples of a model, resolved and checked once, of which any run of rows can be drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from bfn_toolkit.errors import ConfigError, NonFiniteError
+from bfn_toolkit.model import Condition, Model, rows_of_condition
+from bfn_toolkit.randomness import draw_key
+from bfn_toolkit.sampling.chunks import Deal, chunk_rows, deal_here, map_chunks
+from bfn_toolkit.sampling.default import default_sampler
+from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
+from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
+from bfn_toolkit.shapes import Data, leaves
+
+
+class ObservedRows(Protocol):
+    """Observed values of which rows can be taken."""
+
+    def rows(self, index: Tensor) -> Observed:
+        """Values of the examples with these numbers, on the device of the numbers."""
+
+
+@attrs.frozen(eq=False)
+class Draws:
+    """Samples of a model: sampler, conditions and observed values are there, and checked.
+
+    Row i is the same whichever rows are drawn together, in whatever order and by whichever process.
+
+    Arguments:
+        model: The model.
+        n: Number of samples.
+        n_steps: Number of steps.
+        sampler: The sampler.
+        key: Key of the draws.
+        condition: Function of row numbers, with shape (rows,), that returns their conditions by name, or None.
+        observed: Observed values of all rows, or None.
+    """
+
+    model: Model
+    n: int
+    n_steps: int
+    sampler: Sampler[Any]
+    key: tuple[int | str, ...]
+    condition: Callable[[Tensor], Condition | None]
+    observed: ObservedRows | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        n: int,
+        *,
+        n_steps: int,
+        sampler: Sampler[Any] | None = None,
+        condition: Condition | None = None,
+        known: Given | None = None,
+    ) -> Draws:
+        """Checks what a user gives; the key is drawn from torch's generator.
+
+        Arguments and errors are those of :meth:`FlowModel.sample <bfn_toolkit.FlowModel.sample>`.
+        """
+        check_number_of_samples(n)
+        model.check_condition(condition, n)
+        return cls(
+            model,
+            n,
+            n_steps,
+            sampler or default_sampler(model.family, n_steps),
+            (draw_key(),),
+            lambda index: rows_of_condition(condition, index),
+            None if known is None else Observed.of(model.family, known, n),
+        )
+
+    def draw(self, rows: range, *, deal: Deal = deal_here, on_step: OnStep | None = None) -> Data:
+        """Draws rows, one after the other.
+
+        Arguments:
+            rows: Numbers of the rows, among the n.
+            deal: Draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` shares them among processes.
+            on_step: Called with each :class:`~bfn_toolkit.SamplerStep`.
+        Raises:
+            NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
+            ResourceError: If memory does not suffice.
+        """
+        device, dtype = _place(self.model)
+        size = chunk_rows(math.prod(self.model.family.network_io.site_shape))
+
+        def draw(chunk: int) -> Data:
+            index = torch.arange(chunk * size, (chunk + 1) * size).clamp_max_(self.n - 1)  # the last is cut
+            model = self.model
+            if self.observed is not None:
+                model = InpaintedModel(model, self.observed.rows(index.to(device)))
+
+            def told(step: SamplerStep) -> object:
+                return on_step and on_step(attrs.evolve(step, first=chunk * size))
+
+            return self.sampler.sample(
+                model,
+                size,
+                n_steps=self.n_steps,
+                condition=self.condition(index),
+                device=device,
+                dtype=dtype,
+                on_step=None if on_step is None else told,
+            )
+
+        with self.model.finite_guard() as is_finite:
+            samples = map_chunks(
+                rows, size, draw, self.key, device=device, deal=deal, halve=self.model.halve_micro_batch
+            )
+            if not is_finite():  # a class that is drawn from NaN looks like any other
+                raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
+        bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
+        if bad:
+            raise NonFiniteError(f"{bad} numbers of {len(rows)} samples are not finite; look at the family's updates")
+        return samples
+
+
+def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:
+    """Device and dtype of the beliefs: those of the weights.
+
+    Raises:
+        ConfigError: If the weights are of half precision.
+    """
+    weight = next(model.parameters(), None)
+    if weight is None:
+        return torch.device("cpu"), None
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        raise ConfigError(
+            f"the weights are {weight.dtype}, in which beliefs lose most messages, and the state is float32; "
+            "leave the weights as they are and sample under torch.autocast"
+        )
+    return weight.device, weight.dtype

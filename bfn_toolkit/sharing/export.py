@@ -1,0 +1,117 @@
+"""Runs as saved models: written with what the run knows on their cards, uploaded, and opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.runs.directory import EVALUATION, EXPERIMENT
+from bfn_toolkit.runs.run import Run, Weights
+from bfn_toolkit.sharing import pretrained
+from bfn_toolkit.storage.files import read_json
+
+
+def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False) -> None:
+    """Writes the model of a run as :meth:`bfn_toolkit.BFN.save_pretrained` does, with what the run knows on its card.
+
+    Arguments:
+        run: The run.
+        directory: Where to write the model.
+        card: Fields of :class:`~bfn_toolkit.sharing.model_card.Card`, in place of what the run knows.
+        force: Replace a model that is there.
+    Raises:
+        ConfigError: If there is something in ``directory``, or a field of the card does not exist.
+        NonFiniteError: If a weight is NaN or infinite; nothing is written then.
+        ResourceError: If a file cannot be written.
+    """
+    architecture = pretrained.Architecture(run.experiment.family, run.experiment.network)
+    fields = {**_card(run), **(card or {})}
+    weights = run.model.network.state_dict()
+    pretrained.save(architecture, weights, directory, fields, force=force, seen=run.seen)
+
+
+def push_run(
+    run: Run, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
+) -> str:
+    """Uploads what :func:`export_run` writes; arguments and errors are those of :meth:`bfn_toolkit.BFN.push_to_hub`.
+
+    Returns:
+        The address of the model.
+    """
+
+    def save(folder: Path) -> None:
+        export_run(run, folder, card=card)
+
+    return pretrained.push(save, repo_id, private=private, token=token)
+
+
+def open_model(
+    path: str | Path,
+    *,
+    checkpoint: str = "final",
+    weights: str = "auto",
+    allow_nonfinite: bool = False,
+    allow_plugin_mismatch: bool = False,
+) -> Run:
+    """Opens a run directory, or a saved model: a run that can be sampled, and has no data, loss or metrics.
+
+    Arguments:
+        path: The directory.
+        checkpoint: Which state of a run; see :meth:`bfn_toolkit.Run.open`.
+        weights: Which weights of a run.
+        allow_nonfinite: Whether weights may be NaN or infinite.
+        allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
+    Raises:
+        ConfigError: If a state of a saved model is asked for, which has one.
+        RunDirectoryError: If the directory is neither, or a file of it is damaged.
+        PluginError: If a plugin is not installed, or only in another major version.
+    """
+    folder = Path(path)
+    trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
+    if not (folder / pretrained.CONFIG).is_file() or (folder / EXPERIMENT).exists():
+        return Run.open(folder, checkpoint=checkpoint, weights=weights, **trust)
+    if (checkpoint, weights) != ("final", "auto"):
+        raise ConfigError(f"{path} is a saved model, which has one state; leave out --checkpoint and --weights")
+    saved = pretrained.load(folder, **trust)
+    family, builder = saved.architecture.family, saved.architecture.network
+    model = BFN(family, saved.network)
+    model.builder = builder
+    experiment = Experiment(dataset=None, family=family, network=builder, loss=None)
+    return Run(experiment, model.eval(), (), folder, Weights("saved", 0, pretrained.CONFIG), saved.conditions)
+
+
+def _card(run: Run) -> dict[str, Any]:
+    """Fields of the card that the run knows: the last evaluation only where it judged these very weights."""
+    kinds = ("family", "dataset")
+    family, dataset = (default_registry().name_of(kind, type(getattr(run.experiment, kind))) for kind in kinds)
+    # The run's own file, because to write it anew takes the metadata of the data.
+    text = run.experiment.to_toml() if run.path is None else (run.path / EXPERIMENT).read_text(encoding="utf-8")
+    path = None if run.path is None else run.path / EVALUATION
+    scores = read_json(path) if path is not None and path.exists() else {}
+    judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(run.weights)
+    return {
+        "title": f"Bayesian flow network: {family} on {dataset}",
+        "tags": (family, dataset),
+        "data": dataset,
+        "seed": run.experiment.seed,
+        "command": f"bfn train --config {EXPERIMENT}",
+        "weights": str(run.weights),
+        "experiment": text,
+        "metrics": dict(_scores({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
+    }
+
+
+def _scores(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers of an evaluation by dotted names."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _scores(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value

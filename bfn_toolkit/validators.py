@@ -1,0 +1,151 @@
+"""Validators for the fields of attrs classes; each error says class and field, what was expected and what was found.
+
+.. code-block:: python
+
+    from attrs import field, frozen
+    from bfn_toolkit import validators
+
+
+    @frozen
+    class Rings:
+        count: int = field(default=3, validator=validators.integer(ge=1))
+        radius: float = field(default=0.5, validator=validators.number(gt=0, lt=1))
+
+``Rings(radius=2.0)`` says "Rings.radius: expected 0 < radius < 1, got 2.0"; a configuration says the same with its own
+key: "rings.toml:3: dataset.radius: expected 0 < radius < 1, got 2.0".
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import attrs
+from attrs.validators import optional as optional
+
+from bfn_toolkit.errors import ConfigError
+
+Validator: TypeAlias = "Callable[[Any, attrs.Attribute[Any], Any], None]"
+
+
+def invalid(instance: object, field: attrs.Attribute[Any], problem: str) -> ConfigError:
+    """Returns the error of a validator.
+
+    Arguments:
+        instance: The value that is being built.
+        field: Its field.
+        problem: Words on what was expected and what was found.
+    """
+    return ConfigError(f"{type(instance).__name__}.{field.name}: {problem}")
+
+
+def integer(*, ge: int | None = None, le: int | None = None) -> Validator:
+    """Accepts integers, but not booleans.
+
+    Arguments:
+        ge: The least that is accepted.
+        le: The greatest that is accepted.
+    """
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise invalid(instance, field, f"expected an integer, got {_short(value)}")
+        if not (ge is None or ge <= value) or not (le is None or value <= le):
+            raise invalid(instance, field, f"expected {_range(field.name, ge, '<=', le, '<=')}, got {_short(value)}")
+
+    return check
+
+
+def number(
+    *, gt: float | None = None, ge: float | None = None, lt: float | None = None, le: float | None = None
+) -> Validator:
+    """Accepts finite integers and floats, but not booleans; infinity if a bound is ``le=inf`` or ``ge=-inf``.
+
+    Arguments:
+        gt: A number below all that are accepted.
+        ge: The least that is accepted.
+        lt: A number above all that are accepted.
+        le: The greatest that is accepted.
+    """
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise invalid(instance, field, f"expected a number, got {_short(value)}")
+        above = ge <= value if ge is not None else (-math.inf if gt is None else gt) < value
+        below = value <= le if le is not None else value < (math.inf if lt is None else lt)
+        if not (above and below):  # NaN is neither
+            low, high = gt if ge is None else ge, lt if le is None else le
+            bounds = _range(field.name, low, "<" if ge is None else "<=", high, "<" if le is None else "<=")
+            finite = value in (math.inf, -math.inf) or value != value
+            expected = ", ".join(filter(None, ("a finite number" if finite else "", bounds)))
+            raise invalid(instance, field, f"expected {expected}, got {_short(value)}")
+
+    return check
+
+
+def finite(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """Accepts finite numbers, and arrays of them to any depth.
+
+    Raises:
+        ConfigError: If a number is infinite or NaN.
+    """
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            finite(instance, field, part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise invalid(instance, field, f"expected finite numbers, got {value}")
+
+
+def one_of(*choices: str) -> Validator:
+    """Accepts one of some words."""
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            raise invalid(instance, field, not_one_of(value, choices))
+
+    return check
+
+
+def instance_of(cls: type[Any]) -> Validator:
+    """Accepts instances of a class."""
+
+    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, cls):
+            article = "an" if cls.__name__[0] in "AEIOUaeiou" else "a"
+            raise invalid(instance, field, f"expected {article} {cls.__name__}, got {_short(value)}")
+
+    return check
+
+
+def not_one_of(value: object, choices: Iterable[object]) -> str:
+    """Returns the message for a value that is not among the choices, with the nearest of them."""
+    known = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"expected one of {', '.join(known)}, got {value!r}{hint}"
+
+
+def _range(name: str, low: float | None, above: str, high: float | None, below: str) -> str:
+    """A range in words: "0 < lr <= 1000", "width >= 1"."""
+    if low is not None and high is not None:
+        return f"{_bound(low)} {above} {name} {below} {_bound(high)}"
+    if low is not None:
+        return f"{name} {above.replace('<', '>')} {_bound(low)}"
+    return f"{name} {below} {_bound(high)}" if high is not None else ""
+
+
+def _bound(bound: float) -> str:
+    """Large bounds as they are thought of: 2**63 - 1."""
+    if isinstance(bound, int):
+        return f"2**{(bound + 1).bit_length() - 1} - 1" if bound >= 2**53 else str(bound)
+    return f"{bound:g}"
+
+
+def _short(value: object) -> str:
+    """Prints a value in at most 80 characters."""
+    if isinstance(value, int) and abs(value) >= 2**100:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
