@@ -110,7 +110,6 @@ def import_checkpoint(
     """
     path, options = file_and_options(words)
     from bfn_toolkit.config.experiment import Experiment
-
     from bfn_toolkit.sharing import import_weights
 
     experiment = Experiment.from_toml(config, preset, parse_overrides(options))

@@ -149,12 +149,13 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     """The run of a command, on its device; under torchrun, among the processes of the job."""
+    from bfn_toolkit.config.experiment import Training
     from bfn_toolkit.parallel.devices import make_accelerator
     from bfn_toolkit.sharing.export import open_model
 
     names = ("checkpoint", "weights", "allow_nonfinite", "allow_plugin_mismatch")
     run = open_model(path, **{name: choice[name] for name in names})
-    run.model.to(make_accelerator(device=choice["device"]).device)
+    run.model.to(make_accelerator(Training(device=choice["device"])).device)
     say(f"weights: {run.weights}")
     return run
 

@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.errors import ConfigError, ResourceError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_making = threading.Lock()  # accelerate reads the environment, and has a state, of the whole process
+
+
+class Wishes(Protocol):
+    """Options of a job that say where it runs; those of ``training`` in an experiment."""
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the network: "fp32", "bf16" or "fp16"."""
+
+    @property
+    def parallel(self) -> str:
+        """How processes share the weights: "ddp" or "fsdp"."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that processes wait for each other."""
+
+    @property
+    def trackers(self) -> Sequence[str]:
+        """Experiment trackers of accelerate."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,12 +62,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def make_accelerator(training: Training | None = None, device: str = "auto", folder: Path | None = None) -> Accelerator:
+def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerator:
     """The engine for this job.  Under torchrun it joins the group of processes, each on a device of its own.
 
     Arguments:
-        training: How it trains; a job that does not train has a device alone.
-        device: Name of that device.
+        training: Where it runs.
         folder: Where experiment trackers that write files may do so.
 
     Raises:
@@ -51,7 +76,6 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    training = training or Training(device=device)
     place, several = resolve_device(training.device), int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and place.index is not None:
         raise ConfigError(f'training.device: {training.device} is one device, for several processes; write "cuda"')
@@ -60,17 +84,16 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
     sharded = training.parallel == "fsdp"
     if sharded and not several:
         raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
-    AcceleratorState._reset_state(
-        reset_partial_state=processes.world_size() == 1
-    )  # another job in this process had its own
     _check_trackers(training.trackers)
     options: dict[str, Any] = {}
     if sharded:
         from accelerate import FullyShardedDataParallelPlugin
 
         options["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
-    with _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
-        return Accelerator(
+    with _making, _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
+        # Another job in this process had a state of its own, or has it: accelerate's is that of all of them.
+        AcceleratorState._reset_state(reset_partial_state=processes.world_size() == 1)
+        accelerator = Accelerator(
             cpu=place.type == "cpu",
             mixed_precision={"fp32": "no"}.get(training.precision, training.precision),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.timeout))],
@@ -78,6 +101,9 @@ def make_accelerator(training: Training | None = None, device: str = "auto", fol
             project_dir=None if folder is None else str(folder),
             **options,
         )
+        for state in (accelerator.state, accelerator.gradient_state):
+            state.__dict__ = dict(state.__dict__)
+    return accelerator
 
 
 def _check_trackers(names: Sequence[str]) -> None:

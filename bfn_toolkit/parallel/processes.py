@@ -6,10 +6,13 @@ A job of one process has rank 0 of 1, and nothing here costs it anything.  Jobs 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,9 +65,7 @@ def shutdown() -> None:
     if world_size() == 1:
         return
     barrier()
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size(), is_master=False
-    )
+    store = _store()
     if is_main_process():
         store.wait([f"left/{other}" for other in range(1, world_size())])
     else:
@@ -132,3 +133,35 @@ def barrier() -> None:
     """Waits until all processes are here."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def others_waiting() -> Iterator[None]:
+    """Scope in which the first process can do something that takes long; at its end, the others wait for it.
+
+    All processes come here together.  However long it takes, ``training.timeout`` does not end the wait: it ends when
+    the first process leaves the scope, or when its connection is lost.  Nothing may be asked of the others inside.
+    """
+    if world_size() == 1:
+        yield
+        return
+    store, key = _store(), f"waited/{next(_waits)}"
+    try:
+        yield
+    finally:
+        if is_main_process():
+            store.set(key, "")
+    pause = 1e-3
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(0.1, 1.5 * pause)
+
+
+_waits = itertools.count()
+
+
+def _store() -> Any:
+    """The table that the processes of the job share."""
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size(), is_master=False, wait_for_workers=False
+    )

@@ -27,7 +27,7 @@ from bfn_toolkit.model import Condition
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
-from bfn_toolkit.randomness import seeded
+from bfn_toolkit.randomness import draw_key, seeded
 from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.runs.directory import SAMPLES
@@ -113,7 +113,7 @@ class ResolvedPlan:
         conditions = _conditions(run, plan)
         known = None if plan.known is None else KnownValues.of(family, read_known(plan.known), plan.n)
         with seeded(plan.seed, "samples", device=device):
-            key = (int(torch.randint(2**62, ())),)
+            key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
         run.model.check_condition(conditions(torch.zeros(1, dtype=torch.int64)), 1)
         return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known))

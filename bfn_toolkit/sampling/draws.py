@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, NonFiniteError
 from bfn_toolkit.model import Condition, Model, rows_of_condition
+from bfn_toolkit.randomness import draw_key
 from bfn_toolkit.sampling.chunks import Deal, chunk_rows, deal_here, map_chunks
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
@@ -72,7 +73,7 @@ class Draws:
             n,
             n_steps,
             sampler or default_sampler(model.family, n_steps),
-            (int(torch.randint(2**62, ())),),
+            (draw_key(),),
             lambda index: rows_of_condition(condition, index),
             None if known is None else Observed.of(model.family, known, n),
         )

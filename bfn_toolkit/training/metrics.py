@@ -1,23 +1,29 @@
-"""The journal of a training: what is measured, written into the run directory and told to callbacks and trackers."""
+"""Metrics of a training: read from the device, written into the run directory, and given to callbacks and trackers."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
+from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.runs.directory import append_metrics
+from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+READ_EVERY = 20  # steps between two looks at the losses: to read a number of a device is to wait for it
 FAILURES = 3  # in a row, of a callback, after which it is not called any more
 
 Metrics = Mapping[str, Any]
@@ -25,11 +31,11 @@ Metrics = Mapping[str, Any]
 
 @attrs.frozen(eq=False)
 class TrainingEvent:
-    """What a callback is told.
+    """The argument of a callback.
 
     Arguments:
         step: Optimiser steps done.
-        metrics: What has been measured since the last call.
+        metrics: Measurements since the last call.
         model: The model to sample from, in its present state.
         path: The run directory, or None.
     """
@@ -45,64 +51,101 @@ Callback = Callable[[TrainingEvent], object]
 
 @attrs.define(eq=False)
 class MetricsLogger:
-    """The metrics of a training; only the first process keeps them.
+    """The metrics of a training.  All processes call it together; the first one keeps them and calls the callbacks.
 
     Arguments:
+        train_step: The steps, whose network is in training.
         model: The model to sample from.
         folder: The run directory, or None.
-        callbacks: Who is told.
-        history: All metrics.
+        callbacks: Functions to call with new metrics.
+        history: All metrics, in the first process.
     """
 
+    train_step: TrainStep
     model: BFN
     folder: Path | None
     callbacks: Sequence[Callback]
     history: list[Metrics] = attrs.field(factory=list)
-    _untold: list[Metrics] = attrs.field(factory=list)
+    _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)  # losses that are still on the device
+    _new: list[Metrics] = attrs.field(factory=list)  # since the last call of the callbacks
     _unlogged: list[Metrics] = attrs.field(factory=list)
     _failures: Counter[int] = attrs.field(factory=Counter)
     _log_failed: bool = False
 
+    def note(self, step: int, lr: float, loss: Tensor, norm: Tensor) -> None:
+        """Keeps loss and gradient norm of a step, which may still be on the device."""
+        self._unread.append((step, lr, torch.stack((loss, norm))))
+
+    def read(self) -> None:
+        """Reads the losses that are still on the device.
+
+        Raises:
+            NonFiniteStep: If one is not finite, or a gradient.
+        """
+        if not self._unread:
+            return
+        steps, rates, values = zip(*self._unread, strict=True)
+        self._unread = []
+        for step, lr, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True):
+            # A scaler lets gradients of half precision overflow now and then, and makes no step of them.
+            if not math.isfinite(loss) or not (math.isfinite(norm) or self.train_step.accelerator.scaler):
+                raise NonFiniteStep(step, loss, norm)
+            self.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
+
     def record(self, metrics: Metrics) -> None:
-        """Notes what has been measured."""
+        """Adds what has been measured."""
+        self._new.append(metrics)
         if processes.is_main_process():
             self.history.append(metrics)
-            self._untold.append(metrics)
 
-    def tell(self, step: int) -> bool:
-        """Writes new metrics into the run directory and calls the callbacks, who find the model in eval mode.
+    def flush(self, step: int, *, now: bool = False, alone: bool = False) -> None:
+        """Writes new metrics into the run directory and calls the callbacks, for which the other processes wait.
 
-        Returns:
-            Whether there were any.
+        Arguments:
+            step: Steps done.
+            now: Whether to read losses from the device that are due later, too.
+            alone: Whether this process comes here without the others, as after an error.
+        Raises:
+            NonFiniteStep: If a loss that is read is not finite, or a gradient.
         """
-        if not self._untold:
-            return False
-        if self.folder is not None:
-            self._unlogged += self._untold
-            try:
-                append_metrics(self.folder, self._unlogged)
-                self._unlogged = []
-            except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
-                if not self._log_failed:
-                    processes.warn(str(error))
-                self._log_failed = True
-        moment = TrainingEvent(step, tuple(self._untold), self.model.eval(), self.folder)
-        self._untold = []
+        if now or step % READ_EVERY == 0:
+            self.read()
+        if not self._new:
+            return
+        metrics, self._new = tuple(self._new), []
+        with nullcontext() if alone else processes.others_waiting():
+            if processes.is_main_process():
+                self._write(metrics)
+                self._call(TrainingEvent(step, metrics, self.model.eval(), self.folder))
+        self.train_step.model.train()
+
+    def _write(self, metrics: Sequence[Metrics]) -> None:
+        if self.folder is None:
+            return
+        self._unlogged += metrics
+        try:
+            append_metrics(self.folder, self._unlogged)
+            self._unlogged = []
+        except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
+            if not self._log_failed:
+                processes.warn(str(error))
+            self._log_failed = True
+
+    def _call(self, event: TrainingEvent) -> None:
         for callback in self.callbacks:
             if self._failures[id(callback)] < FAILURES:
                 try:
-                    callback(moment)
+                    callback(event)
                     self._failures[id(callback)] = 0
                 except Exception as error:
                     self._failures[id(callback)] += 1
                     name = getattr(callback, "__qualname__", repr(callback))
                     ending = "; it is not called any more" if self._failures[id(callback)] == FAILURES else ""
                     processes.warn(f"callback {name}: {type(error).__name__}: {error}{ending}")
-        return True
 
 
 def start_trackers(accelerator: Accelerator, experiment: Experiment) -> Callback:
-    """Starts the trackers of an experiment; what is returned tells them of a moment.
+    """Starts the trackers of an experiment; returns a callback that hands them the metrics.
 
     Raises:
         ResourceError: If one does not start.
@@ -115,8 +158,8 @@ def start_trackers(accelerator: Accelerator, experiment: Experiment) -> Callback
         names = ", ".join(experiment.training.trackers)
         raise ResourceError(f"training.trackers: {names} did not start: {error}") from error
 
-    def tracker(moment: TrainingEvent) -> None:
-        for metrics in moment.metrics:
+    def tracker(event: TrainingEvent) -> None:
+        for metrics in event.metrics:
             accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
 
     return tracker

@@ -37,7 +37,7 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
         network", "loss" or "gradient"; ``rows``, the numbers of the rows concerned (of the whole batch, if there are
         none), with their ``t`` and ``row_losses``; ``gradient_norms`` by parameter.
     """
-    batch = data.rows(index.to(device_of(data.x))).to(loop.accelerator.device)
+    batch = data.rows(index.to(device_of(data.x))).to(loop.device)
     device = device_of(batch.x)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 

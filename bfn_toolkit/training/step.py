@@ -65,6 +65,7 @@ class TrainStep:
     accelerator: Accelerator = attrs.field(
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
+    device: torch.device = attrs.field(init=False)
     unwrapped: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
     parameters: list[nn.Parameter] = attrs.field(init=False)
     optimizer: torch.optim.Optimizer = attrs.field(init=False)
@@ -76,6 +77,7 @@ class TrainStep:
 
     def __attrs_post_init__(self) -> None:
         training, self.unwrapped = self.training, self.model.network
+        self.device = torch.device(self.accelerator.device)
         if training.ema_decay > 0.0 and self.sharded:
             raise ConfigError(
                 'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
@@ -94,7 +96,7 @@ class TrainStep:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         # A fused optimiser leaves the weights alone by itself where it is told to; reading a number of a device waits.
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        self._guards = self.accelerator.device.type != "cpu" and fused and self._plain
+        self._guards = self.device.type != "cpu" and fused and self._plain
 
     @property
     def _plain(self) -> bool:

@@ -1,4 +1,4 @@
-"""Validation: what the validation rows cost in the course of a training, and when they cost least."""
+"""Validation: the loss of the validation rows in the course of a training, and when it is lowest."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
-VALIDATION_ROWS = 256  # of a block
+VALIDATION_ROWS = 256  # of a chunk
 
 
 @attrs.define(eq=False)
 class Validation:
-    """Prices of the validation rows, with the weights that samples would have.
+    """Losses of the validation rows, with the weights that samples would have.
 
     The draws are the same each time, so that two validations differ by the weights alone.
 
     Arguments:
-        loop: The loop in training.
+        train_step: The steps, whose network is in training.
         model: The model to sample from.
+        metrics: The metrics, to which validations are added.
         rows: The validation rows, on the device.
         step: The last step whose validation is done.
-        loss: At the present step, or None.
+        loss: The loss at that step; None if it was not finite, or before a stop.
         best: The least finite loss so far.
         since_best: Validations since then.
     """
 
     train_step: TrainStep
     model: BFN
+    metrics: MetricsLogger
     rows: Batch
     step: int = 0
     loss: float | None = None
@@ -48,8 +52,17 @@ class Validation:
         every = self.train_step.training.validate_every
         return self.step != step and every > 0 and (step % every == 0 or step == self.train_step.training.steps)
 
-    def take(self, step: int) -> dict[str, Any]:
-        """Validates at a step; returns its metrics."""
+    def maybe(self, step: int) -> bool:
+        """Validates where that is due; all processes call it together.
+
+        Returns:
+            Whether the loss is lower than ever.
+        Raises:
+            Interrupted: If a signal asks to stop; the validation is then still due.
+        """
+        if not self.due(step):
+            return False
+        self.metrics.read()  # first, for a signal can end the validation
         estimate = Estimate.of(self.losses())
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
@@ -57,20 +70,26 @@ class Validation:
         self.since_best = 0 if improved else self.since_best + 1
         if improved and value is not None:
             self.best = value
-        return {"step": step, "valid_loss": value, "valid_loss_stderr": estimate.stderr if value else None}
+        stderr = None if value is None else estimate.stderr
+        self.metrics.record({"step": step, "valid_loss": value, "valid_loss_stderr": stderr})
+        return improved
+
+    def loss_at(self, step: int) -> float | None:
+        """The loss at a step, or None where it was not validated."""
+        return self.loss if self.step == step else None
 
     @torch.no_grad()
     def losses(self) -> Tensor:
         """Loss of each row."""
-        model, n, device = self.model.eval(), len(self.rows), torch.device(self.train_step.accelerator.device)
+        model, n, device = self.model.eval(), len(self.rows), self.train_step.device
 
-        def price(block: int) -> Tensor:
-            first = block * VALIDATION_ROWS
+        def loss(chunk: int) -> Tensor:
+            first = chunk * VALIDATION_ROWS
             rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
             return self.train_step.loss(model, rows.x, rows.condition)
 
         key = (self.train_step.seed, "validation")
-        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, price, key, device=device)
+        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, loss, key, device=device, deal=deal_chunks)
         self.train_step.model.train()
         return losses
 
@@ -81,11 +100,11 @@ class Validation:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State that a checkpoint keeps."""
         best = self.best if math.isfinite(self.best) else None
         return {"validated": self.step, "best": best, "since_best": self.since_best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what a checkpoint kept."""
+        """Takes over the state of a checkpoint."""
         self.step, self.since_best = state["validated"], state["since_best"]
         self.best = math.inf if state["best"] is None else state["best"]

@@ -1,4 +1,4 @@
-"""A batch in pieces: the draws of a step, and what it does to the weights, are those of the whole batch."""
+"""A batch in pieces: whatever they are, a step has the draws of the whole batch and its effect on the weights."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_no_draw_of_a_step_escapes(family: Family[Any]) -> None:
     steps = isinstance(family, SteppedFamily)
     for loss in (DiscreteTimeLoss(n_steps=6), ReconstructionLoss(), *(() if steps else (CONTINUOUS,))):
         with Shard(4, 5, ROWS), Draws() as draws:
-            loss(model, rows.x, **rows.condition)
+            loss(model, rows.x, rows.condition)
         assert {shape[0] for shape in draws.shapes if shape not in ((), (1,))} == {ROWS}
 
 

@@ -37,7 +37,7 @@ def test_a_signal_stops_after_saving_and_says_how_to_go_on(
     handlers = [signal.getsignal(n) for n in SIGNALS]
     with signal_at(3, number):
         assert main(["train", "--out", run, "--no-report", *OPTIONS]) == 128 + number
-    assert f"stopped by {number.name}; go on with: bfn train --resume '{run}'" in capsys.readouterr().err
+    assert f"stopped by {number.name}; continue with: bfn train --resume '{run}'" in capsys.readouterr().err
     assert last_step(tmp_path / "a run") == 3
     assert not (tmp_path / "a run" / "model.json").exists()
     assert [signal.getsignal(n) for n in SIGNALS] == handlers

@@ -150,9 +150,9 @@ def test_a_kill_after_a_save_loses_no_line_of_the_metrics(
     """SIGKILL at the moment at which the checkpoint is durable."""
     import os
 
-    from bfn_toolkit.training import trainer
+    from bfn_toolkit.training import checkpointer
 
-    save = trainer.save_checkpoint
+    save = checkpointer.save_checkpoint
 
     def save_and_die(run: Path, checkpoint: object, keep: int) -> None:
         save(run, checkpoint, keep)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_a_kill_after_a_save_loses_no_line_of_the_metrics(
             os._exit(CRASHED)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", save_and_die)
+        patch.setattr(checkpointer, "save_checkpoint", save_and_die)
         assert forked(lambda: train(with_everything(checkpoint_every=1), tmp_path / "run")) == CRASHED
     resume(tmp_path / "run")
     assert (tmp_path / "run" / METRICS).read_bytes() == (whole / METRICS).read_bytes()
@@ -197,7 +197,7 @@ def test_what_would_not_be_exact_is_refused_and_named(changes: dict[str, str], n
 
         read = trainer.read_experiment
         patch.setattr(trainer, "read_experiment", lambda *a, **k: _changed(read(*a, **k), changes))
-        with pytest.raises(RunDirectoryError, match=f"because of other {named}"):
+        with pytest.raises(RunDirectoryError, match=f"since the checkpoint: {named}"):
             resume(run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before

@@ -203,7 +203,7 @@ CASES: list[Case] = [
         "--allow-inexact",
         options="--training.lr 0.5",
     ),
-    go_on("F10-data", with_state(data="other"), 4, "cannot be resumed to the same bits", "data", "--allow-inexact"),
+    go_on("F10-data", with_state(data="other"), 4, "cannot be resumed bit-exactly", "data", "--allow-inexact"),
     go_on("F10-torch", with_state(torch="1.0"), 4, "torch: 1.0 then", "--allow-inexact"),
     go_on("F10-threads", with_state(threads=64), 4, "threads: 64 then, ", "now", "--allow-inexact"),
     go_on("F10-processes", with_state(processes=8), 4, "processes: 8 then, 1 now", "--allow-inexact"),

@@ -79,7 +79,7 @@ CASES: list[Case] = [
             f"E{128 + number}-{number.name}",
             f"--loss.fault signal --loss.step 2 --loss.number {int(number)}",
             128 + number,
-            "go on with: bfn train --resume run",
+            "continue with: bfn train --resume run",
         )
         for number in (signal.SIGINT, signal.SIGTERM)
     ),

@@ -88,7 +88,8 @@ def child_environment(site: Path) -> dict[str, str]:
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bfn-faults\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[bfn_toolkit]\nfaults = faults.parts\n")
-    path = os.pathsep.join(map(str, (TESTS, TESTS / "robustness", site)))
+    here = [entry for entry in sys.path if Path(entry).is_relative_to(TESTS.parent)]  # plugins of this tree too
+    path = os.pathsep.join(map(str, (TESTS, TESTS / "robustness", site, TESTS.parent, *here)))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
