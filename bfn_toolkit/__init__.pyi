@@ -5,7 +5,14 @@ from .config.experiment import Experiment as Experiment, Training as Training
 from .config.validators import finite as finite
 from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
 from .data.loader import minibatches as minibatches
-from .distributions import Mixture as Mixture, VonMises as VonMises, kl as kl, normal as normal, von_mises as von_mises
+from .distributions import (
+    Mixture as Mixture,
+    VonMises as VonMises,
+    as_batch as as_batch,
+    kl as kl,
+    normal as normal,
+    von_mises as von_mises,
+)
 from .errors import (
     BFNError as BFNError,
     BFNWarning as BFNWarning,

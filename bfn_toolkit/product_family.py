@@ -19,7 +19,7 @@ from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit.distributions import kl
+from bfn_toolkit.distributions import as_batch, kl
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
 from bfn_toolkit.networks import NetworkIO
@@ -34,7 +34,7 @@ class Joint(Distribution):
     """Independent distributions by name: a draw is a mapping, a log-density is the sum.
 
     Arguments:
-        parts: Distributions with batch shape (B,).
+        parts: Distributions with one batch shape, (B,).
     """
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
@@ -45,6 +45,13 @@ class Joint(Distribution):
 
     def __getitem__(self, name: str) -> Distribution:
         return self.parts[name]
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(f'{name}: {part}' for name, part in self.parts.items())})"
+
+    def expand(self, batch_shape: Sequence[int], _instance: Joint | None = None) -> Joint:
+        """The same distributions for more examples."""
+        return Joint({name: part.expand(torch.Size(batch_shape)) for name, part in self.parts.items()})
 
     @property
     def mean(self) -> Data:
@@ -62,6 +69,11 @@ class Joint(Distribution):
     def log_prob(self, x: Data) -> Tensor:
         """Sum of the log-densities, in nats per example."""
         return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+
+
+@as_batch.register
+def _(distribution: Joint, axes: int) -> Distribution:
+    return Joint({name: as_batch(part, axes) for name, part in distribution.parts.items()})
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
