@@ -30,7 +30,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import Mixture, as_batch, normal
-from bfn_toolkit.polynomials import normal_expectation
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.polynomials import normal_expectation, value_and_degree
 from bfn_toolkit.shapes import expand, per_example
 
 # From data to the law of a message, independent over the sites.  Candidates for the data stand on the axis after the
@@ -300,7 +301,17 @@ class SiteNormalMixture:
 
 
 def _widened(kernel: Kernel, mean: Tensor, scale: Tensor) -> Distribution:
-    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x."""
-    sent, shifted = kernel(mean), kernel(mean + 1)
-    slope = shifted.mean - sent.mean
-    return normal(sent.mean, (sent.variance + (slope * expand(scale, slope)).square()).sqrt())
+    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x.
+
+    Raises:
+        ConfigError: If the kernel's mean is not known to be affine.
+    """
+    sent, degree = value_and_degree(lambda x: kernel(x).mean, mean)
+    if degree > 1:
+        raise ConfigError(
+            f"normal components are widened by a message whose mean is affine in x, found one of degree {degree}; "
+            "give the family an output that it can mix, such as Finite"
+        )
+    shifted = kernel(mean + 1)
+    slope = shifted.mean - sent
+    return normal(sent, (shifted.variance + (slope * expand(scale, slope)).square()).sqrt())

@@ -204,6 +204,19 @@ def test_mix_is_the_law_of_a_message_about_a_draw(kind: str) -> None:
         assert ks_two_sample(function(direct), function(ancestral)) <= 1
 
 
+@pytest.mark.parametrize("kind", ["normals", "site normals"])
+@pytest.mark.parametrize(
+    ("embedding", "found"),
+    [(lambda x: torch.stack([x.cos(), x.sin()], -1), "found cos"), (lambda x: x.square(), "found one of degree 2")],
+    ids=["circle", "square"],
+)
+def test_normal_components_are_not_widened_by_what_is_not_affine(
+    kind: str, embedding: Callable[[Tensor], Tensor], found: str
+) -> None:
+    with pytest.raises(ConfigError, match=found):
+        outputs(3)[kind].mix(lambda x: normal(embedding(x), torch.full((len(x),), 0.4, dtype=DOUBLE)))
+
+
 @KINDS
 def test_mix_has_the_density_that_its_draws_have(kind: str) -> None:
     # Importance: the mean of q(y) / p(y) over y ~ p is 1 for any density q, here a wide normal.

@@ -26,7 +26,7 @@ import attrs
 import torch
 from attrs import field, validators
 from torch import Tensor
-from torch.distributions import Categorical as TorchCategorical, Distribution, Independent
+from torch.distributions import Categorical as TorchCategorical, Distribution, Independent, constraints
 from torch.nn.functional import one_hot, pad
 
 from bfn_toolkit import (
@@ -73,11 +73,16 @@ class Receiver(Distribution):
         alpha: Accuracy of the message, with shape (B,) or ().
     """
 
-    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
 
     def __init__(self, logits: Tensor, alpha: Tensor) -> None:
         self.logits, self.alpha = logits, expand(alpha, logits)
         super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All of space."""
+        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log-density in nats per example: all components share their quadratic term."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 
 @lru_cache(maxsize=8)
@@ -149,7 +149,8 @@ class MatrixFisher(Distribution):
         v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints = {"v": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
+    support = constraints.independent(constraints.real, 2)  # type: ignore[no-untyped-call]
     square: ClassVar[float] = 3.0
     linear: ClassVar[bool] = True
     design: ClassVar[tuple[Any, ...]] = _tetrahedral()
@@ -157,6 +158,10 @@ class MatrixFisher(Distribution):
     def __init__(self, v: Tensor) -> None:
         self.v = v
         super().__init__(v.shape[:-1], torch.Size((3, 3)), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> MatrixFisher:
+        """The same distribution for more examples."""
+        return MatrixFisher(self.v.expand(*batch_shape, 9))
 
     @staticmethod
     def embed(x: Tensor) -> Tensor:
