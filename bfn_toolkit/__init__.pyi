@@ -41,6 +41,9 @@ from .families import (
     OutputHead as OutputHead,
     Part as Part,
     SteppedFamily as SteppedFamily,
+    check_finite as check_finite,
+    check_site_shape as check_site_shape,
+    check_values as check_values,
 )
 from .guidance.classifier_free import Guided as Guided, guide as guide
 from .guidance.gradient import GradientGuided as GradientGuided

@@ -204,7 +204,7 @@ class Mixture(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the components."""
+        """The support of the components."""
         sites = self.logits.ndim - 1 - self._axis
         return constraints.independent(self.components.support, sites)  # type: ignore[no-untyped-call]
 

@@ -202,7 +202,7 @@ class ProductFamily(Family[Beliefs]):
         return {part.name: verb(part.family, *part.values) for part in self.walk(*values)}
 
     def _draw(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
-        """As :meth:`_each`, with a stream of draws for each part."""
+        """The verbs as :meth:`_each` calls them, with a stream of draws for each part."""
         stream, drawn = streams(), {}
         for part in self.walk(*values):
             with stream(part.name):
@@ -214,7 +214,7 @@ class ProductFamily(Family[Beliefs]):
         return _common([part.network_io.site_shape for part in self.parts.values()])
 
     def _numbers(self, kind: str) -> list[int]:
-        """How many features or raw numbers each part has at one of the network's sites."""
+        """Numbers of features or raw numbers that each part has at one of the network's sites."""
         ios, sites = [part.network_io for part in self.parts.values()], len(self._sites)
         return [math.prod(io.site_shape[sites:]) * getattr(io, kind) for io in ios]
 

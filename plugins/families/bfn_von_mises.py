@@ -36,7 +36,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit import (
-    DataError,
     Delta,
     Entry,
     NetworkIO,
@@ -44,6 +43,8 @@ from bfn_toolkit import (
     SteppedFamily,
     TableSchedule,
     as_shape,
+    check_finite,
+    check_site_shape,
     expand,
     guide,
     hookimpl,
@@ -144,18 +145,13 @@ class VonMises(SteppedFamily[VonMisesParams]):
     tensor([[0.5000]])
     """
 
-    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     n_steps: int = field(default=100, validator=[validators.instance_of(int), validators.ge(1)])
     beta_1: float = field(default=1000.0, validator=[validators.ge(1e-2), validators.le(1e6)])
     schedule: TableSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "schedule", TableSchedule(entropy_linear_accuracies(self.n_steps, self.beta_1)))
-
-    @site_shape.validator
-    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
-        if not all(isinstance(size, int) and size >= 1 for size in value):
-            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
@@ -208,14 +204,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
     def check_data(self, x: Tensor) -> None:
         """Shape, floating point and finite."""
         super().check_data(x)
-        if not x.is_floating_point():
-            raise DataError(f"VonMises expects floating-point angles, found {x.dtype}; convert with x.float()")
-        bad = ~torch.isfinite(x)
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(
-                f"VonMises expects finite angles, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
-            )
+        check_finite(self, x, "angles")
 
 
 def _shrinkage(c: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Angular(VonMises):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of 2 pi I_0."""
+        """Logarithm of 2 pi I_0."""
         kappa = self.concentration
         log_z: Tensor = kappa + torch.special.i0e(kappa).log() + math.log(2.0 * math.pi)
         return log_z
@@ -136,7 +136,7 @@ class VonMisesFisher(Distribution):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of 4 pi sinh(kappa) / kappa."""
+        """Logarithm of 4 pi sinh(kappa) / kappa."""
         return self.concentration + self._log_excess
 
     @property

@@ -180,7 +180,7 @@ class MatrixFisher(Distribution):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of the integral of exp(tr F^T R) over the uniform distribution."""
+        """Logarithm of the integral of exp(tr F^T R) over the uniform distribution."""
         log_z: Tensor = _LogNormaliser.apply(self._matrix)  # type: ignore[no-untyped-call]
         return log_z.to(self.v.dtype)
 
