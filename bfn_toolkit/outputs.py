@@ -95,9 +95,9 @@ class Delta:
         return self.value
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of a normal distribution around the point, with the tolerance as its standard deviation."""
+        """Log-density of a normal distribution around the point."""
         if self.std is None:
-            raise ValueError("a Delta has no log-density: build it with a tolerance")
+            raise ValueError("a Delta without a standard deviation has no log-density; write Delta(value, std=0.01)")
         z = (x - self.value) / self.std
         return per_example(-0.5 * z.square() - math.log(self.std) - 0.5 * math.log(2 * math.pi))
 

@@ -315,7 +315,7 @@ def test_delta_prices_an_error_by_its_tolerance() -> None:
     delta, x = outputs(2)["delta"], torch.tensor([[0.25, -1.0], [0.2, -0.9]], dtype=DOUBLE)
     expected = Normal(delta.value, 0.1).log_prob(x).sum(1)
     assert torch.allclose(delta.log_prob(x), expected, rtol=1e-13)
-    with pytest.raises(ValueError, match="tolerance"):
+    with pytest.raises(ValueError, match=r"without a standard deviation .*; write Delta\(value, std="):
         Delta(delta.value).log_prob(x)
 
 

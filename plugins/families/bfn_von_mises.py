@@ -104,10 +104,10 @@ def unit(x: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class Direction(Delta):
-    """An angle, known for certain; priced by a von Mises distribution whose deviation is the tolerance."""
+    """An angle, known for certain; its log-density is that of a von Mises distribution of deviation ``std``."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats per example, of concentration tolerance^-2."""
+        """Log-density in nats per example, of concentration std^-2."""
         if self.std is None:
             return super().log_prob(x)
         return von_mises(unit(self.value) / self.std**2).log_prob(x)
