@@ -62,7 +62,7 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
 
 
 def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
-    """How to draw a part, by the kind of its data."""
+    """A function that draws a part, by the kind of its data."""
     t = trajectory.arrays["t"]
     beliefs, means, entropy = (
         trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")
