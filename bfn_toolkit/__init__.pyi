@@ -67,7 +67,6 @@ from .outputs import (
     SiteNormalMixture as SiteNormalMixture,
 )
 from .parallel.signals import Interrupted as Interrupted
-from .polynomials import value_and_degree as value_and_degree
 from .product_family import Joint as Joint, JointOutput as JointOutput, ProductFamily as ProductFamily
 from .randomness import (
     common as common,

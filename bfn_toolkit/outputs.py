@@ -31,7 +31,6 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.polynomials import normal_expectation, value_and_degree
 from bfn_toolkit.shapes import expand, per_example
 
 # From data to the law of a message, independent over the sites.  Candidates for the data stand on the axis after the
@@ -218,14 +217,14 @@ class NormalMixture:
         return self._distribution().log_prob(x)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of a polynomial, exact; of an affine function, the function at the mean.
+        """E[function(x)] of an affine function, exact: the function at the mean.
 
         Raises:
-            ConfigError: If the function is not known to be a polynomial that acts on each site by itself.
+            ConfigError: If the function is not affine; values are read to find out.
         """
-        weights = self.logits.softmax(-1).unbind(-1)
-        components = zip(weights, self.means.unbind(1), self.scales.unbind(1), strict=True)
-        return normal_expectation(function, self.mean, components)
+        mean = self.mean
+        spread = (self.means - mean.unsqueeze(1)).abs().amax(1) + expand(self.scales.amax(1), mean)
+        return affine_expectation(function, mean, spread)
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""
@@ -285,14 +284,14 @@ class SiteNormalMixture:
         return per_example(self.log_average(-0.5 * z.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of a polynomial, exact; of an affine function, the function at the mean.
+        """E[function(x)] of an affine function, exact: the function at the mean.
 
         Raises:
-            ConfigError: If the function is not known to be a polynomial that acts on each site by itself.
+            ConfigError: If the function is not affine; values are read to find out.
         """
-        weights, means, scales = self.logits.softmax(-1), self.means, self.scales.expand_as(self.means)
-        components = zip(weights.unbind(-1), means.unbind(-1), scales.unbind(-1), strict=True)
-        return normal_expectation(function, self.mean, components)
+        mean = self.mean
+        spread = (self.means - mean.unsqueeze(-1)).abs().amax(-1) + self.scales.amax(-1)
+        return affine_expectation(function, mean, spread)
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""
@@ -300,18 +299,36 @@ class SiteNormalMixture:
         return Mixture(self.logits, as_batch(_widened(kernel, means, scales), means.ndim - 1))
 
 
-def _widened(kernel: Kernel, mean: Tensor, scale: Tensor) -> Distribution:
-    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x.
+def affine_expectation(function: Callable[[Tensor], Tensor], mean: Tensor, spread: Tensor) -> Tensor:
+    """E[function(x)] of an affine function: its value at the mean.
 
+    Whether it is affine is read off second differences, at steps from a tenth of the spread to a hundred times it, with
+    another step at each site.
+
+    Arguments:
+        function: The function.
+        mean: E[x], with shape (B, *site).
+        spread: Distance from the mean within which x lies, of the same shape.
     Raises:
-        ConfigError: If the kernel's mean is not known to be affine.
+        ConfigError: If the function is not affine.
     """
-    sent, degree = value_and_degree(lambda x: kernel(x).mean, mean)
-    if degree > 1:
-        raise ConfigError(
-            f"normal components are widened by a message whose mean is affine in x, found one of degree {degree}; "
-            "give the family an output that it can mix, such as Finite"
-        )
-    shifted = kernel(mean + 1)
-    slope = shifted.mean - sent
-    return normal(sent, (shifted.variance + (slope * expand(scale, slope)).square()).sqrt())
+    value = function(mean)
+    tilt = torch.linspace(0.7, 1.3, mean[0].numel(), device=mean.device, dtype=mean.dtype).reshape(mean.shape[1:])
+    for size in (0.1, 1.0, 10.0, 100.0):
+        step = size * tilt * spread
+        up, down = function(mean + step), function(mean - step)
+        change = torch.maximum((up - value).abs(), (down - value).abs())
+        rounding = 32.0 * torch.finfo(value.dtype).eps * torch.maximum(value.abs(), torch.maximum(up.abs(), down.abs()))
+        if not bool(((up + down - 2.0 * value).abs() <= 1e-3 * change + rounding).all()):
+            raise ConfigError(
+                "normal components have exact expectations of affine functions alone, and this function is not affine; "
+                "write function(output.sample()) and average over draws"
+            )
+    return value
+
+
+def _widened(kernel: Kernel, mean: Tensor, scale: Tensor) -> Distribution:
+    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x."""
+    sent, shifted = kernel(mean), kernel(mean + 1)
+    slope = shifted.mean - sent.mean
+    return normal(sent.mean, (sent.variance + (slope * expand(scale, slope)).square()).sqrt())

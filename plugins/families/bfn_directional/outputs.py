@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_directional.beliefs import Belief
-from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, per_example, value_and_degree
+from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, per_example, seeded
 
 
 @attrs.frozen(eq=False)
@@ -75,21 +75,31 @@ class BeliefMixture:
         (some may be negative).
 
         Raises:
-            ConfigError: If the function is not known to be affine in phi.
+            ConfigError: If the function is not affine in phi; values are read to find out.
         """
-        _, degree = value_and_degree(function, self.mode, angles=not self.belief.linear)
-        if degree > 1:
-            raise ConfigError(
-                f"a mixture of {self.belief.__name__} has expectations of functions that are affine in its embedding, "
-                f"found one of degree {degree}; average function(output.sample()) over draws instead"
-            )
-        mean, points = self.expectation, torch.tensor(self.belief.design, device=self.v.device, dtype=self.v.dtype)
-        scale, terms = mean.shape[-1] / self.belief.square, []
-        for point in points:
-            value = function(point.expand(*mean.shape[:-1], *point.shape))
-            weight = (1.0 + scale * (mean @ self.belief.embed(point))) / len(points)
-            terms.append(expand(weight, value) * value)
-        return torch.stack(terms).sum(0)
+        like = self.v
+        points = torch.tensor(self.belief.design, device=like.device, dtype=like.dtype)
+        site = self.expectation.shape[:-1]
+        values = [function(point.expand(*site, *point.shape)) for point in points]
+
+        def average(expectation: Tensor) -> Tensor:
+            scale, terms = self.v.shape[-1] / self.belief.square, []
+            for point, value in zip(points, values, strict=True):
+                weight = (1.0 + scale * (expectation @ self.belief.embed(point))) / len(points)
+                terms.append(expand(weight, value) * value)
+            return torch.stack(terms).sum(0)
+
+        with seeded(0, "affine"):
+            draws = [self.sample() for _ in range(3)]
+        for x in draws:  # an affine function is its own average at any point
+            found, expected = function(x), average(self.belief.embed(x))
+            size = torch.stack(values).abs().amax() + found.abs().amax()
+            if not bool(((found - expected).abs() <= 1e-3 * size).all()):
+                raise ConfigError(
+                    f"a mixture of {self.belief.__name__} has exact expectations of functions that are affine in its "
+                    "embedding, and this function is not; write function(output.sample()) and average over draws"
+                )
+        return average(self.expectation)
 
     def mix(self, kernel: Kernel) -> Distribution:
         """The receiver, exact, for the kernel of the channel: N(alpha phi(x), alpha I)."""
