@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save as save_tensors
@@ -41,6 +42,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
     else:
         buffer = io.BytesIO()
         # No allow_pickle=False: numpy 2.1 writes it as an array, and tensors leave nothing to pickle.
-        np.savez(buffer, **{name: array.numpy() for name, array in arrays.items()})
+        values: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+        np.savez(buffer, **values)
         content = buffer.getvalue()
     write_atomically(path, content)
