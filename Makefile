@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+# No training, no processes: laws of the mathematics, configuration, registry, and what the source must not hold.
+FAST := tests/test_*.py tests/config tests/registry/test_registry.py tests/repository/test_layers.py tests/repository/test_safety.py
 
 # The networks of the demo and of the tests are small: a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
@@ -9,9 +11,13 @@ export OMP_NUM_THREADS ?= 1
 # The tests start many processes: what one compiled, the next one reads.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test lint bench bench-samplers docs clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo test fast lint format bench bench-samplers docs clean
 
-install: .venv/installed
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
+
+install: .venv/installed  ## make .venv, with the versions of constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bfn-toolkit needs Python 3.11 or newer; found %d.%d. Write: make PYTHON=python3.11" % sys.version_info[:2])'
@@ -19,27 +25,35 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
-demo: install  ## the main job: data, training, samples, scores, figures
+demo: install  ## the main job: data, training, samples, scores, figures, in runs/demo
 	$(BIN)/bfn train --out $(RUN) --force
 
-test: install lint  ## laws, command line, code blocks of README and docs
+test: install lint  ## all of it: linters, types, laws, command line, code blocks of README and docs
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
 
-lint: install
+fast: install  ## laws and unit tests, in less than a minute: while you work
+	$(BIN)/python -m pytest -n 2 -q $(FAST) $(PYTEST)
+
+lint: install  ## ruff, spelling, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
+
+format: install  ## let ruff mend and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md records
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.learning
 
-bench-samplers: install  ## quality by evaluations of the network, which docs/background/samplers.md records: half an hour
+bench-samplers: install  ## quality of samples by evaluations of the network, which docs/background/samplers.md records: half an hour
 	$(BIN)/python -m benchmarks.quality --write docs/background/samplers.md
 
-docs: install
+docs: install  ## the pages with the reference of the Python API, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html
 
-clean:
+clean:  ## remove .venv and all that was built
 	rm -rf .venv build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

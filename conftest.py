@@ -1,96 +1,69 @@
 """What pytest runs besides ``tests/``: the code blocks of README.md and docs/, and the doctests of the docstrings.
 
-Python blocks of one document share a namespace and an empty working directory.  Command lines are parsed but not run,
-and TOML blocks are read as experiments.
+Python blocks of one document share a namespace, and all blocks a working directory in which the files of
+``examples/plugins`` lie.  Command lines run in it as :mod:`command_blocks` says, TOML blocks are read as experiments,
+and those with an entry point install it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import doctest
-import re
-import shlex
+import shutil
 import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from sybil import Example, Sybil
 from sybil.document import PythonDocStringDocument
+from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
+
+from command_blocks import EXAMPLES, NOT_RUN, fresh_process, install, run_commands, run_text, write_file
 
 ROOT = Path(__file__).parent
 DOCTEST_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def commands(block: str) -> Iterator[list[str]]:
-    """Command lines of a block, in words: those after ``$`` where there are prompts, else all."""
-    lines = block.replace("\\\n", " ").splitlines()
-    if any(line.startswith("$ ") for line in lines):
-        lines = [line[2:] for line in lines if line.startswith("$ ")]
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        while words and re.fullmatch(r"\w+=.*", words[0]):  # a variable of the environment
-            del words[0]
-        if words:
-            yield words
-
-
-def check_bfn(arguments: Sequence[str]) -> None:
-    """Parses the arguments of a ``bfn`` command, and the experiment that they override, but runs nothing."""
-    from bfn_toolkit.cli import bfn
-    from bfn_toolkit.cli.options import file_and_options, parse_overrides
-    from bfn_toolkit.config.experiment import Experiment
-
-    with contextlib.suppress(click.exceptions.Exit):  # --help and --version end here
-        if not arguments or arguments[0].startswith("-"):
-            bfn.make_context("bfn", list(arguments))
-            return
-        name, *rest = arguments
-        with bfn.commands[name].make_context(name, rest) as context:
-            if name == "train":
-                Experiment.from_toml(None, context.params["preset"], parse_overrides(context.args))
-            if name == "import-checkpoint":
-                _, options = file_and_options(context.params["words"])
-                Experiment.from_toml(None, context.params["preset"], parse_overrides(options))
-
-
-def check_commands(example: Example) -> None:
-    """Checks that every command line could be run: commands, options, targets and files exist."""
-    for program, *arguments in commands(example.parsed):
-        if program == "bfn":
-            check_bfn(arguments)
-        elif program == "make":
-            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-            targets = [argument for argument in arguments if "=" not in argument]
-            assert all(re.search(rf"^{re.escape(target)}:", makefile, re.M) for target in targets), targets
-        elif program == "python" and arguments[0].endswith(".py"):
-            assert (ROOT / arguments[0]).is_file(), arguments[0]
-
-
 def check_toml(example: Example) -> None:
-    """Checks that a TOML block is an experiment, or a part of a ``pyproject.toml`` that has entry points."""
+    """Reads a TOML block as an experiment, or installs the entry points of a part of a ``pyproject.toml``."""
     from bfn_toolkit import Experiment
 
     table: dict[str, Any] = tomllib.loads(example.parsed)
+    write_file(example.parsed)
     if "project" in table:
-        entry_points = table["project"]["entry-points"]["bfn_toolkit"]
-        assert all(isinstance(module, str) for module in entry_points.values()), entry_points
+        install(table["project"]["entry-points"]["bfn_toolkit"])
     else:
         Experiment.from_mapping(table, base="default")
+
+
+class Python(PythonCodeBlockParser):
+    """Python blocks; those that begin with the name of a file are written to it, too."""
+
+    def __init__(self) -> None:
+        super().__init__(doctest_optionflags=DOCTEST_FLAGS)
+        self.codeblock_parser = CodeBlockParser("python", self.run)
+
+    @staticmethod
+    def run(example: Example) -> None:
+        """Runs a block, and writes its file; one that cannot run here is compiled."""
+        write_file(example.parsed)
+        if NOT_RUN.match(example.parsed):
+            compile(example.parsed, example.path, "exec")
+        else:
+            PythonEvaluator()(example)
 
 
 PAGE = "__page__"  # module of the classes that a document defines
 
 
 def enter_page(namespace: dict[str, Any]) -> None:
-    """Gives a document an empty working directory, and makes its namespace a module, as classes and pickle expect.
+    """Gives a document a working directory, and makes its namespace a module, as classes and pickle expect.
 
     One thread, because small tensors gain nothing from more.
     """
@@ -108,10 +81,15 @@ def enter_page(namespace: dict[str, Any]) -> None:
     namespace["__name__"] = PAGE
     namespace["__folder__"] = folder = contextlib.ExitStack()
     folder.enter_context(contextlib.chdir(folder.enter_context(tempfile.TemporaryDirectory())))
+    namespace["__search__"] = list(sys.path)
+    for file in EXAMPLES.glob("*.py"):
+        shutil.copy(file, file.name)
 
 
 def leave_page(namespace: dict[str, Any]) -> None:
-    """Leaves and removes them."""
+    """Leaves and removes them, and forgets what was imported from there."""
+    with fresh_process({}):
+        sys.path[:] = namespace["__search__"]
     namespace["__folder__"].close()
     del sys.modules[PAGE]
 
@@ -119,8 +97,9 @@ def leave_page(namespace: dict[str, Any]) -> None:
 documents = Sybil(
     name="blocks",
     parsers=[
-        PythonCodeBlockParser(doctest_optionflags=DOCTEST_FLAGS),
-        *(CodeBlockParser(language, check_commands) for language in ("bash", "console")),
+        Python(),
+        *(CodeBlockParser(language, run_commands) for language in ("bash", "console")),
+        CodeBlockParser("text", run_text),
         CodeBlockParser("toml", check_toml),
     ],
     patterns=["README.md", "docs/**/*.md"],

@@ -5,7 +5,14 @@ from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
 from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
 from .data.loader import minibatches as minibatches
-from .distributions import Mixture as Mixture, VonMises as VonMises, kl as kl, normal as normal, von_mises as von_mises
+from .distributions import (
+    Mixture as Mixture,
+    VonMises as VonMises,
+    as_batch as as_batch,
+    kl as kl,
+    normal as normal,
+    von_mises as von_mises,
+)
 from .errors import (
     BFNError as BFNError,
     BFNWarning as BFNWarning,
@@ -34,6 +41,9 @@ from .families import (
     OutputHead as OutputHead,
     Part as Part,
     SteppedFamily as SteppedFamily,
+    check_finite as check_finite,
+    check_site_shape as check_site_shape,
+    check_values as check_values,
 )
 from .guidance.classifier_free import Guided as Guided, guide as guide
 from .guidance.gradient import GradientGuided as GradientGuided
@@ -71,6 +81,7 @@ from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
 from .sampling.default import default_reason as default_reason, default_sampler as default_sampler
+from .sampling.draws import Draws as Draws
 from .sampling.inpainting import (
     Clamped as Clamped,
     InpaintedModel as InpaintedModel,

@@ -117,6 +117,7 @@ class BFN(FlowModel):
         family: Distribution family; its ``network_io`` says what the network has to fit.
         network: A module with ``forward(features, t, /, **condition)``, or the builder of one.  Only a model that was
             made from a builder can be saved (:meth:`save_pretrained`).
+        builder: The builder that a module was made from.
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -125,10 +126,12 @@ class BFN(FlowModel):
     torch.Size([5, 2])
     """
 
-    def __init__(self, family: Family[Any], network: nn.Module | NetworkBuilder) -> None:
+    def __init__(
+        self, family: Family[Any], network: nn.Module | NetworkBuilder, builder: NetworkBuilder | None = None
+    ) -> None:
         super().__init__(family)
         self.raw_per_site = family.network_io.out_features
-        self.builder = None if isinstance(network, nn.Module) else network
+        self.builder = builder if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.micro_batch: int | None = None  # rows that the network sees together; None for all
@@ -229,9 +232,7 @@ class BFN(FlowModel):
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
         saved = pretrained.load(directory, **trust)
-        model = cls(saved.architecture.family, saved.network)
-        model.builder = saved.architecture.network
-        return model.eval()
+        return cls(saved.architecture.family, saved.network, saved.architecture.network).eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None

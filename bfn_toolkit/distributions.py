@@ -7,7 +7,9 @@ per example; its event shape is that of the data or of the message.  Those of to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +18,33 @@ from torch.distributions import (
     Distribution,
     Independent,
     Normal,
+    constraints,
     kl_divergence,
     register_kl,
 )
 
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import expand, per_example
+from bfn_toolkit.shapes import Data, expand, map_data
 
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
     """Normal distribution with independent sites: mean (B, *site), scale (B,) or like the mean."""
-    base = Normal(mean, expand(scale, mean).expand_as(mean), validate_args=False)
-    return Independent(base, mean.ndim - 1, validate_args=False)
+    return Independent(_Normal(mean, expand(scale, mean)), mean.ndim - 1, validate_args=False)
+
+
+class _Normal(Normal):
+    """Normal distribution that computes with a scale as often as there are different ones, not at every site."""
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        self.shared_scale = scale  # broadcasts against the mean
+        super().__init__(mean, scale.expand_as(mean), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> _Normal:
+        return _Normal(self.loc.expand(*batch_shape), self.shared_scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.shared_scale
+        return torch.addcmul(-self.shared_scale.log() - 0.5 * math.log(2.0 * math.pi), z, z, value=-0.5)
 
 
 def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
@@ -48,13 +65,19 @@ class VonMises(Distribution):
 
     Arguments:
         v: Natural parameters with shape (..., 2), the concentration times the mean direction; zero is uniform.
+        validate_args: Whether torch checks values, which waits for the device.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    arg_constraints = {"v": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
+    support = constraints.real
 
-    def __init__(self, v: Tensor) -> None:
+    def __init__(self, v: Tensor, validate_args: bool = False) -> None:
         self.v = v
-        super().__init__(v.shape[:-1], validate_args=False)
+        super().__init__(v.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> VonMises:
+        """The same distribution for more examples."""
+        return type(self)(self.v.expand(*batch_shape, 2), bool(self._validate_args))
 
     @property
     def mean(self) -> Tensor:
@@ -74,6 +97,8 @@ class VonMises(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, with a normaliser that is precise for every concentration."""
+        if self._validate_args:
+            self._validate_sample(value)
         kappa = self.concentration
         density: Tensor = -2.0 * kappa * ((value - self.mean) / 2).sin().square() - torch.special.i0e(kappa).log()
         return density - math.log(2.0 * math.pi)
@@ -125,40 +150,123 @@ def _kl_von_mises(p: VonMises, q: VonMises) -> Tensor:
     return divergence
 
 
-class Mixture(Distribution):
-    """Mixture of distributions, with weights per example or per site.
+@singledispatch
+def as_batch(distribution: Distribution, axes: int) -> Distribution:
+    """The distribution with the first axes of its event as axes of its batch: their log-densities are not summed.
 
     Arguments:
-        logits: Unnormalised log-weights, (B, K) for one choice per example, (B, *site, K) for one at each site.
-        components: The K distributions, each with batch shape (B,); with weights per site they are
-            ``Independent`` over the sites.
+        distribution: Independent along those axes.
+        axes: How many.
+    Raises:
+        TypeError: If it is not known to be independent along them.
+    """
+    raise TypeError(
+        f"a mixture needs components that are Independent over candidates and sites, got {distribution}; "
+        "build them with torch.distributions.Independent"
+    )
+
+
+@as_batch.register(Independent)
+def _(distribution: Independent[Any], axes: int) -> Distribution:
+    left = distribution.reinterpreted_batch_ndims - axes
+    if left < 0:
+        raise TypeError(f"{distribution} has fewer than {axes} axes along which it is known to be independent")
+    return Independent(distribution.base_dist, left, validate_args=False)
+
+
+class Mixture(Distribution):
+    """Mixture of K distributions, with weights per example or per site.
+
+    The candidates stand on the axis after the batch: one distribution holds all of them.
+
+    Arguments:
+        logits: Unnormalised log-weights, (*batch, K) for one choice per example, (*batch, *site, K) for one at each.
+        components: Distribution with batch shape (*batch, K), or (*batch, K, *site) with weights per site; see
+            :func:`as_batch`.
+        batch_ndim: Number of batch axes.
+        validate_args: Whether torch checks values, which waits for the device.
+
+    >>> candidates = Normal(torch.tensor([[-1.0, 1.0]]), 0.5)
+    >>> Mixture(torch.zeros(1, 2), candidates).log_prob(torch.tensor([1.0]))
+    tensor([-0.9186])
     """
 
-    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
 
-    def __init__(self, logits: Tensor, components: Sequence[Distribution]) -> None:
-        self.logits = logits.log_softmax(-1)
-        self.components = tuple(components)
-        super().__init__(logits.shape[:1], self.components[0].event_shape, validate_args=False)
+    def __init__(
+        self, logits: Tensor, components: Distribution, batch_ndim: int = 1, validate_args: bool = False
+    ) -> None:
+        batch, sites = logits.shape[:batch_ndim], logits.shape[batch_ndim:-1]
+        expected = (*batch, logits.shape[-1], *sites)
+        if tuple(components.batch_shape) != expected:
+            raise ValueError(
+                f"logits of shape {tuple(logits.shape)} need components with batch shape {expected}, "
+                f"found {tuple(components.batch_shape)}; write as_batch(kernel(candidates), {1 + len(sites)})"
+            )
+        self.logits, self.components, self._axis = logits.log_softmax(-1), components, batch_ndim
+        super().__init__(batch, torch.Size((*sites, *components.event_shape)), validate_args=validate_args)
 
-    def _log_prob(self, component: Distribution, y: Tensor) -> Tensor:
-        if self.logits.ndim == 2:
-            return component.log_prob(y)
-        if not isinstance(component, Independent):
-            raise TypeError(f"weights per site need components that are Independent over sites, got {component}")
-        density: Tensor = component.base_dist.log_prob(y)
-        inner = tuple(range(self.logits.ndim - 1, density.ndim))  # of the message, at one site
-        return density.sum(inner) if inner else density  # torch sums over all axes for an empty tuple
+    def expand(self, batch_shape: Sequence[int], _instance: Mixture | None = None) -> Mixture:
+        """The same mixture for more examples."""
+        logits, k = self.logits, self.logits.shape[-1]
+        sites = logits.shape[self._axis : -1]
+        components = self.components.expand(torch.Size((*batch_shape, k, *sites)))
+        return Mixture(logits.expand(*batch_shape, *sites, k), components, len(batch_shape), bool(self._validate_args))
 
-    def log_prob(self, y: Tensor) -> Tensor:
+    def __repr__(self) -> str:
+        return f"Mixture(logits: {tuple(self.logits.shape)}, components: {self.components})"
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The support of the components."""
+        sites = self.logits.ndim - 1 - self._axis
+        return constraints.independent(self.components.support, sites)  # type: ignore[no-untyped-call]
+
+    @property
+    def _log_weights(self) -> Tensor:
+        """Log-weights with the candidates where the components have them."""
+        return self.logits.movedim(-1, self._axis)
+
+    def _average(self, values: Tensor) -> Tensor:
+        return (expand(self._log_weights.exp(), values) * values).sum(self._axis)
+
+    @property
+    def mean(self) -> Data:
+        """E[y]."""
+        return map_data(self._average, self.components.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each number of y."""
+        mean = self.components.mean
+        centred = mean - self._average(mean).unsqueeze(self._axis)
+        return self._average(self.components.variance + centred.square())
+
+    def log_prob(self, y: Data) -> Tensor:
         """Log-density in nats per example, with shape (B,)."""
-        terms = torch.stack([self._log_prob(component, y) for component in self.components], -1)
-        return per_example(torch.logsumexp(self.logits + terms, -1))
+        if self._validate_args:
+            self._validate_sample(y)
+        sites = self.logits.ndim - 1 - self._axis
+        terms = self.components.log_prob(_beside(y, self.components, sites)) + self._log_weights
+        density = terms.logsumexp(-1 - sites)
+        return density.flatten(-sites).sum(-1) if sites else density
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Data:
         """Draws with shape sample_shape + (B,) + event shape."""
         size = torch.Size(sample_shape)
-        draws = torch.stack([component.sample(size) for component in self.components])
+        draws = self.components.sample(size)
         choice: Tensor = Categorical(logits=self.logits, validate_args=False).sample(size)  # type: ignore[no-untyped-call]
-        choice = choice.reshape(choice.shape + (1,) * (draws.ndim - 1 - choice.ndim)).expand(draws.shape[1:])
-        return draws.gather(0, choice.unsqueeze(0)).squeeze(0)
+        axis = len(size) + self._axis
+
+        def chosen(draw: Tensor) -> Tensor:
+            index = expand(choice.unsqueeze(axis), draw)
+            return draw.gather(axis, index.expand(*draw.shape[:axis], 1, *draw.shape[axis + 1 :])).squeeze(axis)
+
+        return map_data(chosen, draws)
+
+
+def _beside(y: Data, components: Any, sites: int) -> Data:
+    """Data with an axis of one candidate, so that they broadcast against all."""
+    if isinstance(y, Mapping):
+        return {name: _beside(part, components[name], sites) for name, part in y.items()}
+    return y.unsqueeze(y.ndim - len(components.event_shape) - sites)

@@ -53,6 +53,44 @@ def check_n_steps(n_steps: int) -> int:
     return n_steps
 
 
+def check_site_shape(_: object, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
+    """An attrs validator: the sizes are integers of at least 1."""
+    if not all(isinstance(size, int) and size >= 1 for size in value):
+        raise ValueError(f"{attribute.name} must be integers of at least 1, got {value}")
+
+
+def check_values(owner: object, x: Tensor, bad: Tensor, expected: str, advice: str = "") -> None:
+    """Refuses data that have bad values, at a public entry: the value is read.
+
+    Arguments:
+        owner: The family or head that checks; its class is named.
+        x: Data.
+        bad: Where they are bad, with the leading axes of x.
+        expected: The data that are expected.
+        advice: The end of the message.
+    Raises:
+        DataError: If any are bad; it names the first of them.
+    """
+    if bad.any():
+        row = tuple(bad.nonzero()[0].tolist())
+        raise DataError(
+            f"{type(owner).__name__} expects {expected}, found {x[row].tolist()} at index {row} "
+            f"({int(bad.sum())} in all){advice}"
+        )
+
+
+def check_finite(owner: object, x: Tensor, noun: str = "data") -> None:
+    """Refuses data that are not floating-point numbers, or not finite.
+
+    Raises:
+        DataError: If they are not.
+    """
+    if not x.is_floating_point():
+        name = type(owner).__name__
+        raise DataError(f"{name} expects floating-point {noun}, found {x.dtype}; convert with x.float()")
+    check_values(owner, x, ~torch.isfinite(x), f"finite {noun}")
+
+
 class ExampleKind(StrEnum):
     """The kind of thing that one example is, which decides how a figure draws it."""
 
@@ -145,7 +183,7 @@ class Family(abc.ABC, Generic[P]):
 
     @abc.abstractmethod
     def features(self, params: P) -> Tensor:
-        """What the network sees of the beliefs: (B, *site, F)."""
+        """Features of the beliefs, which the network sees: (B, *site, F)."""
 
     @abc.abstractmethod
     def output(self, raw: Tensor, params: P) -> Output:
@@ -276,7 +314,7 @@ class OutputHead(abc.ABC, Generic[P]):
 
     @abc.abstractmethod
     def features(self, family: Any, params: P) -> Tensor:
-        """What the network sees of the beliefs: (B, *site, F)."""
+        """Features of the beliefs, which the network sees: (B, *site, F)."""
 
     @abc.abstractmethod
     def output(self, family: Any, raw: Tensor, params: P) -> Output:

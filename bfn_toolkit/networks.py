@@ -38,7 +38,7 @@ class NetworkIO:
 
 @runtime_checkable
 class Network(Protocol):
-    """What a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
+    """A module that a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
     def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""

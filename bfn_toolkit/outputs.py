@@ -29,10 +29,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit.distributions import Mixture, normal
-from bfn_toolkit.polynomials import normal_expectation
+from bfn_toolkit.distributions import Mixture, as_batch, normal
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.polynomials import normal_expectation, value_and_degree
 from bfn_toolkit.shapes import expand, per_example
 
+# From data to the law of a message, independent over the sites.  Candidates for the data stand on the axis after the
+# batch, (B, K, *site), where a kernel sees them as more sites.
 Kernel: TypeAlias = Callable[[Tensor], Distribution]
 
 
@@ -92,9 +95,9 @@ class Delta:
         return self.value
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of a normal distribution around the point, with the tolerance as its standard deviation."""
+        """Log-density of a normal distribution around the point."""
         if self.std is None:
-            raise ValueError("a Delta has no log-density: build it with a tolerance")
+            raise ValueError("a Delta without a standard deviation has no log-density; write Delta(value, std=0.01)")
         z = (x - self.value) / self.std
         return per_example(-0.5 * z.square() - math.log(self.std) - 0.5 * math.log(2 * math.pi))
 
@@ -173,7 +176,9 @@ class Finite:
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Mixture of the kernel over the support, with its weights at each site."""
-        return Mixture(self.logits, [kernel(point) for point in self._points()])
+        *sites, k = self.logits.shape[1:]
+        points = self.values.reshape(k, *(1,) * len(sites)).expand(len(self.logits), k, *sites)
+        return Mixture(self.logits, as_batch(kernel(points), 1 + len(sites)))
 
 
 @attrs.frozen(eq=False)
@@ -190,11 +195,8 @@ class NormalMixture:
     means: Tensor
     scales: Tensor
 
-    def _components(self) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.means.unbind(1), self.scales.unbind(1), strict=True))
-
     def _distribution(self) -> Mixture:
-        return Mixture(self.logits, [normal(mean, scale) for mean, scale in self._components()])
+        return Mixture(self.logits, as_batch(normal(self.means, self.scales), 1))
 
     @property
     def mean(self) -> Tensor:
@@ -208,7 +210,8 @@ class NormalMixture:
 
     def sample(self) -> Tensor:
         """Draws x, one per example."""
-        return self._distribution().sample()
+        x: Tensor = self._distribution().sample()
+        return x
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats per example."""
@@ -226,7 +229,7 @@ class NormalMixture:
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""
-        return Mixture(self.logits, [_widened(kernel, mean, scale) for mean, scale in self._components()])
+        return Mixture(self.logits, as_batch(_widened(kernel, self.means, self.scales), 1))
 
 
 @attrs.frozen(eq=False)
@@ -293,12 +296,22 @@ class SiteNormalMixture:
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Each component widened by the kernel; exact for normal kernels whose mean is affine in x, site by site."""
-        components = zip(self.means.unbind(-1), self.scales.unbind(-1), strict=True)
-        return Mixture(self.logits, [_widened(kernel, mean, scale) for mean, scale in components])
+        means, scales = self.means.movedim(-1, 1), self.scales.expand_as(self.means).movedim(-1, 1)
+        return Mixture(self.logits, as_batch(_widened(kernel, means, scales), means.ndim - 1))
 
 
 def _widened(kernel: Kernel, mean: Tensor, scale: Tensor) -> Distribution:
-    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x."""
-    sent, shifted = kernel(mean), kernel(mean + 1)
-    slope = shifted.mean - sent.mean
-    return normal(sent.mean, (sent.variance + (slope * expand(scale, slope)).square()).sqrt())
+    """E[kernel(x)] for x ~ N(mean, scale^2) and a normal kernel whose mean is affine in x.
+
+    Raises:
+        ConfigError: If the kernel's mean is not known to be affine.
+    """
+    sent, degree = value_and_degree(lambda x: kernel(x).mean, mean)
+    if degree > 1:
+        raise ConfigError(
+            f"normal components are widened by a message whose mean is affine in x, found one of degree {degree}; "
+            "give the family an output that it can mix, such as Finite"
+        )
+    shifted = kernel(mean + 1)
+    slope = shifted.mean - sent
+    return normal(sent, (shifted.variance + (slope * expand(scale, slope)).square()).sqrt())

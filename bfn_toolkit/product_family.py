@@ -19,7 +19,7 @@ from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit.distributions import kl
+from bfn_toolkit.distributions import as_batch, kl
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
 from bfn_toolkit.networks import NetworkIO
@@ -34,7 +34,7 @@ class Joint(Distribution):
     """Independent distributions by name: a draw is a mapping, a log-density is the sum.
 
     Arguments:
-        parts: Distributions with batch shape (B,).
+        parts: Distributions with one batch shape, (B,).
     """
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
@@ -45,6 +45,13 @@ class Joint(Distribution):
 
     def __getitem__(self, name: str) -> Distribution:
         return self.parts[name]
+
+    def __repr__(self) -> str:
+        return f"Joint({', '.join(f'{name}: {part}' for name, part in self.parts.items())})"
+
+    def expand(self, batch_shape: Sequence[int], _instance: Joint | None = None) -> Joint:
+        """The same distributions for more examples."""
+        return Joint({name: part.expand(torch.Size(batch_shape)) for name, part in self.parts.items()})
 
     @property
     def mean(self) -> Data:
@@ -62,6 +69,11 @@ class Joint(Distribution):
     def log_prob(self, x: Data) -> Tensor:
         """Sum of the log-densities, in nats per example."""
         return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+
+
+@as_batch.register
+def _(distribution: Joint, axes: int) -> Distribution:
+    return Joint({name: as_batch(part, axes) for name, part in distribution.parts.items()})
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
@@ -190,7 +202,7 @@ class ProductFamily(Family[Beliefs]):
         return {part.name: verb(part.family, *part.values) for part in self.walk(*values)}
 
     def _draw(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
-        """As :meth:`_each`, with a stream of draws for each part."""
+        """The verbs as :meth:`_each` calls them, with a stream of draws for each part."""
         stream, drawn = streams(), {}
         for part in self.walk(*values):
             with stream(part.name):
@@ -202,7 +214,7 @@ class ProductFamily(Family[Beliefs]):
         return _common([part.network_io.site_shape for part in self.parts.values()])
 
     def _numbers(self, kind: str) -> list[int]:
-        """How many features or raw numbers each part has at one of the network's sites."""
+        """Numbers of features or raw numbers that each part has at one of the network's sites."""
         ios, sites = [part.network_io for part in self.parts.values()], len(self._sites)
         return [math.prod(io.site_shape[sites:]) * getattr(io, kind) for io in ios]
 

@@ -48,14 +48,7 @@ def integer(*, ge: int | None = None, le: int | None = None) -> Validator:
         ge: The least that is accepted.
         le: The greatest that is accepted.
     """
-
-    def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise invalid(instance, field, f"expected an integer, got {_short(value)}")
-        if not (ge is None or ge <= value) or not (le is None or value <= le):
-            raise invalid(instance, field, f"expected {_range(field.name, ge, '<=', le, '<=')}, got {_short(value)}")
-
-    return check
+    return _within("an integer", int, None, ge, None, le)
 
 
 def number(
@@ -69,17 +62,22 @@ def number(
         lt: A number above all that are accepted.
         le: The greatest that is accepted.
     """
+    return _within("a number", (int, float), gt, ge, lt, le)
 
+
+def _within(
+    words: str, types: Any, gt: float | None, ge: float | None, lt: float | None, le: float | None
+) -> Validator:
     def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise invalid(instance, field, f"expected a number, got {_short(value)}")
+        if isinstance(value, bool) or not isinstance(value, types):
+            raise invalid(instance, field, f"expected {words}, got {_short(value)}")
         above = ge <= value if ge is not None else (-math.inf if gt is None else gt) < value
         below = value <= le if le is not None else value < (math.inf if lt is None else lt)
         if not (above and below):  # NaN is neither
             low, high = gt if ge is None else ge, lt if le is None else le
             bounds = _range(field.name, low, "<" if ge is None else "<=", high, "<" if le is None else "<=")
-            finite = value in (math.inf, -math.inf) or value != value
-            expected = ", ".join(filter(None, ("a finite number" if finite else "", bounds)))
+            finite = isinstance(value, int) or math.isfinite(value)
+            expected = ", ".join(filter(None, ("" if finite else "a finite number", bounds)))
             raise invalid(instance, field, f"expected {expected}, got {_short(value)}")
 
     return check

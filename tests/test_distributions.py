@@ -12,19 +12,21 @@ import scipy.stats
 import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from bfn_toolkit import (
     Binned,
     ConfigError,
     Delta,
     Finite,
+    Joint,
     JointOutput,
     Mixture,
     NormalMixture,
     Output,
     SiteNormalMixture,
     VonMises,
+    as_batch,
     kl,
     normal,
     seeded,
@@ -202,6 +204,19 @@ def test_mix_is_the_law_of_a_message_about_a_draw(kind: str) -> None:
         assert ks_two_sample(function(direct), function(ancestral)) <= 1
 
 
+@pytest.mark.parametrize("kind", ["normals", "site normals"])
+@pytest.mark.parametrize(
+    ("embedding", "found"),
+    [(lambda x: torch.stack([x.cos(), x.sin()], -1), "found cos"), (lambda x: x.square(), "found one of degree 2")],
+    ids=["circle", "square"],
+)
+def test_normal_components_are_not_widened_by_what_is_not_affine(
+    kind: str, embedding: Callable[[Tensor], Tensor], found: str
+) -> None:
+    with pytest.raises(ConfigError, match=found):
+        outputs(3)[kind].mix(lambda x: normal(embedding(x), torch.full((len(x),), 0.4, dtype=DOUBLE)))
+
+
 @KINDS
 def test_mix_has_the_density_that_its_draws_have(kind: str) -> None:
     # Importance: the mean of q(y) / p(y) over y ~ p is 1 for any density q, here a wide normal.
@@ -300,7 +315,7 @@ def test_delta_prices_an_error_by_its_tolerance() -> None:
     delta, x = outputs(2)["delta"], torch.tensor([[0.25, -1.0], [0.2, -0.9]], dtype=DOUBLE)
     expected = Normal(delta.value, 0.1).log_prob(x).sum(1)
     assert torch.allclose(delta.log_prob(x), expected, rtol=1e-13)
-    with pytest.raises(ValueError, match="tolerance"):
+    with pytest.raises(ValueError, match=r"without a standard deviation .*; write Delta\(value, std="):
         Delta(delta.value).log_prob(x)
 
 
@@ -320,17 +335,116 @@ def test_normal_sums_over_sites_and_keeps_examples(site: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("per_site", [False, True])
 def test_mixture_draws_have_the_shape_of_torch(sample_shape: tuple[int, ...], per_site: bool) -> None:
     logits = LOGITS.expand(5, 2, 3) if per_site else LOGITS[:, 0].expand(5, 3)
-    parts = [normal(torch.full((5, 2, 4), float(k), dtype=DOUBLE), torch.ones(5, dtype=DOUBLE)) for k in range(3)]
-    mixture = Mixture(logits, parts)
-    assert mixture.sample(sample_shape).shape == (*sample_shape, 5, 2, 4)
-    assert mixture.log_prob(mixture.sample()).shape == (5,)
+    centres = torch.arange(3, dtype=DOUBLE).reshape(3, 1, 1).expand(5, 3, 2, 4)
+    mixture = Mixture(logits, as_batch(normal(centres, torch.ones(5, dtype=DOUBLE)), 2 if per_site else 1))
+    assert (mixture.batch_shape, mixture.event_shape) == ((5,), (2, 4))
+    with seeded(6):
+        y = mixture.sample(sample_shape)
+    assert y.shape == (*sample_shape, 5, 2, 4)
+    assert mixture.log_prob(y).shape == (*sample_shape, 5)
+    assert torch.equal(mixture.log_prob(y).flatten()[:5], mixture.log_prob(y.reshape(-1, 5, 2, 4)[0]))
+    more = mixture.expand((7, 5))
+    assert (more.batch_shape, more.event_shape) == ((7, 5), (2, 4))
+    assert more.sample(sample_shape).shape == (*sample_shape, 7, 5, 2, 4)
+    z = y.reshape(-1, 5, 2, 4)[0]
+    assert torch.equal(more.log_prob(z), mixture.log_prob(z).expand(7, 5))
+    assert str(mixture).startswith(f"Mixture(logits: {tuple(logits.shape)}, components: Independent(")
+
+
+@pytest.mark.parametrize("per_site", [False, True])
+def test_mixture_agrees_with_that_of_torch(per_site: bool) -> None:
+    logits = LOGITS.expand(5, 2, 3) if per_site else LOGITS[:, 0].expand(5, 3)
+    with seeded(8, str(per_site)):
+        mean, scale = torch.randn(5, 3, 2, dtype=DOUBLE), torch.rand(5, dtype=DOUBLE) + 0.1
+    ours = Mixture(logits, as_batch(normal(mean, scale), 2 if per_site else 1))
+    wide = scale.reshape(5, 1, 1).expand(5, 3, 2)
+    if per_site:
+        base = MixtureSameFamily(Categorical(logits=logits), Normal(mean.movedim(1, -1), wide.movedim(1, -1)))
+        reference = Independent(base, 1)
+    else:
+        reference = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(mean, wide), 1))
+    y = torch.linspace(-2, 2, 10, dtype=DOUBLE).reshape(5, 2)
+    for found, expected in (
+        (ours.log_prob(y), reference.log_prob(y)),
+        (ours.mean, reference.mean),
+        (ours.variance, reference.variance),
+    ):
+        assert torch.allclose(found, expected, rtol=1e-12)  # float64
+    assert ours.support.check(y).all()
+
+
+def test_mixture_holds_all_candidates_in_one_distribution() -> None:
+    calls = []
+
+    def kernel(x: Tensor) -> Distribution:
+        calls.append(x.shape)
+        return normal(x, torch.tensor(0.1, dtype=DOUBLE))
+
+    bins = Finite(torch.linspace(-1, 1, 256, dtype=DOUBLE), torch.zeros(4, 2, 256, dtype=DOUBLE))
+    mixture = bins.mix(kernel)
+    assert calls == [(4, 256, 2)]
+    assert isinstance(mixture, Mixture)
+    assert mixture.components.batch_shape == (4, 256, 2)
+
+
+def test_mixture_checks_values_if_asked() -> None:
+    candidates = as_batch(normal(torch.zeros(1, 2, 3), torch.ones(1)), 1)
+    with pytest.raises(ValueError, match="logits"):
+        Mixture(torch.full((1, 2), math.nan), candidates, validate_args=True)
+    checked = Mixture(torch.zeros(1, 2), candidates, validate_args=True)
+    with pytest.raises(ValueError, match="support"):
+        checked.log_prob(torch.full((1, 3), math.nan))
+
+
+def test_mixture_of_joint_distributions_chooses_for_all_parts_at_once() -> None:
+    centres, weights = torch.tensor([-1.0, 1.0], dtype=DOUBLE), torch.tensor([0.3, 0.7], dtype=DOUBLE)
+    near = torch.tensor(0.01, dtype=DOUBLE)
+    parts = {
+        "a": normal(centres.reshape(2, 1).expand(N, 2, 1), near),
+        "b": normal(-centres.reshape(2, 1).expand(N, 2, 3), near),
+    }
+    mixture = Mixture(weights.log().expand(N, 2), as_batch(Joint(parts), 1))
+    with seeded(9):
+        y = mixture.sample()
+    assert (y["a"].shape, y["b"].shape) == ((N, 1), (N, 3))
+    assert torch.equal(y["a"].sign().expand(N, 3), -y["b"].sign())
+    assert z_of_mean(y["a"], 0.4) <= Z
+    one = {name: part[:1] for name, part in y.items()}
+    by_hand = [
+        (w.log() + sum(Normal(s * m, 0.01).log_prob(one[name]).sum() for name, s in (("a", 1), ("b", -1))))
+        for w, m in zip(weights, centres, strict=True)
+    ]
+    assert torch.allclose(mixture.log_prob(y)[:1], torch.stack(by_hand).logsumexp(0), rtol=1e-12)
+    assert mixture.log_prob(y).shape == (N,)
+    assert Joint(parts).expand((5, N)).batch_shape == (5, N)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        VonMises(torch.ones(4, 2)),
+        normal(torch.zeros(4, 3), torch.linspace(0.1, 1.0, 4)),
+        Mixture(torch.zeros(4, 2), as_batch(normal(torch.zeros(4, 2, 3), torch.ones(4)), 1)),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_distributions_expand_as_those_of_torch_do(law: Distribution) -> None:
+    more = law.expand(torch.Size((6, 4)))
+    assert (more.batch_shape, more.event_shape) == ((6, 4), law.event_shape)
+    with seeded(0):
+        y = law.sample()
+    assert torch.equal(more.log_prob(y), law.log_prob(y).expand(6, 4))
+    assert more.sample().shape == (6, 4, *law.event_shape)
+    assert repr(law)
+    assert bool(law.support.check(y).all())
 
 
 @pytest.mark.parametrize("per_site", [False, True])
 def test_mixture_chooses_once_per_example_or_once_per_site(per_site: bool) -> None:
     weights = torch.tensor([0.3, 0.7], dtype=DOUBLE)
     logits = weights.log().expand(N, 2, 2) if per_site else weights.log().expand(N, 2)
-    parts = [normal(torch.full((N, 2), k, dtype=DOUBLE), torch.full((N,), 0.1, dtype=DOUBLE)) for k in (-1.0, 1.0)]
+    centres = torch.tensor([-1.0, 1.0], dtype=DOUBLE).reshape(2, 1).expand(N, 2, 2)
+    parts = as_batch(normal(centres, torch.full((N,), 0.1, dtype=DOUBLE)), 2 if per_site else 1)
     with seeded(4, str(per_site)):
         y = Mixture(logits, parts).sample()
     assert z_of_mean(y, 0.4) <= Z
@@ -338,16 +452,21 @@ def test_mixture_chooses_once_per_example_or_once_per_site(per_site: bool) -> No
     assert z_of_mean(y.prod(1), 0.16 if per_site else 1.0) <= Z
 
 
-def test_mixture_with_weights_per_site_needs_independent_parts() -> None:
-    whole = torch.distributions.MultivariateNormal(torch.zeros(1, 2), torch.eye(2))
-    with pytest.raises(TypeError, match="Independent over sites"):
-        Mixture(torch.zeros(1, 2, 1), [whole]).log_prob(torch.zeros(1, 2))
+def test_mixture_with_weights_per_site_needs_independent_sites() -> None:
+    whole = torch.distributions.MultivariateNormal(torch.zeros(1, 3, 2), torch.eye(2))
+    with pytest.raises(TypeError, match="Independent over candidates and sites"):
+        as_batch(whole, 1)
+    with pytest.raises(TypeError, match="fewer than 2 axes"):
+        as_batch(Independent(whole, 1), 2)
+    with pytest.raises(ValueError, match=r"batch shape \(1, 3, 2\), found \(1, 3\); write as_batch\(.*, 2\)"):
+        Mixture(torch.zeros(1, 2, 3), whole)
 
 
 def test_mixture_of_equal_parts_is_that_part() -> None:
     part, x = normal(torch.zeros(1, 2, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE)), torch.tensor([[0.3, 4.0]]).double()
-    for logits in (LOGITS, LOGITS[:, 0]):
-        assert torch.allclose(Mixture(logits, [part] * 3).log_prob(x), part.log_prob(x), rtol=1e-14)
+    three = normal(torch.zeros(1, 3, 2, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE))
+    for logits, axes in ((LOGITS, 2), (LOGITS[:, 0], 1)):
+        assert torch.allclose(Mixture(logits, as_batch(three, axes)).log_prob(x), part.log_prob(x), rtol=1e-14)
 
 
 def turned(kappa: float, angle: float = 0.7) -> Tensor:

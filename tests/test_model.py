@@ -241,3 +241,10 @@ def test_builders_may_check_values() -> None:
 
 def test_numbers_are_all_compared() -> None:
     assert len(numbers({"a": torch.zeros(1), "b": {"c": torch.ones(1)}})) == 2
+
+
+def test_a_module_of_a_builder_reads_what_the_builder_says() -> None:
+    builder = MLP(width=8)
+    module = builder.build(NetworkIO((2,)))
+    with pytest.raises(ConfigError, match="it reads none"):
+        BFN(Gaussian((2,)), module, builder).sample(2, n_steps=2, condition={"label": torch.zeros(2).long()})

@@ -96,7 +96,13 @@ Examples:
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors of such names; may be given again.")
 @click.option("--max-size", type=POSITIVE, metavar="BYTES", help="Largest file  [default: 16 times the network]")
 def import_checkpoint(
-    words: tuple[str, ...], out: Path, config: Path | None, preset: str | None, **choice: Any
+    words: tuple[str, ...],
+    out: Path,
+    config: Path | None,
+    preset: str | None,
+    force: bool,
+    max_size: int | None,
+    **choice: Any,
 ) -> None:
     """Take the weights of a FILE of another program (.pt, .safetensors) over into a run directory.
 
@@ -104,11 +110,12 @@ def import_checkpoint(
     """
     path, options = file_and_options(words)
     from bfn_toolkit.config.experiment import Experiment
+    from bfn_toolkit.sharing import import_weights
 
     experiment = Experiment.from_toml(config, preset, parse_overrides(options))
-    from bfn_toolkit.sharing.import_weights import import_checkpoint as import_file
 
-    found = import_file(path, out, experiment, **choice)
+    select = import_weights.Selection(**choice)
+    found = import_weights.import_checkpoint(path, out, experiment, select, max_size=max_size, force=force)
     say(f"kept: {len(found.kept)} tensors under '{found.key}'")
     for what, names in (("cast", found.cast), ("dropped", found.dropped), ("fits too: --key", found.others)):
         if names:

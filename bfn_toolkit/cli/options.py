@@ -186,11 +186,13 @@ def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
     """Returns values by name from ``label=3``, and None from ``label=none``.
 
     Raises:
-        ConfigError: If an argument has another form.
+        ConfigError: If an argument has another form, or a name comes twice.
     """
     conditions: dict[str, float | None] = {}
     for argument in arguments:
         name, _, value = argument.partition("=")
+        if name in conditions:
+            raise ConfigError(f"--condition {name}: given twice, of which only one could count")
         try:
             conditions[name] = None if value == "none" else float(value)
         except ValueError:

@@ -216,19 +216,23 @@ class Configuration:
 
     def add_options(self, options: Iterable[tuple[str, str]]) -> None:
         """Adds command-line options, each a dotted key and a text; their order does not matter."""
-        table: dict[str, Any] = {}
-        places: dict[Key, Place] = {}
-        # A name before the options of its part.
-        for number, (name, text) in enumerate(sorted(options, key=lambda option: option[0].count("."))):
+        layer = Node((), {})
+        seen: set[Key] = set()
+        # A name comes before the options of its part.
+        ordered = sorted(options, key=lambda option: (option[0].count("."), not option[0].endswith(".name")))
+        for number, (name, text) in enumerate(ordered):
             key, place = tuple(name.split(".")), Place(f"--{name}", len(self), number)
-            if key in places:
+            if key in seen:
                 self._mistakes.append(Mistake(key, place, "given twice"))
                 continue
-            places[key] = place
+            seen.add(key)
             option = OptionText(text)
             parsed = option.parsed()
-            _put(table, key, parsed if isinstance(parsed, dict) else option)
-        self._layers.append(placed(table, (), None, places.get))
+            node = placed(parsed if isinstance(parsed, dict) else option, key, place)
+            for n in reversed(range(len(key))):
+                node = Node(key[:n], {key[n]: node})
+            layer = merged(layer, node)
+        self._layers.append(layer)
 
     def errors(self, mistakes: Iterable[Mistake], known: Sequence[Key]) -> ConfigErrors | None:
         """Returns all mistakes in the order of their places, or None if there are none.
@@ -286,13 +290,3 @@ def _nearest(key: Key, siblings: Sequence[str], whole: Key, known: Sequence[Key]
         ends.setdefault(str(other[-1]), other)
     close = difflib.get_close_matches(str(whole[-1]), ends, n=1)
     return ends[close[0]] if close else None
-
-
-def _put(table: dict[str, Any], key: tuple[str, ...], value: object) -> None:
-    for part in key[:-1]:
-        inner = table.get(part)
-        if not isinstance(inner, dict):
-            inner = {"name": inner} if isinstance(inner, str) else {}
-        table[part] = inner
-        table = inner
-    table[key[-1]] = value

@@ -29,7 +29,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from bfn_toolkit.errors import ConfigError, PluginError, UnknownPlugin, did_you_mean
+from bfn_toolkit.errors import BFNError, ConfigError, PluginError, UnknownPlugin, did_you_mean
 from bfn_toolkit.registry import hookspecs
 from bfn_toolkit.registry.hookspecs import HOOK_API, KINDS, PROJECT, Entry
 
@@ -374,7 +374,7 @@ def _conflict(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
 
 def _reason(error: BaseException) -> str:
     """One line for any exception, even one whose text cannot be read."""
-    if isinstance(error, PluginError):
+    if isinstance(error, BFNError):
         return str(error)
     lines = [line for line in traceback.format_exception_only(error) if not line.startswith(" ")]
     return textwrap.shorten(lines[0], 300)

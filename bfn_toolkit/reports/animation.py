@@ -6,17 +6,16 @@ the data.  The last picture shows the samples.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from torch import Tensor
 
 from bfn_toolkit.families import ExampleKind, Part
@@ -25,7 +24,7 @@ from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data
 
 FRAMES = 40  # pictures, at most
-SECONDS, HOLD = 4.0, 2.0  # of all, and of the last besides
+SECONDS, HOLD = 4.0, 1.0  # of all, and of the last besides
 PATHS, IMAGES = 60, 36  # paths of one number, and images, at most
 
 Picture = Callable[[int], None]  # draws the state at an evaluation, given its number from 0
@@ -41,35 +40,29 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
     """
     parts = list(trajectory.family.walk(data))
     figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     heading = figure.suptitle("", family="monospace", fontsize=10)
     t = trajectory.arrays["t"]
     pictures = []
     for row, part in enumerate(parts):
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
         pictures.append(_picture(axes, trajectory, part))
-
-    def drawn(i: int) -> Image.Image:
-        for picture in pictures:
-            picture(i)
-        heading.set_text(f"{title}: t = {float(t[i]):.2f}")
-        canvas.draw()  # type: ignore[no-untyped-call]
-        figure.set_layout_engine("none")  # the places of the first picture are those of all
-        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        return Image.fromarray(pixels).convert("RGB").quantize(64)
-
     last = len(t) - 1
-    frames = [drawn(i) for i in sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})]
-    times = [SECONDS / len(frames)] * (len(frames) - 1) + [HOLD]
-    buffer = io.BytesIO()
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=[1000 * time for time in times], loop=0
-    )
-    return buffer.getvalue()
+    frames = sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})
+    writer = PillowWriter(fps=max(1, round(len(frames) / SECONDS)))
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "film.gif")
+        with writer.saving(figure, str(path), dpi=figure.dpi):
+            for i in frames + [last] * round(HOLD * writer.fps):  # equal frames become a long one
+                for picture in pictures:
+                    picture(i)
+                heading.set_text(f"{title}: t = {float(t[i]):.2f}")
+                writer.grab_frame()
+                figure.set_layout_engine("none")  # the places of the first picture are those of all
+        return path.read_bytes()
 
 
 def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
-    """How to draw a part, by the kind of its data."""
+    """A function that draws a part, by the kind of its data."""
     t = trajectory.arrays["t"]
     beliefs, means, entropy = (
         trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")

@@ -118,7 +118,7 @@ def _retire(run: Path, step: int, keep: int) -> None:
 
 
 def read_state(folder: Path, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What ``state.json`` of a checkpoint says, after checking its digest.
+    """Reads ``state.json`` of a checkpoint, after checking its digest.
 
     Raises:
         RunDirectoryError: If it is missing or damaged, or is not of the folder's step.

@@ -143,7 +143,7 @@ def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
 
 
 def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, float], ...]:
-    """Leaves the metrics up to the step, and the validation, from which training goes on, and returns them."""
+    """Leaves the metrics up to the step, and the validation, from which training continues, and returns them."""
     kept = tuple(m for m in read_metrics(folder) if m["step"] <= (validated if "valid_loss" in m else step))
     if (folder / METRICS).exists():
         write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
@@ -151,7 +151,7 @@ def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, f
 
 
 def describe(experiment: Experiment, step: int) -> dict[str, Any]:
-    """What ``model.json`` says of the weights."""
+    """Facts about the weights, for ``model.json``."""
     return {
         "bfn-toolkit": version("bfn-toolkit"),
         "step": step,

@@ -1,4 +1,4 @@
-"""Where numbers come from: machine, versions, plugins and data, as runs and models record them."""
+"""The origin of numbers: machine, versions, plugins and data, as runs and models record them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where the
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the bits of a result depend on besides the experiment."""
+    """Facts besides the experiment on which the bits of a result depend."""
     return {
         "bfn-toolkit": version("bfn-toolkit"),
         "torch": torch.__version__,
@@ -38,12 +38,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments, in words."""
+    """Differences between two environments, in words."""
     return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a training stood on before and does not now, in words: environment, data, and options but the harmless."""
+    """Differences that may change the numbers of a run, in words: environment, data, options but the harmless."""
     found = differences(before["environment"], now["environment"])
     found += ["data"] if before["data"] != now["data"] else []
     return found + (["options"] if _what_matters(before["experiment"]) != _what_matters(now["experiment"]) else [])
@@ -77,7 +77,7 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
     for key, plugin in recorded.items():
         distribution, wanted = plugin["distribution"], plugin["version"]
         if wanted and not (re.fullmatch(_WORD, distribution) and re.fullmatch(_WORD, wanted)):
-            raise RunDirectoryError(f"{key}: {distribution!r} {wanted!r} is no name and version of a distribution")
+            raise RunDirectoryError(f"{key}: {distribution!r} {wanted!r} is not a name and version of a distribution")
         if not wanted:  # registered by a process, not installed
             continue
         try:

@@ -202,7 +202,7 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
 
 
 def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
-    """What the model, or else the newest checkpoint, says of the plugins."""
+    """Plugins that the model, or else the newest checkpoint, was made with."""
     if (folder / DESCRIPTION).exists():
         return dict(load_description(folder).get("plugins", {}))
     sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]

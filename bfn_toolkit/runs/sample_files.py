@@ -38,11 +38,11 @@ from bfn_toolkit.storage.locks import held
 
 
 class Format(abc.ABC):
-    """How samples become bytes: a header, then the rows of each tensor."""
+    """A way to write samples as bytes: a header, then the rows of each tensor."""
 
     @abc.abstractmethod
     def header(self, samples: Data, n: int) -> bytes:
-        """What stands before the rows, given some of the n samples.
+        """The bytes before the rows, given some of the n samples.
 
         Raises:
             ConfigError: If the format is not for samples such as these.
@@ -146,7 +146,7 @@ class SampleFile:
     Arguments:
         path: Its final name.
         n: Number of samples in all.
-        facts: Of what they are samples, as JSON can hold it; None where nobody will go on with it.
+        facts: Of what they are samples, as JSON can hold it; None where nobody will continue it.
         file: The file that has the rows so far.
     """
 
@@ -163,7 +163,7 @@ class SampleFile:
             file.truncate(0)
 
     def _state(self) -> dict[str, Any] | None:
-        """What was noted after the last batch of an earlier process, if its rows are all there."""
+        """Notes on the last batch of an earlier process, if its rows are all there."""
         try:
             state, again = read_json(_notes(self.path))
         except (RunDirectoryError, TypeError, ValueError):

@@ -81,8 +81,7 @@ def open_model(
         raise ConfigError(f"{path} is a saved model, which has one state; leave out --checkpoint and --weights")
     saved = pretrained.load(folder, **trust)
     family, builder = saved.architecture.family, saved.architecture.network
-    model = BFN(family, saved.network)
-    model.builder = builder
+    model = BFN(family, saved.network, builder)
     experiment = Experiment(dataset=None, family=family, network=builder, loss=None)
     return Run(experiment, model.eval(), (), folder, Weights("saved", 0, pretrained.CONFIG), saved.conditions)
 

@@ -1,8 +1,7 @@
 """Checkpoints of other programs: the weights in them, taken over into a run directory.
 
 A ``.pt`` file is a pickle, and a pickle is a program.  It is read by ``torch.load(weights_only=True)`` and by nothing
-else, and looked at before: no larger than a checkpoint of this network could be, nothing compressed in it, and no name
-in its opcodes but those that tensors and their containers are made of.  A ``.safetensors`` file is data.
+else; before that, what would take more memory than the file itself is refused.  A ``.safetensors`` file is data.
 
 Somewhere in what was read are the weights: tables of tensors, at the top or below names such as "model" or "ema", with
 or without a prefix such as "module.".  Those are taken whose names, shapes and dtypes are the network's, all of them.
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.errors import ConfigError, RunDirectoryError
@@ -38,21 +37,12 @@ COPIES = 16  # weights, averages and the moments of an optimiser, in double prec
 MIN_ROWS = 64 * 2**20  # bytes that any file may have
 DEPTH = 4  # of tables in tables
 AVERAGE = re.compile(r"(^|[._])(ema|swa|averag)", re.IGNORECASE)
-_LEGACY, _PICKLES = b"\x80\x02\x8a\x0a", 5  # how a file of the format before zip begins, and the pickles in it
+_LEGACY = b"\x80\x02\x8a\x0a"  # how a file of the format before zip begins
 _ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
+# Names that torch permits, and that make memory of any size: with torch 2.13, 244 bytes with a bytearray take 2 GB, and
+# a tensor so made holds what happened to be in memory.
+_ALLOCATES = re.compile(rb"c(?:builtins|__builtin__|torch[.\w]*)\n(bytearray|\w*Tensor|UntypedStorage)\n")
 LISTED = 100  # names of what was dropped that model.json holds
-_NAMES = {
-    "collections OrderedDict",
-    "collections Counter",
-    "torch Size",
-    "torch device",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_tensor_v3",
-    "torch._utils _rebuild_parameter",
-    "__builtin__ set",
-    "builtins set",
-}
 
 
 @attrs.frozen(eq=False)
@@ -72,9 +62,24 @@ class Candidate:
     cast: tuple[str, ...]
 
 
+@attrs.frozen
+class Selection:
+    """Which weights of a file to take, and how they may differ from the network's.
+
+    Arguments:
+        key: Where they are in the file; by default those that fit, of several the moving average.
+        cast: Whether weights of another floating-point dtype are cast.
+        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+    """
+
+    key: str | None = None
+    cast: bool = False
+    drop: Sequence[str] = ()
+
+
 @attrs.frozen(eq=False)
 class Imported:
-    """What became of a file.
+    """The outcome of an import.
 
     Arguments:
         key: Which weights were taken.
@@ -95,10 +100,8 @@ def import_checkpoint(
     path: str | Path,
     out: str | Path,
     experiment: Experiment,
+    select: Selection | None = None,
     *,
-    key: str | None = None,
-    cast: bool = False,
-    drop: Sequence[str] = (),
     max_size: int | None = None,
     force: bool = False,
 ) -> Imported:
@@ -108,26 +111,24 @@ def import_checkpoint(
         path: A ``.pt`` file of ``torch.save``, or a ``.safetensors`` file; the content decides, not the name.
         out: Run directory to make.
         experiment: Whose family and network the weights are for.
-        key: Which weights to take; by default those that fit, of several the moving average.
-        cast: Whether weights of another floating-point dtype are cast.
-        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+        select: Which weights to take.
         max_size: Largest size of the file in bytes; by default 16 times that of the network, and at least 64 MB.
         force: Replace the run that is in ``out``.
     Raises:
         ConfigError: If ``out`` is taken, torch is too old, or it is not clear which weights are meant.
         RunDirectoryError: If the file is not what it claims to be, or holds no weights that fit.
     """
-    path, folder = Path(path), Path(out)
+    path, folder, select = Path(path), Path(out), select or Selection()
     check_out(folder, force=force)
     network = Architecture(experiment.family, experiment.network).build(torch.float32)
     expected: State = network.state_dict()
     size = sum(value.numel() * value.element_size() for value in expected.values())
     content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
     found = read_foreign(content, path)
-    candidates = list(_candidates(found, expected, drop, cast))
+    candidates = list(_candidates(found, expected, select))
     # The state of an optimiser has hundreds of tables, and no name of the network's.
     candidates = [one for one in candidates if one.state.keys() & expected.keys()] or candidates[:5]
-    chosen, others = _choose(candidates, key, path)
+    chosen, others = _choose(candidates, select.key, path)
     state = _taken(chosen, expected, path)
     network.load_state_dict(state)
     taken = {id(value) for value in chosen.state.values()}
@@ -138,7 +139,7 @@ def import_checkpoint(
 
 
 def read_foreign(content: bytes, path: Path) -> Any:
-    """What a ``.pt`` or ``.safetensors`` file holds.
+    """Reads a ``.pt`` or ``.safetensors`` file.
 
     Arguments:
         content: The file.
@@ -147,13 +148,9 @@ def read_foreign(content: bytes, path: Path) -> Any:
         ConfigError: If it is a pickle and torch is too old to be given it.
         RunDirectoryError: If it is neither, damaged, or asks for more than tensors.
     """
-    if content[:4] == _ZIP:
-        _check_zip(content, path)
-    elif content[:4] == _LEGACY:
-        _check_pickles(content, path, _PICKLES)
-    elif content[:1] == b"\x80" and content[8:9] != b"{":
-        raise _refused(path, "it is a pickle that torch.save did not write")
-    else:
+    if content[:4] not in (_ZIP, _LEGACY):
+        if content[:1] == b"\x80" and content[8:9] != b"{":
+            raise _refused(path, "it is a pickle that torch.save did not write")
         return loads(content, path)
     if _version(torch.__version__) < TORCH:
         wanted = ".".join(map(str, TORCH))
@@ -161,8 +158,16 @@ def read_foreign(content: bytes, path: Path) -> Any:
             f"{path} is a pickle, which torch reads safely since {wanted}, and this is torch {torch.__version__}; "
             f'write: pip install "torch>={wanted}", or convert the file to .safetensors'
         )
+    if found := _ALLOCATES.search(content):
+        raise _refused(path, f"besides tensors it asks for {found[1].decode()}")
+    if content[:4] == _ZIP:
+        _check_archive(content, path)
     try:
+        if content[:4] == _ZIP and (unsafe := get_unsafe_globals_in_checkpoint(io.BytesIO(content))):
+            raise _refused(path, f"besides tensors it asks for {', '.join(_word(name)[:80] for name in unsafe[:3])}")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except RunDirectoryError:
+        raise
     except Exception as error:  # torch's text is left out: it tells how to load the file without protection
         raise _refused(path, f"torch cannot read it as weights ({type(error).__name__})") from error
 
@@ -178,52 +183,22 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
-def _check_zip(content: bytes, path: Path) -> None:
-    """Checks that a zip archive becomes no larger than it is, and the names in its pickle."""
+def _check_archive(content: bytes, path: Path) -> None:
+    """Refuses an archive that becomes larger than it is, which torch 2.13 notices only after it has unpacked 2 GB."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            if content[-22:-18] != _ZIP_END:  # what follows the end may be another archive, for another reader
-                raise _refused(path, "something follows the end of its archive")
-            if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
-                raise _refused(path, "its entries are compressed, which torch.save does not do")
-            declared = sum(entry.file_size for entry in entries)
-            if declared > len(content) or len({entry.filename for entry in entries}) < len(entries):
-                raise _refused(path, f"it claims to hold {shown_size(declared)}, and has {shown_size(len(content))}")
-            pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
-            if len(pickles) != 1 or not pickles[0].filename.endswith("/data.pkl"):
-                raise _refused(path, f"it holds {len(pickles)} pickles, and torch.save writes one")
-            if pickles[0].file_size > MAX_JSON:
-                raise _refused(path, f"its pickle has {shown_size(pickles[0].file_size)}")
-            _check_pickles(archive.read(pickles[0]), path, 1)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
         raise _refused(path, f"it is a damaged archive ({error})") from None
-
-
-def _check_pickles(content: bytes, path: Path, count: int) -> None:
-    """Checks the names that pickles ask for, by their opcodes alone."""
-    stream = io.BytesIO(content)
-    foreign: dict[str, None] = {}
-    try:
-        for _ in range(count):
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL" and not _harmless(str(argument)):
-                    foreign[str(argument).replace(" ", ".")] = None
-                elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                    foreign[f"the opcode {opcode.name}"] = None
-    except ValueError as error:
-        raise _refused(path, f"its pickle is damaged ({error})") from None
-    if foreign:
-        raise _refused(path, f"besides tensors it asks for {', '.join(n[:80] for n in list(foreign)[:3])}")
-
-
-def _harmless(name: str) -> bool:
-    """Whether a name is a container, or makes a view of memory that the file itself holds."""
-    if name in _NAMES:
-        return True
-    plain = name.removeprefix("torch ")
-    is_storage = re.fullmatch(r"[A-Z]\w+Storage", plain) and plain not in ("UntypedStorage", "TypedStorage")
-    return plain != name and bool(is_storage or isinstance(vars(torch).get(plain), torch.dtype))
+    if content[-22:-18] != _ZIP_END:  # what follows the end may be another archive, for another reader
+        raise _refused(path, "something follows the end of its archive")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _refused(path, "its entries are compressed, which torch.save does not do")
+    if sum(entry.file_size for entry in entries) > len(content):
+        raise _refused(path, "it claims to hold more than it has")
+    pickled = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
+    if pickled > MAX_JSON:  # a byte of it can become an object of 64 bytes
+        raise _refused(path, f"its pickle has {shown_size(pickled)}, more than {shown_size(MAX_JSON)}")
 
 
 def _walk(value: Any, key: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
@@ -243,27 +218,29 @@ def _word(name: object) -> str:
 
 
 def _contents(found: Any) -> Iterator[tuple[str, Any]]:
-    """Everything in the tables that is no table, by dotted names."""
+    """Everything in the tables that is not a table, by dotted names."""
     for key, table in _walk(found):
         for name, part in table.items():
             if not isinstance(part, Mapping):
                 yield f"{key}.{_word(name)}" if key else _word(name), part
 
 
-def _candidates(found: Any, expected: State, drop: Sequence[str], cast: bool) -> Iterator[Candidate]:
+def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Candidate]:
     for key, table in _walk(found):
         named = {_word(name): value for name, value in table.items() if isinstance(value, Tensor)}
         # What torch.compile puts into names stands anywhere in them.
         tensors = {
             name.replace("_orig_mod.", ""): value
             for name, value in named.items()
-            if not any(fnmatchcase(name, pattern) for pattern in drop)
+            if not any(fnmatchcase(name, pattern) for pattern in select.drop)
         }
         if not tensors:
             continue
         for prefix in _prefixes(tensors, expected):
             state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-            casts = tuple(n for n, value in state.items() if cast and n in expected and _castable(value, expected[n]))
+            casts = tuple(
+                n for n, value in state.items() if select.cast and n in expected and _castable(value, expected[n])
+            )
             # Without memory: a tensor may say that it is larger than anything that there is.
             dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
             forms = {name: torch.empty(value.shape, dtype=dtypes[name], device="meta") for name, value in state.items()}
@@ -277,7 +254,7 @@ def _castable(value: Tensor, like: Tensor) -> bool:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], expected: State) -> list[str]:
-    """What may stand before the network's names: every prefix under which one of a few of them is found."""
+    """Prefixes of the network's names: every one under which one of a few of them is found."""
     some = sorted(expected, key=len, reverse=True)[:3]
     found = {name.removesuffix(end) for end in some for name in tensors if name.endswith(end)}
     return sorted(prefix for prefix in found if prefix == "" or prefix.endswith(".")) or [""]

@@ -1,12 +1,13 @@
-"""Model cards: what a person should know of a model before using it, as Markdown under a few lines of YAML.
+"""Model cards: facts that a person should know before using a model, as Markdown under a few lines of YAML.
 
-The form is that of the Hugging Face Hub: https://huggingface.co/docs/hub/model-cards.
+The form is that of the Hugging Face Hub: https://huggingface.co/docs/hub/model-cards.  ``huggingface_hub.ModelCard``
+does not write it, because the same model is to be the same bytes with and without the extra ``hub``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -21,24 +22,22 @@ def _strings(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _text(_: Any, field: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise ConfigError(f"card: {field.name}: expected a string, got {value!r}")
+def _expected(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not fits(value):
+            raise ConfigError(f"card: {field.name}: expected {what}, got {value!r}")
+
+    return check
 
 
-def _tags(_: Any, field: attrs.Attribute[Any], value: Iterable[object]) -> None:
-    if not all(isinstance(tag, str) and tag for tag in value):
-        raise ConfigError(f"card: {field.name}: expected strings, got {value!r}")
-
-
-def _metrics(_: Any, field: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"card: {field.name}: expected a mapping of names to numbers, got {value!r}")
+_text = _expected("a string", lambda value: isinstance(value, str))
+_tags = _expected("strings", lambda value: all(isinstance(tag, str) and tag for tag in value))
+_metrics = _expected("a mapping of names to numbers", lambda value: isinstance(value, Mapping))
 
 
 @attrs.frozen(kw_only=True)
 class Card:
-    """What a model card says besides what the model's configuration knows; all of it may be left out.
+    """Contents of a model card that the model's configuration does not know; all of them may be left out.
 
     Arguments:
         title: Its headline.
@@ -91,52 +90,47 @@ class Card:
         """
         made = {f"{key} {_code(part['name'])}": _origin(part) for key, part in config["plugins"].items()}
         versions = {"bfn-toolkit": config["bfn-toolkit"], "torch": config["torch"]}
-        told = {"data": self.data, "seed": self.seed, "command": _code(self.command), "weights": self.weights}
-        training = {key: value for key, value in told.items() if value not in (None, "")}
+        facts = {"data": self.data, "seed": self.seed, "command": _code(self.command), "weights": self.weights}
+        training = _table({key: value for key, value in facts.items() if value not in (None, "")})
+        experiment = f"`experiment.toml`:\n\n```toml\n{self.experiment.rstrip()}\n```" if self.experiment else ""
+        license_ = {"license": self.license} if self.license else {}
+        head = {"library_name": LIBRARY, **license_, "tags": list(dict.fromkeys([*_TAGS, *self.tags]))}
         sections = [
-            self._front_matter(),
+            # JSON is YAML too, and has one way only to write a string.
+            "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---"]),
             f"# {' '.join(self.title.split())}",
             self.text.strip(),
-            "## Use",
-            _fenced("python", _EXAMPLE.format(name=json.dumps(name), steps=n_steps or STEPS)),
+            _EXAMPLE.format(name=json.dumps(name), steps=n_steps or STEPS),
             "## Model",
             _table({**made, "numbers in the weights": f"{numbers:,}", **versions}),
-            "## Training" if training or self.experiment else "",
-            _table(training),
-            "`experiment.toml`:" if self.experiment else "",
-            _fenced("toml", self.experiment),
+            "## Training" if training or experiment else "",
+            training,
+            experiment,
             "## Evaluation" if self.metrics else "",
             _table(self.metrics),
         ]
         return "\n\n".join(section for section in sections if section) + "\n"
 
-    def _front_matter(self) -> str:
-        license_ = {"license": self.license} if self.license else {}
-        table = {"library_name": LIBRARY, **license_, "tags": list(dict.fromkeys([*_TAGS, *self.tags]))}
-        # JSON is YAML too, and has one way only to write a string.
-        return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in table.items()), "---"])
-
 
 _TAGS = ("bayesian-flow-network", "generative-model")
-_EXAMPLE = """from bfn_toolkit import BFN
+_EXAMPLE = """## Use
+
+```python
+from bfn_toolkit import BFN
 
 model = BFN.from_pretrained({name})
 samples = model.sample(16, n_steps={steps})
-"""
+```"""
 
 
 def _origin(part: Mapping[str, str]) -> str:
-    """What has to be installed."""
+    """The distribution to install."""
     distribution, version = part["distribution"], part["version"]
     return _code(f'pip install "{distribution}=={version}"') if version else distribution
 
 
 def _code(text: str) -> str:
     return text and f"`{text}`"
-
-
-def _fenced(language: str, text: str) -> str:
-    return f"```{language}\n{text.rstrip()}\n```" if text else ""
 
 
 def _table(rows: Mapping[str, Any]) -> str:

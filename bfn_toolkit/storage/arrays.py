@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save as save_tensors
@@ -39,7 +40,9 @@ def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
     if path.suffix == ".safetensors":
         content = save_tensors({name: array.contiguous() for name, array in arrays.items()})
     else:
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: array.numpy() for name, array in arrays.items()})
+        buffer, columns = io.BytesIO(), dict[str, Any]()
+        columns |= {name: array.numpy() for name, array in arrays.items()}
+        # No allow_pickle=False: numpy 2.1 writes it as an array, and tensors leave nothing to pickle.
+        np.savez(buffer, **columns)
         content = buffer.getvalue()
     write_atomically(path, content)

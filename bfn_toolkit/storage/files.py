@@ -244,7 +244,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file that is no link.
+    """The content of a regular file that is not a link.
 
     Raises:
         RunDirectoryError: If it is missing, something else or larger than ``most`` bytes.

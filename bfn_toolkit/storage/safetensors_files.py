@@ -71,7 +71,7 @@ def dumps(state: State, *, finite: bool = True) -> bytes:
 
 
 def count_nonfinite(value: Tensor) -> int:
-    """How many numbers of a tensor are NaN or infinite."""
+    """Number of entries of a tensor that are NaN or infinite."""
     value = value.float() if value.is_floating_point() and value.itemsize == 1 else value  # no isfinite of float8
     return int((~torch.isfinite(value)).sum())
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from bfn_toolkit.bfn import Oracle
-from bfn_toolkit.distributions import Mixture, normal
+from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.networks import NetworkIO
 from bfn_toolkit.outputs import Delta, Kernel, Output
 from bfn_toolkit.schedules import GeometricSchedule
-from bfn_toolkit.shapes import Data, expand
+from bfn_toolkit.shapes import Data, expand, map_data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.probes import columns, rows_of
 
@@ -73,7 +73,9 @@ class Atoms:
 
     def mix(self, kernel: Kernel) -> Distribution:
         """Mixture of the kernel over the values, one choice per example."""
-        return Mixture(self.logits, [kernel(point) for point in self._points()])
+        n = len(self.logits)
+        values = map_data(lambda value: value.unsqueeze(0).expand(n, *value.shape), self.values)
+        return Mixture(self.logits, as_batch(kernel(values), 1))
 
 
 @attrs.frozen(eq=False)

@@ -246,10 +246,12 @@ class _Training:
             self.data = self.data.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
+        for rows in (self.data, valid):
+            read = {name: value for name, value in rows.condition.items() if model.signature.reads(name)}
+            model.check_condition(read, len(rows))
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
         step.shares(min(len(self.data), experiment.training.batch_size))
-        self.model = BFN(experiment.family, step.network)
-        self.model.builder = experiment.network
+        self.model = BFN(experiment.family, step.network, experiment.network)
         self.metrics = MetricsLogger(step, self.model, self.folder, self.callbacks)
         self.validation = Validation(step, self.model, self.metrics, valid.to(accelerator.device))
         self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, conditions)

@@ -26,7 +26,7 @@ import attrs
 import torch
 from attrs import field
 from torch import Tensor
-from torch.distributions import Categorical as TorchCategorical, Distribution, Independent
+from torch.distributions import Categorical as TorchCategorical, Distribution, Independent, constraints
 from torch.nn.functional import one_hot, pad
 
 from bfn_toolkit import (
@@ -39,6 +39,8 @@ from bfn_toolkit import (
     Output,
     QuadraticSchedule,
     as_shape,
+    check_site_shape,
+    check_values,
     expand,
     hookimpl,
     normal,
@@ -74,11 +76,16 @@ class Receiver(Distribution):
         alpha: Accuracy of the message, with shape (B,) or ().
     """
 
-    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
 
     def __init__(self, logits: Tensor, alpha: Tensor) -> None:
         self.logits, self.alpha = logits, expand(alpha, logits)
         super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All of space."""
+        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log-density in nats per example: all components share their quadratic term."""
@@ -188,7 +195,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     tensor([[0, 0]])
     """
 
-    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     classes: int = field(default=2, validator=validators.integer(ge=2))
     beta_1: float = field(
         # Defaults come before the validators of other fields, and there may be no classes.
@@ -253,8 +260,8 @@ class Categorical(ChannelFamily[CategoricalParams]):
 
     def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
         """The message is drawn around its class alone."""
-        told = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
-        return CategoricalParams(told.add_(params.logits), params.accuracy + alpha)
+        message = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
+        return CategoricalParams(message.add_(params.logits), params.accuracy + alpha)
 
     def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
         """Eq. 185, in one draw."""
@@ -302,28 +309,22 @@ class Categorical(ChannelFamily[CategoricalParams]):
             return super().step_loss(x, output, alpha, samples)
         log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
         p = log_p.exp()
-        told = expand(alpha, x) * self.classes
-        expected = told * (p.gather(-1, index).squeeze(-1) - 1.0)
-        price = torch.zeros_like(expected)
+        variance = expand(alpha, x) * self.classes
+        expected = variance * (p.gather(-1, index).squeeze(-1) - 1.0)
+        loss = torch.zeros_like(expected)
         for _ in range(samples):
             y = _message(x, expand(alpha, log_p), torch.randn_like(log_p))
             difference = y - y.gather(-1, index)
-            first_order = ((p * difference).sum(-1) - expected) * (-told).exp()
-            price = price + first_order - (log_p + difference).logsumexp(-1)
-        return per_example(price / samples)
+            first_order = ((p * difference).sum(-1) - expected) * (-variance).exp()
+            loss = loss + first_order - (log_p + difference).logsumexp(-1)
+        return per_example(loss / samples)
 
     def check_data(self, x: Tensor) -> None:
         """Shape, int64, and 0..K-1."""
         super().check_data(x)
         if x.dtype != torch.int64:
             raise DataError(f"Categorical expects classes as torch.int64, found {x.dtype}; convert with x.long()")
-        bad = (x < 0) | (x >= self.classes)
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(
-                f"Categorical expects classes 0..{self.classes - 1}, found {x[row].item()} at index {row} "
-                f"({int(bad.sum())} in all)"
-            )
+        check_values(self, x, (x < 0) | (x >= self.classes), f"classes 0..{self.classes - 1}")
 
 
 @hookimpl

@@ -31,7 +31,6 @@ from torch.distributions import Distribution
 from bfn_toolkit import (
     ChannelFamily,
     Condition,
-    DataError,
     Delta,
     Entry,
     GeometricSchedule,
@@ -41,6 +40,8 @@ from bfn_toolkit import (
     Output,
     OutputHead,
     as_shape,
+    check_finite,
+    check_site_shape,
     draw_times,
     expand,
     hookimpl,
@@ -190,18 +191,13 @@ class Gaussian(ChannelFamily[GaussianParams]):
     (tensor([[0.3750]]), tensor([4.]))
     """
 
-    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     sigma_1: float = field(default=0.01, validator=validators.number(ge=1e-8, lt=1))
     head: Head = field(factory=SkipHead, validator=validators.instance_of(OutputHead))
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "schedule", GeometricSchedule(self.sigma_1))
-
-    @site_shape.validator
-    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
-        if not all(isinstance(size, int) and size >= 1 for size in value):
-            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
@@ -248,15 +244,15 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return GaussianParams(mean, precision)
 
     def features(self, params: GaussianParams) -> Tensor:
-        """As the head has them."""
+        """Features that the head shows the network."""
         return self.head.features(self, params)
 
     def output(self, raw: Tensor, params: GaussianParams) -> Output:
-        """As the head has it."""
+        """The output that the head makes of the raw numbers."""
         return self.head.output(self, raw, params)
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """As the head has it."""
+        """The weight of the head."""
         return self.head.loss_weight(self, t)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
@@ -294,14 +290,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
     def check_data(self, x: Tensor) -> None:
         """Shape, floating point and finite; then what the head asks for."""
         super().check_data(x)
-        if not x.is_floating_point():
-            raise DataError(f"Gaussian expects floating-point data, found {x.dtype}; convert with x.float()")
-        bad = ~torch.isfinite(x)
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(
-                f"Gaussian expects finite data, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
-            )
+        check_finite(self, x)
         self.head.check_data(self, x)
 
 

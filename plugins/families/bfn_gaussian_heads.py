@@ -35,7 +35,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_gaussian import Gaussian, GaussianParams, Head, NoiseHead, PointHead, SkipHead
-from bfn_toolkit import Binned, DataError, Entry, Output, SiteNormalMixture, expand, hookimpl, validators
+from bfn_toolkit import Binned, Entry, Output, SiteNormalMixture, check_values, expand, hookimpl, validators
 
 REACH = 10.0  # largest size of a raw log-scale, so that neither a scale nor its reciprocal overflows
 
@@ -65,11 +65,11 @@ class ComponentsHead(Head):
         return 3 * self.count if self.count > 1 else 2
 
     def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
-        """Those of the point head."""
+        """Features of the point head."""
         return self.point.features(family, params)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
-        """That of the point head."""
+        """The weight of the point head."""
         return self.point.loss_weight(family, t)
 
     def normals(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> SiteNormalMixture:
@@ -125,13 +125,7 @@ class BinsHead(ComponentsHead):
 
     def check_data(self, family: Gaussian, x: Tensor) -> None:
         """In [-1, 1], up to rounding."""
-        beyond = x.abs() > 1.0 + 1e-6
-        if beyond.any():
-            row = tuple(beyond.nonzero()[0].tolist())
-            raise DataError(
-                f"{type(self).__name__} expects data in [-1, 1], found {x[row].item()} at index {row} "
-                f"({int(beyond.sum())} in all); scale bytes by x / 127.5 - 1"
-            )
+        check_values(self, x, x.abs() > 1.0 + 1e-6, "data in [-1, 1]", "; scale bytes by x / 127.5 - 1")
 
 
 @attrs.frozen

@@ -36,7 +36,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit import (
-    DataError,
     Delta,
     Entry,
     NetworkIO,
@@ -44,6 +43,8 @@ from bfn_toolkit import (
     SteppedFamily,
     TableSchedule,
     as_shape,
+    check_finite,
+    check_site_shape,
     expand,
     guide,
     hookimpl,
@@ -104,10 +105,10 @@ def unit(x: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class Direction(Delta):
-    """An angle, known for certain; priced by a von Mises distribution whose deviation is the tolerance."""
+    """An angle, known for certain; its log-density is that of a von Mises distribution of deviation ``std``."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats per example, of concentration tolerance^-2."""
+        """Log-density in nats per example, of concentration std^-2."""
         if self.std is None:
             return super().log_prob(x)
         return von_mises(unit(self.value) / self.std**2).log_prob(x)
@@ -145,18 +146,13 @@ class VonMises(SteppedFamily[VonMisesParams]):
     tensor([[0.5000]])
     """
 
-    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
+    site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     n_steps: int = field(default=100, validator=validators.integer(ge=1))
     beta_1: float = field(default=1000.0, validator=validators.number(ge=1e-2, le=1e6))
     schedule: TableSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "schedule", TableSchedule(entropy_linear_accuracies(self.n_steps, self.beta_1)))
-
-    @site_shape.validator
-    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
-        if not all(isinstance(size, int) and size >= 1 for size in value):
-            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
@@ -208,14 +204,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
     def check_data(self, x: Tensor) -> None:
         """Shape, floating point and finite."""
         super().check_data(x)
-        if not x.is_floating_point():
-            raise DataError(f"VonMises expects floating-point angles, found {x.dtype}; convert with x.float()")
-        bad = ~torch.isfinite(x)
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(
-                f"VonMises expects finite angles, found {x[row].item()} at index {row} ({int(bad.sum())} in all)"
-            )
+        check_finite(self, x, "angles")
 
 
 def _shrinkage(c: Tensor) -> Tensor:

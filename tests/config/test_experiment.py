@@ -503,8 +503,9 @@ def test_the_same_name_keeps_the_options_of_earlier_layers(name: str) -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_options_does_not_matter(order: int) -> None:
-    options = [("network.kernel", "5"), ("network", "cnn")][::order]
-    assert build(None, *options).network == Cnn(kernel=5)
+    for name in ("network", "network.name"):
+        options = [("network.kernel", "5"), (name, "cnn")][::order]
+        assert build(None, *options).network == Cnn(kernel=5)
 
 
 def test_without_a_base_a_file_stands_alone(tmp_path: Path) -> None:
@@ -564,6 +565,26 @@ def test_wrong_metadata_are_told_with_their_place(tmp_path: Path) -> None:
         "metadata of the dataset: family.head.variance: expected a number, got a table",
         "metadata of the dataset: family.head.clip: expected 0 < clip <= inf, got 0.0",
         f"{path}:3: family.sigma: expected 0 < sigma < 1, got 2.0",
+    )
+
+
+@attrs.frozen
+class Opinionated(Dataset):
+    """A dataset whose default settings are wrong."""
+
+    default_config: ClassVar[Mapping[str, Any]] = {"training": {"stpes": 3, "lr": 0.5}}
+
+
+def test_wrong_default_settings_are_told_with_their_place() -> None:
+    made = registry()
+    hook = hookimpl(lambda: [Entry("opinionated", Opinionated)], specname="bfn_datasets")
+    made.register(SimpleNamespace(hook=hook), name="opinionated")
+    options = [("dataset", "opinionated"), ("family.site_shape", "[1]"), ("training.lr", "0")]
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_toml(None, overrides=options, registry=made)
+    assert raised.value.lines == (
+        "default_config of the dataset: training.stpes: unknown key; did you mean 'steps'?",
+        "--training.lr: expected 0 < lr <= 1000, got 0.0",
     )
 
 

@@ -33,8 +33,8 @@ def text(name: str) -> str:
 
 def rows(name: str) -> dict[str, list[str]]:
     """The table rows of a page by their first cell that is code."""
-    lines = (re.findall(r"[^|]+", line) for line in text(name).splitlines() if line.startswith("| "))
-    cells = ([cell.strip() for cell in line] for line in lines)
+    found = (re.findall(r"[^|]+", line) for line in text(name).splitlines() if line.startswith("| "))
+    cells = ([cell.strip() for cell in line] for line in found)
     return {line[0].strip("`"): line[1:] for line in cells if line[0].startswith("`")}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from bfn_toolkit.cli.overrides import parse_overrides
 from hypothesis import settings
 
 from bfn_toolkit import (
@@ -26,8 +27,7 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.cli.options import parse_overrides
-from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.config.experiment import Experiment, load_experiment
 from bfn_toolkit.reports.figures import flows_figure
 from bfn_toolkit.testing import LAWS, Law, register_profiles, verdicts
 from bfn_toolkit.testing.kit import check
@@ -138,7 +138,7 @@ def test_the_command_lines_by_name_are_right(kind: str, installed: Registry) -> 
     for line in lines:
         _, command, *arguments = shlex.split(line)
         if command == "train":
-            assert Experiment.from_toml(None, overrides=parse_overrides(arguments), registry=installed)
+            assert load_experiment(overrides=parse_overrides(arguments), registry=installed)
         elif command == "check":
             assert any(installed.get(kind, name) for name in arguments)
         else:
@@ -222,7 +222,7 @@ def test_every_law_stands_in_the_page_and_no_other() -> None:
 def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
     law: Law, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "kit"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
     mutants = importlib.import_module("mutants").MUTANTS
     title, body = sections()[law.name]
     assert title == home(law)
@@ -235,7 +235,7 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
 
 
 def test_every_published_fault_stands_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "kit"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
     published = [mutant for mutant in importlib.import_module("mutants").MUTANTS if mutant.published]
     assert len(published) > 10
     assert [name for m in published if f"`{(name := type(m.subject).__name__)}`" not in page("laws")] == []

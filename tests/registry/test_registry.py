@@ -56,7 +56,10 @@ BROKEN = {
         HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('x', Part), Entry('x', Part)]",
         "'x' twice",
     ),
-    "name-not-kebab": (HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('My_Name', Part)]", "My_Name"),
+    "name-not-kebab": (
+        HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('My_Name', Part)]",
+        "Entry.name: expected small letters, digits and single hyphens, such as my-part, got 'My_Name'",
+    ),
     "build-not-attrs": (HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('x', int)]", "an attrs class"),
     "wrong-kind": (
         HEADER + "@attrs.frozen\nclass Net:\n    kind = 'network'\n"
@@ -320,12 +323,22 @@ def test_an_entry_point_that_shares_a_module_is_no_conflict(fake_dist: FakeDists
     [
         "registry.hookspecs",
         "registry.registry",
+        "registry.scaffold",
+        "config.toml_files",
         "config.layers",
+        "config.schema",
         "config.structure",
+        "config.unstructure",
         "config.experiment",
         "validators",
     ],
 )
 def test_the_machinery_does_not_import_the_mathematics(module: str) -> None:
     code = f"import bfn_toolkit.{module}, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["hookspecs", "registry", "scaffold"])
+def test_the_registry_does_not_import_the_configuration(module: str) -> None:
+    code = f"import bfn_toolkit.registry.{module}, sys; assert 'bfn_toolkit.config' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

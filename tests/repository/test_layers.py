@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import grimp
 import pytest
 
 STANDS_ON = {
@@ -26,3 +27,21 @@ def test_plugins_import_public_names_only(path: Path) -> None:
     own = next(part.removesuffix(".py") for part in path.relative_to(ROOT).parts if part.startswith("bfn_"))
     others = {node.module.split(".")[0] for node in imports if node.module.startswith("bfn_")} - {"bfn_toolkit", own}
     assert not others - STANDS_ON.get(own, set()), "a plugin stands by itself"
+
+
+def plugin_imports(graph: grimp.ImportGraph) -> list[str]:
+    """Imports of plugins, by their names, in the core."""
+    return [
+        f"{importer} imports {module}"
+        for module in graph.modules
+        if module.startswith("bfn_") and module.split(".")[0] != "bfn_toolkit"
+        for importer in graph.find_modules_that_directly_import(module)
+    ]
+
+
+def test_the_core_never_imports_a_plugin() -> None:
+    graph = grimp.build_graph("bfn_toolkit", include_external_packages=True, cache_dir=None)
+    assert plugin_imports(graph) == []
+    graph.add_module("bfn_anything", is_squashed=True)
+    graph.add_import(importer="bfn_toolkit.bfn", imported="bfn_anything")
+    assert plugin_imports(graph) == ["bfn_toolkit.bfn imports bfn_anything"]

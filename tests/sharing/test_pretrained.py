@@ -125,7 +125,7 @@ class Spectral(torch.nn.Module):
         super().__init__()
         self.spectrum = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
         self.map = torch.nn.Linear(2, 1)
-        self.register_buffer("table", torch.arange(3, dtype=torch.uint16))
+        self.register_buffer("table", torch.arange(3).to(torch.uint16))
         self.register_buffer("scales", torch.ones(2).to(torch.float8_e4m3fn))
 
     def forward(self, features: torch.Tensor, t: torch.Tensor, **condition: torch.Tensor) -> torch.Tensor:
@@ -281,8 +281,11 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a path as name": (lambda c: c["network"].update(name="../os:system"), "no network named"),
     "other dtype": (lambda c: c.update(dtype="float64"), "does not fit"),
     "unknown dtype": (lambda c: c.update(dtype="float7"), "damaged"),
-    "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "no name and version"),
-    "version for a shell": (lambda c: c["plugins"]["family"].update(version='1"; touch x; "'), "no name and version"),
+    "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "not a name and version"),
+    "version for a shell": (
+        lambda c: c["plugins"]["family"].update(version='1"; touch x; "'),
+        "not a name and version",
+    ),
 }
 
 

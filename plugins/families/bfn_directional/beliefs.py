@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from bfn_toolkit import VonMises
 
@@ -79,7 +79,7 @@ class Angular(VonMises):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of 2 pi I_0."""
+        """Logarithm of 2 pi I_0."""
         kappa = self.concentration
         log_z: Tensor = kappa + torch.special.i0e(kappa).log() + math.log(2.0 * math.pi)
         return log_z
@@ -99,7 +99,8 @@ class VonMisesFisher(Distribution):
         v: Natural parameters with shape (..., 3), the concentration times the mean direction; zero is uniform.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
+    arg_constraints = {"v": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
+    support = constraints.real_vector
     square: ClassVar[float] = 1.0
     linear: ClassVar[bool] = True
     design: ClassVar[tuple[Any, ...]] = tuple(
@@ -109,6 +110,10 @@ class VonMisesFisher(Distribution):
     def __init__(self, v: Tensor) -> None:
         self.v = v
         super().__init__(v.shape[:-1], v.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> VonMisesFisher:
+        """The same distribution for more examples."""
+        return VonMisesFisher(self.v.expand(*batch_shape, 3))
 
     @staticmethod
     def embed(x: Tensor) -> Tensor:
@@ -131,7 +136,7 @@ class VonMisesFisher(Distribution):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of 4 pi sinh(kappa) / kappa."""
+        """Logarithm of 4 pi sinh(kappa) / kappa."""
         return self.concentration + self._log_excess
 
     @property

@@ -38,12 +38,14 @@ from bfn_directional.outputs import BeliefMixture
 from bfn_toolkit import (
     ChannelFamily,
     ConfigError,
-    DataError,
     Entry,
     GeometricSchedule,
     NetworkIO,
     Output,
     as_shape,
+    check_finite,
+    check_site_shape,
+    check_values,
     expand,
     hookimpl,
     validators,
@@ -65,7 +67,7 @@ class DirectionalParams:
 
 @attrs.frozen
 class Directional(ChannelFamily[DirectionalParams]):
-    """What circle, sphere and rotations share; the class of the beliefs tells them apart.
+    """The mathematics that circle, sphere and rotations share; the class of the beliefs tells them apart.
 
     Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  All of it is
     the site shape that networks see, so the coordinates of a vector are sites to them.
@@ -91,9 +93,8 @@ class Directional(ChannelFamily[DirectionalParams]):
         object.__setattr__(self, "schedule", GeometricSchedule(self.sigma_1))
 
     @site_shape.validator
-    def _check_site_shape(self, _: object, value: tuple[int, ...]) -> None:
-        if not all(isinstance(size, int) and size >= 1 for size in value):
-            raise ValueError(f"site_shape must be integers of at least 1, got {value}")
+    def _check_site_shape(self, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
+        check_site_shape(self, attribute, value)
         if value[len(value) - len(self.event) :] != self.event:
             end = ", ".join(map(str, self.event))
             raise ValueError(f"site_shape must end in {end} for {type(self).__name__}, got {value}")
@@ -147,28 +148,17 @@ class Directional(ChannelFamily[DirectionalParams]):
         return BeliefMixture(self.belief, logits, v.unsqueeze(-2) + scale * tilt)
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """What brings the rate of the beliefs' own error, alpha / (1 + B) / 2, to unit scale."""
+        """The factor that brings the rate of the beliefs' own error, alpha / (1 + B) / 2, to unit scale."""
         return 2.0 * (1.0 + self.schedule.beta(t)) / self.schedule.alpha(t)
 
     def check_data(self, x: Tensor) -> None:
         """Shape, floating point, finite, and :meth:`_fault` below the tolerance of 1e-3."""
         super().check_data(x)
-        if not x.is_floating_point():
-            name = type(self).__name__
-            raise DataError(f"{name} expects floating-point data, found {x.dtype}; convert with x.float()")
-        self._refuse(x, ~torch.isfinite(x), "finite data")
-        self._refuse(x, self._fault(x) > 1e-3, self.domain)
-
-    def _refuse(self, x: Tensor, bad: Tensor, expected: str) -> None:
-        if bad.any():
-            row = tuple(bad.nonzero()[0].tolist())
-            raise DataError(
-                f"{type(self).__name__} expects {expected}, found {x[row].tolist()} at index {row} "
-                f"({int(bad.sum())} in all)"
-            )
+        check_finite(self, x)
+        check_values(self, x, self._fault(x) > 1e-3, self.domain)
 
     def _fault(self, x: Tensor) -> Tensor:
-        """How far data are from the domain, at each of the sites."""
+        """Distance of the data from the domain, at each of the sites."""
         return torch.zeros_like(x)
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from bfn_toolkit import streams
 
@@ -151,7 +151,8 @@ class MatrixFisher(Distribution):
         v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints = {"v": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
+    support = constraints.independent(constraints.real, 2)  # type: ignore[no-untyped-call]
     square: ClassVar[float] = 3.0
     linear: ClassVar[bool] = True
     design: ClassVar[tuple[Any, ...]] = _tetrahedral()
@@ -159,6 +160,10 @@ class MatrixFisher(Distribution):
     def __init__(self, v: Tensor) -> None:
         self.v = v
         super().__init__(v.shape[:-1], torch.Size((3, 3)), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> MatrixFisher:
+        """The same distribution for more examples."""
+        return MatrixFisher(self.v.expand(*batch_shape, 9))
 
     @staticmethod
     def embed(x: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ class MatrixFisher(Distribution):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Of the integral of exp(tr F^T R) over the uniform distribution."""
+        """Logarithm of the integral of exp(tr F^T R) over the uniform distribution."""
         log_z: Tensor = _LogNormaliser.apply(self._matrix)  # type: ignore[no-untyped-call]
         return log_z.to(self.v.dtype)
 

@@ -280,6 +280,18 @@ def test_an_angle_has_no_mean_but_a_mean_cosine() -> None:
 
 
 @EACH
+def test_beliefs_expand_as_distributions_of_torch_do(family: Directional) -> None:
+    law = family.input(family.from_natural(natural(family, 4, 2.0), torch.ones(4, dtype=DOUBLE)))
+    more = law.expand(torch.Size((3, 4)))
+    assert (more.batch_shape, more.event_shape) == ((3, 4), law.event_shape)
+    with seeded(0, "expand"):
+        x = law.sample()
+    assert torch.equal(more.log_prob(x), law.log_prob(x).expand(3, 4))
+    assert bool(law.support.check(x).all())
+    assert "v: torch.Size" in repr(law.base_dist)
+
+
+@EACH
 def test_raw_zeros_leave_the_beliefs_alone(family: Directional) -> None:
     params = family.from_natural(natural(family, 7, 3.0).reshape(7, *family.site_shape, family.channels), torch.ones(7))
     raw = torch.zeros(7, *family.site_shape, family.network_io.out_features, dtype=DOUBLE)

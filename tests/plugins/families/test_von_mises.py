@@ -242,7 +242,7 @@ def test_point_is_priced_by_a_von_mises_density() -> None:
     x, x_hat = angles(50, 1), angles(50, 2)
     expected = scipy.stats.vonmises.logpdf((x - x_hat).numpy(), 25.0).sum(1)
     assert torch.allclose(Direction(x_hat, 0.2).log_prob(x), tensor(expected), rtol=1e-10)
-    with pytest.raises(ValueError, match="tolerance"):
+    with pytest.raises(ValueError, match="without a standard deviation"):
         Direction(x_hat).log_prob(x)
 
 
