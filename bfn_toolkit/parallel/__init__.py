@@ -1,1 +1,1 @@
-"""The processes of a job: what they tell each other, where they run, and the signals that stop them."""
+"""The processes of a job: their communication, their devices, and the signals that stop them."""

@@ -1,4 +1,4 @@
-"""The processes of one job: which of them this is, and what they tell each other.
+"""The processes of one job: the number of this one, and their communication.
 
 A job of one process has rank 0 of 1, and nothing here costs it anything.  Jobs of many are started by torchrun (or by
 ``bfn train --processes N``, which calls it); communication is that of :mod:`torch.distributed`.
@@ -87,7 +87,7 @@ def check_signals(device: torch.device | str = "cpu", *, together: bool = False)
 
     Arguments:
         device: Where the processes talk to each other.
-        together: Whether all processes are at this place; where they may not be, several cannot agree and go on.
+        together: Whether all processes are at this place; where they may not be, several ignore the signal.
     Raises:
         Interrupted: If one has.
     """
@@ -99,7 +99,7 @@ def check_signals(device: torch.device | str = "cpu", *, together: bool = False)
 
 
 def all_gather_object(value: Any) -> Sequence[Any]:
-    """What each process says, in the order of their ranks."""
+    """The values of all processes, in the order of their ranks."""
     if world_size() == 1:
         return [value]
     answers: list[Any] = [None] * world_size()

@@ -4,7 +4,7 @@ Within :func:`listening`, a handler only notes which signal came.  Loops that ma
 sampling, likelihood) ask now and then (:func:`~bfn_toolkit.parallel.processes.check_signals`):
 
 ========= ===================================================
-SIGUSR1   save a checkpoint and go on
+SIGUSR1   save a checkpoint and continue
 SIGUSR2   save a checkpoint and stop
 SIGTERM   the same
 SIGINT    the same; a second one stops at once
@@ -29,7 +29,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)
 
-_came: dict[str, signal.Signals] = {}  # what has come since it was last asked: "stop", "save"
+_came: dict[str, signal.Signals] = {}  # signals since the last question: "stop", "save"
 _last_interrupt = -AT_ONCE
 
 
@@ -38,7 +38,7 @@ class Interrupted(BFNError):  # noqa: N818 - it is not the program's fault
 
     Arguments:
         number: The signal.
-        advice: What to say of it.
+        advice: The end of the message.
     """
 
     def __init__(self, number: signal.Signals, advice: str = "") -> None:
@@ -61,7 +61,7 @@ def _note(number: int, _: FrameType | None) -> None:
 def listening() -> Iterator[None]:
     """Notes signals while it is open; the handlers that were there come back at its end.
 
-    Only the main thread can listen; elsewhere signals do what they did before.  One scope within another is that one.
+    Only the main thread can listen; in others, handlers stay as they are.  One scope within another is that one.
     """
     global _last_interrupt
     within = signal.getsignal(SIGNALS[0]) is _note

@@ -1,1 +1,1 @@
-"""Training: the loop, its step, and what it measures on the way."""
+"""Training: the loop, its step, validation, metrics and checkpoints."""

@@ -33,7 +33,7 @@ class Checkpointer:
         train_step: The steps, with the weights.
         validation: The validation, whose state is kept too.
         origin: Environment and fingerprint of the data, which a resumed training must have again.
-        conditions: What is known of each condition, to go with the weights.
+        conditions: Kind and range of each condition, to go with the weights.
         inexact: Times at which the training was resumed although something had changed.
     """
 

@@ -93,7 +93,7 @@ class MetricsLogger:
             self.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
 
     def record(self, metrics: Metrics) -> None:
-        """Adds what has been measured."""
+        """Adds new measurements."""
         self._new.append(metrics)
         if processes.is_main_process():
             self.history.append(metrics)

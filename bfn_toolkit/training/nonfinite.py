@@ -25,7 +25,7 @@ MOST = 100  # rows that are listed
 
 
 def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str, Any]:
-    """Repeats the loss and the gradient of a step, with its draws, and says what is not finite in them.
+    """Repeats the loss and the gradient of a step, with its draws, and finds numbers in them that are not finite.
 
     Arguments:
         loop: The loop, with the weights before the step.

@@ -1,4 +1,4 @@
-"""One training step after another, and the state from which they go on."""
+"""The optimiser step, and the state from which the next one continues."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class NonFiniteStep(NonFiniteError):  # noqa: N818 - the step, not the class of 
 
 @attrs.define(eq=False)
 class TrainStep:
-    """Optimiser steps on batches: what :func:`~bfn_toolkit.train` runs, and what a benchmark times.
+    """Optimiser steps on batches, as :func:`~bfn_toolkit.train` runs them and benchmarks time them.
 
     Arguments:
         model: The model, on its device.
-        loss: What to minimise.
-        training: How.
-        seed: Of the draws.
+        loss: The loss to minimise.
+        training: Options of the training.
+        seed: Seed of the draws.
         accelerator: The engine; by default that of :func:`~bfn_toolkit.parallel.devices.make_accelerator`.
     """
 
@@ -133,7 +133,7 @@ class TrainStep:
             The loss, its mean over the batch, and the norm of the gradient, on the device.
         Raises:
             NonFiniteStep: If one of them is not finite; a step is then not made.  On a device that is slow to read,
-                where the optimiser can be told not to step, that is not told here: the caller reads what is returned.
+                where the optimiser itself can leave out the step, there is no error here: the caller reads the result.
         """
         loss = self.gradients(batch, step)
         clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
@@ -205,7 +205,7 @@ class TrainStep:
     def checkpoint(
         self, step: int, state: Mapping[str, Any], valid_loss: float | None, facts: Mapping[str, Any]
     ) -> Checkpoint:
-        """The state after a step; ``state`` and ``metadata`` are what the caller wants kept besides.
+        """The state after a step, with the ``state`` and the ``facts`` that the caller wants kept besides.
 
         All processes come here together where they share the weights.
         """
@@ -239,7 +239,7 @@ class TrainStep:
 
         Arguments:
             checkpoint: The state.
-            schedule: Whether the learning rate goes on as it was; otherwise this loop's own schedule is gone through.
+            schedule: Whether the learning rate continues as it was; otherwise it follows this training's own schedule.
         """
         optimizer = unflatten(checkpoint.optimizer, checkpoint.state["optimizer"])
         if self.sharded:
@@ -271,7 +271,7 @@ class TrainStep:
                 self.scheduler.step()  # type: ignore[union-attr]
 
 
-_TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # what JSON has not
+_TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # JSON has none of them
 
 
 def flatten(value: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:

@@ -1,8 +1,8 @@
 """Training: from an experiment to a trained model, in memory or in a run directory.
 
 Each step draws from a scope of its own, keyed by the seed and the step, and the rows of each batch are a function of
-seed and step.  So what a run does after a step follows from the state at that step, which a checkpoint holds: a run
-that was stopped, in whatever way, continues bit-identically (:func:`resume`).
+seed and step.  So a run after a step follows from the state at that step, which a checkpoint holds: a run that
+was stopped, in whatever way, continues bit-identically (:func:`resume`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def train(
     """Trains the model of an experiment.
 
     Arguments:
-        experiment: What to train, on what, and how.
+        experiment: Data, family, network, loss and options.
         out: Run directory to make; None to keep everything in memory.
         force: Replace the run that is in ``out``.
         callbacks: Functions that are called now and then with a :class:`TrainingEvent`; one that fails three times is
@@ -65,7 +65,7 @@ def train(
         DataError: If the data do not fit the family.
         NonFiniteError: If a loss or a gradient is not finite.
         ResourceError: If the device is missing or ``out`` cannot be written.
-        Interrupted: If a signal asks to stop; what was done is then saved.
+        Interrupted: If a signal asks to stop; the steps before it are then saved.
     """
     folder = None if out is None else Path(out)
     if folder is not None and processes.is_main_process():
