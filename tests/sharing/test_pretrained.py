@@ -282,7 +282,10 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other dtype": (lambda c: c.update(dtype="float64"), "does not fit"),
     "unknown dtype": (lambda c: c.update(dtype="float7"), "damaged"),
     "words for a shell": (lambda c: c["plugins"]["family"].update(distribution="$(touch x)"), "not a name and version"),
-    "version for a shell": (lambda c: c["plugins"]["family"].update(version='1"; touch x; "'), "not a name and version"),
+    "version for a shell": (
+        lambda c: c["plugins"]["family"].update(version='1"; touch x; "'),
+        "not a name and version",
+    ),
 }
 
 
