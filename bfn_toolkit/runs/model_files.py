@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import FORMAT, MAX_JSON, parse_file, read_checked, remove_file, write_together
+from bfn_toolkit.storage.files import FORMAT, MAX_JSON, digest, parse_file, read_checked, remove_file, write_together
 from bfn_toolkit.storage.safetensors_files import State, dumps, loads
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -26,8 +26,10 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
-    text = json.dumps({"format": FORMAT, "torch": torch.__version__, **description}, indent=2) + "\n"
-    files = {WEIGHTS: dumps(weights), DESCRIPTION: text.encode()}
+    content = dumps(weights)
+    header = {"format": FORMAT, "sha256": digest(content), "torch": torch.__version__}
+    text = json.dumps({**header, **description}, indent=2) + "\n"
+    files = {WEIGHTS: content, DESCRIPTION: text.encode()}
     remove_file(folder / DESCRIPTION)
     write_together(folder, files)
 
@@ -53,11 +55,13 @@ def load_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION
     description = parse_file(read_checked(folder, DESCRIPTION, MAX_JSON), path)
-    if not isinstance(description, dict) or not isinstance(description.get("step"), int):
+    if not isinstance(description, dict):
         raise RunDirectoryError(f"{path} is not a description of a model")
     if description.get("format") != FORMAT:
         found = description.get("format")
         raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
+    if not isinstance(description.get("step"), int):
+        raise RunDirectoryError(f"{path} is not a description of a model: it has no step")
     return description
 
 

@@ -53,7 +53,7 @@ def test_train_writes_a_complete_run(trained: Path) -> None:
     expected = {"experiment.toml", "metrics.jsonl", "model.safetensors", "model.json", "evaluation.json", "samples.npy"}
     state = {"MANIFEST.json", "state.json", "weights.safetensors", "optimizer.safetensors"}
     expected |= {f"figures/{name}.png" for name in names} | {f"checkpoints/step-00000006/{name}" for name in state}
-    assert files == expected | {".lock"}
+    assert files == expected | {".lock", "SHA256SUMS"}
     metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 and line["lr"] > 0 for line in metrics)

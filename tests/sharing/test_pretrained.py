@@ -311,6 +311,12 @@ def test_weights_of_a_network_that_does_not_fit_are_named(saved: Path) -> None:
     refused(saved, "stranger: unknown")
 
 
+def test_weights_larger_than_the_network_are_not_read(saved: Path) -> None:
+    config = (saved / "config.json").read_bytes()
+    write_together(saved, {"model.safetensors": bytes(17 * 2**20), "config.json": config})
+    refused(saved, "model.safetensors has 17.8 MB, more than 16.8 MB")
+
+
 def test_weights_that_are_not_finite_are_loaded_on_request_only(saved: Path) -> None:
     state = {name: value.clone() for name, value in made().network.state_dict().items()}
     next(iter(state.values())).view(-1)[0] = float("nan")

@@ -212,7 +212,7 @@ def test_weights_of_another_format_version_are_refused(tmp_path: Path) -> None:
         load_weights(tmp_path, nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "SHA256SUMS"])
 def test_every_damaged_byte_is_detected(name: str, tmp_path: Path) -> None:
     save_model(tmp_path, nn.Linear(3, 2).state_dict(), {"step": 1})
     content = (tmp_path / name).read_bytes()
