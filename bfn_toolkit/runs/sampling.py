@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,6 @@ class ResolvedPlan:
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        run.model.check_condition(conditions(torch.zeros(1, dtype=torch.int64)), 1)
         return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
@@ -142,13 +142,18 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
     stated = {name: read[name].constant(name, value, 1) for name, value in plan.condition.items() if value is not None}
-    drawn = _of_training_rows(run, [name for name in read if name not in plan.condition])
+    left = [name for name in read if name not in plan.condition]
+
+    @cache  # read once, and not before rows are drawn: figures of the flows do without the data
+    def told() -> Mapping[str, Tensor]:
+        return _of_training_rows(run, left)
 
     def conditions(index: Tensor) -> Condition | None:
         found = {name: value.expand(len(index)) for name, value in stated.items()}
-        if drawn:
-            chosen = _training_rows(len(next(iter(drawn.values()))), plan.seed, index)
-            found |= {name: values[chosen] for name, values in drawn.items()}
+        if left:
+            chosen = _training_rows(len(told()[left[0]]), plan.seed, index)
+            found |= {name: values[chosen] for name, values in told().items()}
+        run.model.check_condition(found, len(index))
         return {name: value.to(device) for name, value in found.items()} or None
 
     return conditions
@@ -156,8 +161,6 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
 
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     """Conditions of all training rows."""
-    if not names:
-        return {}
     try:
         told = run.split("train").condition
     except DataError as error:

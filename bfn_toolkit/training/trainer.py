@@ -34,6 +34,7 @@ from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, environment, finger
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
 from bfn_toolkit.storage.folders import sweep
 from bfn_toolkit.storage.locks import locked
+from bfn_toolkit.storage.safetensors_files import check_savable
 from bfn_toolkit.training.checkpointer import Checkpointer
 from bfn_toolkit.training.metrics import READ_EVERY, Callback, MetricsLogger, start_trackers
 from bfn_toolkit.training.nonfinite import explained
@@ -246,6 +247,7 @@ class _Training:
             self.data = self.data.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
+        check_savable(model.network.state_dict())
         for rows in (self.data, valid):
             read = {name: value for name, value in rows.condition.items() if model.signature.reads(name)}
             model.check_condition(read, len(rows))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pkgutil
 import re
 import runpy
+import shlex
+import subprocess
 import sys
 import tomllib
 from itertools import chain
@@ -19,8 +21,10 @@ from bfn_toolkit import HOOK_API, errors
 from bfn_toolkit.cli import BUG, bfn
 from bfn_toolkit.config.experiment import Experiment, Training
 from bfn_toolkit.config.layers import presets
+from bfn_toolkit.errors import BFNError
 from bfn_toolkit.registry import hookspecs
 from bfn_toolkit.registry.registry import BUILT_IN, DISABLE, Registry
+from command_blocks import PROGRAMS, lines, smaller
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -99,10 +103,10 @@ def test_every_exit_status_stands_in_the_readme() -> None:
     assert {BUG, *(kind.exit_status for kind in kinds if issubclass(kind, errors.BFNError))} <= documented
 
 
-def test_every_module_stands_in_the_architecture() -> None:
+def test_every_package_and_plugin_stands_in_the_architecture() -> None:
     page = text("docs/background/architecture.md")
     core = {module.name for module in pkgutil.iter_modules(bfn_toolkit.__path__)} - {"__main__"}
-    plugins = {path.stem for path in (ROOT / "plugins").rglob("bfn_*")}
+    plugins = {path.stem for path in (ROOT / "plugins").rglob("bfn_*") if path.is_dir() or path.suffix == ".py"}
     assert [name for name in sorted(core | plugins) if f"`{name}`" not in page] == []
 
 
@@ -161,8 +165,30 @@ def test_code_blocks_are_all_of_languages_that_are_checked() -> None:
     assert set(fences) <= {"", "bash", "console", "python", "text", "toml", "{eval-rst}", "{toctree}"}
 
 
+# Commands and scripts that cannot run where the tests run, page by page.
+NOT_RUN = {
+    "docs/how-to/distributed.md": 7,  # several machines, a cluster, or processes of their own
+    "docs/how-to/sharing.md": 2,  # the Hub
+    "docs/how-to/training.md": 1,  # a tracker, which is an extra
+}
+
+
+def test_commands_that_do_not_run_are_counted() -> None:
+    counts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8").count("not run here:") for page in PAGES}
+    assert {page: count for page, count in counts.items() if count and page != "CONTRIBUTING.md"} == NOT_RUN
+
+
+def test_commands_of_the_contributor_exist() -> None:
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text("CONTRIBUTING.md"), re.M | re.S)
+    found = [line for block in blocks for line in lines(block)]
+    assert found
+    for line in found:
+        if line.words[0] in ("make", "python"):
+            PROGRAMS[line.words[0]](line)
+
+
 class TestCommandLinesOfTheDocs:
-    """The check of the command lines rejects what could not be run."""
+    """Command lines run, and one that ends otherwise than the page says is an error."""
 
     @pytest.mark.parametrize(
         "line",
@@ -174,17 +200,65 @@ class TestCommandLinesOfTheDocs:
             "bfn sample",
             "bfn sample run --stepz 3",
             "bfn evaluate run --split everything",
+            "bfn evaluate no-such-run",
+            "bfn --version  # exit status 1",
+            "bfn train --dataset table --dataset.path not_there.csv",
             "make coffee",
             "python examples/not_there.py",
+            "pip install bfn-toolkit[everything]",
+            "pytest --bfn-check no-such-part",
+            "torchrun -m bfn_toolkit train",
+            "#!/bin/bash\nwait",
+            "#!/bin/bash\n# not run here: its syntax is wrong\nif",
         ],
     )
-    def test_wrong_lines_are_rejected(self, line: str, tmp_path: Path) -> None:
-        with pytest.raises(Exception):  # noqa: B017, PT011 - a usage error, a ConfigError, a KeyError or a failed assertion
+    def test_wrong_lines_are_rejected(self, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises((AssertionError, BFNError, subprocess.CalledProcessError)):
             evaluate(f"```bash\n{line}\n```\n", tmp_path)
 
-    @pytest.mark.parametrize("line", ["bfn --version", "bfn train \\\n  --network.width 3", "BFN=1 bfn plugins  # all"])
-    def test_right_lines_pass(self, line: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("line", ["torchrun -m bfn_toolkit train", "#!/bin/bash\nwait", "bfn evaluate no-such-run"])
+    def test_commands_do_not_hide_in_text(self, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(AssertionError):
+            evaluate(f"```text\n{line}\n```\n", tmp_path)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "bfn --version",
+            "bfn plugins \\\n  --json",
+            "BFN=1 bfn plugins  # all",
+            "bfn evaluate no-such-run  # exit status 4",
+            "torchrun -m bfn_toolkit train  # not run here: needs two machines",
+            "#!/bin/bash\n# not run here: needs a cluster\nwait",
+        ],
+    )
+    def test_right_lines_pass(self, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
         assert evaluate(f"```bash\n{line}\n```\n", tmp_path) == 1
+
+    def test_blocks_build_on_each_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        page = (
+            "```bash\nbfn train --out run --training.steps 90\n```\n```text\nbfn sample run -n 900 --out x.csv\n```\n"
+        )
+        assert evaluate(page, tmp_path) == 2
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 3
+        assert len((tmp_path / "x.csv").read_text().splitlines()) == 1 + 8
+
+    @pytest.mark.parametrize(
+        ("line", "run"),
+        [
+            ("bfn train --training.steps 90", "train --training.steps 3 --no-report"),
+            ("bfn train --resume run --processes 2", "train --resume run --processes 1 --no-report"),
+            ("bfn sample run -n 5", "sample run -n 5 --steps 3"),
+            ("bfn evaluate run --steps inf", "evaluate run --steps inf -n 64 --sample-steps 3 --draws 1"),
+            ("bfn plugins --json", "plugins --json"),
+        ],
+    )
+    def test_only_sizes_are_cut(self, line: str, run: str) -> None:
+        assert shlex.join(smaller(line.split()[1:])) == run
 
 
 def evaluate(page: str, folder: Path) -> int:
