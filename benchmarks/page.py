@@ -32,12 +32,12 @@ depend on what the processor makes of many small operations. No figure here is f
 
 ## What the datasets are learned to
 
-Each row is `bfn train --dataset NAME` with nothing else said, and what `bfn evaluate` finds on fresh data (of digits:
-on held-out images), made by `python -m benchmarks.learning --write docs/reference/benchmarks.md`. The known entropy is
-what a perfect model would pay. It is a density's, in nats, and may be of either sign, so that a share of it means
-little where it is near zero: the next column divides by the price of the messages, L inf, which is of one sign. The
-recipes were chosen by such bounds, those of digits among four on these very images, so that its figure is a little too
-good.
+Each row is `bfn train --dataset NAME` without other options, and the result of `bfn evaluate` on fresh data (for
+digits: on held-out images), made by `python -m benchmarks.learning --write docs/reference/benchmarks.md`. The known
+entropy is the loss of a perfect model. It is that of a density, in nats, and may be of either sign, so that a share of
+it means little where it is near zero: the next column divides by the cost of the messages, L inf, which is of one sign.
+The recipes were chosen by such bounds, that of digits among four on these same images, so that its figure is a little
+too good.
 
 <!-- begin learning -->
 <!-- end learning -->
@@ -45,19 +45,19 @@ good.
 ## How to read it
 
 *Bare* is the same network on the same input: forward, backward with a fixed output gradient, and a step of
-`torch.optim.AdamW` as it comes; no loss and no random number. *Step* is that with the continuous-time loss and the same
+`torch.optim.AdamW` with its defaults; no loss and no random number. *Step* is that with the continuous-time loss and the same
 optimiser. *Loss alone* is the loss and its backward on a network of one parameter. *Whole loop* is
 `bfn_toolkit.training.step.TrainStep.step`: seeded scope, loss, fused AdamW, clipping, moving average of the weights.
 Batches from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes n
 + 1 evaluations of the network.
 
-*Textbook* is the same work as one first writes it from the paper: times in the shape of the data, checked
-`torch.distributions` objects, `DataLoader` batches; its source is `benchmarks/textbook.py`. Its loop has AdamW as it
-comes, clipping, a Python loop for the moving average and a read of the loss in each step.
+*Textbook* is the same work written straight from the paper: times in the shape of the data, checked
+`torch.distributions` objects, `DataLoader` batches; its source is `benchmarks/textbook.py`. Its loop has AdamW with
+its defaults, clipping, a Python loop for the moving average and a read of the loss in each step.
 
 All variants run in one process. Each of {rounds} rounds visits all of them in an order of its own and divides each
 time by the bare time of the same round, so that a busy neighbour slows both; the figure is the median of these
-ratios, in brackets its 95 % bootstrap interval. glibc is told to keep freed memory, because page faults would fall on
+ratios, in brackets its 95 % bootstrap interval. glibc is set to keep freed memory, because page faults would fall on
 some variants by chance. Start-up is the CPU time of fresh interpreters, with fewer rounds.
 
 Counts of operations and peaks of memory do not vary, so those are tests: `tests/repository/test_performance.py`.
