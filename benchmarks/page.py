@@ -45,11 +45,11 @@ too good.
 ## How to read it
 
 *Bare* is the same network on the same input: forward, backward with a fixed output gradient, and a step of
-`torch.optim.AdamW` with its defaults; no loss and no random number. *Step* is that with the continuous-time loss and the same
-optimiser. *Loss alone* is the loss and its backward on a network of one parameter. *Whole loop* is
+`torch.optim.AdamW` with its defaults; no loss and no random number. *Step* is that with the continuous-time loss and
+the same optimiser. *Loss alone* is the loss and its backward on a network of one parameter. *Whole loop* is
 `bfn_toolkit.training.step.TrainStep.step`: seeded scope, loss, fused AdamW, clipping, moving average of the weights.
-Batches from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes n
-+ 1 evaluations of the network.
+Batches from memory are those of `bfn_toolkit.minibatches`, an epoch at a time. An ancestral sample of n steps takes
+n + 1 evaluations of the network.
 
 *Textbook* is the same work written straight from the paper: times in the shape of the data, checked
 `torch.distributions` objects, `DataLoader` batches; its source is `benchmarks/textbook.py`. Its loop has AdamW with
