@@ -169,13 +169,14 @@ class BFN(FlowModel):
         Arguments:
             params: Beliefs theta.
             t: Time, with shape (B,) or ().
-            condition: Conditions by name; those that the network does not read are left out.
+            condition: Conditions by name, each with B rows.
         Raises:
+            ConfigError: If a condition is unknown, missing or of another length.
             PluginError: If the network returns numbers of another shape.
         """
         features = self.family.features(params)
-        heard = {name: value for name, value in (condition or {}).items() if self.signature.reads(name)}
-        raw = self._raw(features, times_like(t, features), heard)
+        self.signature.check(condition, len(features))
+        raw = self._raw(features, times_like(t, features), condition or {})
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
             found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__

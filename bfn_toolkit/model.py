@@ -91,6 +91,12 @@ class ModelWrapper(nn.Module, Model):
         return self.model.halve_micro_batch()
 
 
+def readable(model: Model, condition: Condition) -> dict[str, Tensor]:
+    """The conditions that a model reads, of those that come with data."""
+    names = model.conditions
+    return {name: value for name, value in condition.items() if names is None or name in names}
+
+
 def rows_of_condition(condition: Condition | None, index: Tensor) -> dict[str, Tensor] | None:
     """The rows with these numbers, of each condition."""
     return None if condition is None else {name: value[index.to(value.device)] for name, value in condition.items()}

@@ -20,7 +20,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say what the arguments are
 napoleon_numpy_docstring = False
 
-SHAPE = re.compile(r"(?<![`\w])\([^()`]*\*site[^()`]*\)(?!`)|(?<![`*\w])\*site\b")
+SHAPE = re.compile(r"(?<![`\w])\([^()`]*\*(?:site|batch)[^()`]*\)(?!`)|(?<![`*\w])\*(?:site|batch)\b")
 
 
 def shapes_as_code(app, what, name, obj, options, lines):

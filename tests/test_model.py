@@ -17,6 +17,8 @@ from bfn_toolkit import (
     BFN,
     AncestralSampler,
     ConfigError,
+    ContinuousTimeLoss,
+    DiscreteTimeLoss,
     Family,
     GradientGuided,
     Guided,
@@ -27,6 +29,7 @@ from bfn_toolkit import (
     NetworkIO,
     NonFiniteError,
     Observed,
+    ReconstructionLoss,
     likelihood_bound,
     seeded,
 )
@@ -169,8 +172,15 @@ def test_a_wrong_condition_is_named(wrong: str) -> None:
     for model in (LABELLED, Guided(LABELLED, 1.0)):
         with pytest.raises(ConfigError, match=words):
             model.sample(3, n_steps=2, condition=condition)
+        x = torch.zeros(3, 4, dtype=torch.int64)
         with pytest.raises(ConfigError, match=words):
-            model.loss(torch.zeros(3, 4, dtype=torch.int64), condition=condition)
+            model.loss(x, condition=condition)
+        if wrong not in ("beyond", "numbers"):  # values are read at public entries alone
+            for loss in (ContinuousTimeLoss(), DiscreteTimeLoss(5), ReconstructionLoss()):
+                with pytest.raises(ConfigError, match=words):
+                    loss(model, x, condition)
+            with pytest.raises(ConfigError, match=words):
+                AncestralSampler().sample(model, 3, n_steps=2, condition=condition)
 
 
 def test_a_condition_that_is_not_in_the_mapping_is_refused_with_the_line_to_write() -> None:
@@ -212,7 +222,7 @@ def test_a_name_that_the_forward_gives_to_another_argument_is_named() -> None:
         BFN(Gaussian((2,)), Collides()).sample(3, n_steps=2, condition={"t": torch.ones(3)})
 
 
-def test_a_network_never_sees_a_condition_that_it_does_not_read() -> None:
+def test_data_with_a_condition_that_a_network_does_not_read_have_a_bound() -> None:
     class Strict(nn.Module):
         def forward(self, features: Tensor, t: Tensor) -> Tensor:
             return features

@@ -16,7 +16,7 @@ from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from bfn_toolkit.runs.run import Run
-    from bfn_toolkit.runs.sampling import SamplePlan
+    from bfn_toolkit.runs.sampling import ResolvedPlan
 
 
 class Integer(click.IntRange):
@@ -160,9 +160,9 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     return run
 
 
-def make_plan(run: Run, steps: int | None = None, **choice: Any) -> SamplePlan:
-    """Returns the plan of the samples that the options of a command ask for."""
-    from bfn_toolkit.runs.sampling import STEPS, SamplePlan
+def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan:
+    """Returns the samples that the options of a command ask for, resolved once for all that the command does."""
+    from bfn_toolkit.runs.sampling import STEPS, ResolvedPlan, SamplePlan
 
     seed, family = choice.get("seed"), run.model.family
     plan = SamplePlan(
@@ -174,12 +174,13 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> SamplePlan:
         guidance=choice.get("guidance", 0.0),
         known=choice.get("known"),
     )
+    resolved = ResolvedPlan.of(run, plan)
     if choice.get("verbose"):
-        name, chosen = plan.choose(family)
-        reason = plan.reason(family)
-        say(f"sampler: {name}, {reason}; {chosen.nfe(plan.steps)} evaluations of the network")
-        say(f"  {chosen}")
-    return plan
+        sampler = resolved.draws.sampler
+        nfe = f"{sampler.nfe(plan.steps)} evaluations of the network"
+        say(f"sampler: {resolved.sampler}, {plan.reason(family)}; {nfe}")
+        say(f"  {sampler}")
+    return resolved
 
 
 def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bfn_toolkit.cli.display import sampling, say, scores_table
 from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, make_plan, open_run, plan_options
 from bfn_toolkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bfn_toolkit.runs.sampling import ResolvedPlan
 
 _DEFAULT_STEPS = "[default: 100, or what the family is tied to]"
 
@@ -56,18 +60,11 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
     from bfn_toolkit.runs.sample_files import format_of
-    from bfn_toolkit.runs.sampling import ResolvedPlan, draw_trajectory, samples_name, stream_samples
+    from bfn_toolkit.runs.sampling import draw_trajectory, stream_samples
     from bfn_toolkit.storage.arrays import check_format, write_arrays
 
-    opened = open_run(run, choice)
-    plan = make_plan(opened, steps, **choice)
-    suffix = Path(samples_name(opened)).suffix
-    name, _ = plan.choose(opened.model.family)
-    told = [f"{key}{value}" for key, _, value in (pair.partition("=") for pair in choice["condition"])]
-    words = ["samples", name.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}", *told]
-    words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
-    words += [f"known-{plan.known.stem}"] if plan.known else []
-    out = out or run / f"{'-'.join(words)}{suffix}"
+    plan = make_plan(open_run(run, choice), steps, **choice)
+    out = out or run / _file_name(plan, choice)
     for option, path in (("--out", out), ("--trajectory", trajectory)):
         if path is not None and path.is_dir():
             raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
@@ -77,14 +74,27 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     if trajectory is not None:
         check_format(trajectory)
     with listening():
-        resolved = ResolvedPlan.of(opened, plan)
-        with sampling(plan.n) as show:
-            stream_samples(resolved, out, say=say, show=show)
+        with sampling(plan.plan.n) as show:
+            stream_samples(plan, out, say=say, show=show)
         if is_main_process():
             click.echo(str(out))
         if trajectory is not None:
-            write_arrays(trajectory, draw_trajectory(resolved).arrays)
+            write_arrays(trajectory, draw_trajectory(plan).arrays)
             click.echo(str(trajectory))
+
+
+def _file_name(resolved: ResolvedPlan, choice: Mapping[str, Any]) -> str:
+    """The default name of a file of samples: all options by which they differ from others of the run."""
+    from bfn_toolkit.runs.sampling import samples_name
+
+    plan = resolved.plan
+    words = ["samples", resolved.sampler.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}"]
+    words += [pair.replace("=", "", 1) for pair in choice["condition"]]
+    words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
+    words += [f"known-{plan.known.stem}"] if plan.known else []
+    words += [f"checkpoint-{choice['checkpoint']}"] if choice["checkpoint"] != "final" else []
+    words += [choice["weights"]] if choice["weights"] != "auto" else []
+    return "-".join(words) + Path(samples_name(resolved.run)).suffix
 
 
 class _Steps(click.ParamType[Any]):
@@ -139,13 +149,12 @@ def evaluate(
     """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
-    from bfn_toolkit.runs.sampling import ResolvedPlan
     from bfn_toolkit.storage.files import to_json
 
     opened = open_run(run, choice)
     plan = make_plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
-    scores = evaluate_run(ResolvedPlan.of(opened, plan), n_steps=n_steps, split=split, draws=draws, density=density)
+    scores = evaluate_run(plan, n_steps=n_steps, split=split, draws=draws, density=density)
     if not is_main_process():
         return
     if as_json:
@@ -172,10 +181,9 @@ def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: b
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
     from bfn_toolkit.reports.report import write_figures, write_film
     from bfn_toolkit.runs.directory import FIGURES
-    from bfn_toolkit.runs.sampling import ResolvedPlan
 
     opened = open_run(run, choice)
-    plan = ResolvedPlan.of(opened, make_plan(opened, steps, **choice))
+    plan = make_plan(opened, steps, **choice)
     folder = out or run / FIGURES
     paths = [write_film(plan, folder)] if animate else []
     if flows:

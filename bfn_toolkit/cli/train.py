@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from bfn_toolkit.cli.display import progress, say, scores_table
 from bfn_toolkit.cli.options import PATH, POSITIVE, Command, make_plan, parse_overrides, trust_options
 from bfn_toolkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bfn_toolkit.config.experiment import Experiment
+    from bfn_toolkit.runs.run import Run
+
+Overrides: TypeAlias = Sequence[tuple[str, str]]
 
 
 @click.command(
@@ -40,80 +48,72 @@ Examples:
 @click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
 @click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
 @click.pass_context
-def train(
-    ctx: click.Context,
-    config: Path | None,
-    preset: str | None,
-    out: Path | None,
-    force: bool,
-    resume: Path | None,
-    allow_inexact: bool,
-    processes: int | None,
-    allow_nonfinite: bool,
-    allow_plugin_mismatch: bool,
-    no_report: bool,
-    show_options: bool,
-) -> int | None:
+def train(ctx: click.Context, /, **options: Any) -> int | None:
     """Train a model, then sample, score and draw it.
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
     --family.head noise, --training.lr 1e-3.
     """
     overrides = parse_overrides(ctx.args)
-    from bfn_toolkit.config.experiment import Experiment
-
-    if resume is not None and (config or preset or out or force):
-        raise ConfigError("--resume goes on with a run as it is; leave out --config, --preset, --out and --force")
-    if resume is None and allow_inexact:
-        raise ConfigError("--allow-inexact goes with --resume RUN")
-    if resume is not None:
-        from bfn_toolkit.runs.run import read_experiment
-
-        folder, experiment = resume, read_experiment(resume, allow_plugin_mismatch=allow_plugin_mismatch)
-        experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
-    else:
-        folder, experiment = out or _free_folder(), Experiment.from_toml(config, preset, overrides)
-    if show_options:
+    folder, experiment = _experiment(options, overrides)
+    if options["show_options"]:
         for key, type_, value in experiment.options():
             click.echo(f"--{key}  {type_}  [{value}]")
         return None
 
     from bfn_toolkit.parallel import processes as job
     from bfn_toolkit.runs.directory import check_out
-    from bfn_toolkit.training.trainer import resume as resume_training, train as run_training
 
-    if resume is None and job.is_main_process():
-        check_out(folder, force=force, dataset=experiment.dataset)
-    if processes is not None and processes > 1:
+    named = options["out"] or options["resume"]
+    if not options["resume"] and job.is_main_process():
+        check_out(folder, force=options["force"], dataset=experiment.dataset)
+    if (options["processes"] or 1) > 1:
         from bfn_toolkit.cli.launcher import launch
 
-        place = [] if out or resume else ["--out", str(folder)]
-        return launch(processes, ["train", *_without_processes(ctx), *place])
-    if "WORLD_SIZE" in os.environ and not (out or resume):
+        place = [] if named else ["--out", str(folder)]
+        return launch(options["processes"], ["train", *_without_processes(ctx), *place])
+    if "WORLD_SIZE" in os.environ and not named:
         raise ConfigError("processes that another program starts need a common --out RUN (or --resume RUN)")
-    with progress(experiment.training.steps) as show:
-        if resume is None:
-            run = run_training(experiment, folder, force=force, callbacks=[show])
-        else:
-            run = resume_training(
-                folder,
-                overrides=overrides,
-                allow_inexact=allow_inexact,
-                allow_nonfinite=allow_nonfinite,
-                allow_plugin_mismatch=allow_plugin_mismatch,
-                callbacks=[show],
-            )
+    run = _trained(folder, experiment, options, overrides)
     say(f"run: {folder}")
-    if not no_report:
+    if not options["no_report"]:
         from bfn_toolkit.parallel.signals import listening
         from bfn_toolkit.reports.report import complete_run
-        from bfn_toolkit.runs.sampling import ResolvedPlan
 
         with listening():
-            scores = complete_run(ResolvedPlan.of(run, make_plan(run)), say)
+            scores = complete_run(make_plan(run), say)
         if job.is_main_process():
             scores_table(scores)
     return None
+
+
+def _experiment(options: Mapping[str, Any], overrides: Overrides) -> tuple[Path, Experiment]:
+    """The run directory and the experiment that the options name."""
+    from bfn_toolkit.config.experiment import Experiment
+
+    resume = options["resume"]
+    if resume is None:
+        if options["allow_inexact"]:
+            raise ConfigError("--allow-inexact goes with --resume RUN")
+        experiment = Experiment.from_toml(options["config"], options["preset"], overrides)
+        return options["out"] or _free_folder(), experiment
+    if any(options[name] for name in ("config", "preset", "out", "force")):
+        raise ConfigError("--resume continues a run as it is; leave out --config, --preset, --out and --force")
+    from bfn_toolkit.runs.run import read_experiment
+
+    experiment = read_experiment(resume, allow_plugin_mismatch=options["allow_plugin_mismatch"])
+    return resume, Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
+
+
+def _trained(folder: Path, experiment: Experiment, options: Mapping[str, Any], overrides: Overrides) -> Run:
+    """The trained run, from its start or from where it stopped."""
+    from bfn_toolkit.training.trainer import resume, train as start
+
+    with progress(experiment.training.steps) as show:
+        if options["resume"] is None:
+            return start(experiment, folder, force=options["force"], callbacks=[show])
+        trust = {name: options[name] for name in ("allow_inexact", "allow_nonfinite", "allow_plugin_mismatch")}
+        return resume(folder, overrides=overrides, callbacks=[show], **trust)
 
 
 def _free_folder() -> Path:

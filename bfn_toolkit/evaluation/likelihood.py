@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
-from bfn_toolkit.model import Model
+from bfn_toolkit.model import Model, readable
 from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
 from bfn_toolkit.shapes import device_of, leaves
 
@@ -115,6 +115,7 @@ def likelihood_bound(
         deal: Draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` shares them among processes.
     """
     n, device = len(data), device_of(data.x)
+    data = Batch(data.x, readable(model, data.condition))
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
     losses: tuple[NatsLoss, NatsLoss] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),

@@ -14,6 +14,7 @@ from bfn_toolkit.data.dataset import Batch, Split
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances
 from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
+from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.randomness import seeded
@@ -97,7 +98,7 @@ def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float
     rows = data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
     probes = 0 if rows.x[0].numel() <= 64 else 16
     with seeded(seed, "density", device=device_of(rows.x)):
-        found = log_density(run.model, rows.x, probes=probes, condition=rows.condition)
+        found = log_density(run.model, rows.x, probes=probes, condition=readable(run.model, rows.condition))
     mean = Estimate.of(found.value)
     return {
         "log_density_nats": mean.value,

@@ -22,6 +22,7 @@ from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.loader import batches, fetched_batches
 from bfn_toolkit.errors import ConfigError, DataError, NonFiniteError, ResourceError
+from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes, signals
 from bfn_toolkit.parallel.devices import make_accelerator
 from bfn_toolkit.parallel.signals import Interrupted
@@ -248,9 +249,9 @@ class _Training:
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         check_savable(model.network.state_dict())
+        self.data, valid = (Batch(rows.x, readable(model, rows.condition)) for rows in (self.data, valid))
         for rows in (self.data, valid):
-            read = {name: value for name, value in rows.condition.items() if model.signature.reads(name)}
-            model.check_condition(read, len(rows))
+            model.check_condition(rows.condition, len(rows))
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
         step.shares(min(len(self.data), experiment.training.batch_size))
         self.model = BFN(experiment.family, step.network, experiment.network)

@@ -147,7 +147,7 @@ class Estimate(torch.nn.Module):
         super().__init__()
         self.family, self.x_hat, self.times = family, x_hat, []
 
-    def output(self, params: GaussianParams, t: Tensor) -> Delta:
+    def output(self, params: GaussianParams, t: Tensor, condition: object = None) -> Delta:
         self.times.append(t)
         return Delta(self.x_hat)
 

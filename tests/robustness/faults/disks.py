@@ -66,7 +66,7 @@ def simulated_fs(folder: Path, mb: int) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (files, folders):
             patch.setattr(module, "write_data", write)
-        patch.setattr(files.shutil, "disk_usage", lambda _: Usage(limit, used(), limit - used()))
+        patch.setattr(files.shutil, "disk_usage", lambda _: Usage(limit, used(), max(0, limit - used())))
         yield folder
 
 

@@ -1,0 +1,105 @@
+"""Plans of samples: resolved once, whatever the number of batches, in memory that does not grow."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from faults.crashes import forked
+
+from bfn_mlp import MLP
+from bfn_toolkit import BFN, ConfigError, DataError, Experiment, Observed, seeded
+from bfn_toolkit.runs import sampling
+from bfn_toolkit.runs.run import Run
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, stream_samples
+
+
+def run_of(**tables: Any) -> Run:
+    experiment = Experiment.from_mapping({"network": {"name": "siren", "width": 8}, **tables}, base="default")
+    with seeded(0, "weights"):
+        return Run(experiment, BFN(experiment.family, experiment.network).eval(), [])
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return run_of()
+
+
+def test_known_values_are_read_and_checked_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, calls = tmp_path / "known.npy", {"load": 0, "of": 0}
+    np.save(known, np.linspace(-1.0, 1.0, 5000, dtype=np.float32).reshape(-1, 1))
+    load, check = np.load, Observed.of
+
+    def counted_load(*arguments: Any, **options: Any) -> Any:
+        calls["load"] += 1
+        return load(*arguments, **options)
+
+    def counted_check(*arguments: Any) -> Observed:
+        calls["of"] += 1
+        return check(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", counted_load)
+        patch.setattr(Observed, "of", counted_check)
+        plan = ResolvedPlan.of(run, SamplePlan(n=5000, steps=1, known=known))
+        stream_samples(plan, tmp_path / "x.npy", batch=1024)  # five batches
+    assert calls == {"load": 1, "of": 1}
+    assert np.array_equal(np.load(tmp_path / "x.npy"), np.load(known))
+
+
+def test_known_values_are_checked_to_the_last_row(run: Run, tmp_path: Path) -> None:
+    known = tmp_path / "known.npy"
+    values = np.zeros((sampling.CHECKED_ROWS + 3, 1), dtype=np.float32)
+    values[-1] = np.inf
+    np.save(known, values)
+    with pytest.raises(DataError, match="finite"):
+        ResolvedPlan.of(run, SamplePlan(n=len(values), steps=1, known=known))
+    with pytest.raises(ConfigError, match=f"has {len(values)} rows, expected 7"):
+        ResolvedPlan.of(run, SamplePlan(n=7, steps=1, known=known))
+
+
+@pytest.mark.parametrize("rows", ["alike", "each"])
+def test_memory_does_not_grow_with_the_samples(run: Run, tmp_path: Path, rows: str) -> None:
+    """The peak of a process that draws 32 times as many; a file of known values stays on the disk."""
+    peaks = []
+    for n in (2**15, 2**20):
+        known, path = tmp_path / f"{rows}{n}.npy", tmp_path / f"peak{n}"
+        np.save(known, np.zeros((1,) if rows == "alike" else (n, 1), dtype=np.float32))
+
+        def work(n: int = n, known: Path = known, path: Path = path) -> None:
+            stream_samples(ResolvedPlan.of(run, SamplePlan(n=n, steps=1, known=known)), tmp_path / f"x{n}.npy")
+            path.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+        assert forked(work) == 0
+        peaks.append(int(path.read_text()))
+    # In KB.  The file of values for each sample is 4 MB, mapped; samples, values and masks that are kept are 4 MB each.
+    assert peaks[1] - peaks[0] < (4000 if rows == "alike" else 8000), peaks
+
+
+def test_conditions_are_resolved_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = run_of(dataset="digits", family="gaussian", network={"name": "mlp", "width": 8, "labels": 10})
+    splits: list[str] = []
+    split = Run.split
+    monkeypatch.setattr(Run, "split", lambda self, name: (splits.append(name), split(self, name))[1])
+    plan = ResolvedPlan.of(run, SamplePlan(n=2600, steps=1))
+    stream_samples(plan, tmp_path / "x.npy", batch=512)
+    assert splits == ["train", "train"]  # what the rows have of each condition, and the rows themselves
+
+
+def test_a_network_whose_condition_is_missing_is_named(tmp_path: Path) -> None:
+    run = run_of(dataset="digits", family="gaussian", network={"name": "mlp", "width": 8, "labels": 10})
+    beyond = attrs.evolve(run, model=BFN(run.experiment.family, MLP(width=8, labels=3)))
+    with pytest.raises(ConfigError, match="beyond the labels 0 to 2"):
+        ResolvedPlan.of(beyond, SamplePlan(n=100, steps=1)).draw()
+
+
+def test_rows_do_not_depend_on_the_batch(run: Run) -> None:
+    plan = ResolvedPlan.of(run, SamplePlan(n=3000, steps=2, seed=5))
+    whole = plan.draw()
+    for rows in (range(1), range(1000, 1100), range(2999, 3000)):
+        assert torch.equal(plan.draw(rows), whole[rows.start : rows.stop])
