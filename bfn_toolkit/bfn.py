@@ -213,7 +213,8 @@ class BFN(FlowModel):
         """
         from bfn_toolkit.sharing import pretrained
 
-        pretrained.save(pretrained.architecture_of(self), self.network.state_dict(), directory, card, force=force)
+        architecture = pretrained.architecture_of(self.family, self.network, self.builder)
+        pretrained.save(architecture, self.network.state_dict(), directory, card, force=force)
 
     @classmethod
     def from_pretrained(

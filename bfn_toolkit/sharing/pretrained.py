@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -48,9 +48,6 @@ from bfn_toolkit.storage.files import (
     write_together,
 )
 from bfn_toolkit.storage.safetensors_files import State, dumps, loads, shape_mismatches
-
-if TYPE_CHECKING:
-    from bfn_toolkit.bfn import BFN
 
 CONFIG, CARD = "config.json", "README.md"
 MODEL_TYPE = "bfn"
@@ -102,19 +99,19 @@ class Saved:
     conditions: Mapping[str, ConditionSpec]
 
 
-def architecture_of(model: BFN) -> Architecture:
+def architecture_of(family: Any, network: nn.Module, builder: Any) -> Architecture:
     """The family and the builder of a model.
 
     Raises:
-        ConfigError: If it was made from a bare module.
+        ConfigError: If it was made from a bare module, without a builder.
     """
-    if model.builder is None:
-        name = type(model.network).__name__
+    if builder is None:
+        name = type(network).__name__
         raise ConfigError(
             f"a model made from a bare module cannot be saved, because nothing says how to make its {name} again; "
             "write BFN(family, builder) with a NetworkBuilder, such as Siren(width=64)"
         )
-    return Architecture(model.family, model.builder)
+    return Architecture(family, builder)
 
 
 def save(
