@@ -116,7 +116,7 @@ def bfn_grids() -> Sequence[Entry]:
     """Time grids, a field of a sampler: subclasses of :class:`bfn_toolkit.TimeGrid`."""
 
 
-# Kind of part -> its hook.  The base class of each kind says which it is: ``kind: ClassVar[str] = "family"``.
+# Kind of part -> its hook.  The base class of each kind states it: ``kind: ClassVar[str] = "family"``.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "family": "bfn_families",

@@ -372,7 +372,12 @@ def test_import_makes_a_run_that_samples(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["import-checkpoint", *SMALL, "model.pt", "--out", "run"]) == 0
     said = capsys.readouterr()
     assert said.out == "run\n"
-    for word in (f"kept: {len(weights())} tensors under 'ema.module'", "dropped: ", "epoch", "fits too: --key: model"):
+    for word in (
+        f"kept: {len(weights())} tensors under 'ema.module'",
+        "dropped: ",
+        "epoch",
+        "also fit, with --key: model",
+    ):
         assert word in said.err
     assert sorted(path.name for path in Path("run").iterdir() if path.name != ".lock") == [
         "SHA256SUMS",

@@ -217,8 +217,8 @@ CASES: list[Case] = [
     training("C21-device-gpu", 'device = "gpu"', "expected one of auto, cpu, cuda"),
     toml("C22-training-is-3", "training = 3\n", "x.toml:1: training: expected a table, got 3"),
     toml("C22-network-is-3", "network = 3\n", "x.toml:1: network: expected a network: a name, or a table with a name"),
-    toml("C23-key-twice", "[training]\nlr = 1\n\nlr = 2\n", "x.toml:4:", "first given on line 2"),
-    toml("C23-table-twice", "[network]\n[loss]\n[network]\n", "x.toml:3:", "first given on line 1"),
+    toml("C23-key-twice", "[training]\nlr = 1\n\nlr = 2\n", "x.toml:4:", "first set on line 2"),
+    toml("C23-table-twice", "[network]\n[loss]\n[network]\n", "x.toml:3:", "first set on line 1"),
     case(
         "C24-empty-and-alone",
         lambda: Experiment.from_toml("x.toml", base=None),
