@@ -270,7 +270,7 @@ CASES: list[Case] = [
         "C32-out-in-the-folder-of-the-data",
         lambda: check_out(Path("data/run"), dataset=Folder(Path("data"))),
         2,
-        "data/run and the data in data lie one in the other",
+        "data/run and the data in data overlap",
         files={"data/x": ""},
     ),
     case(
