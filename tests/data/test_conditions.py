@@ -124,7 +124,7 @@ def test_a_run_whose_file_is_gone_is_sampled_exported_and_drawn(
         (["sample", "-n", "3"], 3, "add: --condition label=none"),
         (["sample", "-n", "3", "--weights", "raw"], 2, "has one state; leave out --checkpoint and --weights"),
         (["plot", "--flows", "--steps", "2"], 0, "those of config.json"),
-        (["evaluate"], 3, "name the run directory that it came from"),
+        (["evaluate"], 3, "use the run directory that it came from"),
         (["export", "--out", str(tmp_path / "again")], 4, "a saved model, which bfn sample"),
     ):
         assert main([words[0], str(model), *words[1:]]) == status
