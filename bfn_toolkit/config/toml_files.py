@@ -63,7 +63,7 @@ def _read_text(path: Path, label: str) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO would block, a device never end
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
             raise ConfigError(f"{label}: expected a TOML file, found {what}")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b" " * (MAX_BYTES + 1)
