@@ -44,7 +44,7 @@ class PathType(click.ParamType[Any]):
             self.fail(f"expected a path, got {str(value)[:40]!r} with a NUL character.", param, ctx)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                self.fail(f"{str(value)[:40]!r}... of {len(str(value))} characters is too long a path.", param, ctx)
+                self.fail(f"{str(value)[:40]!r}... is too long for a path ({len(str(value))} characters).", param, ctx)
         return Path(value)
 
 

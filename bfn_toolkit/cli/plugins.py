@@ -62,7 +62,9 @@ def _expectations(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         law, equals, reason = text.partition("=")
         if not equals or not reason.strip():
-            raise ConfigError(f"--expect {text}: give the reason: --expect '{law}=why it is known to be broken'")
+            raise ConfigError(
+                f"--expect {text}: the reason is missing; write --expect '{law}=why it is known to be broken'"
+            )
         expected[law.strip()] = reason.strip()
     return expected
 

@@ -35,7 +35,7 @@ class Wishes(Protocol):
 
     @property
     def parallel(self) -> str:
-        """How processes share the weights: "ddp" or "fsdp"."""
+        """Placement of the weights: "ddp" or "fsdp"."""
 
     @property
     def timeout(self) -> float:

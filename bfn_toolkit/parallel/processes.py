@@ -89,7 +89,7 @@ def check_signals(device: torch.device | str = "cpu", *, together: bool = False)
         device: Device of the communication.
         together: Whether all processes call it together; if not, it does nothing in a job of several.
     Raises:
-        Interrupted: If one has asked.
+        Interrupted: If one has.
     """
     if world_size() > 1 and not together:
         return

@@ -42,7 +42,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def _kebab_case(entry: Entry, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and re.fullmatch(NAME, value)):
         raise invalid(
-            entry, field, f"expected small letters, digits and single hyphens, such as my-part, got {value!r}"
+            entry, field, f"expected lower-case letters, digits and single hyphens, such as my-part, got {value!r}"
         )
 
 

@@ -88,7 +88,7 @@ def _check_words(name: str, kind: str) -> None:
     if kind not in SCAFFOLDS:
         raise ConfigError(f"expected one of {', '.join(SCAFFOLDS)}, got {kind!r}")
     if not re.fullmatch(NAME, name):
-        raise ConfigError(f"expected small letters, digits and single hyphens, such as my-{kind}, got {name!r}")
+        raise ConfigError(f"expected lower-case letters, digits and single hyphens, such as my-{kind}, got {name!r}")
 
 
 def _names(code: str) -> Iterator[str]:

@@ -59,7 +59,7 @@ def load_description(folder: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} is not a description of a model")
     if description.get("format") != FORMAT:
         found = description.get("format")
-        raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
+        raise RunDirectoryError(f"{path} has format {found}; this version reads format {FORMAT}. Upgrade bfn-toolkit")
     if not isinstance(description.get("step"), int):
         raise RunDirectoryError(f"{path} is not a description of a model: it has no step")
     return description

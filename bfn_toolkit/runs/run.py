@@ -117,7 +117,7 @@ class Run:
         else:
             listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
             if checkpoint == "final" and (folder / WEIGHTS).exists() and not (folder / DESCRIPTION).exists():
-                passed = [f"{folder / WEIGHTS} without {DESCRIPTION}, which a crash prevented", *passed]
+                passed = [f"a crash left {folder / WEIGHTS} without {DESCRIPTION}", *passed]
             for fault in passed:
                 warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
             if listed is None:

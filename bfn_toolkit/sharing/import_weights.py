@@ -159,12 +159,12 @@ def read_foreign(content: bytes, path: Path) -> Any:
             f'write: pip install "torch>={wanted}", or convert the file to .safetensors'
         )
     if found := _ALLOCATES.search(content):
-        raise _refused(path, f"in addition to tensors, it names {found[1].decode()}")
+        raise _refused(path, f"it contains more than tensors: {found[1].decode()}")
     if content[:4] == _ZIP:
         _check_archive(content, path)
     try:
         if content[:4] == _ZIP and (unsafe := get_unsafe_globals_in_checkpoint(io.BytesIO(content))):
-            raise _refused(path, f"in addition to tensors, it names {', '.join(_word(name)[:80] for name in unsafe[:3])}")
+            raise _refused(path, f"it contains more than tensors: {', '.join(_word(name)[:80] for name in unsafe[:3])}")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except RunDirectoryError:
         raise
