@@ -295,5 +295,5 @@ def test_samples_of_parts_are_written_by_name(tmp_path: Path) -> None:
     lines = (tmp_path / "x.csv").read_text().splitlines()
     assert lines[0] == "position1,position2,type1"
     assert json.loads(f"[{lines[1]}]") == pytest.approx([*data(5)["position"][0].tolist(), int(data(5)["type"][0])])
-    with pytest.raises(ConfigError, match=r"no single array; write .safetensors"):
+    with pytest.raises(ConfigError, match=r"not a single array; write .safetensors"):
         write_samples(tmp_path / "x.npy", data(5))

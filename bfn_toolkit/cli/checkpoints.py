@@ -14,7 +14,7 @@ from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, file_and_opt
 
 @click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")
 def checkpoint() -> None:
-    """Look after the checkpoints of a run."""
+    """List and verify the checkpoints of a run."""
 
 
 def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
@@ -64,13 +64,21 @@ Examples:
 )
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Directory to make.")
-@click.option("--license", "license_", help="Licence, as the Hub names it: mit, apache-2.0, ...")
+@click.option("--license", "license_", help="Licence identifier of the Hub: mit, apache-2.0, ...")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
-@click.option("--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Which state.")
-@click.option("--weights", type=click.Choice(["auto", "ema", "raw"]), default="auto", show_default=True)
+@click.option(
+    "--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Checkpoint to export."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "ema", "raw"]),
+    default="auto",
+    show_default=True,
+    help="The moving average of the weights (ema) or the weights themselves (raw); auto: ema if there is one.",
+)
 @trust_options
 def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
-    """Write the model of a RUN as people share models: config.json, model.safetensors, README.md."""
+    """Write the model of a RUN into a directory to share: config.json, model.safetensors and README.md."""
     from bfn_toolkit.runs.run import Run
     from bfn_toolkit.sharing.export import export_run
 
@@ -90,11 +98,13 @@ Examples:
 @click.option("--out", type=PATH, required=True, help="Run directory to make.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", help="Named experiment beneath the file.")
-@click.option("--key", help="Which weights of the file to take: model, ema, ...")
+@click.option("--preset", help="Preset that the file builds on.")
+@click.option("--key", help="Name of the weights in the file: model, ema, ...")
 @click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
-@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors of such names; may be given again.")
-@click.option("--max-size", type=POSITIVE, metavar="BYTES", help="Largest file  [default: 16 times the network]")
+@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors with matching names (repeatable).")
+@click.option(
+    "--max-size", type=POSITIVE, metavar="BYTES", help="Largest size of the file  [default: 16 times the network]"
+)
 def import_checkpoint(
     words: tuple[str, ...],
     out: Path,
@@ -104,7 +114,7 @@ def import_checkpoint(
     max_size: int | None,
     **choice: Any,
 ) -> None:
-    """Take the weights of a FILE of another program (.pt, .safetensors) over into a run directory.
+    """Import the weights in another program's FILE (.pt, .safetensors) into a run directory.
 
     Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
     """
@@ -115,9 +125,10 @@ def import_checkpoint(
     experiment = Experiment.from_toml(config, preset, parse_overrides(options))
 
     select = import_weights.Selection(**choice)
-    found = import_weights.import_checkpoint(path, out, experiment, select, max_size=max_size, force=force)
-    say(f"kept: {len(found.kept)} tensors under '{found.key}'")
-    for what, names in (("cast", found.cast), ("dropped", found.dropped), ("fits too: --key", found.others)):
+    imported = import_weights.import_checkpoint(path, out, experiment, select, max_size=max_size, force=force)
+    say(f"kept: {len(imported.kept)} tensors under '{imported.key}'")
+    listed = (("cast", imported.cast), ("dropped", imported.dropped), ("also fit, with --key", imported.others))
+    for what, names in listed:
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             say(f"{what}: {', '.join(names[:10])}{more}")

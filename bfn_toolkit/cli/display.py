@@ -1,4 +1,4 @@
-"""What the commands print: tables, progress and lines.  Rich is imported where it is needed."""
+"""Output of the commands: tables, progress and lines.  Rich is imported where it is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-LAUNCHED = "BFN_LAUNCHED"  # set where a launcher of ours tells what happened to its processes
+LAUNCHED = "BFN_LAUNCHED"  # set by our launcher, which reports the errors of its processes
 
 if TYPE_CHECKING:
     from bfn_toolkit.testing.kit import Verdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_follower() -> bool:
-    """Whether this is one of several processes, and not the one that talks."""
+    """Whether this is one of several processes, but not the one that prints."""
     return os.environ.get("RANK", "0") != "0"
 
 
@@ -28,7 +28,7 @@ def say(line: str) -> None:
 
 
 def complain(message: str, details: str = "") -> None:
-    """Prints an error to stderr, each of its lines as one; what a launcher of ours tells is not told twice."""
+    """Prints an error to stderr, line by line, unless our launcher reports it."""
     if LAUNCHED in os.environ:
         return
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
@@ -38,7 +38,7 @@ def complain(message: str, details: str = "") -> None:
 
 @contextmanager
 def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
-    """A bar with loss and rate on a terminal, a line now and then elsewhere."""
+    """Shows a bar with loss and rate on a terminal, and prints about ten lines elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -46,8 +46,8 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
     if not console.is_terminal:
         every = max(1, steps // 10)
 
-        def line(moment: TrainingEvent) -> None:
-            for m in moment.metrics:
+        def line(event: TrainingEvent) -> None:
+            for m in event.metrics:
                 step = int(m["step"])
                 if "valid_loss" in m:
                     say(f"step {step}/{steps}  validation loss {_estimate(m)}")
@@ -67,8 +67,8 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
 
-        def advance(moment: TrainingEvent) -> None:
-            for m in moment.metrics:
+        def advance(event: TrainingEvent) -> None:
+            for m in event.metrics:
                 if "loss" in m:
                     rate = bar.tasks[0].speed or 0.0
                     bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
@@ -78,17 +78,17 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
 
 @contextmanager
 def sampling(n: int) -> Iterator[Callable[[int], None]]:
-    """A bar of the samples that are written on a terminal, a line at every tenth of them elsewhere."""
+    """Shows a bar of the samples written on a terminal, and prints a line at every tenth of them elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if is_follower() or not console.is_terminal:
-        told = 0
+        tenths = 0
 
         def line(rows: int) -> None:
-            nonlocal told
-            if told < (told := 10 * rows // n) < 10:
+            nonlocal tenths
+            if tenths < (tenths := 10 * rows // n) < 10:
                 say(f"{rows:,} of {n:,} samples")
 
         yield line
@@ -131,7 +131,7 @@ def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[st
 
 
 def scores_table(scores: Mapping[str, Any]) -> None:
-    """The scores of :func:`~bfn_toolkit.reports.report.evaluate`."""
+    """Prints the scores of :func:`~bfn_toolkit.reports.report.evaluate`."""
 
     def estimate(key: str) -> str:
         return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
@@ -141,7 +141,7 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     rows = [
         (messages, estimate("loss_nats") + " nats"),
         ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
-        ("bound of -ln p(x)", estimate("total_nats") + " nats"),
+        ("bound on -ln p(x)", estimate("total_nats") + " nats"),
         ("", estimate("bits_per_dimension") + " bits per dimension"),
     ]
     for name, part in scores["parts"].items():
@@ -159,7 +159,7 @@ def scores_table(scores: Mapping[str, Any]) -> None:
 
 
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
-    """The registered parts."""
+    """Prints the registered components."""
     from rich.console import Console
     from rich.table import Table
 
@@ -170,7 +170,7 @@ def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:
-    """Checkpoints, and what is wrong with them."""
+    """Prints checkpoints and their faults."""
     from rich.console import Console
     from rich.table import Table
 
@@ -182,7 +182,7 @@ def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> N
 
 
 def verdicts_table(title: str, lines: Sequence[Verdict]) -> None:
-    """Law, verdict and figure of each law, and what is to be told of the broken ones."""
+    """Prints verdict and figure of each law, then the faults of the broken ones."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The ``bfn`` command itself: its group, and what becomes of its errors."""
+"""The ``bfn`` command itself: its group, and the exit statuses of its errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bfn_toolkit.cli.train import train
 from bfn_toolkit.errors import BFNError, BFNWarning, ResourceError
 from bfn_toolkit.parallel.signals import Interrupted
 
-BUG = 70  # exit status of a fault of ours
+BUG = 70  # exit status of a bug in the toolkit
 
 
 @click.group(
@@ -35,7 +35,7 @@ BUG = 70  # exit status of a fault of ours
 )
 @click.version_option(version("bfn-toolkit"), message="%(prog)s %(version)s")
 def bfn() -> None:
-    """Train, sample and judge Bayesian flow networks made of plugins."""
+    """Train, sample and evaluate Bayesian flow networks built from plugins."""
 
 
 for command in (train, sample, evaluate, plot, plugins, check, checkpoint, new_plugin, export, import_checkpoint):
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the meaning of each is in :mod:`bfn_toolkit.errors`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
-            stream.reconfigure(errors="backslashreplace")  # a table is worth more than its plus-minus signs
+            stream.reconfigure(errors="backslashreplace")  # rather print a table without its plus-minus signs than fail
     with warnings.catch_warnings():
         warnings.simplefilter("always", BFNWarning)
         warnings.showwarning = _show_warning
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say("interrupted")
             return 130
         except BrokenPipeError:
-            # The reader has what it wanted; Python would complain once more when it flushes at exit.
+            # The reader has closed the pipe; otherwise Python would report that again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 
@@ -65,9 +65,9 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        if "_BFN_COMPLETE" in os.environ:  # completion by the shell, which ends the process
+        if "_BFN_COMPLETE" in os.environ:  # shell completion, which ends the process
             bfn.main(arguments, prog_name="bfn")
-        # bfn.main would make status 1 of a reader that has what it wanted.
+        # bfn.main would return status 1 for a pipe that its reader has closed.
         with (
             redirect_stdout(None) if is_follower() else nullcontext(),
             bfn.make_context("bfn", arguments, obj=tuple(arguments)) as context,
@@ -97,12 +97,12 @@ def _run(arguments: list[str]) -> int:
             complain(lost)
             return ResourceError.exit_status
         record(error)
-        complain("This is a bug of bfn-toolkit: please report it with these lines.", traceback.format_exc())
+        complain("This is a bug in bfn-toolkit: please report it with these lines.", traceback.format_exc())
         return BUG
 
 
 def _leave_job() -> None:
-    """Ends a job of several processes together; a job of one has nothing to end, and need not import torch."""
+    """Ends a job of several processes together; a single process has nothing to end and does not import torch."""
     if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
         from bfn_toolkit.parallel.processes import shutdown
 

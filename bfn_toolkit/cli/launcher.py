@@ -1,4 +1,4 @@
-"""Several processes on this machine, started and watched by torch's elastic launcher, which is what torchrun is."""
+"""Several processes on this machine, started and watched by torch's elastic launcher, as torchrun does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bfn_toolkit.cli.display import LAUNCHED, say
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Runs ``bfn ARGUMENTS`` in several processes and returns the exit status.
 
-    If one fails, the others are ended, and it is told which failed first and why.  Signals that training listens to
-    are passed on.
+    If one fails, the others are ended, and the first failure is printed with its reason.  Signals that training
+    listens to are passed on.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -35,7 +35,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(),
     )
-    logging.disable(logging.ERROR)  # it is told here, and once
+    logging.disable(logging.ERROR)  # the failure is printed below, once
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
@@ -63,7 +63,7 @@ def _message(failure: Any) -> str:
 
 @contextmanager
 def _passing_on() -> Iterator[None]:
-    """Hands SIGUSR1 and SIGUSR2 to the processes; the launcher does so with SIGINT and SIGTERM itself."""
+    """Passes SIGUSR1 and SIGUSR2 to the processes; the launcher itself passes SIGINT and SIGTERM."""
     import psutil
 
     def pass_on(number: int, _: object) -> None:
@@ -80,7 +80,7 @@ def _passing_on() -> Iterator[None]:
 
 
 def record(error: BaseException) -> None:
-    """Leaves an error where the launcher of this process, if it has one, looks for it."""
+    """Writes an error to the file that the launcher of this process reads, if it has one."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -88,7 +88,7 @@ def record(error: BaseException) -> None:
 
 
 def lost_contact(error: BaseException) -> str | None:
-    """What to say of an error that another process of the job caused by ending; None for other errors."""
+    """Message for an error that the end of another process of the job caused; None for other errors."""
     if "RANK" not in os.environ or not isinstance(error, RuntimeError):
         return None
     text = " ".join(str(error).split())

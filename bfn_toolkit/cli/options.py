@@ -1,4 +1,4 @@
-"""Options of the commands: how they are read, those of the experiment, and those of the commands about a run."""
+"""Options of the commands: their types, those of the experiment, and those of the commands about a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Integer(click.IntRange):
-    """Integers in a range, in the digits 0 to 9: ``int`` would take 1_0, and the digits of other scripts."""
+    """Integers in a range, in the digits 0 to 9; ``int`` would also accept 1_0 and digits of other scripts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the integer."""
@@ -30,7 +30,7 @@ class Integer(click.IntRange):
 
 
 class PathType(click.ParamType[Any]):
-    """Paths that the system could have: not empty, as one from a variable that is not set, and not too long."""
+    """Paths that can exist: not empty (as from an unset variable), without NUL, and not too long."""
 
     name = "path"
 
@@ -44,18 +44,18 @@ class PathType(click.ParamType[Any]):
             self.fail(f"expected a path, got {str(value)[:40]!r} with a NUL character.", param, ctx)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                self.fail(f"{str(value)[:40]!r}... of {len(str(value))} characters is too long a path.", param, ctx)
+                self.fail(f"{str(value)[:40]!r}... is too long for a path ({len(str(value))} characters).", param, ctx)
         return Path(value)
 
 
 class Command(click.Command):
-    """A command that refuses an option given twice, because only one of the values would count."""
+    """A command that refuses repeated options, because only one of the values would count."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments as click does.
 
         Raises:
-            UsageError: If an option is given twice.
+            UsageError: If an option is repeated.
         """
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         for param in order:
@@ -65,7 +65,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of :class:`Command` objects."""
 
     command_class = Command
 
@@ -94,10 +94,10 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """Returns the word that is neither an option of the experiment nor the value of one, and the other words.
+    """Splits words into the name of a file and the options of the experiment.
 
     Raises:
-        ConfigError: If there is no such word.
+        ConfigError: If no file is named.
     """
     i = 0
     while i < len(words) and words[i].startswith("--"):
@@ -108,7 +108,7 @@ def file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that trust a run further than by default."""
+    """Adds the options that relax the checks of a run."""
     for option in (
         click.option("--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite."),
         click.option("--allow-plugin-mismatch", is_flag=True, help="Accept plugins of another major version."),
@@ -148,7 +148,7 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
-    """The run of a command, on its device; under torchrun, among the processes of the job."""
+    """Opens the run of a command on its device; under torchrun, joins the processes of the job."""
     from bfn_toolkit.config.experiment import Training
     from bfn_toolkit.parallel.devices import make_accelerator
     from bfn_toolkit.sharing.export import open_model
@@ -187,13 +187,13 @@ def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
     """Returns values by name from ``label=3``, and None from ``label=none``.
 
     Raises:
-        ConfigError: If an argument has another form, or a name comes twice.
+        ConfigError: If an argument has another form, or a name is repeated.
     """
     conditions: dict[str, float | None] = {}
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name in conditions:
-            raise ConfigError(f"--condition {name}: given twice, of which only one could count")
+            raise ConfigError(f"--condition {name}: given twice, but only one value can count")
         try:
             conditions[name] = None if value == "none" else float(value)
         except ValueError:

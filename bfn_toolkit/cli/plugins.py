@@ -18,9 +18,9 @@ from bfn_toolkit.errors import ConfigError
 
 @click.command(cls=Command, epilog="Example:  bfn plugins --json")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--verbose", is_flag=True, help="Show the tracebacks of what failed.")
+@click.option("--verbose", is_flag=True, help="Also show the tracebacks of failures.")
 def plugins(as_json: bool, verbose: bool) -> None:
-    """List the installed plugins, and what failed to load and why."""
+    """List the installed plugins, and the plugins that failed to load, with the reason."""
     from bfn_toolkit.registry.registry import default_registry
 
     registry = default_registry()
@@ -62,7 +62,9 @@ def _expectations(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         law, equals, reason = text.partition("=")
         if not equals or not reason.strip():
-            raise ConfigError(f"--expect {text}: give the reason: --expect '{law}=why it is known to be broken'")
+            raise ConfigError(
+                f"--expect {text}: the reason is missing; write --expect '{law}=why it is known to be broken'"
+            )
         expected[law.strip()] = reason.strip()
     return expected
 
@@ -77,7 +79,7 @@ Examples:
 )
 @click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
 @click.option("--law", "laws", multiple=True, help="Run only this law (repeatable).")
-@click.option("--examples", type=POSITIVE, help="Number of examples that a searching law tries.")
+@click.option("--examples", type=POSITIVE, help="Number of examples that a law tries in a search.")
 @click.option(
     "--expect", multiple=True, metavar="LAW=REASON", help="A law that is known not to hold, and why (repeatable)."
 )
@@ -91,7 +93,7 @@ def check(
     instance, or a class or factory that needs no arguments.
     """
     expected = _expectations(expect)
-    # Hypothesis keeps what it learns of a code base in the folder it runs in, if it is not told another one.
+    # By default, Hypothesis stores its database in the current folder.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "bfn-check-hypothesis"))
     from bfn_toolkit.registry.registry import default_registry
     from bfn_toolkit.testing.kit import verdicts
@@ -137,12 +139,12 @@ Examples:
     "--kind",
     type=click.Choice(["network", "family", "dataset", "sampler"]),
     required=True,
-    help="What the plugin adds.",
+    help="Kind of component that the plugin adds.",
 )
 @click.option("--out", type=PATH, help="Folder to make  [default: bfn-NAME]")
-@click.option("--force", is_flag=True, help="Write into a folder that holds something; other files are left alone.")
+@click.option("--force", is_flag=True, help="Write into a folder that is not empty; other files are left alone.")
 def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
-    """Write a package with a NAMEd part that works, its tests and its entry point, to start from."""
+    """Write a working package for a new plugin NAME, with its tests and its entry point."""
     from bfn_toolkit.registry.registry import default_registry
     from bfn_toolkit.registry.scaffold import new_plugin as write
 

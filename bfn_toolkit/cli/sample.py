@@ -15,7 +15,7 @@ from bfn_toolkit.errors import ConfigError
 if TYPE_CHECKING:
     from bfn_toolkit.runs.sampling import ResolvedPlan
 
-_DEFAULT_STEPS = "[default: 100, or what the family is tied to]"
+_DEFAULT_STEPS = "[default: 100, or the fixed number of the family]"
 
 
 @click.command(
@@ -26,7 +26,7 @@ Examples:
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
   bfn sample runs/001 -n 50 --condition label=3 --guidance 2
-  bfn sample runs/001 -n 10000000 --out many.npy    after a kill, the same command goes on
+  bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
   bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
 @click.argument("run", type=PATH)
@@ -39,24 +39,24 @@ Examples:
 @click.option(
     "--trajectory",
     type=PATH,
-    help="File for the beliefs and outputs on the way to the first 64 samples: .npz or .safetensors.",
+    help="File for the beliefs and outputs of the first 64 samples at each step: .npz or .safetensors.",
 )
-@click.option("--force", is_flag=True, help="Replace the files.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @click.option(
     "--condition",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Value of a condition, such as label=3, or none; repeat it for others  [default: as in the training rows]",
+    help="Value of a condition, such as label=3 or label=none (repeatable)  [default: as in the training rows]",
 )
-@click.option("--guidance", type=float, default=0.0, help="Weight of guidance by the conditions  [default: 0]")
+@click.option("--guidance", type=float, default=0.0, help="Weight of classifier-free guidance  [default: 0]")
 @click.option(
     "--known",
     type=click.Path(path_type=Path),
-    help="File of known values, .npy or .safetensors; NaN (or -1, for classes) where a value is not known.",
+    help="File of known values, .npy or .safetensors; NaN (for classes: -1) marks unknown values.",
 )
 @plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
-    """Draw samples of a RUN into a file; the same seed gives the same bytes."""
+    """Draw samples from a RUN into a file; the same seed gives the same bytes."""
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
     from bfn_toolkit.runs.sample_files import format_of
@@ -117,15 +117,17 @@ Examples:
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
 @click.argument("run", type=PATH)
-@click.option("--steps", type=_Steps(), help="Messages of the bound  [default: inf, or what the family is tied to]")
+@click.option(
+    "--steps", type=_Steps(), help="Number of messages of the bound  [default: inf, or the fixed number of the family]"
+)
 @click.option(
     "--split",
     type=click.Choice(["train", "valid", "test", "all"]),
     default="test",
     show_default=True,
-    help="Whose likelihood; samples are always held against all data.",
+    help="Rows for the likelihood; samples are always compared with all data.",
 )
-@click.option("--draws", type=POSITIVE, help="Draws for each example  [default: about a million in all]")
+@click.option("--draws", type=POSITIVE, help="Number of draws per example  [default: about a million in total]")
 @click.option(
     "--density",
     type=Integer(min=0),
@@ -146,7 +148,7 @@ def evaluate(
     as_json: bool,
     **choice: Any,
 ) -> None:
-    """Judge a RUN: likelihood bound with standard errors, and quality of its samples."""
+    """Evaluate a RUN: likelihood bound with standard errors, and quality of its samples."""
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
     from bfn_toolkit.storage.files import to_json
@@ -168,14 +170,14 @@ def evaluate(
     epilog="""\b
 Examples:
   bfn plot runs/001 --steps 20
-  bfn plot runs/001 --flows --sampler ode-2         the flows alone, by a sampler
+  bfn plot runs/001 --flows --sampler ode-2         only the flows, with this sampler
   bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
 )
 @click.argument("run", type=PATH)
 @click.option("--steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
 @click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
-@click.option("--flows", is_flag=True, help="Draw the flows alone, by the sampler that is used.")
-@click.option("--animate", is_flag=True, help="Draw a film alone, from the prior to the samples: flows.gif.")
+@click.option("--flows", is_flag=True, help="Draw only the flows, with the chosen sampler.")
+@click.option("--animate", is_flag=True, help="Draw only a film from the prior to the samples: flows.gif.")
 @plan_options
 def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
     """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""

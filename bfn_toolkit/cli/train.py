@@ -31,21 +31,21 @@ Examples:
   bfn train --preset post                           the recipe of the blog post
   bfn train --config my.toml --seed 1               a file, with one value replaced
   bfn train --family.head noise --training.ema_decay 0.99
-  bfn train --resume runs/wide                      go on where it stopped, to the same bits
+  bfn train --resume runs/wide                      continue where it stopped, bit-identically
   bfn train --processes 2 --training.batch_size 512 share each batch among two processes
   bfn train --options                               every option, its type and its default""",
 )
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", help="Named experiment beneath the file: default, post.")
+@click.option("--preset", help="Preset that the file builds on: default, post.")
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--resume", type=PATH, help="Run directory to go on with.")
+@click.option("--resume", type=PATH, help="Run directory to continue.")
 @click.option(
     "--allow-inexact", is_flag=True, help="With --resume: continue even if the result will not be bit-identical."
 )
-@click.option("--processes", type=POSITIVE, help="Start so many processes on this machine  [default: 1]")
+@click.option("--processes", type=POSITIVE, help="Number of processes on this machine  [default: 1]")
 @trust_options
-@click.option("--no-report", is_flag=True, help="Only train: no samples, scores and figures.")
+@click.option("--no-report", is_flag=True, help="Only train; no samples, scores or figures.")
 @click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> int | None:

@@ -18,7 +18,7 @@
     [training]
     steps = 400
 
-The layers, from the bottom: the ``metadata`` of the dataset, for the options of those names in the family, its head and
+The layers, from the bottom: the ``metadata`` of the dataset, for options of the same names in the family, its head and
 the network; the preset "default"; the ``default_config`` of the dataset's class; a preset; the file; the options of the
 command line.
 """
@@ -67,7 +67,7 @@ def _table(training: Any, field: attrs.Attribute[Any], value: object) -> None:
 
 
 def _options() -> Any:
-    # A table cannot be hashed; equal experiments have equal hashes all the same.
+    # A table cannot be hashed; without it, equal experiments still have equal hashes.
     return attrs.field(factory=dict, converter=dict, validator=_table, hash=False)
 
 
@@ -77,28 +77,28 @@ class Training:
 
     Arguments:
         steps: Number of optimiser steps.
-        batch_size: Rows of a step, over all processes; clipped to the number of rows.
-        accumulate: Pieces into which the rows of a step are cut, computed one after the other to save memory.
+        batch_size: Number of rows in a step, over all processes; at most the number of training rows.
+        accumulate: Number of pieces of a step, computed one after another to save memory.
         optimizer: Name of the optimiser: a class of ``torch.optim``.
-        optimizer_options: Its options besides the learning rate.
+        optimizer_options: Options of that class, except the learning rate.
         lr: Learning rate at the start.
-        scheduler: "cosine" takes it to zero over the steps, "constant" leaves it; or a class of
+        scheduler: "cosine" lowers it to zero over the steps, "constant" keeps it; or a class of
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
         warmup: Steps over which the learning rate rises from 0.
         clip_norm: Largest norm of the gradient; inf for no clipping.
         ema_decay: Decay of the moving average of the weights; 0 for none.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
-        keep: Checkpoints to keep, besides the best.
-        on_save_error: "warn" continues when a checkpoint cannot be written, until the third in a row; "stop" does not.
+        keep: Number of checkpoints to keep, in addition to the best.
+        on_save_error: "warn" stops at the third checkpoint in a row that cannot be written, "stop" at the first.
         validate_every: Steps between validations; 0 for none.
-        patience: Validations without a lower loss after which training stops; 0 for never.
+        patience: Number of validations without a lower loss after which training stops; 0 for never.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: Precision of the network; beliefs and loss are always float32.
         compile: Whether to compile the network.
         parallel: "ddp" copies the weights to every process, "fsdp" shards them among the processes.
         timeout: Seconds that processes wait for each other.
-        workers: Processes that fetch rows; 0 fetches them in the training process, which is right for data in memory.
+        workers: Number of processes that fetch rows; 0 (right for data in memory) fetches them in the training process.
         trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
     """
 
@@ -129,7 +129,7 @@ class Training:
 
 @attrs.frozen
 class Experiment:
-    """Everything that a run is a function of.
+    """Everything that determines a run.
 
     Arguments:
         dataset: A :class:`~bfn_toolkit.Dataset`.
@@ -165,12 +165,12 @@ class Experiment:
             preset: Name of a preset beneath the file.
             overrides: Dotted keys and texts above the file: ``("network.width", "256")``.
             registry: Registry that resolves the names of parts; by default that of the installed plugins.
-            base: Preset beneath everything; None if the file is complete, as that of a run is.
-            complete: Whether no option is left out, so that the dataset, and its file, need not be asked for metadata.
+            base: Preset beneath everything; None for a complete file, such as that of a run.
+            complete: Whether every option is present, so that metadata of the dataset (and its file) are not needed.
         Raises:
-            ConfigErrors: All mistakes at once, each with its place, what was expected and what was found.
+            ConfigErrors: All mistakes together, each with its place, the expected and the actual value.
             ConfigError: If a file cannot be read, or is not TOML.
-            PluginError: If a part that is named cannot be loaded.
+            PluginError: If a part cannot be loaded.
         """
         registry = registry or default_registry()
 
@@ -190,7 +190,7 @@ class Experiment:
         *,
         base: str | None = None,
     ) -> Experiment:
-        """Builds an experiment from plain values; complete by itself, unless a preset or a base lies beneath.
+        """Builds an experiment from plain values, which are complete unless there is a preset or a base.
 
         Arguments and errors are those of :meth:`from_toml`.
         """
@@ -198,7 +198,7 @@ class Experiment:
         return structure(cls, _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry), registry)
 
     def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
-        """Returns plain values, every field among them, from which :meth:`from_mapping` builds an equal experiment.
+        """Returns every field as plain values, from which :meth:`from_mapping` builds an equal experiment.
 
         Raises:
             ConfigError: If a part has no name in the registry.
@@ -225,7 +225,7 @@ def _layers(
     overrides: Sequence[tuple[str, str]],
     registry: Registry,
 ) -> Configuration:
-    """Base, default configuration of the dataset, preset, values, options: each above those before it."""
+    """Merges base, default configuration of the dataset, preset, values and options; later ones win."""
     configuration = Configuration()
     if base is not None:
         configuration.add_preset(base)

@@ -74,9 +74,9 @@ class Node:
     """A plain value of a configuration, and its origin.
 
     Arguments:
-        key: The way to it.
+        key: Path of keys to the value.
         value: A scalar, an array of nodes, or a table of nodes.
-        origin: Its origin; None for a table that exists because options write into it.
+        origin: Origin of the value; None for a table that only options create.
     """
 
     key: Key
@@ -85,7 +85,7 @@ class Node:
 
     @property
     def place(self) -> Place:
-        """Origin of the value, or of the first that is in it."""
+        """Origin of the value, or of the first value inside it."""
         return self.origin or next((part.place for part in self.value.values()), Place())
 
     def parsed(self) -> Node:
@@ -107,10 +107,10 @@ class Mistake:
     """One wrong value.
 
     Arguments:
-        key: The way to it.
-        place: Origin of it, or of the table that lacks it.
-        problem: Words on what was expected and what was found.
-        siblings: For an unknown key, the keys that its table has.
+        key: Path of keys to the value.
+        place: Origin of the value, or of the table that lacks it.
+        problem: Expected and actual value, in words.
+        siblings: Keys of the table, if the key is unknown.
     """
 
     key: Key
@@ -124,8 +124,8 @@ def placed(value: Any, key: Key, origin: Place | None, find: Callable[[Key], Pla
 
     Arguments:
         value: The value.
-        key: The way to it.
-        origin: Its origin and that of everything in it, unless ``find`` returns another.
+        key: Path of keys to the value.
+        origin: Origin of the value and everything in it, unless ``find`` returns another.
         find: Returns the origin of a key, or None.
     Raises:
         ConfigError: If tables are nested too deeply, or have keys that are not strings.
@@ -145,12 +145,12 @@ def placed(value: Any, key: Key, origin: Place | None, find: Callable[[Key], Pla
 
 
 def as_part(node: Node) -> Node:
-    """Returns the name of a part as the table that it is short for."""
+    """Expands the name of a part to the table that it abbreviates."""
     return attrs.evolve(node, value={"name": attrs.evolve(node, key=(*node.key, "name"))})
 
 
 def merged(below: Node, above: Node) -> Node:
-    """Returns one node above another: tables key by key, unless the name of the part is another."""
+    """Merges one node above another: tables key by key, unless they name different parts."""
     if isinstance(below.value, str) and isinstance(above.value, dict):
         below = as_part(below)
     if isinstance(above.value, str) and isinstance(below.value, dict) and "name" in below.value:
@@ -175,7 +175,7 @@ class Configuration:
 
     @property
     def tree(self) -> Node:
-        """The layers in one."""
+        """All layers, merged."""
         return reduce(merged, self._layers, Node((), {}, Place()))
 
     def add_preset(self, name: str) -> None:
@@ -239,7 +239,7 @@ class Configuration:
 
         Arguments:
             mistakes: Mistakes in the tree.
-            known: Every key that the tree could have had, to suggest from.
+            known: All possible keys of the tree, for suggestions.
         """
         found = sorted([*self._mistakes, *mistakes], key=lambda mistake: (mistake.place.layer, mistake.place.line))
         lines = [_line(mistake, known) for mistake in found[:MAX_MISTAKES]]
@@ -254,7 +254,7 @@ def presets() -> list[str]:
 
 
 def dotted(key: Key) -> str:
-    """Prints a key as TOML writes it, with [number] for a place in an array."""
+    """Returns a key in TOML notation, with [number] for a place in an array."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -281,7 +281,7 @@ def _line(mistake: Mistake, known: Sequence[Key]) -> str:
 
 
 def _nearest(key: Key, siblings: Sequence[str], whole: Key, known: Sequence[Key]) -> Key | None:
-    """The key that was probably meant: a sibling, or a key with such an end in any table."""
+    """Key that was probably meant: a sibling, or a key in any table with a similar last name."""
     close = difflib.get_close_matches(str(key[-1]), siblings, n=1)
     if close:
         return (*key[:-1], close[0], *whole[len(key) :])

@@ -1,4 +1,4 @@
-"""The options of an attrs class: its fields, their types, and both in words."""
+"""The options of an attrs class: its fields and their types, also in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bfn_toolkit.errors import PluginError
 from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import Registered, Registry
 
-NONE = "none"  # how a configuration writes None, which TOML has not
+NONE = "none"  # stands for None, which TOML does not have
 ANY_OF = {kind: type(kind, (), {"kind": kind}) for kind in KINDS}  # type of a field whose metadata state its kind
 _FACTORY: Any = attrs.Factory
 _WORDS: dict[Any, tuple[str, str]] = {
@@ -65,7 +65,7 @@ def default_of(field: attrs.Attribute[Any]) -> Any:
 
 
 def options_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[str, str, object]]:
-    """Yields the dotted key, the type in words and the value of each option of an attrs value, parts and all.
+    """Yields the dotted key, the type in words and the value of each option of an attrs value and its parts.
 
     The value of a part is its registered name.
     """
@@ -87,7 +87,7 @@ def _option(value: Any, type_: Any, registry: Registry, key: Key) -> Iterator[tu
 
 
 def parts_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[str, Registered]]:
-    """Yields the dotted key of each part in an attrs value, and who provides it.
+    """Yields the dotted key and the provider of each part in an attrs value.
 
     Raises:
         ConfigError: If a part has no name in the registry.
@@ -104,7 +104,7 @@ def parts_of(value: Any, registry: Registry, key: Key = ()) -> Iterator[tuple[st
 
 
 def is_union(type_: Any) -> bool:
-    """Whether a type is a union; an optional type is one."""
+    """Whether a type is a union, such as an optional type."""
     return get_origin(type_) in (Union, types.UnionType)
 
 
@@ -139,7 +139,7 @@ def words(type_: Any, many: bool = False) -> str:
 
 
 def shown(value: object) -> str:
-    """Returns a value, short, with its type where that says more."""
+    """Returns a short form of a value, with its type where that helps."""
     if isinstance(value, bool):
         return f"{str(value).lower()} (a boolean)"
     if isinstance(value, str):

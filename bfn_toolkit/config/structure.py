@@ -1,11 +1,11 @@
-"""Plain values to attrs values: strict, and with all mistakes at once.
+"""Plain values to attrs values, strictly; all mistakes are reported together.
 
 A field whose type has a ``kind`` (:class:`~bfn_toolkit.Family`, :class:`~bfn_toolkit.OutputHead`, ...) holds a *part*:
-a table whose ``name`` says which class, through the registry.  Nothing is converted silently: an integer may stand for
-a number, a string may name a part, and that is all.
+a table whose ``name`` selects its class in the registry.  There are two silent conversions only: an integer may stand
+for a number, and a string may name a part.
 
-Beneath the table of a part lies one more layer: the options of the part that is the default of its field, and above
-them the metadata of the dataset.
+The lowest layers of a part's table are the options of the default part of its field and, above them, the metadata of
+the dataset.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
     """Builds an attrs value from a configuration.
 
     Arguments:
-        cls: Its class.  A field with the metadata ``kind`` holds a part of that kind; beneath one with the metadata
-            ``metadata_from`` lies the ``metadata`` of the field of that name.
-        configuration: The layers above that.
+        cls: Class of the value.  A field with the metadata ``kind`` holds a part of that kind; one with the metadata
+            ``metadata_from`` takes defaults from the ``metadata`` of the field of that name.
+        configuration: The layers above these defaults.
         registry: Registry that resolves the names of parts.
-        complete: Whether no option is left out, so that the dataset need not be asked for metadata.
+        complete: Whether every option is present, so that the metadata of the dataset are not needed.
     Raises:
-        ConfigErrors: All mistakes at once.
-        PluginError: If a part cannot be loaded, or raises what no configuration can cause.
+        ConfigErrors: All mistakes together.
+        PluginError: If a part cannot be loaded, or raises an error that is not about its options.
     """
     reader = _Reader(registry, complete)
     value = reader.read(configuration.tree, cls)
@@ -88,7 +88,7 @@ class _Reader:
         self.known: list[Key] = []
         self.mistakes: list[Mistake] = []
         self._registry, self._complete = registry, complete
-        self._metadata: Mapping[str, object] | None = {}  # None: not known, because their dataset is wrong
+        self._metadata: Mapping[str, object] | None = {}  # None: unknown, because the dataset is wrong
 
     def read(self, node: Node, type_: Any) -> Any:
         """Returns a value of the type, or WRONG."""
@@ -120,7 +120,7 @@ class _Reader:
     def _scalar(self, node: Node, type_: Any) -> Any:
         value, parsed = node.value, node.parsed().value
         if type_ in (str, Path):
-            if isinstance(value, OptionText):  # 5 is a string here, and "5" without its quotes too
+            if isinstance(value, OptionText):  # 5 and "5" are the same string here
                 value = parsed if isinstance(parsed, str) else str(value)
             return type_(value) if isinstance(value, (str, type_)) else self._wrong(node, "a string")
         if type_ is float and isinstance(parsed, int) and not isinstance(parsed, bool):
@@ -219,7 +219,7 @@ class _Reader:
             if key in node.value:
                 values[key] = self.read(node.value[key], type_)
             elif field.default is attrs.NOTHING:
-                values[key] = WRONG  # unless it is the dataset that is wrong, which might have said it
+                values[key] = WRONG  # reported unless the dataset is wrong: its metadata might have set it
                 if self._metadata is not None or kind_of(type_):
                     self._mistake(node, f"missing; expected {words(type_)}", key)
             self._metadata = around
@@ -230,7 +230,7 @@ class _Reader:
         return WRONG
 
     def _beneath(self, node: Node, fields: Mapping[str, tuple[attrs.Attribute[Any], Any]]) -> Node:
-        """The layer beneath a table: metadata of the dataset, and the parts that are defaults."""
+        """Layer beneath a table: metadata of the dataset, and default parts."""
         layer = {}
         for key, (field, type_) in fields.items():
             at, kind, default = (*node.key, key), kind_of(type_), default_of(field)
@@ -240,7 +240,7 @@ class _Reader:
                 try:
                     layer[key] = placed(destructure(default, self._registry, kind=kind, brief=True), at, node.place)
                 except BFNError:
-                    continue  # it has no name, so nothing can lie above it
+                    continue  # it has no name, so nothing can be merged with it
         return Node(node.key, layer, node.place)
 
     def _build(self, node: Node, cls: type[Any], values: Mapping[str, Any], registered: Registered | None) -> Any:
@@ -248,7 +248,7 @@ class _Reader:
             return cls(**values)
         except (ValueError, TypeError) as error:
             if isinstance(error, BFNError) and not isinstance(error, ConfigError):
-                raise  # a DataError, say, has an exit status of its own
+                raise  # other errors, such as DataError, have their own exit status
             self.mistakes += self._violations(node, cls, values) or [_violation(node, cls, error)]
             return WRONG
         except BFNError:
@@ -275,7 +275,7 @@ class _Reader:
             except (ValueError, TypeError) as error:
                 mistakes.append(_violation(node, cls, error, key))
             except Exception:
-                continue  # it looked at a field that is wrong itself
+                continue  # it read a field that is wrong itself
         return mistakes
 
 

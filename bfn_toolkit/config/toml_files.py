@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from bfn_toolkit.errors import ConfigError
 
-Key: TypeAlias = "tuple[str | int, ...]"  # the way to a value: names of tables, places in arrays
+Key: TypeAlias = "tuple[str | int, ...]"  # path to a value: names of tables, places in arrays
 
 FOREIGN = {
     ".yaml": "in YAML, 1e-4 is a string and NO is false",
@@ -48,7 +48,7 @@ def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
             raise ConfigError(f"{label}:{text.count(chr(10))}: not TOML: {message}") from error
         line, column = int(found[1]), int(found[2])
         first = lines.get(key_at.get(line, ()), line)
-        hint = f"; first given on line {first}" if first < line else ""
+        hint = f"; first set on line {first}" if first < line else ""
         raise ConfigError(f"{label}:{line}:{column}: not TOML: {message[: found.start()]}{hint}") from error
     except RecursionError:
         raise ConfigError(f"{label}: nested too deeply") from None
@@ -63,7 +63,7 @@ def _read_text(path: Path, label: str) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO would block, a device never end
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
             raise ConfigError(f"{label}: expected a TOML file, found {what}")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b" " * (MAX_BYTES + 1)
@@ -72,7 +72,7 @@ def _read_text(path: Path, label: str) -> str:
             raise
         raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{label}: larger than {MAX_BYTES // 10**6} MB, which no configuration is")
+        raise ConfigError(f"{label}: larger than {MAX_BYTES // 10**6} MB, the limit for a configuration")
     try:
         # tomllib reports the end of a last line without its newline as the end of the document.
         return data.removeprefix(codecs.BOM_UTF8).decode() + "\n"
@@ -86,7 +86,7 @@ _DOT = re.compile(r"[\w\"'-]\s*\.")
 
 
 def _keys(text: str, label: str) -> Iterator[tuple[int, Key]]:
-    """Yields the keys that start lines; good enough for places (text inside multi-line strings is not skipped).
+    """Yields the keys that start lines, for places in messages (text inside multi-line strings is not skipped).
 
     Raises:
         ConfigError: If a key has so many parts that tomllib would run out of memory.
@@ -112,6 +112,6 @@ def _unquoted(part: str) -> str:
     if part[0] == '"':
         try:
             return str(tomllib.loads(f"key = {part}")["key"])
-        except tomllib.TOMLDecodeError:  # an escape that TOML has not
+        except tomllib.TOMLDecodeError:  # an escape that TOML does not have
             return part
     return part[1:-1] if part[0] == "'" else part

@@ -1,4 +1,4 @@
-"""Attrs values to plain ones, completely: :mod:`bfn_toolkit.config.structure` gives equal values back."""
+"""Attrs values to plain values, from which :mod:`bfn_toolkit.config.structure` restores equal ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def destructure(
 ) -> dict[str, Any]:
     """Writes an attrs value as tables.
 
-    A field that is None is left out if it would come back as None, and is "none" otherwise.
+    A field that is None is left out if that is its default, and written as "none" otherwise.
 
     Arguments:
         value: An attrs value.
@@ -31,7 +31,7 @@ def destructure(
         kind: Kind of part, for a table with the ``name`` of the part.
         brief: Leave out the options that have the default of their class.
     Raises:
-        ConfigError: If a part has no name, or a value has no form in a configuration.
+        ConfigError: If a part has no name, or a value cannot be written to a configuration.
     """
     return _Writer(registry, frozenset(metadata), brief).table(value, kind, ())
 
@@ -53,7 +53,7 @@ class _Writer:
             elif field.default is not None or name in self.metadata:
                 members = get_args(type_)
                 if types.NoneType not in members or str in members:
-                    raise ConfigError(f"{dotted(at)}: None has no form in a configuration here")
+                    raise ConfigError(f"{dotted(at)}: None cannot be written to a configuration here")
                 table[name] = NONE
         return table
 
@@ -72,4 +72,4 @@ class _Writer:
             return {name: self.plain(part, None, (*key, name)) for name, part in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.plain(part, None, (*key, n)) for n, part in enumerate(value)]
-        raise ConfigError(f"{dotted(key)}: {shown(value)} has no form in a configuration")
+        raise ConfigError(f"{dotted(key)}: {shown(value)} cannot be written to a configuration")

@@ -19,8 +19,8 @@ def deal_chunks(numbers: range, draw: Callable[[int], Data], device: torch.devic
 
     Arguments:
         numbers: Numbers of the chunks, one after another.
-        draw: Draws a whole chunk, given its number: data of the same number of rows for each.
-        device: Device of the chunks, and where the processes talk to each other.
+        draw: Function that draws a whole chunk, given its number; all chunks have the same number of rows.
+        device: Device of the chunks and of the communication.
     Returns:
         Every chunk, in the order of the numbers, on every process.
     Raises:

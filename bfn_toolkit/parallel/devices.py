@@ -1,4 +1,4 @@
-"""Where a job runs: its device, its precision, and the engine that spreads it over processes (accelerate)."""
+"""Device and precision of a job, and the engine that spreads it over processes (accelerate)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bfn_toolkit.validators import not_one_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_making = threading.Lock()  # accelerate reads the environment, and has a state, of the whole process
+_making = threading.Lock()  # accelerate reads the environment and keeps a state, both of the whole process
 
 
 class Wishes(Protocol):
-    """Options of a job that say where it runs; those of ``training`` in an experiment."""
+    """Options of a job that decide where it runs: those of ``training`` in an experiment."""
 
     @property
     def device(self) -> str:
@@ -35,7 +35,7 @@ class Wishes(Protocol):
 
     @property
     def parallel(self) -> str:
-        """How processes share the weights: "ddp" or "fsdp"."""
+        """Placement of the weights: "ddp" or "fsdp"."""
 
     @property
     def timeout(self) -> float:
@@ -66,8 +66,8 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
     """The engine for this job.  Under torchrun it joins the group of processes, each on a device of its own.
 
     Arguments:
-        training: Where it runs.
-        folder: Where experiment trackers that write files may do so.
+        training: Options of the job.
+        folder: Folder for experiment trackers that write files.
 
     Raises:
         ConfigError: If the device is one that several processes cannot share.
@@ -91,7 +91,7 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
 
         options["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
     with _making, _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
-        # Another job in this process had a state of its own, or has it: accelerate's is that of all of them.
+        # accelerate keeps one state for all jobs of a process; each job gets a copy of its own.
         AcceleratorState._reset_state(reset_partial_state=processes.world_size() == 1)
         accelerator = Accelerator(
             cpu=place.type == "cpu",

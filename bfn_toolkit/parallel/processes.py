@@ -30,18 +30,18 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0; before the processes have met, as their launcher says."""
+    """Number of this process, from 0; before the processes are connected, that of the launcher."""
     met = dist.is_available() and dist.is_initialized()
     return dist.get_rank() if met else int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process is the first, which writes and prints."""
     return rank() == 0
 
 
 def all_gather(x: Data) -> Data:
-    """The rows of all processes, in the order of their ranks; each must have as many."""
+    """The rows of all processes, in the order of their ranks; each must have the same number."""
     if world_size() == 1:
         return x
 
@@ -61,7 +61,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def shutdown() -> None:
-    """Leaves the job; the first process goes last, because the others may still be listening to it."""
+    """Leaves the job; the first process leaves last, because the others may still be connected to it."""
     if world_size() == 1:
         return
     barrier()
@@ -74,7 +74,7 @@ def shutdown() -> None:
 
 
 def all_reduce_max(number: int, device: torch.device | str = "cpu") -> int:
-    """The largest of the numbers that the processes have."""
+    """The largest number of any process."""
     if world_size() == 1:
         return number
     largest = torch.tensor(number, device=device)
@@ -83,11 +83,11 @@ def all_reduce_max(number: int, device: torch.device | str = "cpu") -> int:
 
 
 def check_signals(device: torch.device | str = "cpu", *, together: bool = False) -> None:
-    """Stops here if a signal has asked any process to.
+    """Raises an error if a signal has asked any process to stop.
 
     Arguments:
-        device: Where the processes talk to each other.
-        together: Whether all processes are at this place; where they may not be, several ignore the signal.
+        device: Device of the communication.
+        together: Whether all processes call it together; if not, it does nothing in a job of several.
     Raises:
         Interrupted: If one has.
     """
@@ -111,7 +111,7 @@ def check_in_sync(what: str, value: object, step: int) -> None:
     """Checks that all processes have the same step and the same value.
 
     Raises:
-        OutOfStepError: If one has another.
+        OutOfStepError: If they differ.
     """
     answers = all_gather_object((step, value))
     for other, answer in enumerate(answers):
@@ -124,23 +124,23 @@ def check_in_sync(what: str, value: object, step: int) -> None:
 
 
 def warn(message: str) -> None:
-    """Warns, in the process that prints."""
+    """Warns in the first process."""
     if is_main_process():
         warnings.warn(message, BFNWarning, stacklevel=2)
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes have called it."""
     if world_size() > 1:
         dist.barrier()
 
 
 @contextmanager
 def others_waiting() -> Iterator[None]:
-    """Scope in which the first process can do something that takes long; at its end, the others wait for it.
+    """Scope for slow work of the first process; at its end, the others wait for it.
 
-    All processes come here together.  However long it takes, ``training.timeout`` does not end the wait: it ends when
-    the first process leaves the scope, or when its connection is lost.  Nothing may be asked of the others inside.
+    All processes enter it together.  ``training.timeout`` does not limit the wait: it ends when the first process
+    leaves the scope, or when its connection is lost.  Inside, the processes must not communicate.
     """
     if world_size() == 1:
         yield

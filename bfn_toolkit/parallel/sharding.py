@@ -1,4 +1,4 @@
-"""States of weights that processes share (FSDP2), whole, on the CPU.  All processes call these together."""
+"""Full states of sharded weights (FSDP2), on the CPU.  All processes call these functions together."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A tensor that processes share, whole; another as it is."""
+    """Full value of a sharded tensor; any other tensor as it is."""
     whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
     return whole
 
 
 def full_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by name; empty but on the first process."""
+    """Weights and buffers by name; empty except on the first process."""
     state: dict[str, Any] = get_model_state_dict(network, options=_WHOLE)
     return state
 
 
 def full_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of the optimiser by names of weights; empty but on the first process."""
+    """State of the optimiser by names of weights; empty except on the first process."""
     state: dict[str, Any] = get_optimizer_state_dict(network, optimizer, options=_WHOLE)
     return state
 

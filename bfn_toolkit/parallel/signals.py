@@ -1,13 +1,13 @@
-"""Signals that are answered at a good moment: between two steps, not in the middle of one.
+"""Signals that are answered at a safe moment: between two steps, not in the middle of one.
 
 Within :func:`listening`, a handler only notes which signal came.  Loops that may take long (training steps, validation,
-sampling, likelihood) ask now and then (:func:`~bfn_toolkit.parallel.processes.check_signals`):
+sampling, likelihood) poll it (:func:`~bfn_toolkit.parallel.processes.check_signals`):
 
 ========= ===================================================
 SIGUSR1   save a checkpoint and continue
 SIGUSR2   save a checkpoint and stop
 SIGTERM   the same
-SIGINT    the same; a second one stops at once
+SIGINT    the same; a second one stops immediately
 ========= ===================================================
 
 A process that is stopped this way ends with the exit status 128 + the number of the signal.
@@ -24,12 +24,12 @@ from types import FrameType
 
 from bfn_toolkit.errors import BFNError
 
-AT_ONCE = 5.0  # seconds within which a second SIGINT means it
+AT_ONCE = 5.0  # seconds within which a second SIGINT stops immediately
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 SAVE = getattr(signal, "SIGUSR1", None)
 
-_came: dict[str, signal.Signals] = {}  # signals since the last question: "stop", "save"
+_came: dict[str, signal.Signals] = {}  # signals since the last poll: "stop", "save"
 _last_interrupt = -AT_ONCE
 
 
@@ -59,9 +59,9 @@ def _note(number: int, _: FrameType | None) -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Notes signals while it is open; the handlers that were there come back at its end.
+    """Scope that notes signals; the earlier handlers are restored at its end.
 
-    Only the main thread can listen; in others, handlers stay as they are.  One scope within another is that one.
+    Only the main thread can listen; in others, handlers stay as they are.  A nested scope changes nothing.
     """
     global _last_interrupt
     within = signal.getsignal(SIGNALS[0]) is _note

@@ -1,1 +1,1 @@
-"""Plugins: the hooks, who provides which name, and new plugins from templates."""
+"""Plugins: the hooks, the registry of names, and new plugins from templates."""

@@ -42,7 +42,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def _kebab_case(entry: Entry, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and re.fullmatch(NAME, value)):
         raise invalid(
-            entry, field, f"expected small letters, digits and single hyphens, such as my-part, got {value!r}"
+            entry, field, f"expected lower-case letters, digits and single hyphens, such as my-part, got {value!r}"
         )
 
 
@@ -116,7 +116,7 @@ def bfn_grids() -> Sequence[Entry]:
     """Time grids, a field of a sampler: subclasses of :class:`bfn_toolkit.TimeGrid`."""
 
 
-# Kind of part -> its hook.  The base class of each kind says which it is: ``kind: ClassVar[str] = "family"``.
+# Kind of part -> its hook.  The base class of each kind states it: ``kind: ClassVar[str] = "family"``.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "family": "bfn_families",

@@ -1,15 +1,15 @@
-"""The registry: loads entry points, resolves names, reports what failed and why.
+"""The registry: loads entry points, resolves names, reports failures with their reasons.
 
-One plugin is one entry point in the group ``bfn_toolkit``, whose value is a module.  Each is loaded by itself, with a
-plugin manager of its own, when a name first asks for it; one that fails is recorded, and the others still load.
+One plugin is one entry point in the group ``bfn_toolkit``, whose value is a module.  Each is loaded separately,
+with its own plugin manager, when a name first needs it; one that fails is recorded, and the others still load.
 
-A plain name is looked up in this order, and the first place that has it answers:
+A plain name is looked up in these places; the first one that has it wins:
 
-1. the built-ins (their names are reserved; the entry point of that very name before the other built-ins);
-2. the entry points of that very name, and what this process has registered;
+1. the built-ins (their names are reserved; the entry point of the same name before the others);
+2. the entry points of the same name, and plugins registered by this process;
 3. all other entry points.
 
-Two distributions with the name in one place is an error.  ``distribution:name`` asks one distribution only.
+It is an error if two distributions have the name in one place.  ``distribution:name`` searches one distribution only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DISABLE = "BFN_DISABLE_PLUGINS"
 
 @attrs.frozen
 class Plugin:
-    """An entry point, not loaded yet: what the metadata of its distribution say."""
+    """An entry point that is not loaded yet, as the metadata of its distribution describe it."""
 
     distribution: str
     version: str
@@ -54,7 +54,7 @@ class Plugin:
 
 @attrs.frozen
 class Registered:
-    """An entry, and who provides it."""
+    """An entry and its provider."""
 
     entry: Entry
     kind: str
@@ -73,7 +73,7 @@ class Registered:
 
     @property
     def qualified_name(self) -> str:
-        """Name that stands for this entry whatever else is installed."""
+        """Name that means this entry, whatever else is installed."""
         return f"{self.distribution}:{self.entry.name}"
 
 
@@ -92,7 +92,7 @@ class Registry:
     """All parts that are installed, by kind and name.
 
     Arguments:
-        plugins: The plugins, in the order in which they are asked.
+        plugins: The plugins, in the order of the look-up.
         disabled: Plugins that were left out.
     """
 
@@ -104,11 +104,11 @@ class Registry:
 
     @classmethod
     def from_entry_points(cls, disable: Iterable[str] | None = None) -> Registry:
-        """Finds the plugins of all installed distributions, and imports none.
+        """Finds the plugins of all installed distributions without importing them.
 
         Arguments:
             disable: Plugins to leave out, each as its entry point, its distribution or ``distribution:entry-point``;
-                by default what the environment variable ``BFN_DISABLE_PLUGINS`` lists, separated by commas.
+                by default those in the environment variable ``BFN_DISABLE_PLUGINS``, separated by commas.
         """
         if disable is None:
             disable = os.environ.get(DISABLE, "").split(",")
@@ -128,7 +128,7 @@ class Registry:
         name = name or str(getattr(plugin, "__name__", None) or type(plugin).__name__)
         added = Plugin(THIS_PROCESS, "", name, str(getattr(plugin, "__name__", name)), lambda: plugin)
         if added in self.plugins:
-            raise PluginError(f"a plugin named '{name}' is registered in this process already; give another name=")
+            raise PluginError(f"a plugin named '{name}' is already registered in this process; pass another name=")
         try:
             loaded = tuple(_entries(added))
         except Exception as error:
@@ -137,7 +137,7 @@ class Registry:
         self._loaded[added] = loaded
 
     def get(self, kind: str, name: str) -> Registered:
-        """Resolves a name, and imports no more than it takes.
+        """Resolves a name, importing no more plugins than necessary.
 
         Arguments:
             kind: One of :data:`~bfn_toolkit.registry.hookspecs.KINDS`.
@@ -158,11 +158,11 @@ class Registry:
             if found:
                 return next(iter(found.values()))
             if any(p.distribution == BUILT_IN and p.entry_point == plain and p in self._failures for p in place):
-                break  # a stranger must not step in for a built-in that is broken
+                break  # another distribution must not replace a broken built-in
         raise self._not_found(kind, name, _normalized(distribution), plain)
 
     def name_of(self, kind: str, cls: type[Any]) -> str:
-        """Returns the name of a class, in its plain form wherever :meth:`get` resolves that to the class.
+        """Returns the name of a class: the plain name if :meth:`get` resolves it to the class.
 
         Raises:
             ConfigError: If no plugin registers the class.
@@ -177,7 +177,7 @@ class Registry:
             f"{cls.__module__}.{cls.__qualname__} is not registered as a {kind}, "
             "so it cannot be written to a configuration. "
             f'Return Entry("some-name", {cls.__name__}) from @hookimpl {KINDS[kind]}(), in a module that has an entry '
-            f"point in the group '{PROJECT}' or is given to registry.register(module)"
+            f"point in the group '{PROJECT}' or is passed to registry.register(module)"
         )
 
     def names(self, kind: str) -> list[str]:
@@ -195,7 +195,7 @@ class Registry:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Entries loaded so far that their plain name does not reach, one line each."""
+        """Entries loaded so far whose plain name does not resolve to them, one line each."""
         loaded = [registered for entries in tuple(self._loaded.values()) for registered in entries]
         return tuple(
             f"{r}: the {r.kind} name '{r.name}' is reserved or taken; write '{r.qualified_name}'"
@@ -204,7 +204,7 @@ class Registry:
         )
 
     def _places(self, distribution: str, name: str) -> Iterator[list[Plugin]]:
-        """Yields the plugins to look in, in this order (see the module's note)."""
+        """Yields the plugins of each place, in the order of the look-up."""
         if distribution:
             own = [p for p in self.plugins if p.distribution == distribution]
             yield [p for p in own if p.entry_point == name]
@@ -217,9 +217,9 @@ class Registry:
         yield self.plugins
 
     def _load(self, plugin: Plugin) -> tuple[Registered, ...]:
-        """Loads a plugin, once; whatever it raises is recorded."""
+        """Loads a plugin once and records any error."""
         if plugin not in self._loaded:
-            self._loaded[plugin] = ()  # a plugin that asks the registry while it loads finds itself empty
+            self._loaded[plugin] = ()  # for a plugin that uses the registry while it loads
             try:
                 self._loaded[plugin] = tuple(_entries(plugin))
             except KeyboardInterrupt:
@@ -258,12 +258,12 @@ def default_registry() -> Registry:
 
 
 def _normalized(distribution: str) -> str:
-    """Distribution names compare as package indexes compare them."""
+    """Normalises the name of a distribution as package indexes do."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def _installed() -> Iterator[Plugin]:
-    known: dict[Any, tuple[str, str]] = {}  # METADATA holds a README, and to parse it takes longer than all the rest
+    known: dict[Any, tuple[str, str]] = {}  # parsing METADATA, which holds a README, is slow
     for point in _entry_points():
         if point.dist not in known:
             known[point.dist] = _name_and_version(point.dist)
@@ -294,7 +294,7 @@ def _entry_points() -> list[Any]:
 
 
 def _entries(plugin: Plugin) -> Iterator[Registered]:
-    """Imports a plugin and calls its hooks; what it prints goes to stderr, because stdout belongs to results."""
+    """Imports a plugin and calls its hooks; its output goes to stderr, because stdout is for results."""
     with redirect_stdout(sys.stderr):
         module = plugin.load()
         api = getattr(module, "BFN_HOOK_API", HOOK_API)
@@ -334,7 +334,7 @@ def _manager(module: object) -> pluggy.PluginManager:
 
 
 def _call(hook: pluggy.HookCaller) -> Sequence[object]:
-    """Calls a hook that one plugin implements, or none."""
+    """Calls a hook that at most one plugin implements."""
     if not hook.get_hookimpls():
         return ()
     answers = hook()

@@ -1,4 +1,4 @@
-"""A new plugin: a complete package with one module, its tests, and the entry point by which it is found.
+"""A new plugin: a complete package with one module, its tests and its entry point.
 
 The package comes from ``templates/``: plain files in which ``my-part`` stands for the name, ``my_part`` for the name as
 Python writes it, ``MyPart`` for the class and ``my-kind`` for the kind.
@@ -24,7 +24,7 @@ SCAFFOLDS = ("network", "family", "dataset", "sampler")
 
 
 def render(name: str, kind: str) -> Mapping[str, str]:
-    """The files of a new plugin, by their paths in its folder.
+    """Returns the files of a new plugin, by their paths in its folder.
 
     Arguments:
         name: Kebab-case name of the part.
@@ -58,7 +58,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
         kind: One of :data:`SCAFFOLDS`.
         out: Folder to make.
         registry: Registry that knows which names are taken.
-        force: Write into a folder that holds something; files of other names are left alone.
+        force: Whether to write into a folder that is not empty; files of other names are left alone.
     Returns:
         The files that were written.
     Raises:
@@ -88,17 +88,17 @@ def _check_words(name: str, kind: str) -> None:
     if kind not in SCAFFOLDS:
         raise ConfigError(f"expected one of {', '.join(SCAFFOLDS)}, got {kind!r}")
     if not re.fullmatch(NAME, name):
-        raise ConfigError(f"expected small letters, digits and single hyphens, such as my-{kind}, got {name!r}")
+        raise ConfigError(f"expected lower-case letters, digits and single hyphens, such as my-{kind}, got {name!r}")
 
 
 def _names(code: str) -> Iterator[str]:
-    """The names that Python code uses, without its comments and strings."""
+    """Names in Python code, outside comments and strings."""
     tokens = tokenize.generate_tokens(io.StringIO(code).readline)
     return (token.string for token in tokens if token.type == tokenize.NAME)
 
 
 def _check_not_installed(name: str, registry: Registry, own: str | None) -> None:
-    """Checks that no part, plugin or module has the name, but for those of the distribution ``own``."""
+    """Checks that no part, plugin or module has the name, except in the distribution ``own``."""
     for entry in registry.entries():
         if entry.name == name and entry.distribution != own:
             raise ConfigError(f"the name '{name}' is taken by the {entry.kind} of {entry}; choose another")

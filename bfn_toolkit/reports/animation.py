@@ -1,6 +1,6 @@
-"""Films: beliefs and outputs on the way from the prior to the samples, as an animated GIF.
+"""Films: beliefs and outputs from the prior to the samples, as an animated GIF.
 
-Each part of the data has a row: its beliefs on the left, and what the network expects of them on the right, in front of
+Each part of the data has a row: its beliefs on the left, and the expectations of the network on the right, in front of
 the data.  The last picture shows the samples.
 """
 
@@ -23,20 +23,20 @@ from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, POINTS, draw_images, 
 from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data
 
-FRAMES = 40  # pictures, at most
-SECONDS, HOLD = 4.0, 1.0  # of all, and of the last besides
-PATHS, IMAGES = 60, 36  # paths of one number, and images, at most
+FRAMES = 40  # largest number of pictures
+SECONDS, HOLD = 4.0, 1.0  # duration of all pictures, and additional time of the last
+PATHS, IMAGES = 60, 36  # largest numbers of paths (of one number) and of images
 
 Picture = Callable[[int], None]  # draws the state at an evaluation, given its number from 0
 
 
 def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
-    """A GIF of a trajectory.
+    """Returns a GIF of a trajectory.
 
     Arguments:
-        trajectory: What was noted of the samples.
-        data: The data that they are to be like.
-        title: What to say above, before the time.
+        trajectory: Beliefs and outputs of the samples.
+        data: Data for comparison.
+        title: Heading, before the time.
     """
     parts = list(trajectory.family.walk(data))
     figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
@@ -57,12 +57,12 @@ def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
                     picture(i)
                 heading.set_text(f"{title}: t = {float(t[i]):.2f}")
                 writer.grab_frame()
-                figure.set_layout_engine("none")  # the places of the first picture are those of all
+                figure.set_layout_engine("none")  # all pictures keep the layout of the first
         return path.read_bytes()
 
 
 def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
-    """A function that draws a part, by the kind of its data."""
+    """Returns a function that draws a part, by the kind of its data."""
     t = trajectory.arrays["t"]
     beliefs, means, entropy = (
         trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")
@@ -80,7 +80,7 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
     def picture(i: int) -> None:
         for axis in axes:
             for artist in (*axis.lines, *axis.collections, *axis.patches, *axis.images):
-                artist.remove()  # and not clear(): new ticks take more time than all else
+                artist.remove()  # not clear(), because new ticks take most of the time
         draw(i)
         for axis, what in zip(axes, ("beliefs", "what the network expects"), strict=True):
             axis.spines[["top", "right"]].set_visible(False)
@@ -90,14 +90,14 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
 
 
 def _limits(*values: Tensor) -> tuple[float, float]:
-    """Limits of an axis that takes all values, with a margin."""
+    """Limits of an axis for all values, with a margin."""
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin
 
 
 def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
-    """One number: paths that grow with the time, and a histogram that turns into that of the data."""
+    """One number: paths that grow with the time, and a histogram that approaches that of the data."""
     tracks, expected, reference = beliefs.flatten(2)[..., 0], means.flatten(2)[..., 0], flattened(data)[:, 0]
     limits = _limits(reference, tracks[:, :PATHS])
     edges = torch.linspace(*limits, 81, dtype=torch.float64)
@@ -142,7 +142,7 @@ def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Pi
 
 
 def _images(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
-    """Images: a sheet of beliefs, and one of what is expected."""
+    """Images: a sheet of beliefs, and a sheet of expectations."""
     columns = math.isqrt(min(IMAGES, beliefs.shape[1]))
     sheets = [beliefs.flatten(4)[..., 0] if beliefs.ndim > 4 else beliefs, means]
 
@@ -154,7 +154,7 @@ def _images(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> P
 
 
 def _classes(axes: list[Axes], t: Tensor, beliefs: Tensor, entropy: Tensor) -> Picture:
-    """Classes: what is believed of the first example, site by site, and the entropy of all outputs."""
+    """Classes: beliefs about the first sample, site by site, and the entropy of all outputs."""
     table = beliefs[:, 0].flatten(1, -2)  # (E, sites, F)
     low, high = float(table.min()), float(table.max())
     limits = _limits(entropy, torch.zeros(()))

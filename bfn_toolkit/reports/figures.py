@@ -55,7 +55,7 @@ def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int)
         outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
         title = f"{len(drawn):,} samples, {n_steps} steps"
         axes[0].set_title(f"{part.name or 'data'} ({len(values):,} examples)")
-        few = points.shape[1] <= 2  # of many numbers, one is beyond the data in most examples of any sample
+        few = points.shape[1] <= 2  # with many numbers, most examples have one beyond the data
         axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside and few else title)
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
@@ -65,14 +65,14 @@ def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int)
 
 
 def _share_limits(axes: Sequence[Axes], heights: bool) -> None:
-    """The second axis as the first; where its y is a height, both reach to the higher one."""
+    """Gives the second axis the limits of the first; if y is a height, both reach the higher one."""
     if heights:
         axes[0].set_ylim(0.0, max(axis.get_ylim()[1] for axis in axes))
     axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
 
 
 def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
-    """The network fits sin(30u) cos(20u) at t = 0 in a few steps of Adam: can it make wiggles at all?"""
+    """Fit of sin(30u) cos(20u) at t = 0 in a few steps of Adam: can the network represent wiggles at all?"""
     u = torch.linspace(-1.0, 1.0, 1000).reshape(-1, 1, 1)
     target, t = torch.sin(30.0 * u) * torch.cos(20.0 * u), torch.zeros(1000)
     with seeded(0, "smoke test"):
@@ -130,7 +130,7 @@ def training_figure(metrics: Sequence[Mapping[str, float]]) -> Figure:
 
 @torch.inference_mode()
 def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, paths: int = 60) -> Figure:
-    """How the beliefs travel from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
+    """Paths of the beliefs from the prior to the samples, part by part; the sampler as in ``BFN.sample``."""
     family = model.family
     weight = next(model.parameters())
     tracks: dict[str, list[Tensor]] = {part.name: [] for part in family.walk()}
@@ -161,7 +161,7 @@ def figures(
     """The figures of a run by name, each drawn when called."""
     experiment = run.experiment
 
-    def data() -> Data:  # of a file that need not be there for the others
+    def data() -> Data:  # read only here: the other figures do not need the file
         return run.split("all").x
 
     def flows() -> Figure:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bfn_toolkit.families import ExampleKind
 
-POINTS = 2000  # at most, in a cloud of points: more of them hide where they are dense
+POINTS = 2000  # largest number of points in a cloud: more of them hide its density
 BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 
@@ -24,7 +24,7 @@ def flattened(x: Tensor) -> Tensor:
 
 
 def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:
-    """The first examples as a sheet of images, as grey as those that they are to be like."""
+    """Draws the first examples as a sheet of images, with the grey scale of the images ``like``."""
     like = x if like is None else like
     rows = min(columns, len(x) // columns) or 1
     tiles = torch.nn.functional.pad(x[: rows * columns].double().cpu(), (1, 1, 1, 1), value=float("nan"))
@@ -35,7 +35,7 @@ def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = 
 
 
 def draw_data(axis: Axes, x: Tensor, data: Tensor, kind: ExampleKind, colour: str) -> None:
-    """One tensor of samples: a sheet of images, frequencies, a histogram or points, in the limits of the data."""
+    """Draws one tensor of samples: images, frequencies, a histogram or points, in the limits of the data."""
     if kind is ExampleKind.IMAGE:
         draw_images(axis, x)
     elif kind in (ExampleKind.CLASS, ExampleKind.SEQUENCE):

@@ -1,4 +1,4 @@
-"""What one wants to know of a trained run: scores and figures; and all of it, with samples, in its directory."""
+"""Scores and figures of a trained run, and its samples, written into its directory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data, device_of
 from bfn_toolkit.storage.files import to_json, write_atomically
 
-FILM_ROWS = 500  # in a film, at most
+FILM_ROWS = 500  # largest number of samples in a film
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set knows its modes."""
+    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes."""
     dataset = run.experiment.dataset
     scores = distances(samples, run.split("all").x)
     shares = dataset.mode_shares(samples)
@@ -39,7 +39,7 @@ def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
 
 
 def _code_length(cost: CodeLength) -> dict[str, float]:
-    """The figures of a bound, or of a part of it."""
+    """The numbers of a bound, or of a part of it."""
     figures = {"loss": cost.messages, "reconstruction": cost.reconstruction, "total": cost.total}
     return {
         key: number
@@ -62,10 +62,10 @@ def evaluate(
     Arguments:
         plan: The samples to score, of a run.
         n_steps: Number of messages of the bound; None for continuous time.
-        split: Whose likelihood.
-        draws: Draws of the time for each example.
-        samples: The samples of the plan, where they have been drawn already.
-        density: Number of examples whose density the probability flow is to tell (:func:`~bfn_toolkit.log_density`).
+        split: Rows for the likelihood.
+        draws: Number of draws of the time per example.
+        samples: The samples of the plan, if they are already drawn.
+        density: Number of examples for the exact log-density (:func:`~bfn_toolkit.log_density`).
     """
     run, wanted = plan.run, plan.plan
     device = next(run.model.parameters()).device
@@ -114,9 +114,9 @@ def write_figures(
     """Draws the figures of a run into a folder, as PNG.
 
     Arguments:
-        plan: Samples of the run.
+        plan: Plan of the samples.
         folder: The folder.
-        samples: The samples; not needed where the figure "samples" is not drawn.
+        samples: The samples; needed only for the figure "samples".
         only: Names of the figures to draw; by default all.
     """
     paths = []
@@ -133,7 +133,7 @@ def write_figures(
 
 
 def write_film(plan: ResolvedPlan, folder: Path) -> Path:
-    """Draws the way of samples from the prior to the data into a folder, as GIF; returns its name."""
+    """Draws the samples' way from the prior to the data, as a GIF in a folder; returns its path."""
     trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
@@ -143,7 +143,7 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
 
 
 def complete_run(plan: ResolvedPlan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Samples, scores and figures of a run that has just been trained, written into its directory."""
+    """Writes samples, scores and figures of a trained run into its directory; returns the scores."""
     run = plan.run
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")

@@ -10,7 +10,7 @@ A checkpoint is a folder ``checkpoints/step-NNNNNNNN``, written in one piece (:m
 ``MANIFEST.json``         size and SHA-256 of each file
 ========================= =====================================================
 
-Which checkpoint is the latest, or the best, is written nowhere: it is computed, among those that verify.
+The latest and the best checkpoint are not recorded: they are computed among those that verify.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Checkpoint:
         optimizer: Tensors of the optimiser's state.
         state: Everything else, as JSON has it.
         valid_loss: Loss on the validation rows at this step, or None.
-        facts: What else ``state.json`` is to say: plugins, versions, conditions.
+        facts: Other entries of ``state.json``: plugins, versions, conditions.
     """
 
     step: int
@@ -64,14 +64,14 @@ class Checkpoint:
 
 @attrs.frozen
 class CheckpointInfo:
-    """A checkpoint folder, and what is wrong with it.
+    """A checkpoint folder and its fault, if it has one.
 
     Arguments:
         path: The folder.
-        step: Its step.
-        valid_loss: Its loss on the validation rows, if it has one.
-        size: Bytes.
-        fault: Why it cannot be used, or None.
+        step: Number of optimiser steps.
+        valid_loss: Loss on the validation rows at this step, or None.
+        size: Size in bytes.
+        fault: Reason why it cannot be used, or None.
     """
 
     path: Path
@@ -91,7 +91,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
 
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
-        ResourceError: If it cannot be written; the checkpoints before it are then still there.
+        ResourceError: If it cannot be written; earlier checkpoints are then unchanged.
     """
     facts = {**checkpoint.facts, "step": checkpoint.step, "valid_loss": checkpoint.valid_loss}
     files = {
@@ -106,9 +106,9 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
 
 
 def _retire(run: Path, step: int, keep: int) -> None:
-    """Removes checkpoints, after that of a step has been written.
+    """Removes old checkpoints after that of a step has been written.
 
-    Those of later steps are left alone, and do not count: training continued from before them because they are damaged.
+    Checkpoints of later steps stay and do not count: they are damaged, so training continued from an earlier one.
     """
     sound = [listed for listed in list_checkpoints(run) if listed.fault is None and listed.step <= step]
     best = _best(sound)
@@ -121,7 +121,7 @@ def read_state(folder: Path, manifest: Mapping[str, Any] | None = None) -> dict[
     """Reads ``state.json`` of a checkpoint, after checking its digest.
 
     Raises:
-        RunDirectoryError: If it is missing or damaged, or is not of the folder's step.
+        RunDirectoryError: If it is missing or damaged, or belongs to another step.
     """
     path = folder / STATE
     state = parse_file(read_file(folder, STATE, manifest or read_manifest(folder)), path)
@@ -157,7 +157,7 @@ def list_checkpoints(run: Path, *, verify: bool = False) -> list[CheckpointInfo]
 
 
 def _best(listed: list[CheckpointInfo]) -> CheckpointInfo | None:
-    """The one with the least validation loss, the earliest of equals."""
+    """Checkpoint with the lowest validation loss, the earliest of equals."""
     return min(_scored(listed), key=_by_loss, default=None)
 
 
@@ -171,13 +171,13 @@ def _by_loss(one: CheckpointInfo) -> tuple[float, int]:
 
 
 def find_checkpoint(run: Path, which: str = "last") -> tuple[CheckpointInfo | None, list[str]]:
-    """The checkpoint that is meant, among those whose every byte verifies, and what was passed over and why.
+    """Finds a checkpoint whose every byte verifies; also returns the faults of those that were passed over.
 
     Arguments:
         run: The run directory.
-        which: "last", "best" (the least validation loss) or a step.
+        which: "last", "best" (the lowest validation loss) or a step.
     Raises:
-        RunDirectoryError: If there are checkpoints, but none that can be used, or the one that is asked for cannot.
+        RunDirectoryError: If no checkpoint is the best or of the step, or none that fits ``which`` can be used.
     """
     candidates = list_checkpoints(run)
     if which == "last":
@@ -213,9 +213,9 @@ def load_checkpoint(folder: Path, expected: State, ema: bool, *, allow_nonfinite
 
     Arguments:
         folder: The checkpoint.
-        expected: Tensors of the names, shapes and dtypes that the weights must have.
-        ema: Whether there must be a moving average.
-        allow_nonfinite: Whether NaN and infinities may pass.
+        expected: Tensors with the expected names, shapes and dtypes of the weights.
+        ema: Whether a moving average is expected.
+        allow_nonfinite: Whether to accept NaN and infinities.
     Raises:
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.
     """

@@ -35,11 +35,11 @@ def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None
 
     Arguments:
         folder: The folder.
-        force: Whether it may take the place of another run.
-        dataset: Whose files must stay as they are.
+        force: Whether it may replace another run.
+        dataset: Dataset whose files must stay unchanged.
     Raises:
-        ConfigError: If there is something already, unless it is a run and ``force`` is given, or if the folder holds
-            files of the dataset, or is among them.
+        ConfigError: If the folder is not empty (unless it is a run and ``force`` is true), or overlaps with files of
+            the dataset.
     """
     name = folder.name
     if "\0" in str(folder) or len(name.encode()) > 255 or name.startswith("-"):
@@ -57,7 +57,7 @@ def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None
                 )
             if not force:
                 raise ConfigError(
-                    f"{folder} holds a run already; choose another --out, go on with it with --resume {folder}, "
+                    f"{folder} holds a run already; choose another --out, continue it with --resume {folder}, "
                     "or replace it with --force"
                 )
     except OSError as error:
@@ -65,12 +65,12 @@ def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None
 
 
 def _check_apart(folder: Path, dataset: Any) -> None:
-    """Checks that a run would neither be read as data nor take the place of them."""
+    """Checks that a run would neither be read as data nor replace them."""
     values = [getattr(dataset, field.name) for field in attrs.fields(type(dataset))] if attrs.has(type(dataset)) else []
     for path in (value for value in values if isinstance(value, Path)):
         run, data = folder.resolve(), path.resolve()
         if data.is_relative_to(run) or (path.is_dir() and run.is_relative_to(data)):
-            raise ConfigError(f"{folder} and the data in {path} lie one in the other; choose another --out")
+            raise ConfigError(f"{folder} and the data in {path} overlap; choose another --out")
 
 
 def make_folder(folder: Path) -> None:
@@ -86,7 +86,7 @@ def make_folder(folder: Path) -> None:
 
 
 def start_run(folder: Path, experiment: Experiment) -> None:
-    """Writes ``experiment.toml`` into a directory; the files of an earlier run go first.
+    """Writes ``experiment.toml`` into a directory, after removing the files of an earlier run.
 
     Raises:
         ResourceError: If it cannot be written.
@@ -127,7 +127,7 @@ def _write_all(file: io.RawIOBase, data: bytes) -> None:
 
 
 def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
-    """The lines of ``metrics.jsonl``, but for a last one that a crash cut short; none if there is no such file.
+    """The lines of ``metrics.jsonl``, except a last one that a crash cut short; none if there is no such file.
 
     Raises:
         RunDirectoryError: If it cannot be read.
@@ -143,7 +143,7 @@ def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
 
 
 def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, float], ...]:
-    """Leaves the metrics up to the step, and the validation, from which training continues, and returns them."""
+    """Drops metrics after the step and the validation from which training continues; returns the others."""
     kept = tuple(m for m in read_metrics(folder) if m["step"] <= (validated if "valid_loss" in m else step))
     if (folder / METRICS).exists():
         write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))

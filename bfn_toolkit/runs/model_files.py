@@ -20,7 +20,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
     """Writes weights and buffers, and a description of them, into a folder.
 
-    A description that is there goes first: without it, a run is opened at its last checkpoint.
+    An old description is removed first: without one, a run is opened at its last checkpoint.
 
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
@@ -35,7 +35,7 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
 
 
 def verify_model(folder: Path) -> dict[str, Any]:
-    """A row on the model of a run: name, step, size and what is wrong with it."""
+    """Row of a table on the model of a run: name, step, size and fault."""
     row: dict[str, Any] = {"name": WEIGHTS, "step": None, "valid_loss": None, "bytes": 0, "fault": None}
     try:
         row["step"] = load_description(folder).get("step")
@@ -59,14 +59,14 @@ def load_description(folder: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} is not a description of a model")
     if description.get("format") != FORMAT:
         found = description.get("format")
-        raise RunDirectoryError(f"{path} has format {found}, this version reads format {FORMAT}; upgrade bfn-toolkit")
+        raise RunDirectoryError(f"{path} has format {found}; this version reads format {FORMAT}. Upgrade bfn-toolkit")
     if not isinstance(description.get("step"), int):
         raise RunDirectoryError(f"{path} is not a description of a model: it has no step")
     return description
 
 
 def load_model(folder: Path, expected: State, *, allow_nonfinite: bool = False) -> dict[str, Tensor]:
-    """Weights that :func:`save_model` wrote, checked to be what a network's own state is.
+    """Weights that :func:`save_model` wrote, after checking that they fit the network.
 
     Raises:
         RunDirectoryError: If a file is missing or damaged, or does not fit the network.

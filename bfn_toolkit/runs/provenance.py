@@ -20,13 +20,13 @@ from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.shapes import Data, leaves
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
-# Options of a training that do not reach the numbers of a run; all others may.
+# Training options that cannot change the numbers of a run.
 RESUME_SAFE_OPTIONS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
-SAMPLE = 2**20  # rows of data that are looked at, at equal distances, where there are more
+SAMPLE = 2**20  # largest number of rows in a fingerprint; of more, rows at equal distances
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Facts besides the experiment on which the bits of a result depend."""
+    """Facts, other than the experiment, on which the bits of a result depend."""
     return {
         "bfn-toolkit": version("bfn-toolkit"),
         "torch": torch.__version__,
@@ -43,20 +43,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Differences that may change the numbers of a run, in words: environment, data, options but the harmless."""
+    """Changes of environment, data and options that may change the numbers of a run, in words."""
     found = differences(before["environment"], now["environment"])
     found += ["data"] if before["data"] != now["data"] else []
     return found + (["options"] if _what_matters(before["experiment"]) != _what_matters(now["experiment"]) else [])
 
 
 def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment without the options that change nothing in the numbers."""
+    """An experiment without :data:`RESUME_SAFE_OPTIONS`."""
     training = {key: value for key, value in experiment["training"].items() if key not in RESUME_SAFE_OPTIONS}
     return {**experiment, "training": training}
 
 
 def providers(value: Any, registry: Registry | None = None) -> dict[str, dict[str, str]]:
-    """Who provides each part of an attrs value, such as an experiment: name, distribution and version by key.
+    """Name, distribution and version of each part of an attrs value, such as an experiment, by key.
 
     Raises:
         ConfigError: If a part has no name in the registry.
@@ -72,7 +72,7 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
 
     Raises:
         PluginError: If one is missing, or, unless ``allow_mismatch``, of another major version.
-        RunDirectoryError: If what is recorded names no distribution: it would stand in a line that people paste.
+        RunDirectoryError: If a recorded distribution or version is malformed: people would paste it into a shell.
     """
     for key, plugin in recorded.items():
         distribution, wanted = plugin["distribution"], plugin["version"]
@@ -91,12 +91,12 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
             continue
         said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
         if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
-            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or give --allow-plugin-mismatch')
+            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or pass --allow-plugin-mismatch')
         warnings.warn(said, BFNWarning, stacklevel=2)
 
 
 def fingerprint(*batches: Batch) -> str:
-    """A digest of data: of all of them, or of about a million rows where there are more."""
+    """Digest of data: of all rows, or of about a million if there are more."""
     digest = hashlib.sha256()
     for batch in batches:
         for name, tensor in [("x", batch.x), *sorted(batch.condition.items())]:

@@ -4,7 +4,7 @@
 ``experiment.toml``    complete: ``bfn train --config`` repeats the run from it
 ``metrics.jsonl``      one object a step: step, loss, grad_norm, lr (and valid_loss)
 ``model.safetensors``  weights to sample from, once training has ended
-``model.json``         what they are: format, versions, step, plugins
+``model.json``         their description: format, versions, step, plugins
 ``SHA256SUMS``         digests of both, for ``sha256sum -c``
 ``checkpoints/``       training states (:mod:`~bfn_toolkit.runs.checkpoints`)
 ``nonfinite/``         reports of losses that were not finite
@@ -37,12 +37,12 @@ from bfn_toolkit.runs.provenance import check_providers
 
 @attrs.frozen
 class Weights:
-    """Which weights a model has.
+    """Origin of the weights of a model.
 
     Arguments:
-        kind: "ema" for the moving average, "raw" for those in training, "saved" where the model alone was saved.
-        step: Optimiser steps that made them.
-        source: "final", or the checkpoint.
+        kind: "ema" for the moving average, "raw" for those in training, "saved" for a model saved without its run.
+        step: Number of optimiser steps.
+        source: "final", or the name of the checkpoint.
     """
 
     kind: str
@@ -61,12 +61,12 @@ class Run:
     """A trained model and where it came from.
 
     Arguments:
-        experiment: What was trained, on what, and how.
+        experiment: Data, family, network, loss and options.
         model: The model, ready to sample.
-        metrics: One mapping a logged step.
+        metrics: One mapping per logged step.
         path: The run directory, or None for a run that was kept in memory.
-        weights: Which weights the model has.
-        seen: What the training rows had of each condition; None where nobody wrote it down.
+        weights: Origin of the model's weights.
+        seen: Kind and range of each condition in the training rows; None if not recorded.
     """
 
     experiment: Experiment
@@ -90,11 +90,11 @@ class Run:
 
         Arguments:
             path: The directory.
-            checkpoint: "final" for the model at the end of training (while there is none, the last checkpoint),
-                "last", "best" (the least validation loss), or a step.
+            checkpoint: "final" for the model at the end of training (before that, the last checkpoint), "last", "best"
+                (the lowest validation loss), or a step.
             weights: "ema", "raw", or "auto" for the average where there is one.
             allow_nonfinite: Whether weights may be NaN or infinite.
-            allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
+            allow_plugin_mismatch: Whether plugins may be of another major version than in training.
         Raises:
             RunDirectoryError: If it is not one, or a file of it is damaged.
             PluginError: If a plugin that trained it is not installed, or only in another major version.
@@ -117,7 +117,7 @@ class Run:
         else:
             listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
             if checkpoint == "final" and (folder / WEIGHTS).exists() and not (folder / DESCRIPTION).exists():
-                passed = [f"{folder / WEIGHTS} without {DESCRIPTION}, which a crash kept from being written", *passed]
+                passed = [f"a crash left {folder / WEIGHTS} without {DESCRIPTION}", *passed]
             for fault in passed:
                 warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
             if listed is None:
@@ -140,7 +140,7 @@ class Run:
         """
         if self.experiment.dataset is None:
             raise DataError(
-                f"{self.path} holds a model without data, which this needs; name the run directory that it came from"
+                f"{self.path} is a model without data, which this needs; use the run directory that it came from"
             )
         try:
             batch: Batch = self.experiment.dataset.split(name)
@@ -149,15 +149,15 @@ class Run:
                 raise
             place = self.path / EXPERIMENT
             raise DataError(
-                f"{error}. This needs the data of the run: put them back, or say in {place} where they are now. "
-                "Samples and 'bfn plot --flows' do without"
+                f"{error}. This needs the data of the run: restore them, or write their new place into {place}. "
+                "Samples and 'bfn plot --flows' do not need them"
             ) from error
         return batch
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
     ) -> None:
-        """Writes the model as people share models; see :func:`bfn_toolkit.sharing.export.export_run`."""
+        """Writes the model into a directory to share; see :func:`bfn_toolkit.sharing.export.export_run`."""
         from bfn_toolkit.sharing.export import export_run
 
         export_run(self, directory, card=card, force=force)
@@ -181,14 +181,14 @@ def load_run(path: str | Path) -> BFN:
 
 
 def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Experiment:
-    """The experiment of a run directory, after checking that the plugins that it was made with are there.
+    """The experiment of a run directory, after checking that its plugins are installed.
 
     Raises:
         RunDirectoryError: If it is not a run directory.
         PluginError: If a plugin is missing, or of another major version.
     """
     if not folder.is_dir():
-        found = "there is nothing" if not folder.exists() else "it is not a directory"
+        found = "it does not exist" if not folder.exists() else "it is not a directory"
         raise RunDirectoryError(f"{folder} is not a run directory: {found}. 'bfn train --out {folder}' makes one")
     if not (folder / EXPERIMENT).is_file():
         saved = (folder / "config.json").is_file()
@@ -202,7 +202,7 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
 
 
 def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
-    """Plugins that the model, or else the newest checkpoint, was made with."""
+    """Plugins recorded with the model or, without one, with the newest checkpoint."""
     if (folder / DESCRIPTION).exists():
         return dict(load_description(folder).get("plugins", {}))
     sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]

@@ -1,10 +1,10 @@
-"""Files of samples that are larger than memory: written batch by batch, and continued where a kill left them.
+"""Files of samples that are larger than memory: written batch by batch, and continued after a kill.
 
-The rows of an unfinished file are in ``.tmp-NAME`` beside it, and ``.tmp-NAME.json`` says what they are samples of and
-how many of them are on the disk; both are flushed after each batch.  With the last row the file gets its name.  So a
-file under its name is complete, and a process that dies loses one batch at most.
+The rows of an unfinished file are in ``.tmp-NAME`` beside it, and ``.tmp-NAME.json`` records the origin and the number
+of the rows; both are flushed after each batch.  After the last row the file gets its name.  So a file under its name is
+complete, and a process that dies loses one batch at most.
 
-The bytes depend on the samples alone: those of :func:`numpy.save`, of :func:`safetensors.torch.save`, or a table.
+The bytes depend on the samples alone; they are those of :func:`numpy.save`, :func:`safetensors.torch.save` or a table.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from bfn_toolkit.storage.locks import held
 
 
 class Format(abc.ABC):
-    """A way to write samples as bytes: a header, then the rows of each tensor."""
+    """A file format for samples: a header, then the rows of each tensor."""
 
     @abc.abstractmethod
     def header(self, samples: Data, n: int) -> bytes:
-        """The bytes before the rows, given some of the n samples.
+        """Bytes before the rows; ``samples`` are some of the n samples.
 
         Raises:
-            ConfigError: If the format is not for samples such as these.
+            ConfigError: If the format cannot hold such samples.
         """
 
     @abc.abstractmethod
     def pieces(self, samples: Data, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Bytes of samples from row ``first`` on, and their places in a file that has ``end`` bytes so far."""
+        """Places and bytes of samples from row ``first`` on, in a file that has ``end`` bytes so far."""
 
 
 class ArrayFormat(Format):
     """A .npy file of samples that have no parts.
 
-    Not numpy's ``open_memmap``: a disk that fills up under a memory map ends the process by SIGBUS, without a word.
+    ``open_memmap`` is not used: if the disk fills up, a memory map ends the process by SIGBUS, without a message.
     """
 
     def header(self, samples: Data, n: int) -> bytes:
         """Shape and type of the array."""
         if isinstance(samples, Mapping):
-            raise ConfigError(f"samples of the parts {', '.join(samples)} are no single array; write .safetensors")
+            raise ConfigError(f"samples of the parts {', '.join(samples)} are not a single array; write .safetensors")
         facts = np.lib.format.header_data_from_array_1_0(samples[:0].numpy())
         buffer = io.BytesIO()
         np.lib.format.write_array_header_1_0(buffer, {**facts, "shape": (n, *samples.shape[1:])})
@@ -74,10 +74,10 @@ class ArrayFormat(Format):
 
 
 class TensorsFormat(Format):
-    """A .safetensors file, with a tensor for each part; that of samples that have no parts is named "samples"."""
+    """A .safetensors file, with a tensor for each part; without parts, the tensor is named "samples"."""
 
     def header(self, samples: Data, n: int) -> bytes:
-        """Shapes, types and places of the tensors: as of a file of one row, but for the number of rows."""
+        """Shapes, types and places of the tensors: those of a file of one row, scaled to n rows."""
         one = save_tensors({name: part[:1].contiguous() for name, part in _named(samples, "samples").items()})
         size = int.from_bytes(one[:8], "little")
         table = json.loads(one[8 : 8 + size])
@@ -118,10 +118,10 @@ FORMATS: Mapping[str, Format] = {".npy": ArrayFormat(), ".safetensors": TensorsF
 
 
 def format_of(path: Path) -> Format:
-    """The format that the ending of a name stands for.
+    """Format of a file, by the ending of its name.
 
     Raises:
-        ConfigError: If it stands for none.
+        ConfigError: If the ending is unknown.
     """
     if path.suffix not in FORMATS:
         raise ConfigError(f"cannot tell the format of '{path.name}'; end its name in {', '.join(FORMATS)}")
@@ -141,20 +141,20 @@ def _line(cells: Iterator[str]) -> bytes:
 
 
 class SampleFile:
-    """A file of samples under way; :func:`sample_file` opens one.
+    """An unfinished file of samples; :func:`sample_file` opens one.
 
     Arguments:
-        path: Its final name.
-        n: Number of samples in all.
-        facts: Of what they are samples, as JSON can hold it; None where nobody will continue it.
-        file: The file that has the rows so far.
+        path: Final name of the file.
+        n: Total number of samples.
+        facts: JSON values that determine the samples; None if the file will not be continued.
+        file: File with the rows so far.
     """
 
     def __init__(self, path: Path, n: int, facts: Mapping[str, Any] | None, file: BinaryIO) -> None:
         self.path, self.n, self._facts, self._file = path, n, facts, file
         self.format = format_of(path)
         self.rows, self._end = 0, 0
-        self.other = False  # whether what was found is the beginning of another file
+        self.other = False  # whether an unfinished file of other samples was there
         state = None if facts is None else self._state()
         if state is not None and state["facts"] == json.loads(json.dumps(facts)):
             self.rows, self._end = state["rows"], state["end"]
@@ -171,11 +171,11 @@ class SampleFile:
         return state if state == again and self._file.seek(0, io.SEEK_END) >= state["end"] else None
 
     def append(self, samples: Data) -> None:
-        """Writes the next rows, and notes that they are there.
+        """Writes the next rows and records their number.
 
         Raises:
-            ConfigError: If the format is not for samples such as these.
-            ResourceError: If they cannot be written, or the rows to come will not fit on the disk.
+            ConfigError: If the format cannot hold such samples.
+            ResourceError: If they cannot be written, or the remaining rows will not fit on the disk.
         """
         samples = map_data(lambda part: part.detach().cpu(), samples)
         count = batch_size(samples)
@@ -208,11 +208,11 @@ def _notes(path: Path) -> Path:
 def sample_file(path: Path, n: int, facts: Mapping[str, Any] | None = None) -> Iterator[SampleFile]:
     """A file of n samples, which gets its name at the end of the scope if all rows are there.
 
-    Where the scope ends before, the rows stay for whoever opens the file again with the same facts; without facts
+    If the scope ends earlier, the rows stay, and the next call with the same facts continues after them; without facts
     nothing stays.
 
     Raises:
-        ConfigError: If the ending of the name stands for no format.
+        ConfigError: If the ending of the name is unknown.
         ResourceError: If the file cannot be written, or another process is writing it.
     """
     format_of(path)

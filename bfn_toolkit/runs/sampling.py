@@ -1,6 +1,6 @@
-"""Samples of a run: what is asked for, resolved once, then drawn in batches, in memory or into a file.
+"""Samples of a run: a plan, resolved once, then drawn in batches, in memory or into a file.
 
-The same plan gives the same bytes, at once or batch by batch, by one process or by several.
+The same plan gives the same bytes, in one batch or several, by one process or several.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
 from bfn_toolkit.shapes import Data, batch_size, named_parts
 
-STEPS = 100  # of a sample, unless the family is tied to a number
-BATCH_NUMBERS = 2**22  # in a batch of samples, at most, unless one chunk has more
-BATCH_CHUNKS = 16  # of a batch, at most: what a kill may cost
-CHECKED_ROWS = 2**14  # of a file of known values, together
+STEPS = 100  # default number of messages, unless the family has a fixed number
+BATCH_NUMBERS = 2**22  # largest batch in numbers, unless one chunk has more
+BATCH_CHUNKS = 16  # largest batch in chunks: a kill loses one batch
+CHECKED_ROWS = 2**14  # rows of known values that are checked together
 
 
 @attrs.frozen
 class SamplePlan:
-    """How many samples to draw, and how.
+    """Number of samples, and settings for drawing them.
 
     Arguments:
         n: Number of samples.
         steps: Number of messages.
         sampler: Name of the sampler; None for the choice of :func:`~bfn_toolkit.default_sampler`.
         seed: Seed of the draws.
-        condition: Values of conditions by name, one for all samples; None for going without the condition.
+        condition: Values of conditions by name, one for all samples; None means without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
         known: File of known values (:func:`read_known`).
     """
@@ -80,8 +80,8 @@ class SamplePlan:
         return registry.name_of("sampler", type(sampler)), sampler
 
     def reason(self, family: Family[Any]) -> str:
-        """The reason for the sampler, in words that follow its name."""
-        return "because it was asked for" if self.sampler is not None else default_reason(family, self.steps)
+        """Reason for the sampler, as words that follow its name."""
+        return "because it was requested" if self.sampler is not None else default_reason(family, self.steps)
 
 
 @attrs.frozen(eq=False)
@@ -102,11 +102,11 @@ class ResolvedPlan:
 
     @classmethod
     def of(cls, run: Run, plan: SamplePlan) -> ResolvedPlan:
-        """Looks up, reads and checks what a plan names.
+        """Resolves a plan.
 
         Raises:
-            ConfigError: If the data set does not have a condition of the plan, or no such value of it, the network does
-                not read it, or known values have another form.
+            ConfigError: If the data set lacks a condition of the plan or its value, the network does not read it, or
+                known values have the wrong form.
             DataError: If a known value is outside the family's domain, or data that are needed cannot be read.
         """
         family, device = run.model.family, next(run.model.parameters()).device
@@ -119,24 +119,24 @@ class ResolvedPlan:
         return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
-        """Draws samples, with shape (rows, *site); processes of a job share the work, and all have the result.
+        """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
 
         Arguments:
-            rows: Numbers of the samples, one after the other; by default all.
+            rows: Consecutive numbers of samples; by default all.
             on_step: Called with each evaluation of the network.
         Raises:
             Interrupted: If a signal asked to stop.
         """
 
-        def told(step: SamplerStep) -> object:
+        def checked(step: SamplerStep) -> object:
             processes.check_signals()
             return on_step and on_step(step)
 
-        return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=told)
+        return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=checked)
 
 
 def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | None]:
-    """Conditions of rows: those that the plan states, and of training rows those that it leaves open."""
+    """Conditions of samples by number: those of the plan, and for all others those of random training rows."""
     network, device = run.experiment.network, next(run.model.parameters()).device
     specs = seen_in(run.split("train").condition) if run.seen is None else run.seen
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
@@ -144,17 +144,17 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
     stated = {name: read[name].constant(name, value, 1) for name, value in plan.condition.items() if value is not None}
     left = [name for name in read if name not in plan.condition]
 
-    @cache  # read once, and not before rows are drawn: figures of the flows do without the data
-    def told() -> Mapping[str, Tensor]:
+    @cache  # read when rows are drawn: figures of the flows do not need the data
+    def training_values() -> Mapping[str, Tensor]:
         return _of_training_rows(run, left)
 
     def conditions(index: Tensor) -> Condition | None:
-        found = {name: value.expand(len(index)) for name, value in stated.items()}
+        values = {name: value.expand(len(index)) for name, value in stated.items()}
         if left:
-            chosen = _training_rows(len(told()[left[0]]), plan.seed, index)
-            found |= {name: values[chosen] for name, values in told().items()}
-        run.model.check_condition(found, len(index))
-        return {name: value.to(device) for name, value in found.items()} or None
+            chosen = _training_rows(len(training_values()[left[0]]), plan.seed, index)
+            values |= {name: value[chosen] for name, value in training_values().items()}
+        run.model.check_condition(values, len(index))
+        return {name: value.to(device) for name, value in values.items()} or None
 
     return conditions
 
@@ -162,15 +162,15 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     """Conditions of all training rows."""
     try:
-        told = run.split("train").condition
+        condition = run.split("train").condition
     except DataError as error:
         options = " ".join(f"--condition {name}=none" for name in names)
         raise DataError(f"conditions without a value are drawn from the data; add: {options}. {error}") from error
-    return {name: told[name] for name in names}
+    return {name: condition[name] for name in names}
 
 
 def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
-    """Numbers of training rows for samples with these numbers, which lie in one block of MAX_ROWS."""
+    """Numbers of training rows for samples with these numbers, which lie in one chunk of MAX_ROWS."""
     with seeded(seed, "conditions", int(index[0]) // MAX_ROWS):
         drawn = torch.randint(n, (MAX_ROWS,))
     return drawn[index % MAX_ROWS]
@@ -178,11 +178,11 @@ def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class KnownValues:
-    """Known values of a file, which stay there until rows of them are needed.
+    """Known values in a file; rows are read when they are needed.
 
     Arguments:
-        parts: Values by the names of the parts, each with shape (n, *site), or (1, *site) for all samples alike; of
-            data without parts under the name "".
+        parts: Values by part (under "" for data without parts), each with shape (n, *site), or (1, *site) for all
+            samples.
     """
 
     parts: Mapping[str, Tensor]
@@ -192,7 +192,7 @@ class KnownValues:
         """Checks names, shapes and values, some rows at a time.
 
         Raises:
-            ConfigError: If the values have another form, or are not for n samples.
+            ConfigError: If the values have the wrong form or number of rows.
             DataError: If one is outside the family's domain.
         """
         sites = {name: part.network_io.site_shape for name, part in family.parts.items()}
@@ -208,7 +208,7 @@ class KnownValues:
         return known
 
     def taken(self, index: Tensor) -> dict[str, Tensor]:
-        """Values of the samples with these numbers, with what says that they are not known."""
+        """Values of the samples with these numbers, among them the marks for unknown values."""
         return {
             name: part.expand(len(index), *part.shape[1:]) if len(part) == 1 else part[index]
             for name, part in self.parts.items()
@@ -223,9 +223,9 @@ class KnownValues:
 
 
 def read_known(path: Path) -> dict[str, Tensor]:
-    """Known values of an array (.npy), or of tensors by the names of the parts (.safetensors), mapped into memory.
+    """Known values: an array (.npy), or tensors named by part (.safetensors), mapped into memory.
 
-    A number is unknown where it is NaN, a class where it is negative.
+    NaN marks an unknown number, a negative value an unknown class.
 
     Raises:
         ConfigError: If it is not such a file.
@@ -263,7 +263,7 @@ def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
 
 
 def batch_rows(run: Run) -> int:
-    """Samples to draw and write together: full chunks, as many as memory takes, and no more than one would lose."""
+    """Number of samples to draw and write together: full chunks, limited by memory and by the loss after a kill."""
     numbers = math.prod(run.model.family.network_io.site_shape)
     chunk = chunk_rows(numbers)
     return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
@@ -279,18 +279,18 @@ def stream_samples(
 ) -> None:
     """Draws the samples of a plan into a file, in memory that does not grow with their number.
 
-    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends before, the same call
+    The bytes are those of :func:`write_samples`, whatever the batch.  If the process ends early, the same call
     continues after the last batch that it wrote.
 
     Arguments:
         plan: The samples.
         path: The file.
-        batch: Samples of a batch; by default :func:`batch_rows`.
+        batch: Number of samples in a batch; by default :func:`batch_rows`.
         say: Called with a line about an unfinished file.
-        show: Called with the number of samples that are written.
+        show: Called with the number of samples written so far.
     Raises:
-        ConfigError: If the ending of the name is none of those in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or
-            not for such samples.
+        ConfigError: If the ending of the name is not in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or its format
+            cannot hold such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
     n, device = plan.plan.n, next(plan.run.model.parameters()).device
@@ -299,7 +299,7 @@ def stream_samples(
     with sample_file(path, n, facts) if processes.is_main_process() else nullcontext() as file:
         done = processes.all_reduce_max(file.rows if file is not None else 0, device)
         if file is not None and file.other:
-            say(f"{path}: the rest of other samples is replaced")
+            say(f"{path}: replacing an unfinished file of other samples")
         if done:
             say(f"{path}: continuing after {done:,} of {n:,} samples")
         show(done)
@@ -317,21 +317,21 @@ def stream_samples(
 
 
 def _facts(plan: ResolvedPlan) -> dict[str, Any]:
-    """All that samples are a function of."""
+    """Everything that determines the samples."""
     run, known = plan.run, plan.plan.known
     weights = hashlib.sha256()
     for name, tensor in run.model.state_dict().items():
         weights.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     machine = environment(next(run.model.parameters()).device)
-    del machine["processes"]  # however many, they draw the same
+    del machine["processes"]  # their number does not change the samples
     return {
         "plan": repr(plan.plan),
         "sampler": repr(plan.draws.sampler),
         "weights": weights.hexdigest(),
-        "dataset": repr(run.experiment.dataset),  # from whose rows conditions are drawn
+        "dataset": repr(run.experiment.dataset),  # conditions are drawn from its rows
         "family": repr(run.experiment.family),
-        "network": repr(run.experiment.network),  # two with the same weights may differ, such as in a bandwidth
+        "network": repr(run.experiment.network),  # two with the same weights may differ, for example in a bandwidth
         "known": None if known is None else _digest(known),
         "environment": machine,
     }
@@ -350,10 +350,10 @@ def samples_name(run: Run) -> str:
 def write_samples(path: Path, samples: Data) -> None:
     """Writes samples: an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
 
-    The tensor of samples that have no parts is named "samples".
+    The tensor of samples without parts is named "samples".
 
     Raises:
-        ConfigError: If the ending is none of these, or is not for samples such as these.
+        ConfigError: If the ending is not one of these, or its format cannot hold such samples.
         ResourceError: If the file cannot be written.
     """
     with sample_file(path, batch_size(samples)) as file:

@@ -1,1 +1,1 @@
-"""Models that people share, and weights of other programs."""
+"""Shared models, and weights of other programs."""

@@ -1,4 +1,4 @@
-"""Runs as saved models: written with what the run knows on their cards, uploaded, and opened again."""
+"""Runs as saved models: written with a model card, uploaded, and opened again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from bfn_toolkit.storage.files import read_json
 
 
 def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False) -> None:
-    """Writes the model of a run as :meth:`bfn_toolkit.BFN.save_pretrained` does, with what the run knows on its card.
+    """Writes the model of a run as :meth:`bfn_toolkit.BFN.save_pretrained` does, with facts of the run on its card.
 
     Arguments:
         run: The run.
-        directory: Where to write the model.
-        card: Fields of :class:`~bfn_toolkit.sharing.model_card.Card`, in place of what the run knows.
-        force: Replace a model that is there.
+        directory: Directory of the model.
+        card: Fields of :class:`~bfn_toolkit.sharing.model_card.Card` that replace those of the run.
+        force: Whether to replace a model that is there.
     Raises:
-        ConfigError: If there is something in ``directory``, or a field of the card does not exist.
+        ConfigError: If ``directory`` is not empty, or a field of the card does not exist.
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
@@ -40,7 +40,7 @@ def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | Non
 def push_run(
     run: Run, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
 ) -> str:
-    """Uploads what :func:`export_run` writes; arguments and errors are those of :meth:`bfn_toolkit.BFN.push_to_hub`.
+    """Uploads the output of :func:`export_run`; arguments and errors are those of :meth:`bfn_toolkit.BFN.push_to_hub`.
 
     Returns:
         The address of the model.
@@ -64,12 +64,12 @@ def open_model(
 
     Arguments:
         path: The directory.
-        checkpoint: Which state of a run; see :meth:`bfn_toolkit.Run.open`.
-        weights: Which weights of a run.
+        checkpoint: State of a run; see :meth:`bfn_toolkit.Run.open`.
+        weights: Weights of a run; see there.
         allow_nonfinite: Whether weights may be NaN or infinite.
-        allow_plugin_mismatch: Whether plugins may be of another major version than those that trained.
+        allow_plugin_mismatch: Whether plugins may be of another major version than in training.
     Raises:
-        ConfigError: If a state of a saved model is asked for, which has one.
+        ConfigError: If ``checkpoint`` or ``weights`` is set for a saved model, which has one state.
         RunDirectoryError: If the directory is neither, or a file of it is damaged.
         PluginError: If a plugin is not installed, or only in another major version.
     """
@@ -87,10 +87,10 @@ def open_model(
 
 
 def _card(run: Run) -> dict[str, Any]:
-    """Fields of the card that the run knows: the last evaluation only where it judged these very weights."""
+    """Fields of the card from the run, with the last evaluation only if it was of the same weights."""
     kinds = ("family", "dataset")
     family, dataset = (default_registry().name_of(kind, type(getattr(run.experiment, kind))) for kind in kinds)
-    # The run's own file, because to write it anew takes the metadata of the data.
+    # The run's own file, because writing it anew needs the metadata of the data.
     text = run.experiment.to_toml() if run.path is None else (run.path / EXPERIMENT).read_text(encoding="utf-8")
     path = None if run.path is None else run.path / EVALUATION
     scores = read_json(path) if path is not None and path.exists() else {}

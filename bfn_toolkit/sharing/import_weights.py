@@ -1,10 +1,10 @@
-"""Checkpoints of other programs: the weights in them, taken over into a run directory.
+"""Checkpoints of other programs: their weights, imported into a run directory.
 
 A ``.pt`` file is a pickle, and a pickle is a program.  It is read by ``torch.load(weights_only=True)`` and by nothing
-else; before that, what would take more memory than the file itself is refused.  A ``.safetensors`` file is data.
+else, after a check that it takes no more memory than its own size.  A ``.safetensors`` file is data.
 
-Somewhere in what was read are the weights: tables of tensors, at the top or below names such as "model" or "ema", with
-or without a prefix such as "module.".  Those are taken whose names, shapes and dtypes are the network's, all of them.
+The weights may be at the top of the file or below names such as "model" or "ema", with or without a prefix such as
+"module.".  A table of tensors is imported if all its names, shapes and dtypes are those of the network.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from bfn_toolkit.storage.files import MAX_JSON, read_regular, shown_size
 from bfn_toolkit.storage.locks import locked
 from bfn_toolkit.storage.safetensors_files import State, check_fit, cpu_state, loads, shape_mismatches
 
-TORCH = (2, 10)  # before it, a file could write past the memory of a tensor that it describes
+TORCH = (2, 10)  # in earlier versions, a file could write past the memory of a tensor
 COPIES = 16  # weights, averages and the moments of an optimiser, in double precision
-MIN_ROWS = 64 * 2**20  # bytes that any file may have
-DEPTH = 4  # of tables in tables
+MIN_ROWS = 64 * 2**20  # size in bytes that is always accepted
+DEPTH = 4  # of nested tables
 AVERAGE = re.compile(r"(^|[._])(ema|swa|averag)", re.IGNORECASE)
-_LEGACY = b"\x80\x02\x8a\x0a"  # how a file of the format before zip begins
+_LEGACY = b"\x80\x02\x8a\x0a"  # start of a file in the format before zip
 _ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
-# Names that torch permits, and that make memory of any size: with torch 2.13, 244 bytes with a bytearray take 2 GB, and
-# a tensor so made holds what happened to be in memory.
+# Names that torch permits although they allocate memory of any size: with torch 2.13, a bytearray in a 244-byte file
+# takes 2 GB, and such a tensor exposes uninitialised memory.
 _ALLOCATES = re.compile(rb"c(?:builtins|__builtin__|torch[.\w]*)\n(bytearray|\w*Tensor|UntypedStorage)\n")
-LISTED = 100  # names of what was dropped that model.json holds
+LISTED = 100  # largest number of dropped names in model.json
 
 
 @attrs.frozen(eq=False)
@@ -50,10 +50,10 @@ class Candidate:
     """Tensors that may be the weights.
 
     Arguments:
-        key: Where they are in the file: names with dots between, and the prefix that they share.
-        state: The tensors, without that prefix.
-        mismatches: What differs from the network, a line for each.
-        cast: Names of those that are cast to the network's dtype.
+        key: Place in the file: dotted names, and the prefix that the tensors share.
+        state: The tensors by name, without that prefix.
+        mismatches: Differences from the network, one line each.
+        cast: Names of tensors that are cast to the network's dtype.
     """
 
     key: str
@@ -64,12 +64,12 @@ class Candidate:
 
 @attrs.frozen
 class Selection:
-    """Which weights of a file to take, and how they may differ from the network's.
+    """Choice of weights in a file, and their permitted differences from the network's.
 
     Arguments:
-        key: Where they are in the file; by default those that fit, of several the moving average.
-        cast: Whether weights of another floating-point dtype are cast.
-        drop: Patterns (``*.num_batches_tracked``) of names of tensors to leave out.
+        key: Place in the file; by default that of the weights that fit, of several the moving average.
+        cast: Whether to cast weights of another floating-point dtype.
+        drop: Patterns (``*.num_batches_tracked``) for names of tensors to leave out.
     """
 
     key: str | None = None
@@ -82,11 +82,11 @@ class Imported:
     """The outcome of an import.
 
     Arguments:
-        key: Which weights were taken.
-        others: Keys of others that fit as well.
-        kept: Names of the tensors that were taken.
-        cast: Names of those among them that were cast.
-        dropped: What else the file holds, one word or name each.
+        key: Key of the imported weights.
+        others: Keys of others that also fit.
+        kept: Names of the imported tensors.
+        cast: Names of imported tensors that were cast.
+        dropped: Names of everything else in the file.
     """
 
     key: str
@@ -105,15 +105,15 @@ def import_checkpoint(
     max_size: int | None = None,
     force: bool = False,
 ) -> Imported:
-    """Makes a run directory of a checkpoint of another program; everything is checked before anything is written.
+    """Makes a run directory from another program's checkpoint; everything is checked before anything is written.
 
     Arguments:
         path: A ``.pt`` file of ``torch.save``, or a ``.safetensors`` file; the content decides, not the name.
         out: Run directory to make.
-        experiment: Whose family and network the weights are for.
-        select: Which weights to take.
+        experiment: Experiment with the family and the network of the weights.
+        select: Choice of weights.
         max_size: Largest size of the file in bytes; by default 16 times that of the network, and at least 64 MB.
-        force: Replace the run that is in ``out``.
+        force: Whether to replace the run that is in ``out``.
     Raises:
         ConfigError: If ``out`` is taken, torch is too old, or it is not clear which weights are meant.
         RunDirectoryError: If the file is not what it claims to be, or holds no weights that fit.
@@ -126,7 +126,7 @@ def import_checkpoint(
     content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
     found = read_foreign(content, path)
     candidates = list(_candidates(found, expected, select))
-    # The state of an optimiser has hundreds of tables, and no name of the network's.
+    # The state of an optimiser has hundreds of tables, but none of the network's names.
     candidates = [one for one in candidates if one.state.keys() & expected.keys()] or candidates[:5]
     chosen, others = _choose(candidates, select.key, path)
     state = _taken(chosen, expected, path)
@@ -143,9 +143,9 @@ def read_foreign(content: bytes, path: Path) -> Any:
 
     Arguments:
         content: The file.
-        path: Its name, for messages.
+        path: Name of the file, for messages.
     Raises:
-        ConfigError: If it is a pickle and torch is too old to be given it.
+        ConfigError: If it is a pickle and torch is too old to read it safely.
         RunDirectoryError: If it is neither, damaged, or asks for more than tensors.
     """
     if content[:4] not in (_ZIP, _LEGACY):
@@ -155,20 +155,20 @@ def read_foreign(content: bytes, path: Path) -> Any:
     if _version(torch.__version__) < TORCH:
         wanted = ".".join(map(str, TORCH))
         raise ConfigError(
-            f"{path} is a pickle, which torch reads safely since {wanted}, and this is torch {torch.__version__}; "
+            f"{path} is a pickle, which torch reads safely since {wanted}; this is torch {torch.__version__}; "
             f'write: pip install "torch>={wanted}", or convert the file to .safetensors'
         )
     if found := _ALLOCATES.search(content):
-        raise _refused(path, f"besides tensors it asks for {found[1].decode()}")
+        raise _refused(path, f"it contains more than tensors: {found[1].decode()}")
     if content[:4] == _ZIP:
         _check_archive(content, path)
     try:
         if content[:4] == _ZIP and (unsafe := get_unsafe_globals_in_checkpoint(io.BytesIO(content))):
-            raise _refused(path, f"besides tensors it asks for {', '.join(_word(name)[:80] for name in unsafe[:3])}")
+            raise _refused(path, f"it contains more than tensors: {', '.join(_word(name)[:80] for name in unsafe[:3])}")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except RunDirectoryError:
         raise
-    except Exception as error:  # torch's text is left out: it tells how to load the file without protection
+    except Exception as error:  # torch's text is left out, because it advises loading the file without protection
         raise _refused(path, f"torch cannot read it as weights ({type(error).__name__})") from error
 
 
@@ -184,13 +184,13 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _check_archive(content: bytes, path: Path) -> None:
-    """Refuses an archive that becomes larger than it is, which torch 2.13 notices only after it has unpacked 2 GB."""
+    """Refuses an archive that unpacks to more than its size; torch 2.13 notices that only after unpacking 2 GB."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
         raise _refused(path, f"it is a damaged archive ({error})") from None
-    if content[-22:-18] != _ZIP_END:  # what follows the end may be another archive, for another reader
+    if content[-22:-18] != _ZIP_END:  # other readers might read another archive after the end
         raise _refused(path, "something follows the end of its archive")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise _refused(path, "its entries are compressed, which torch.save does not do")
@@ -202,7 +202,7 @@ def _check_archive(content: bytes, path: Path) -> None:
 
 
 def _walk(value: Any, key: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """The tables in what was read, each once, by dotted names: a table may hold itself."""
+    """Tables by dotted names, each once, because a table may contain itself."""
     seen = set() if seen is None else seen
     if isinstance(value, Mapping) and depth <= DEPTH and id(value) not in seen:
         seen.add(id(value))
@@ -212,7 +212,7 @@ def _walk(value: Any, key: str = "", depth: int = 0, seen: set[int] | None = Non
 
 
 def _word(name: object) -> str:
-    """A name that a stranger chose, fit to be printed."""
+    """Printable form of a name that is not trusted."""
     text = name if isinstance(name, str) else repr(name)
     return (text if text.isprintable() else ascii(text))[:200]
 
@@ -228,7 +228,7 @@ def _contents(found: Any) -> Iterator[tuple[str, Any]]:
 def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Candidate]:
     for key, table in _walk(found):
         named = {_word(name): value for name, value in table.items() if isinstance(value, Tensor)}
-        # What torch.compile puts into names stands anywhere in them.
+        # torch.compile inserts this anywhere in a name.
         tensors = {
             name.replace("_orig_mod.", ""): value
             for name, value in named.items()
@@ -241,7 +241,7 @@ def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Cand
             casts = tuple(
                 n for n, value in state.items() if select.cast and n in expected and _castable(value, expected[n])
             )
-            # Without memory: a tensor may say that it is larger than anything that there is.
+            # On the meta device: a tensor may claim any size.
             dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
             forms = {name: torch.empty(value.shape, dtype=dtypes[name], device="meta") for name, value in state.items()}
             wrong = shape_mismatches(expected, forms)
@@ -254,14 +254,14 @@ def _castable(value: Tensor, like: Tensor) -> bool:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], expected: State) -> list[str]:
-    """Prefixes of the network's names: every one under which one of a few of them is found."""
+    """Prefixes under which the file has one of the network's three longest names."""
     some = sorted(expected, key=len, reverse=True)[:3]
     found = {name.removesuffix(end) for end in some for name in tensors if name.endswith(end)}
     return sorted(prefix for prefix in found if prefix == "" or prefix.endswith(".")) or [""]
 
 
 def _choose(candidates: Sequence[Candidate], key: str | None, path: Path) -> tuple[Candidate, tuple[str, ...]]:
-    """The weights that are meant, and the keys of others that fit."""
+    """Returns the weights to import, and the keys of others that fit."""
     keys = ", ".join(dict.fromkeys(candidate.key for candidate in candidates)) or "none"
     if key is not None:
         candidates = [candidate for candidate in candidates if candidate.key == key]
@@ -287,11 +287,11 @@ def _choose(candidates: Sequence[Candidate], key: str | None, path: Path) -> tup
 
 
 def _taken(chosen: Candidate, expected: State, path: Path) -> dict[str, Tensor]:
-    """The weights, each with a memory of its own, after checking what a header cannot tell."""
+    """Copies the weights after checking facts that a header cannot tell."""
     for name, value in chosen.state.items():
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
         if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise RunDirectoryError(f"{path}: {name} says that it has {value.numel():,} numbers, and holds fewer")
+            raise RunDirectoryError(f"{path}: {name} claims {value.numel():,} numbers, but holds fewer")
     cast = {name: value.to(expected[name].dtype) for name, value in chosen.state.items()}
     bad = [name for name, value in cast.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     check_fit(path, [f"{name}: values are not finite" for name in bad])
@@ -301,7 +301,7 @@ def _taken(chosen: Candidate, expected: State, path: Path) -> dict[str, Tensor]:
 def _write(
     folder: Path, experiment: Experiment, network: nn.Module, imported: Imported, path: Path, content: bytes
 ) -> None:
-    """The run directory; ``model.json`` comes last, and without it nothing is a model."""
+    """Writes the run directory, ``model.json`` last: without it, there is no model."""
     source = {
         "file": path.name,
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -1,7 +1,7 @@
-"""Model cards: facts that a person should know before using a model, as Markdown under a few lines of YAML.
+"""Model cards: facts to know before using a model, as Markdown under a few lines of YAML.
 
 The form is that of the Hugging Face Hub: https://huggingface.co/docs/hub/model-cards.  ``huggingface_hub.ModelCard``
-does not write it, because the same model is to be the same bytes with and without the extra ``hub``.
+is not used, so that a model has the same bytes with and without the extra ``hub``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 from bfn_toolkit.errors import ConfigError, did_you_mean
 
 LIBRARY = "bfn-toolkit"
-STEPS = 100  # of a sample in the example, unless the family is tied to a number
+STEPS = 100  # number of messages in the example, unless the family has a fixed number
 
 
 def _strings(value: Any) -> tuple[str, ...]:
@@ -37,20 +37,20 @@ _metrics = _expected("a mapping of names to numbers", lambda value: isinstance(v
 
 @attrs.frozen(kw_only=True)
 class Card:
-    """Contents of a model card that the model's configuration does not know; all of them may be left out.
+    """Contents of a model card that are not in the model's configuration; all are optional.
 
     Arguments:
-        title: Its headline.
-        license: Under which the model may be used, as the Hub names it ("mit", "apache-2.0", ...).  Nobody but the
-            author can say, so there is no default.
-        tags: Words to find it by.
-        text: What the author says: what it is for, and what it cannot do.
-        data: What it was trained on.
+        title: Headline.
+        license: Licence of the model, by its identifier on the Hub ("mit", "apache-2.0", ...).  Only the author can
+            choose it, so there is no default.
+        tags: Search terms.
+        text: Text of the author: purpose and limits of the model.
+        data: Training data.
         seed: Seed of the training.
         command: Command line that trained it.
-        weights: Which weights they are.
+        weights: Origin of the weights.
         experiment: The experiment, in TOML.
-        metrics: What was measured, by name.
+        metrics: Measurements by name.
     """
 
     title: str = attrs.field(default="Bayesian flow network", validator=_text)
@@ -69,7 +69,7 @@ class Card:
         """The card with these fields.
 
         Raises:
-            ConfigError: If there is no such field, or its value cannot be one.
+            ConfigError: If there is no such field, or its value is not valid.
         """
         known = [field.name for field in attrs.fields(cls)]
         for name in fields:
@@ -85,8 +85,8 @@ class Card:
         Arguments:
             name: Directory to load the model from, in the example.
             config: Content of ``config.json``.
-            numbers: How many numbers the weights are.
-            n_steps: Number of steps that the family is tied to, or None.
+            numbers: Number of weights.
+            n_steps: Fixed number of steps of the family, or None.
         """
         made = {f"{key} {_code(part['name'])}": _origin(part) for key, part in config["plugins"].items()}
         versions = {"bfn-toolkit": config["bfn-toolkit"], "torch": config["torch"]}
@@ -96,7 +96,7 @@ class Card:
         license_ = {"license": self.license} if self.license else {}
         head = {"library_name": LIBRARY, **license_, "tags": list(dict.fromkeys([*_TAGS, *self.tags]))}
         sections = [
-            # JSON is YAML too, and has one way only to write a string.
+            # JSON is also YAML, with only one way to write a string.
             "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---"]),
             f"# {' '.join(self.title.split())}",
             self.text.strip(),

@@ -1,13 +1,12 @@
-"""Models that people share: a directory of ``config.json``, ``model.safetensors`` and a card, ``README.md``.
+"""Saved models: directories of ``config.json``, ``model.safetensors`` and a card, ``README.md``.
 
 The names are those of the Hugging Face Hub.  ``config.json`` holds the family and the network as an experiment does,
-under the names that plugins gave them, and who provides each.  ``SHA256SUMS`` has the digests of both, for this module
+under their registered names, and the provider of each.  ``SHA256SUMS`` has the digests of both, for this module
 and for ``sha256sum -c``.
 
-A directory that came from a stranger is read as one.  Nothing in it is executed, and nothing is fetched: a name in it
-reaches an installed plugin or nothing.  Each step is checked before the next: the plugins, then the configuration, then
-the weights against their digest and against a network without memory, and only then is anything made that is as large
-as ``config.json`` says.
+A directory is not trusted.  Nothing in it is executed, and nothing is fetched: a name in it reaches an installed plugin
+or nothing.  The plugins are checked first, then the configuration, then the weights against their digest and against a
+network on the meta device.  Only then is memory allocated for the network of ``config.json``.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _FLOATS = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float
 
 @attrs.frozen
 class Architecture:
-    """The part of an experiment that says what the weights mean.
+    """The part of an experiment that determines the meaning of the weights.
 
     Arguments:
         family: A :class:`~bfn_toolkit.Family`.
@@ -75,10 +74,10 @@ class Architecture:
         return network if own is None else network.to(dtype)  # to() would make complex weights real
 
     def blueprint(self, dtype: torch.dtype) -> State:
-        """The state of its network, without memory."""
+        """State of the network, on the meta device where possible."""
         try:
             network = self.build(dtype, "meta")
-        except Exception:  # a network may compute on the way, which without memory it cannot
+        except Exception:  # a network may compute while it is built, which fails on the meta device
             network = self.build(dtype)
         state: State = network.state_dict()
         return state
@@ -86,12 +85,12 @@ class Architecture:
 
 @attrs.frozen(eq=False)
 class Saved:
-    """A model as it was saved.
+    """A saved model.
 
     Arguments:
-        architecture: Its family and the builder of its network.
+        architecture: Family, and builder of the network.
         network: The network with its weights, on the CPU.
-        conditions: What the training rows had of each condition, where it is known.
+        conditions: Kind and range of each condition in the training rows, where known.
     """
 
     architecture: Architecture
@@ -125,10 +124,10 @@ def save(
 ) -> None:
     """Writes a model and its card; :meth:`bfn_toolkit.BFN.save_pretrained` says more.
 
-    Arguments are those, and ``seen``: what the training rows had of each condition, where it is known.
+    Arguments are the same, and ``seen``: kind and range of each condition in the training rows, where known.
 
     Raises:
-        ConfigError: If a part has no name, the weights are not of this network, or there is something there.
+        ConfigError: If a part has no name, the weights are of another network, or the directory is not empty.
         NonFiniteError: If a weight is NaN or infinite.
         ResourceError: If a file cannot be written.
     """
@@ -208,19 +207,19 @@ def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token:
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             message = f"Upload a model of bfn-toolkit {version('bfn-toolkit')}"
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-        except Exception as error:  # the client, its transport and the server each have their own
+        except Exception as error:  # the client, its transport and the server raise different ones
             raise ResourceError(f"cannot push to {repo_id}: {type(error).__name__}: {error}") from error
     return str(address)
 
 
 def _dtype_of(weights: State) -> torch.dtype | None:
-    """The dtype of all floating-point weights; None where they have several, or some are complex."""
+    """The dtype of all floating-point weights; None if there are several, or some are complex."""
     found = {value.dtype for value in weights.values() if value.is_floating_point() or value.is_complex()}
     return found.pop() if len(found) == 1 and found < set(_FLOATS.values()) else None
 
 
 def _check_place(folder: Path, force: bool) -> None:
-    """A directory may hold nothing but hidden files, such as those of a clone, or a model that is to be replaced."""
+    """Checks that a directory holds only hidden files, such as those of a clone, or a model to replace."""
     try:
         if not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())):
             return
@@ -276,7 +275,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         and config.get("dtype") in _FLOATS
     )
     if not sound:
-        raise RunDirectoryError(f"{path} is damaged: its plugins or dtype are not as they are written")
+        raise RunDirectoryError(f"{path} is damaged: its plugins or its dtype are malformed")
     return config
 
 
@@ -290,7 +289,7 @@ def _parts(architecture: Architecture) -> dict[str, dict[str, str]]:
 
 
 def _check_names(plugins: Mapping[str, Mapping[str, str]]) -> None:
-    """Checks that each part is known here, after their distributions have been found."""
+    """Checks that each part is registered here, once its distribution is known to be installed."""
     for key, part in plugins.items():
         installed = f"{part['distribution']}:" if part["version"] else ""
         try:
@@ -319,7 +318,7 @@ def _read_architecture(config: Mapping[str, Any], path: Path) -> Architecture:
 
 
 def _without_infinities(value: Any) -> Any:
-    """Plain values for JSON, which has no infinity: the word stands for it, as on the command line."""
+    """Plain values for JSON, which has no infinity: a string stands for it, as on the command line."""
     if isinstance(value, Mapping):
         return {key: _without_infinities(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -328,7 +327,7 @@ def _without_infinities(value: Any) -> Any:
 
 
 def _with_infinities(value: Any) -> Any:
-    """The same backwards; whether "inf" is a number or a word, the type of the field decides."""
+    """The inverse; the type of the field decides whether "inf" is a number or a string."""
     if isinstance(value, Mapping):
         return {key: _with_infinities(part) for key, part in value.items()}
     if isinstance(value, list):

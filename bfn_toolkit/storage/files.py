@@ -1,8 +1,8 @@
-"""Durable files: a reader, and whoever comes after a crash, sees all of a write or nothing of it.
+"""Durable files: a reader sees all of a write or nothing of it, also after a crash.
 
 A file is written beside its final name, flushed to disk and renamed.  A folder is written the same way: its files, then
 ``MANIFEST.json`` with the size and the SHA-256 of each, then one rename.  So a folder under its final name is complete,
-and whatever happens to it afterwards is noticed when it is read.  Nothing is ever changed in place.
+and later damage is noticed when it is read.  Nothing is ever changed in place.
 
 Leftovers of a crash have names that begin with ``.tmp-`` (being written) or ``.del-`` (being removed).
 """
@@ -28,7 +28,7 @@ MANIFEST = "MANIFEST.json"
 FORMAT = 1
 SUMS = "SHA256SUMS"  # of the files of a model, in the form that `sha256sum -c` reads
 MAX_JSON = 16 * 2**20  # bytes of any JSON file that is read
-SPACE = 1.1  # free space asked for, in units of what is to be written
+SPACE = 1.1  # required free space, as a multiple of the size to write
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,13 +46,13 @@ def resource_error(error: OSError, path: Path, needed: int | None = None) -> Res
 
 
 def shown_size(n: float) -> str:
-    """A number of bytes as people write it."""
+    """A number of bytes in words: "1.5 MB"."""
     power = min(4, (len(str(int(n))) - 1) // 3)
     return f"{n / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def free_space(path: Path) -> int:
-    """Bytes that may be written where ``path`` is, or will be."""
+    """Number of bytes that may be written where ``path`` is, or will be."""
     here = next(p for p in (path, *path.absolute().parents) if p.exists())
     return shutil.disk_usage(here).free
 
@@ -75,7 +75,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Replaces a file by new content, in one step and durably.
 
     Raises:
-        ResourceError: If the file cannot be written; what was there before is then still there.
+        ResourceError: If the file cannot be written; the old file is then unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -100,7 +100,7 @@ def _umask() -> int:
 
 
 def write_data(file: Any, data: bytes) -> None:
-    """Writes all of the data, as far as the disk."""
+    """Writes all of the data and flushes it to the disk."""
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
@@ -152,11 +152,11 @@ def sync_folder(folder: Path) -> None:
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files that are read together, with ``SHA256SUMS`` before the last of them.
 
-    Files of different times do not fit to one another, whenever a crash comes.  Digests are those of exact bytes, so a
-    flipped bit is noticed in whatever a file says, and ``sha256sum -c`` notices it too.
+    If a crash leaves old files beside new ones, the digests do not match.  Digests cover exact bytes, so any flipped
+    bit is noticed, here and by ``sha256sum -c``.
 
     Arguments:
-        folder: Where to write them.
+        folder: Folder of the files.
         files: Contents by name.
     Raises:
         ResourceError: If a file cannot be written.
@@ -185,7 +185,7 @@ def check_digest(path: Path, content: bytes, expected: object) -> None:
     """Checks the content of a file.
 
     Raises:
-        RunDirectoryError: If its SHA-256 is another.
+        RunDirectoryError: If its SHA-256 differs.
     """
     if digest(content) != expected:
         raise RunDirectoryError(f"{path} is damaged: its content does not match its stored SHA-256")
@@ -197,7 +197,7 @@ def digest(content: bytes) -> str:
 
 
 def to_json(value: Any) -> str:
-    """JSON text in which what is not finite is null."""
+    """JSON text, with null for numbers that are not finite."""
 
     def plain(item: Any) -> Any:
         if isinstance(item, Mapping):
@@ -210,10 +210,10 @@ def to_json(value: Any) -> str:
 
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
-    """Reads a JSON file of bounded size, in which no key stands twice.
+    """Reads a JSON file of bounded size, without repeated keys.
 
     Raises:
-        RunDirectoryError: If it is missing, too large or not such JSON.
+        RunDirectoryError: If it is missing, too large or malformed.
     """
     return parse_file(read_regular(path, most), path)
 
@@ -222,7 +222,7 @@ def parse_file(content: bytes, path: Path) -> Any:
     """Parses the content of a JSON file.
 
     Raises:
-        RunDirectoryError: If it is not JSON, or a key stands twice in it.
+        RunDirectoryError: If it is not JSON, or a key is repeated.
     """
     try:
         return parse_json(content)
@@ -232,12 +232,12 @@ def parse_file(content: bytes, path: Path) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parses JSON; a key that stands twice is a ValueError."""
+    """Parses JSON; a repeated key is a ValueError."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(items)
         if len(table) < len(items):
-            raise ValueError("a key stands twice")
+            raise ValueError("a key is repeated")
         return table
 
     return json.loads(content.decode(), object_pairs_hook=pairs)
@@ -247,12 +247,12 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
     """The content of a regular file that is not a link.
 
     Raises:
-        RunDirectoryError: If it is missing, something else or larger than ``most`` bytes.
+        RunDirectoryError: If it is missing, not such a file or larger than ``most`` bytes.
     """
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            raise RunDirectoryError(f"{path} is not a regular file, so it is outside the checkpoint")
+            raise RunDirectoryError(f"{path} is not a regular file (links are not followed)")
         if most is not None and status.st_size > most:
             raise RunDirectoryError(f"{path} has {shown_size(status.st_size)}, more than {shown_size(most)}")
         return path.read_bytes()

@@ -28,20 +28,20 @@ from bfn_toolkit.storage.files import (
     write_data,
 )
 
-NEW = ".new"  # ending of a folder that is about to replace another, while that is removed
+NEW = ".new"  # ending of a folder that replaces another, until that one is removed
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a folder of files with a manifest, in one step and durably; one that is there already is replaced.
+    """Writes a folder of files with a manifest, in one step and durably; an existing folder is replaced.
 
-    The manifest holds nothing that is not compared with something else when it is read, so it needs no digest of its
-    own; facts belong into a file, whose digest is in the manifest.
+    Every entry of the manifest is compared with a file when it is read, so the manifest needs no digest of its own;
+    other facts belong in a file, whose digest is in the manifest.
 
     Arguments:
-        folder: Its final name.
+        folder: Final name of the folder.
         files: Contents by name.
     Raises:
-        ResourceError: If it cannot be written; what was there before is then still there.
+        ResourceError: If it cannot be written; the old folder is then unchanged.
     """
     size = sum(map(len, files.values()))
     temporary = folder.with_name(f".tmp-{folder.name}-{socket.gethostname()}-{os.getpid()}")
@@ -67,7 +67,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Gives a complete folder its name.  Where the name is taken, the folder has another that is read, meanwhile."""
+    """Gives a complete folder its name.  If that is taken, the folder meanwhile ends in NEW, which readers know."""
     if folder.exists():
         beside = folder.with_name(folder.name + NEW)
         remove_tree(beside)
@@ -80,7 +80,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def named_folders(parent: Path, pattern: str) -> Iterator[tuple[str, Path]]:
-    """Names that fit a regular expression, and the folders that have them, or were about to when a crash came."""
+    """Names that match a regular expression, with their folders, which end in NEW if a crash interrupted a write."""
     for path in sorted(parent.glob("*")):
         name = path.name.removesuffix(NEW)
         if re.fullmatch(pattern, name) and (path.name == name or not path.with_name(name).exists()):
@@ -93,21 +93,21 @@ def _free_name(folder: Path, prefix: str) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder, if it is there; nothing that cannot be removed stops the caller."""
+    """Removes a folder, if it is there; ignores errors."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(parent: Path, *prefixes: str) -> None:
-    """Removes what crashes left in a folder that nobody else writes to."""
+    """Removes leftovers of crashes from a folder that nobody else writes to."""
     for prefix in prefixes or (".tmp-", ".del-"):
         for leftover in parent.glob(f"{prefix}*"):
             remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder so that a crash leaves it whole or out of sight."""
+    """Removes a folder so that a crash leaves it complete or hidden."""
     gone = folder.with_name(_free_name(folder, ".del-"))
-    with suppress(OSError):  # a folder that cannot be removed is only in the way
+    with suppress(OSError):  # a folder that cannot be removed does no harm
         os.replace(folder, gone)
         sync_folder(folder.parent)
     remove_tree(gone)
@@ -134,7 +134,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} is not a manifest: it names no files")
     for name, entry in files.items():
         if not name or name in (".", "..", MANIFEST) or set(name) & set("/\\\0"):
-            raise RunDirectoryError(f"{path}: {name!r} is outside the checkpoint")
+            raise RunDirectoryError(f"{path}: {name!r} is outside the folder")
         fits = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("size"), int)
         if not fits:
             raise RunDirectoryError(f"{path} is not a manifest: {name} has no size and SHA-256")

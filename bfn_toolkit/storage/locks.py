@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from bfn_toolkit.errors import BFNError, RunDirectoryError
 from bfn_toolkit.storage.files import read_regular, resource_error
 
-_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems that have none
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # from file systems without locks
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process: no second one may write to it.
+    """Locks a folder for this process: no other may write to it.
 
     Raises:
         RunDirectoryError: If another process holds it.
@@ -31,12 +31,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held(path: Path, what: Path, error: type[BFNError]) -> Iterator[None]:
-    """Holds a lock file until the scope or the process ends, however it ends; a forked child does not hold it.
+    """Holds a lock file until the scope or the process ends, even by a kill; a forked child does not hold it.
 
     Arguments:
-        path: The lock file, which says who holds it.  A link there is not followed.
-        what: The file or folder that it stands for.
-        error: Raised if another process holds it.
+        path: The lock file, which names its holder.  A link there is not followed.
+        what: File or folder that it protects.
+        error: Class of the error if another process holds it.
     """
     lock = FileLock(path, fallback_to_soft=False, on_acquired=_sign)
     try:
@@ -62,7 +62,7 @@ def _holder(path: Path) -> str:
 
 
 def _sign(handle: int) -> None:
-    """Writes who holds a lock into its file."""
+    """Writes the holder of a lock into its file."""
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     os.ftruncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, each of which is read as one that a stranger wrote."""
+"""Tensors in safetensors files; no file is trusted when it is read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ State = Mapping[str, Tensor]
 
 
 def cpu_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a state on the CPU, each with a memory of its own."""
+    """Copies of the tensors of a state on the CPU, each in its own memory."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def check_savable(state: State) -> None:
-    """Checks that a state can be written, and read again: before a training, whose result could not be kept.
+    """Checks, before a training, that a state can be written and read again.
 
     Raises:
         ConfigError: If a tensor has no shape yet, is not dense, or has a dtype that safetensors does not hold.
@@ -50,18 +50,18 @@ def check_savable(state: State) -> None:
 def _comes_back(dtype: torch.dtype) -> bool:
     """Whether safetensors reads what it writes: version 0.8 writes float8_e8m0fnu, and cannot read it."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's, of dtypes that are experimental or deprecated
+        with warnings.catch_warnings(action="ignore"):  # torch warns of experimental and deprecated dtypes
             return load_tensors(save_tensors({"x": torch.empty(2, dtype=dtype)}))["x"].dtype == dtype
     except (LookupError, NotImplementedError, RuntimeError, SafetensorError, TypeError, ValueError):
         return False
 
 
 def dumps(state: State, *, finite: bool = True) -> bytes:
-    """A safetensors file.
+    """Content of a safetensors file.
 
     Raises:
         ConfigError: If it could not be read again (:func:`check_savable`).
-        NonFiniteError: If ``finite``, and a weight is not.
+        NonFiniteError: If ``finite``, and a weight is NaN or infinite.
     """
     check_savable(state)
     bad = [name for name, value in state.items() if count_nonfinite(value)] if finite else []
@@ -81,13 +81,13 @@ def loads(
 ) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
-    They take as much memory as the file, whatever its header claims, which safetensors checks.
+    They take no more memory than the file, because safetensors checks the claims of its header.
 
     Arguments:
         content: The file.
-        path: Its name, for messages.
-        expected: Tensors of the names, shapes and dtypes that it must have; they may be without memory.
-        allow_nonfinite: Whether NaN and infinities may pass.
+        path: Name of the file, for messages.
+        expected: Tensors with the expected names, shapes and dtypes; they may be on the meta device.
+        allow_nonfinite: Whether to accept NaN and infinities.
     Raises:
         RunDirectoryError: If it is not such a file, or does not fit.
     """
@@ -104,7 +104,7 @@ def loads(
         ValueError,
     ) as error:
         pickled = content[:4] == b"PK\x03\x04" or content[:2] == b"\x80\x02"
-        hint = "; it looks like a pickle: bfn import-checkpoint reads those, and executes nothing" if pickled else ""
+        hint = "; it looks like a pickle: bfn import-checkpoint reads those without executing them" if pickled else ""
         raise RunDirectoryError(f"{path} is not a safetensors file: {str(error)[:200]}{hint}") from None
     if expected is not None:
         check_fit(path, shape_mismatches(expected, state))
@@ -115,7 +115,7 @@ def loads(
 
 
 def _check_header(content: bytes) -> None:
-    """Refuses what safetensors accepts: a name that stands twice, and so many names that they take seconds to read."""
+    """Refuses repeated names, and so many names that reading takes seconds; safetensors accepts both."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(MAX_JSON, len(content) - 8):
         raise ValueError("its header does not fit")
@@ -125,10 +125,10 @@ def _check_header(content: bytes) -> None:
 
 
 def shape_mismatches(expected: State, found: State) -> list[str]:
-    """A line for each tensor that was found with another dtype or shape than expected, or not at all.
+    """A line for each tensor that is missing, unknown, or of another dtype or shape than expected.
 
     Raises:
-        ConfigError: If one that is expected has no shape, as in a lazy layer, or could not be in a file.
+        ConfigError: If an expected tensor has no shape, as in a lazy layer, or could not be in a file.
     """
     check_savable(expected)
     wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
@@ -141,10 +141,10 @@ def shape_mismatches(expected: State, found: State) -> list[str]:
 
 
 def check_fit(path: Path, wrong: list[str]) -> None:
-    """Raises what is wrong with a file, the first five.
+    """Raises an error with the first five mismatches of a file, if there are any.
 
     Raises:
-        RunDirectoryError: If anything is.
+        RunDirectoryError: If there are any.
     """
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""

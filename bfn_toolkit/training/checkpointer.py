@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when one is due, who writes it, and how often a failure is put up with."""
+"""Checkpoints of a training: their schedule, their writer, and tolerance of failures."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from bfn_toolkit.storage.files import write_atomically
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.validation import Validation
 
-UNSAVED = 3  # failures of saving in a row that end a training
+UNSAVED = 3  # consecutive failures to save that end a training
 SCHEDULE = ("lr", "scheduler", "scheduler_options", "warmup", "steps")  # options of the learning rate
 
 
 @attrs.define(eq=False)
 class Checkpointer:
-    """Writes the state of a training into its run directory, and takes it over from there.
+    """Writes the state of a training into its run directory, and restores it.
 
     Arguments:
         folder: The run directory, or None to write nothing.
         experiment: The experiment.
         train_step: The steps, with the weights.
-        validation: The validation, whose state is kept too.
-        origin: Environment and fingerprint of the data, which a resumed training must have again.
-        conditions: Kind and range of each condition, to go with the weights.
-        inexact: Times at which the training was resumed although something had changed.
+        validation: The validation, whose state is saved too.
+        origin: Environment and fingerprint of the data, which must be the same after a resume.
+        conditions: Kind and range of each condition, saved with the weights.
+        inexact: Resumes after something had changed.
     """
 
     folder: Path | None
@@ -58,27 +58,27 @@ class Checkpointer:
         every = self.experiment.training.checkpoint_every
         return every > 0 and step > 0 and step % every == 0
 
-    def maybe_save(self, step: int, *, asked: bool = False, improved: bool = False) -> None:
-        """Saves a step that is due, asked for by a signal, or better than all before it.  All processes call it."""
+    def maybe_save(self, step: int, *, requested: bool = False, improved: bool = False) -> None:
+        """Saves a step that is due, requested by a signal, or the best so far; all processes call it together."""
         if improved:
             self._saved = -1  # the checkpoint of this step may be from before its validation
-        if asked or improved or self.due(step):
+        if requested or improved or self.due(step):
             self.save(step)
 
     def save(self, step: int, *, last: bool = False, alone: bool = False) -> None:
-        """Saves a step that is not saved; what cannot be written is put up with a few times.
+        """Saves a step unless it is saved already; tolerates a few failures to write.
 
         Arguments:
-            step: The step whose state it is.
-            last: Whether there will be no other: a failure is then an error.
-            alone: Whether this process comes here without the others; otherwise all come together.
+            step: Number of the step.
+            last: Whether it is the last checkpoint: a failure is then an error.
+            alone: Whether this process calls it alone; otherwise all call it together.
         Raises:
-            ResourceError: If it cannot be written, and is the last, or ``on_save_error`` is "stop", or it is the third
-                failure in a row.
+            ResourceError: If the checkpoint cannot be written and is the last, or ``on_save_error`` is "stop", or this
+                is the third failure in a row.
         """
         if self.folder is None:
             return
-        # The process that writes knows whether it is saved, and tells the others.
+        # Only the process that writes knows whether the step is saved.
         saved = int(processes.is_main_process() and self._saved == step)
         if saved if alone else processes.all_reduce_max(saved, self.train_step.device):
             return
@@ -112,15 +112,15 @@ class Checkpointer:
         return self.train_step.checkpoint(step, state, self.validation.loss_at(step), facts)
 
     def restore(self, folder: Path, *, allow_inexact: bool, allow_nonfinite: bool) -> int:
-        """Takes over the state of the last checkpoint of a run that is not damaged; returns its step, 0 without one.
+        """Restores the state of the last undamaged checkpoint of a run; returns its step, or 0 without one.
 
         Raises:
-            RunDirectoryError: If it is not that of this training, and that is not allowed.
+            RunDirectoryError: If it belongs to another training, or changes are not allowed.
         """
         listed, passed = find_checkpoint(folder)
         for fault in passed:
             processes.warn(f"passed over: {fault}")
-        if listed is None:  # stopped before the first: the start is as good
+        if listed is None:  # stopped before the first checkpoint: start again
             return 0
         weights, average = self.train_step.unwrapped.state_dict(), self.train_step.ema is not None
         checkpoint = load_checkpoint(listed.path, weights, average, allow_nonfinite=allow_nonfinite)

@@ -1,4 +1,4 @@
-"""Metrics of a training: read from the device, written into the run directory, and given to callbacks and trackers."""
+"""Metrics of a training: read from the device, written into the run directory, and passed to callbacks and trackers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-READ_EVERY = 20  # steps between two looks at the losses: to read a number of a device is to wait for it
-FAILURES = 3  # in a row, of a callback, after which it is not called any more
+READ_EVERY = 20  # steps between reads of the losses: reading a number waits for the device
+FAILURES = 3  # consecutive failures after which a callback is not called any more
 
 Metrics = Mapping[str, Any]
 
@@ -80,14 +80,14 @@ class MetricsLogger:
         """Reads the losses that are still on the device.
 
         Raises:
-            NonFiniteStep: If one is not finite, or a gradient.
+            NonFiniteStep: If a loss or a gradient is not finite.
         """
         if not self._unread:
             return
         steps, rates, values = zip(*self._unread, strict=True)
         self._unread = []
         for step, lr, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True):
-            # A scaler lets gradients of half precision overflow now and then, and makes no step of them.
+            # With a scaler, gradients in half precision overflow now and then; it skips those steps.
             if not math.isfinite(loss) or not (math.isfinite(norm) or self.train_step.accelerator.scaler):
                 raise NonFiniteStep(step, loss, norm)
             self.record({"step": step, "loss": loss, "grad_norm": norm, "lr": lr})
@@ -99,14 +99,14 @@ class MetricsLogger:
             self.history.append(metrics)
 
     def flush(self, step: int, *, now: bool = False, alone: bool = False) -> None:
-        """Writes new metrics into the run directory and calls the callbacks, for which the other processes wait.
+        """Writes new metrics into the run directory and calls the callbacks; the other processes wait.
 
         Arguments:
-            step: Steps done.
-            now: Whether to read losses from the device that are due later, too.
-            alone: Whether this process comes here without the others, as after an error.
+            step: Number of steps done.
+            now: Whether to read all losses from the device now.
+            alone: Whether this process calls it alone, as after an error.
         Raises:
-            NonFiniteStep: If a loss that is read is not finite, or a gradient.
+            NonFiniteStep: If a loss or a gradient is not finite.
         """
         if now or step % READ_EVERY == 0:
             self.read()
@@ -126,7 +126,7 @@ class MetricsLogger:
         try:
             append_metrics(self.folder, self._unlogged)
             self._unlogged = []
-        except ResourceError as error:  # a log does not end a training; the lines are tried again with the next
+        except ResourceError as error:  # a failing log does not end a training; the lines are retried with the next
             if not self._log_failed:
                 processes.warn(str(error))
             self._log_failed = True

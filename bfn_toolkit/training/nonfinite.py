@@ -1,4 +1,4 @@
-"""Where numbers that are not finite came from: the rows, the times and the parts of a step that failed."""
+"""Origin of numbers that are not finite: the rows, the times and the stage of a step that failed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bfn_toolkit.shapes import device_of, leaves
 from bfn_toolkit.storage.files import to_json, write_atomically
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 
-MOST = 100  # rows that are listed
+MAX_LISTED = 100  # rows in a report
 
 
 def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str, Any]:
     """Repeats the loss and the gradient of a step, with its draws, and finds numbers in them that are not finite.
 
     Arguments:
-        loop: The loop, with the weights before the step.
+        loop: The training step, with the weights before it.
         data: The training rows.
         index: Numbers of the rows of the step.
         step: Number of the step.
@@ -73,9 +73,9 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
         "step": step,
         "first": first,
         "rows_concerned": int(bad.sum()),
-        "rows": index[rows][:MOST].tolist(),
-        "t": t[rows][:MOST].tolist(),
-        "row_losses": losses.detach().cpu()[rows][:MOST].tolist(),
+        "rows": index[rows][:MAX_LISTED].tolist(),
+        "t": t[rows][:MAX_LISTED].tolist(),
+        "row_losses": losses.detach().cpu()[rows][:MAX_LISTED].tolist(),
         "gradient_norms": norms,
     }
 
@@ -83,7 +83,7 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
 def explained(
     error: NonFiniteStep, loop: TrainStep, experiment: Experiment, data: Batch, folder: Path | None
 ) -> NonFiniteError:
-    """The error of a step, with a report in the run directory on where the numbers came from."""
+    """The error of a step, after writing a report on its origin into the run directory."""
     parts = {"network": experiment.network, "family": experiment.family, "loss": experiment.loss}
     names = ", ".join(f"{kind} {type(part).__module__}.{type(part).__name__}" for kind, part in parts.items())
     index = next(row_order(len(data), loop.training.batch_size, seed=loop.seed, start=error.step - 1))
@@ -94,7 +94,7 @@ def explained(
         try:
             write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")
             where = f" Report: {path}."
-        except ResourceError as problem:  # which is not why the training ends
+        except ResourceError as problem:  # the training ends for the other reason
             where = f" There is no report: {problem}."
     return NonFiniteError(
         f"{error}, of {names}; first in the {found['first']}.{where} The step was not made. "
@@ -103,6 +103,6 @@ def explained(
 
 
 def _bad_rows(*tensors: Tensor) -> Tensor:
-    """Which rows hold a number that is not finite, with shape (B,), on the CPU."""
+    """Mask of rows with a number that is not finite, with shape (B,), on the CPU."""
     bad = [~torch.isfinite(v.detach().float()).flatten(1).all(1) if v.ndim > 1 else ~torch.isfinite(v) for v in tensors]
     return torch.stack(bad).any(0).cpu()

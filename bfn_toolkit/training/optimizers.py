@@ -16,7 +16,7 @@ from bfn_toolkit.errors import ConfigError, did_you_mean
 
 Scheduler = lr_scheduler.LRScheduler
 
-# One wants a closure, one sparse gradients; the others are base classes, want a validation loss, or hold others.
+# One needs a closure, one sparse gradients; the others are base classes, need a validation loss, or combine others.
 _NO_OPTIMIZERS = ("optimizer", "lbfgs", "sparseadam")
 _NO_SCHEDULERS = (
     "lrscheduler",
@@ -44,15 +44,15 @@ def _look_up(field: str, name: str, known: Mapping[str, Any], ours: Sequence[str
 
 def _refused(field: str, cls: type, options: Mapping[str, Any], error: Exception) -> ConfigError:
     takes = [name for name in inspect.signature(cls).parameters if name not in ("self", "params", "optimizer", "lr")]
-    given = ", ".join(options) or "no options"
+    names = ", ".join(options) or "no options"
     return ConfigError(
-        f"training.{field}: {cls.__name__} does not work with {given}: {error}. It takes: {', '.join(takes)}. "
+        f"training.{field}: {cls.__name__} does not work with {names}: {error}. It takes: {', '.join(takes)}. "
         f"Write training.{field}_options = {{...}}"
     )
 
 
 def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The torch optimiser of that name, fused where it can be.
+    """Makes the torch optimiser of that name, fused where possible.
 
     Raises:
         ConfigError: If torch has none of that name, or it does not take these options.
@@ -76,7 +76,7 @@ def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> to
 
 
 def make_scheduler(training: Training, optimizer: torch.optim.Optimizer) -> Scheduler | None:
-    """The learning-rate schedule of that name, stepped once an optimiser step; None for a constant rate.
+    """Makes the learning-rate schedule of that name, stepped once per optimiser step; None for a constant rate.
 
     "cosine" ends at zero; a class of ``torch.optim.lr_scheduler`` whose length is not among its options runs over all
     steps.  A warm-up multiplies it by a ramp from 1 / warmup to 1.

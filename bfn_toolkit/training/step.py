@@ -41,7 +41,7 @@ class NonFiniteStep(NonFiniteError):  # noqa: N818 - the step, not the class of 
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
         super().__init__(
-            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, where finite numbers are expected"
+            f"step {step}: the loss is {loss} and the norm of the gradient {norm}; expected finite numbers"
         )
         self.step, self.loss, self.norm = step, loss, norm
 
@@ -66,7 +66,7 @@ class TrainStep:
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
     device: torch.device = attrs.field(init=False)
-    unwrapped: nn.Module = attrs.field(init=False)  # the network without what the engine wraps around it
+    unwrapped: nn.Module = attrs.field(init=False)  # the network without the engine's wrappers
     parameters: list[nn.Parameter] = attrs.field(init=False)
     optimizer: torch.optim.Optimizer = attrs.field(init=False)
     _wrapped: Any = attrs.field(init=False)
@@ -94,22 +94,22 @@ class TrainStep:
         else:
             self.model.network, self._wrapped = self.accelerator.prepare(self.unwrapped, self.optimizer)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        # A fused optimiser leaves the weights alone by itself where it is told to; reading a number of a device waits.
+        # A fused optimiser can skip a step by itself; reading the loss here would wait for the device.
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         self._guards = self.device.type != "cpu" and fused and self._plain
 
     @property
     def _plain(self) -> bool:
-        """Whether the optimiser needs nothing of the engine, whose wrapper of it costs as much as a small network."""
+        """Whether the optimiser can do without the engine's wrapper, which costs as much as a small network."""
         return self.accelerator.scaler is None and not self.sharded
 
     @property
     def sharded(self) -> bool:
-        """Whether each process has a part of the weights only."""
+        """Whether each process has only a slice of the weights."""
         return self.training.parallel == "fsdp"
 
     def full_tensor(self, value: Tensor) -> Tensor:
-        """A number of all weights, which each process may have a part of."""
+        """Full value of a tensor that the processes may share."""
         if not self.sharded:
             return value
         from bfn_toolkit.parallel.sharding import full_tensor
@@ -127,13 +127,13 @@ class TrainStep:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """One optimiser step on a batch, the whole of it, of which this process takes its share.
+        """Makes one optimiser step on a whole batch, of which this process computes its share.
 
         Returns:
             The loss, its mean over the batch, and the norm of the gradient, on the device.
         Raises:
-            NonFiniteStep: If one of them is not finite; a step is then not made.  On a device that is slow to read,
-                where the optimiser itself can leave out the step, there is no error here: the caller reads the result.
+            NonFiniteStep: If one of them is not finite; the step is then not made.  On a GPU, a fused optimiser skips
+                the step without an error, and the caller reads the result.
         """
         loss = self.gradients(batch, step)
         clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
@@ -166,7 +166,7 @@ class TrainStep:
                     loss = self.loss(self.model, part.x, part.condition).mean()
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
-                # The engine averages gradients over processes, and the batch is all of theirs together.
+                # The engine averages gradients over processes; the batch needs their sum.
                 loss = loss * processes.world_size() if processes.world_size() > 1 else loss
                 if self.accelerator.scaler is None:
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -175,7 +175,7 @@ class TrainStep:
         return processes.all_reduce_sum(total)
 
     def shares(self, n: int) -> list[tuple[int, int]]:
-        """First row, and the one after the last, of each piece that this process has of a batch of n rows.
+        """Start and stop of each piece of a batch of n rows that this process computes.
 
         Raises:
             ConfigError: If a process would have none.
@@ -195,7 +195,7 @@ class TrainStep:
             return float(torch.stack([self.full_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights and buffers of the network to sample from, on the CPU; all processes come here together."""
+        """Weights and buffers of the network to sample from, on the CPU; all processes call it together."""
         if self.sharded:
             from bfn_toolkit.parallel.sharding import full_weights
 
@@ -205,9 +205,9 @@ class TrainStep:
     def checkpoint(
         self, step: int, state: Mapping[str, Any], valid_loss: float | None, facts: Mapping[str, Any]
     ) -> Checkpoint:
-        """The state after a step, with the ``state`` and the ``facts`` that the caller wants kept besides.
+        """The state after a step, with additional ``state`` and ``facts`` of the caller.
 
-        All processes come here together where they share the weights.
+        If the weights are sharded, all processes call it together.
         """
         if self.sharded:
             from bfn_toolkit.parallel.sharding import full_optimizer
@@ -235,7 +235,7 @@ class TrainStep:
         )
 
     def restore(self, checkpoint: Checkpoint, *, schedule: bool = True) -> None:
-        """Takes the state of a checkpoint.
+        """Restores the state of a checkpoint.
 
         Arguments:
             checkpoint: The state.
@@ -260,7 +260,7 @@ class TrainStep:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
 
     def _reschedule(self, step: int) -> None:
-        """Gives the optimiser the learning rate that this loop's schedule has after so many steps."""
+        """Gives the optimiser the learning rate of this training's schedule after ``step`` steps."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr
             group.pop("initial_lr", None)
@@ -275,7 +275,7 @@ _TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # JSON has none of them
 
 
 def flatten(value: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
-    """Tensors of a nested state by their paths, and the rest as JSON has it."""
+    """Splits a nested state into tensors by their paths and a rest for JSON."""
     tensors: dict[str, Tensor] = {}
 
     def plain(item: Any, at: str) -> Any:

@@ -42,7 +42,7 @@ from bfn_toolkit.training.nonfinite import explained
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 from bfn_toolkit.training.validation import Validation
 
-AGREE_EVERY = 100  # steps between two checks that all processes are at the same place
+AGREE_EVERY = 100  # steps between two checks that all processes are in sync
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     Returns:
         The run: its model, ready to sample, and its metrics.
     Raises:
-        ConfigError: If ``out`` exists and ``force`` is not given.
+        ConfigError: If ``out`` exists and ``force`` is false.
         DataError: If the data do not fit the family.
         NonFiniteError: If a loss or a gradient is not finite.
         ResourceError: If the device is missing or ``out`` cannot be written.
@@ -88,11 +88,11 @@ def resume(
 
     Arguments:
         path: The run directory.
-        overrides: Options of the experiment to change, as the command line has them; only with ``allow_inexact``, but
-            for those that change nothing in the numbers (:data:`~bfn_toolkit.runs.provenance.RESUME_SAFE_OPTIONS`).
+        overrides: Options of the experiment to change, as on the command line.  All but
+            :data:`~bfn_toolkit.runs.provenance.RESUME_SAFE_OPTIONS` need ``allow_inexact``.
         allow_inexact: Continue even if machine, versions, processes, data or options have changed; it is recorded.
-        allow_nonfinite: Take weights that are NaN or infinite.
-        allow_plugin_mismatch: Take plugins of another major version.
+        allow_nonfinite: Accept weights that are NaN or infinite.
+        allow_plugin_mismatch: Accept plugins of another major version.
         callbacks: As in :func:`train`.
     Raises:
         RunDirectoryError: If it is not a run directory, is damaged, or could not be resumed exactly.
@@ -104,7 +104,7 @@ def resume(
             name.removeprefix("training.") in RESUME_SAFE_OPTIONS for name, _ in overrides
         ):
             names = ", ".join(f"--{name}" for name, _ in overrides)
-            raise ConfigError(f"{names} would make it another run than the one in {folder}; give --allow-inexact too")
+            raise ConfigError(f"{names} would change the run in {folder}; pass --allow-inexact too")
         experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
     return _Training(experiment, folder, callbacks, True, allow_inexact, allow_nonfinite).run()
 
@@ -128,7 +128,7 @@ class _Training:
     checkpointer: Checkpointer = attrs.field(init=False)
 
     def run(self) -> Run:
-        """Everything, from the data to the model in the run directory."""
+        """Runs everything, from the data to the model in the run directory."""
         with ExitStack() as scope:
             self._prepare()
             if self.folder is not None:
@@ -153,18 +153,18 @@ class _Training:
             raise Interrupted(stop.number, advice) from None
         self._finish()
         if self.validation.step and math.isinf(self.validation.best):
-            raise NonFiniteError("no validation loss was a finite number; look at the validation rows and the network")
+            raise NonFiniteError("no validation loss was finite; check the validation rows and the network")
 
     def _loop(self) -> None:
-        feed, asked = self._feed(), False
+        feed, save = self._feed(), False
         while True:
             improved = self.validation.maybe(self.step)
-            self.metrics.flush(self.step, now=asked or self.checkpointer.due(self.step))
-            self.checkpointer.maybe_save(self.step, asked=asked, improved=improved)
+            self.metrics.flush(self.step, now=save or self.checkpointer.due(self.step))
+            self.checkpointer.maybe_save(self.step, requested=save, improved=improved)
             if self.step >= self.experiment.training.steps or self.validation.lost_patience:
                 break
             self._step(next(feed))
-            asked = self._answer_signals()
+            save = self._answer_signals()
             self._check_in_sync()
 
     def _step(self, batch: Batch) -> None:
@@ -189,7 +189,7 @@ class _Training:
             Interrupted: If one asks to stop.
         """
         device = self.train_step.device
-        if device.type != "cpu" and self.step % READ_EVERY:  # to look at a device is to wait for it
+        if device.type != "cpu" and self.step % READ_EVERY:  # reading from a device waits for it
             return False
         processes.check_signals(device, together=True)
         return bool(processes.all_reduce_max(int(signals.take_save()), device))
@@ -199,7 +199,7 @@ class _Training:
             processes.check_in_sync("weights", self.train_step.checksum(), self.step)
 
     def _finish(self) -> None:
-        """Reads, writes and saves everything; all lines of the metrics come before the checkpoint."""
+        """Writes all metrics, then the last checkpoint."""
         self.metrics.flush(self.step, now=True)
         self.checkpointer.save(self.step, last=True)
 
@@ -230,7 +230,7 @@ class _Training:
         return (batch.to(self.train_step.device) for batch in fetched)
 
     def _prepare(self) -> None:
-        """Device, data, model and steps, and everything that can be wrong with them."""
+        """Makes and checks device, data, model and training step."""
         experiment = self.experiment
         accelerator = make_accelerator(experiment.training, folder=self.folder)
         self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
@@ -261,7 +261,7 @@ class _Training:
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
-        """Takes hold of the run directory, and takes over the state in it, or clears it."""
+        """Locks the run directory, then restores the state in it or clears it."""
         if processes.is_main_process():
             make_folder(folder)
             scope.enter_context(locked(folder))

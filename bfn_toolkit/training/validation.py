@@ -1,4 +1,4 @@
-"""Validation: the loss of the validation rows in the course of a training, and when it is lowest."""
+"""Validation: the loss of the validation rows during a training, and its lowest value."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bfn_toolkit.sampling.chunks import map_chunks
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
-VALIDATION_ROWS = 256  # of a chunk
+VALIDATION_ROWS = 256  # in a chunk
 
 
 @attrs.define(eq=False)
 class Validation:
-    """Losses of the validation rows, with the weights that samples would have.
+    """Losses of the validation rows, with the weights that samples would use.
 
     The draws are the same each time, so that two validations differ by the weights alone.
 
@@ -32,10 +32,10 @@ class Validation:
         model: The model to sample from.
         metrics: The metrics, to which validations are added.
         rows: The validation rows, on the device.
-        step: The last step whose validation is done.
-        loss: The loss at that step; None if it was not finite, or before a stop.
-        best: The least finite loss so far.
-        since_best: Validations since then.
+        step: The last validated step.
+        loss: Loss at that step; None if it was not finite, or after a resume.
+        best: Lowest finite loss so far.
+        since_best: Number of validations since then.
     """
 
     train_step: TrainStep
@@ -48,21 +48,21 @@ class Validation:
     since_best: int = 0
 
     def due(self, step: int) -> bool:
-        """Whether a step, or the end of the training, calls for a validation that is not done."""
+        """Whether a step, or the end of the training, needs a validation that is not done yet."""
         every = self.train_step.training.validate_every
         return self.step != step and every > 0 and (step % every == 0 or step == self.train_step.training.steps)
 
     def maybe(self, step: int) -> bool:
-        """Validates where that is due; all processes call it together.
+        """Validates if that is due; all processes call it together.
 
         Returns:
-            Whether the loss is lower than ever.
+            Whether the loss is the lowest so far.
         Raises:
             Interrupted: If a signal asks to stop; the validation is then still due.
         """
         if not self.due(step):
             return False
-        self.metrics.read()  # first, for a signal can end the validation
+        self.metrics.read()  # first, because a signal can end the validation
         estimate = Estimate.of(self.losses())
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
@@ -95,7 +95,7 @@ class Validation:
 
     @property
     def lost_patience(self) -> bool:
-        """Whether the best is longer ago than the training has patience for."""
+        """Whether the last ``patience`` validations brought no improvement."""
         return 0 < self.train_step.training.patience <= self.since_best
 
     @property
@@ -105,6 +105,6 @@ class Validation:
         return {"validated": self.step, "best": best, "since_best": self.since_best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over the state of a checkpoint."""
+        """Restores the state of a checkpoint."""
         self.step, self.since_best = state["validated"], state["since_best"]
         self.best = math.inf if state["best"] is None else state["best"]

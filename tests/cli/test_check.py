@@ -109,7 +109,7 @@ def test_examples_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         (2, ["missing.py:x"], "no file missing.py"),
         (2, ["author.py:nothing"], "which is of no kind"),
         (2, ["gaussian", "--law", "bayes-rul"], "Did you mean 'bayes-rule'"),
-        (2, ["gaussian", "--expect", "bayes-rule"], "give the reason"),
+        (2, ["gaussian", "--expect", "bayes-rule"], "the reason is missing"),
         (2, ["gaussian", "--expect", "bayes-rul=why"], "Did you mean 'bayes-rule'"),
         (2, ["gaussian", "--examples", "0"], "--examples"),
         (2, ["continuous-time"], "there are laws for"),

@@ -702,9 +702,9 @@ BAD_FILES = {
     "no-last-newline": ("steps = ", r":1:9: not TOML"),
     "duplicate-key": (
         "[training]\nlr = 1\n\nlr = 2\n",
-        r":4:7: not TOML: Cannot overwrite a value; first given on line 2",
+        r":4:7: not TOML: Cannot overwrite a value; first set on line 2",
     ),
-    "duplicate-table": ("[a]\n[b]\n[a]\n", r":3:3: not TOML.*first given on line 1"),
+    "duplicate-table": ("[a]\n[b]\n[a]\n", r":3:3: not TOML.*first set on line 1"),
     "unclosed": ("a = [1,\n2\n", r"not TOML"),
     "yaml": ("steps: 5\n", r":1:\d+: not TOML"),
     "nul": ("seed = 1\n\x00\n", r":2:1: not TOML"),

@@ -112,8 +112,8 @@ def test_a_run_whose_file_is_gone_is_sampled_exported_and_drawn(
     for words, status, told in (
         (["sample", "-n", "3", "--condition", "label=2"], 2, "from 0 to 1, as in the training rows"),
         (["sample", "-n", "3"], 3, "conditions without a value are drawn from the data; add: --condition label=none"),
-        (["evaluate"], 3, f"put them back, or say in {moved / 'experiment.toml'} where they are now"),
-        (["plot"], 3, "put them back"),
+        (["evaluate"], 3, f"restore them, or write their new place into {moved / 'experiment.toml'}"),
+        (["plot"], 3, "restore them"),
     ):
         assert main([words[0], str(moved), *words[1:]]) == status
         assert told in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_a_run_whose_file_is_gone_is_sampled_exported_and_drawn(
         (["sample", "-n", "3"], 3, "add: --condition label=none"),
         (["sample", "-n", "3", "--weights", "raw"], 2, "has one state; leave out --checkpoint and --weights"),
         (["plot", "--flows", "--steps", "2"], 0, "those of config.json"),
-        (["evaluate"], 3, "name the run directory that it came from"),
+        (["evaluate"], 3, "use the run directory that it came from"),
         (["export", "--out", str(tmp_path / "again")], 4, "a saved model, which bfn sample"),
     ):
         assert main([words[0], str(model), *words[1:]]) == status

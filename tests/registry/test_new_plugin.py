@@ -141,7 +141,7 @@ def test_every_template_belongs_to_a_kind() -> None:
     "name", ["", "Ring", "ring_two", "ring--two", "-ring", "ring-", "2ring", "r\u00edng", "../ring"]
 )
 def test_a_name_that_no_part_can_have_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="small letters, digits and single hyphens"):
+    with pytest.raises(ConfigError, match="lower-case letters, digits and single hyphens"):
         new_plugin(name, "network", tmp_path / "out", Registry())
     assert not (tmp_path / "out").exists()
 

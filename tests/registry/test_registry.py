@@ -58,7 +58,7 @@ BROKEN = {
     ),
     "name-not-kebab": (
         HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('My_Name', Part)]",
-        "Entry.name: expected small letters, digits and single hyphens, such as my-part, got 'My_Name'",
+        "Entry.name: expected lower-case letters, digits and single hyphens, such as my-part, got 'My_Name'",
     ),
     "build-not-attrs": (HEADER + "@hookimpl\ndef bfn_families():\n    return [Entry('x', int)]", "an attrs class"),
     "wrong-kind": (

@@ -119,7 +119,7 @@ def test_leftovers_of_other_samples_are_replaced_with_a_word(run: Run, tmp_path:
     _stopped_after_one_batch(run, SamplePlan(n=2500, steps=3, seed=3), path)
     assert not path.exists()
     stream_samples(ResolvedPlan.of(run, PLAN), path, say=said.append)
-    assert [line for line in said if "other samples is replaced" in line]
+    assert [line for line in said if "unfinished file of other samples" in line]
     assert path.read_bytes() == _whole(run, tmp_path / "whole.npy")
 
 
@@ -163,7 +163,7 @@ def test_all_that_samples_depend_on_decides_whether_a_file_goes_on(run: Run, tmp
         other, plan = CHANGES[change](run, PLAN)
         resolved = ResolvedPlan.of(other, attrs.evolve(plan, condition={}))  # these data have no label
         stream_samples(attrs.evolve(resolved, plan=plan), path, say=said.append)
-    assert said == [f"{path}: the rest of other samples is replaced"]
+    assert said == [f"{path}: replacing an unfinished file of other samples"]
 
 
 @pytest.mark.parametrize("fact", ["torch", "device", "bfn-toolkit"])
@@ -175,7 +175,7 @@ def test_another_machine_or_version_draws_anew(
     here = sampling.environment
     monkeypatch.setattr(sampling, "environment", lambda device: {**here(device), fact: "another"})
     stream_samples(ResolvedPlan.of(run, PLAN), path, say=said.append)
-    assert said == [f"{path}: the rest of other samples is replaced"]
+    assert said == [f"{path}: replacing an unfinished file of other samples"]
 
 
 def test_the_grid_of_a_sampler_and_the_content_of_known_values_count(
@@ -311,7 +311,7 @@ def test_parts_are_streamed_by_name(tmp_path: Path) -> None:
     stream_samples(ResolvedPlan.of(run, plan), tmp_path / "x.safetensors", batch=64)
     write_samples(tmp_path / "y.safetensors", ResolvedPlan.of(run, plan).draw())
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match="are no single array"):
+    with pytest.raises(ConfigError, match="are not a single array"):
         stream_samples(ResolvedPlan.of(run, plan), tmp_path / "x.npy")
     assert sorted(os.listdir(tmp_path)) == ["x.safetensors", "y.safetensors"]
 

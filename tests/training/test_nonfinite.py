@@ -81,7 +81,7 @@ def test_the_best_is_the_least_finite_validation_loss(values: tuple[float, ...],
 
 
 def test_no_finite_validation_loss_is_an_error_at_the_end(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="no validation loss was a finite number") as caught:
+    with pytest.raises(NonFiniteError, match="no validation loss was finite") as caught:
         with_validations([math.nan] * 3, tmp_path)
     assert caught.value.exit_status == 6
     assert list_checkpoints(tmp_path)[-1].step == 3

@@ -179,7 +179,7 @@ class Broken(NetworkBuilder):
 
 
 def test_a_loss_that_is_nan_stops_training_and_saves_nothing(tmp_path: Path) -> None:
-    named = r"step 1: the loss is nan.*finite numbers are expected, of network test_trainer\.Broken, family bfn_gau"
+    named = r"step 1: the loss is nan.*expected finite numbers, of network test_trainer\.Broken, family bfn_gau"
     with pytest.raises(NonFiniteError, match=named):
         train(attrs.evolve(experiment(), network=Broken("nan")))
 
@@ -208,7 +208,7 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
 
 def test_weights_of_another_format_version_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, nn.Linear(2, 2).state_dict(), {"format": 99, "step": 1})
-    with pytest.raises(RunDirectoryError, match="format 99, this version reads format 1"):
+    with pytest.raises(RunDirectoryError, match="format 99; this version reads format 1"):
         load_weights(tmp_path, nn.Linear(2, 2))
 
 

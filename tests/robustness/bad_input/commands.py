@@ -156,7 +156,7 @@ CASES: list[Case] = [
     option("L10-long", f"sample run --out {'x' * 300}.npy", "--out", "too long"),
     option("L10-sampler", "sample run --sampler ancestrl", "Did you mean 'ancestral'"),
     option("L10-split", "evaluate run --split al", "--split", "'all'"),
-    option("L10-no-such-run", "sample nowhere", "nowhere is not a run directory: there is nothing", status=4),
+    option("L10-no-such-run", "sample nowhere", "nowhere is not a run directory: it does not exist", status=4),
     case("L11-no-arguments", [], 2, "Usage: bfn", "train"),
     case("L11-no-run", "sample", 2, "Missing argument 'RUN'"),
     case("L12-closed-pipe", "train --options", 141, around=closed_pipe),

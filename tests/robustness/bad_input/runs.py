@@ -120,11 +120,11 @@ def hostile(content: bytes) -> Callable[[Path], object]:
 OUTSIDE = ("symlink", "fifo", "path upwards", "absolute path", "parent", "NUL")
 
 CASES: list[Case] = [
-    case("F1-missing", "sample run", 4, "run is not a run directory: there is nothing", "bfn train --out run"),
+    case("F1-missing", "sample run", 4, "run is not a run directory: it does not exist", "bfn train --out run"),
     case("F1-empty", "sample run", 4, "holds no experiment.toml", files={"run": lambda path: path.mkdir()}),
     case("F1-a-file", "sample run", 4, "it is not a directory", files={"run": ""}),
     sample("F1-leftovers", emptied, 4, "holds neither model.json nor checkpoints", "bfn train --resume run"),
-    case("F1-resume-missing", GO_ON, 4, "run is not a run directory: there is nothing"),
+    case("F1-resume-missing", GO_ON, 4, "run is not a run directory: it does not exist"),
     case("F1-verify-missing", "checkpoint verify run", 4, "run is not a run directory"),
     sample(
         "F1-no-such-step",
@@ -199,7 +199,7 @@ CASES: list[Case] = [
         "F10-option",
         as_it_is,
         2,
-        "--training.lr would make it another run",
+        "--training.lr would change the run",
         "--allow-inexact",
         options="--training.lr 0.5",
     ),

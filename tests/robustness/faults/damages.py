@@ -93,7 +93,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest of 17 MB": (lambda f: (f / MANIFEST).write_text(" " * 17 * 2**20 + "{}"), "more than 16.8 MB"),
     "duplicate key": (
         lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("{", '{"format": 1, ', 1)),
-        "a key stands twice",
+        "a key is repeated",
     ),
     "edited": (
         lambda f: (f / "state.json").write_text(
