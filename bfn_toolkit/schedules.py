@@ -1,6 +1,6 @@
 r"""Accuracy schedules: the accuracy of the messages up to time t.
 
-Time t runs from 0, where nothing is known, to 1.  The accuracy rate is :math:`\alpha(t)`, and the accumulated accuracy
+Time t runs from 0, where nothing is known, to 1.  The accuracy rate is :math:`\alpha(t)`; the accumulated accuracy is
 
 .. math:: \beta(t) = \int_0^t \alpha(t') \, dt', \qquad \beta(0) = 0 .
 

@@ -43,7 +43,7 @@ from bfn_toolkit.product_family import JointOutput
 
 
 def beyond(given: Tensor, free: Tensor, weight: float) -> Tensor:
-    """given + weight (given - free)."""
+    """Extrapolates: given + weight (given - free)."""
     return given + weight * (given - free)
 
 

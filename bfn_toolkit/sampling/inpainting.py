@@ -3,7 +3,7 @@ r"""Inpainting: samples with known values at some sites.
 A sampler calls a model for its output distribution and moves the beliefs towards it.  Here the output is *clamped*: at
 the known sites all of its probability is on the known values,
 
-.. math:: p_O(x_d = \bar x_d \mid \theta; t) = 1 \text{ for known } d ,
+.. math:: p_O(x_d = \bar x_d \mid \theta; t) = 1 \text{ for known } d .
 
 Then the messages about known sites are messages about these values, and the beliefs about them follow the flow
 

@@ -248,7 +248,7 @@ def check_step_loss_is_a_divergence(family: Family[Any]) -> float:
     raw = repeat(raw_numbers(family, 1), n)
     x, alpha = repeat(data(family, 1), n), alphas(n, 0.5)
     sender, receiver = family.sender(x, alpha), family.receiver(family.output(raw, params), alpha)
-    with seeded(0, "price"):
+    with seeded(0, "price"):  # a key, kept so that the draws stay the same
         y = sender.sample()
         sampled = sender.log_prob(y) - receiver.log_prob(y)
         loss = family.step_loss(x, family.output(raw, params), alpha)

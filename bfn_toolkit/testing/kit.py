@@ -62,8 +62,8 @@ def kind_of(subject: Any) -> str:
     kind = getattr(type(subject), "kind", None)
     kinds = sorted({law.kind for law in LAWS.values()})
     if kind not in kinds:
-        found = f"a {kind}" if isinstance(kind, str) else f"{type(subject).__name__}, which has no kind"
-        raise ConfigError(f"there are laws for {', '.join(kinds)}; {subject!r} is {found}")
+        description = f"a {kind}" if isinstance(kind, str) else f"{type(subject).__name__}, which has no kind"
+        raise ConfigError(f"there are laws for {', '.join(kinds)}; {subject!r} is {description}")
     return str(kind)
 
 

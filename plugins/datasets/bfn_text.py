@@ -27,8 +27,8 @@ SHOWN = 5  # largest number of characters in a message
 def _different(_: object, __: attrs.Attribute[Any], alphabet: str | None) -> None:
     if alphabet is not None and (len(alphabet) < 2 or len(set(alphabet)) < len(alphabet)):
         doubled = next((c for c in alphabet if alphabet.count(c) > 1), None)
-        found = f"two of {doubled!r}" if doubled else repr(alphabet)
-        raise ConfigError(f"alphabet: expected two or more different characters, got {found}")
+        got = f"{doubled!r} twice" if doubled else repr(alphabet)
+        raise ConfigError(f"alphabet: expected two or more different characters, got {got}")
 
 
 @attrs.frozen(eq=False)
@@ -108,18 +108,18 @@ def _alphabet_of(text: str, place: str) -> str:
     """The characters of a text, sorted; control characters are refused, because they suggest a binary file."""
     if not text:
         raise DataError(f"{place}: no rows: the file is empty")
-    found = sorted(set(text))
-    strange = next((c for c in found if c < " " and c not in "\t\n\r\f"), None)
+    alphabet = sorted(set(text))
+    strange = next((c for c in alphabet if c < " " and c not in "\t\n\r\f"), None)
     if strange is not None:
         raise DataError(
             f"{place}: not text: the control character {_shown(strange)} at offset {text.index(strange)}; "
             "if it belongs there, list all characters in the option alphabet"
         )
-    if len(found) < 2:
+    if len(alphabet) < 2:
         raise DataError(
             f"{place}: a text of {_shown(text[0])} only has nothing to learn; expected two different characters"
         )
-    return "".join(found)
+    return "".join(alphabet)
 
 
 def _classes(text: str, alphabet: str, place: str) -> Tensor:
