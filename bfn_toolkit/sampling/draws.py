@@ -135,7 +135,7 @@ def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:
         return torch.device("cpu"), None
     if weight.dtype in (torch.float16, torch.bfloat16):
         raise ConfigError(
-            f"the weights are {weight.dtype}, which is too coarse for beliefs: it rounds most messages away; "
+            f"the weights are {weight.dtype}, which is too coarse for beliefs, and the state is float32; "
             "keep the weights in float32 and sample under torch.autocast"
         )
     return weight.device, weight.dtype
