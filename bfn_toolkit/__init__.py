@@ -1,7 +1,7 @@
 """Bayesian Flow Networks from parts that can be replaced and proven.
 
-The public names stand in ``__init__.pyi``.  Each is loaded on first use, so that the command line can print its help
-without importing torch.
+The public names are listed in ``__init__.pyi``.  Each is loaded on first use, so that the command line can print its
+help without importing torch.
 """
 
 import lazy_loader

@@ -30,7 +30,7 @@ from bfn_toolkit.shapes import Data, batch_size, times_like
 
 
 class FlowModel(nn.Module, Model):
-    """A model that has a loss, a likelihood bound and samples: those of its family and output distribution."""
+    """Model with a loss, a likelihood bound and samples, all from its family and output distribution."""
 
     def __init__(self, family: Family[Any]) -> None:
         super().__init__()
@@ -77,27 +77,28 @@ class FlowModel(nn.Module, Model):
     ) -> Data:
         """Draws samples, with shape (batch_size, *site), from torch's generator (see :func:`~bfn_toolkit.seeded`).
 
-        They are drawn in chunks (:mod:`~bfn_toolkit.sampling.chunks`), so that under one seed the first rows do not
-        depend on how many follow; where memory does not suffice, the network sees fewer rows at once, to the same
-        effect.  Everything happens in this process: in a job of several, each that calls it draws all of the samples.
+        Samples are drawn in chunks (:mod:`~bfn_toolkit.sampling.chunks`), so under one seed the first rows do not
+        depend on how many follow.  If memory runs out, the network sees fewer rows together; the samples stay the
+        same.  Everything happens in this process: in a job of several processes, each one that calls this draws all
+        of the samples.
 
         Arguments:
             batch_size: Number of samples.
             n_steps: Number of steps.
             sampler: The sampler; by default the choice of :func:`~bfn_toolkit.default_sampler`.
             condition: Conditions of the network by name, each with ``batch_size`` rows.
-            known: Values that the samples are to have, as a pair ``(values, mask)``
+            known: Values that the samples must have, as a pair ``(values, mask)``
                 (:meth:`~bfn_toolkit.Observed.of`).
-            on_step: Called with each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception of it ends the
-                sampling.
+            on_step: Callback that receives each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception in
+                it ends the sampling.
         Raises:
-            ConfigError: If a number is not a positive integer, the sampler is not for this family, the weights are of
-                half precision, a condition is unknown, missing, of another length or outside its domain, or known
-                values have another form.
+            ConfigError: If a number is not a positive integer, the sampler does not fit this family, the weights have
+                half precision, a condition is unknown, missing, of another length or outside its domain, or the known
+                values are malformed.
             DataError: If a known value is outside the family's domain.
-            NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
+            NonFiniteError: If the samples or the network's raw numbers are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
-            ResourceError: If memory does not suffice.
+            ResourceError: If there is not enough memory.
         """
         _refuse(unknown)
         draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known)
@@ -105,7 +106,7 @@ class FlowModel(nn.Module, Model):
 
 
 def _refuse(unknown: Mapping[str, Any]) -> None:
-    """Raises ConfigError for keywords that are not arguments: most likely conditions."""
+    """Raises ConfigError for keywords that are not arguments; most likely they are conditions."""
     for name in unknown:
         raise ConfigError(f"there is no argument '{name}'; a condition is written condition={{{name!r}: values}}")
 
@@ -114,10 +115,10 @@ class BFN(FlowModel):
     """Bayesian flow network.
 
     Arguments:
-        family: Distribution family; its ``network_io`` says what the network has to fit.
-        network: A module with ``forward(features, t, /, **condition)``, or the builder of one.  Only a model that was
-            made from a builder can be saved (:meth:`save_pretrained`).
-        builder: The builder that a module was made from.
+        family: Distribution family; its ``network_io`` gives the sizes that the network must fit.
+        network: A module with ``forward(features, t, /, **condition)``, or a builder of one.  Only a model made from
+            a builder can be saved (:meth:`save_pretrained`).
+        builder: The builder from which ``network`` was made, if it is a module.
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -139,7 +140,7 @@ class BFN(FlowModel):
 
     @property
     def conditions(self) -> Collection[str] | None:
-        """Names of the conditions that the network reads; None where it does not say."""
+        """Names of the conditions that the network reads; None if it does not say."""
         return self.signature.names
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
@@ -150,7 +151,7 @@ class BFN(FlowModel):
                 self.builder.check_condition(name, value)
 
     def halve_micro_batch(self) -> bool:
-        """Halves the rows that the network sees together, down to where kernels would round otherwise."""
+        """Halves the rows that the network sees together, down to the size below which kernels round differently."""
         self.micro_batch = (self.micro_batch or 2 * MAX_ROWS) // 2
         return self.micro_batch >= MIN_ROWS
 
@@ -164,7 +165,7 @@ class BFN(FlowModel):
             self._total = None
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """Features, network, output distribution.
+        """Output distribution: features of the beliefs, then the network, then the family's output.
 
         Arguments:
             params: Beliefs theta.
@@ -179,13 +180,13 @@ class BFN(FlowModel):
         raw = self._raw(features, times_like(t, features), condition or {})
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
-            found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+            actual = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
             cls = type(self.network)
             name = f"{cls.__module__}.{cls.__qualname__}"
-            raise PluginError(f"network {name} returned {found}, expected a tensor of shape {expected}")
+            raise PluginError(f"network {name} returned {actual}, expected a tensor of shape {expected}")
         if self._total is not None:
-            seen = raw.detach() if raw.requires_grad else raw
-            self._total = self._total + seen.sum(dtype=features.dtype)  # a CPU scalar goes with any device
+            numbers = raw.detach() if raw.requires_grad else raw
+            self._total = self._total + numbers.sum(dtype=features.dtype)  # a CPU scalar works with any device
         return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
 
     def _raw(self, features: Tensor, t: Tensor, condition: Condition) -> Any:
@@ -199,16 +200,16 @@ class BFN(FlowModel):
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
     ) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and a model card, ``README.md``, as people share models.
+        """Writes ``config.json``, ``model.safetensors`` and the model card ``README.md``, ready to be shared.
 
         Arguments:
-            directory: Where to write them.
-            card: What the card is to say besides: the fields of :class:`~bfn_toolkit.sharing.model_card.Card`.
-            force: Replace a model that is there.
+            directory: Directory for the three files.
+            card: Additional fields of the card (:class:`~bfn_toolkit.sharing.model_card.Card`).
+            force: Whether to replace an existing model.
         Raises:
-            ConfigError: If the model was made from a bare module, a part of it has no name, or there is something
-                in ``directory``.
-            NonFiniteError: If a weight is NaN or infinite; nothing is written then.
+            ConfigError: If the model was made from a bare module, one of its components is not registered, or
+                ``directory`` is not empty.
+            NonFiniteError: If a weight is NaN or infinite; then nothing is written.
             ResourceError: If a file cannot be written.
         """
         from bfn_toolkit.sharing import pretrained
@@ -220,15 +221,15 @@ class BFN(FlowModel):
     def from_pretrained(
         cls, directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
     ) -> BFN:
-        """Reads what :meth:`save_pretrained` wrote, from a local directory, onto the CPU and ready to sample.
+        """Loads a model saved by :meth:`save_pretrained` from a local directory, on the CPU and ready to sample.
 
         Arguments:
-            directory: The directory.
+            directory: The directory of the model.
             allow_nonfinite: Whether weights may be NaN or infinite.
-            allow_plugin_mismatch: Whether plugins may be of another major version than those that saved it.
+            allow_plugin_mismatch: Whether plugins may have another major version than when the model was saved.
         Raises:
-            RunDirectoryError: If it is not such a directory, or a file of it is damaged.
-            PluginError: If a plugin of it is not installed, or only in another major version.
+            RunDirectoryError: If the directory does not hold a saved model, or one of its files is damaged.
+            PluginError: If a plugin of the model is not installed, or only in another major version.
         """
         from bfn_toolkit.sharing import pretrained
 
@@ -242,12 +243,12 @@ class BFN(FlowModel):
         """Saves the model and uploads it to the Hugging Face Hub (``pip install "bfn-toolkit[hub]"``).
 
         Arguments:
-            repo_id: "user/name"; made if it is not there.
+            repo_id: Repository as "user/name"; created if it does not exist.
             card: See :meth:`save_pretrained`.
-            private: Whether a repository that is made is private.
-            token: Of the Hub; by default that of ``hf auth login``.
+            private: Whether a newly created repository is private.
+            token: Access token of the Hub; by default the one from ``hf auth login``.
         Returns:
-            The address of the model.
+            The URL of the model.
         Raises:
             ResourceError: If the Hub's client is not installed, or the upload fails.
         """
@@ -260,11 +261,11 @@ class BFN(FlowModel):
 
 
 class Oracle(FlowModel):
-    """A model whose output distribution is a given function: for data whose posterior is known in closed form.
+    """Model whose output distribution is a function: for data whose posterior is known in closed form.
 
     Arguments:
         family: Distribution family.
-        posterior: The exact p(x | theta), as a function of the params.
+        posterior: Function from params to the exact p(x | theta).
     """
 
     def __init__(self, family: Family[Any], posterior: Callable[[Any], Output]) -> None:
@@ -273,5 +274,5 @@ class Oracle(FlowModel):
 
     @torch.no_grad()
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """The posterior, whatever the time."""
+        """Returns the posterior, which does not depend on t."""
         return self.posterior(params)

@@ -7,9 +7,9 @@ last bin reach to infinity, so that with the distribution function F of the mixt
     p_O(k) = F(e_k) - F(e_{k-1}), \quad F(e_0) = 0, \; F(e_K) = 1, \qquad
     E[x] = 1 - \frac{1}{K} - \frac{2}{K} \sum_{j=1}^{K-1} F(e_j) .
 
-A difference of distribution functions is 0 in floating point a few deviations away from the mean, and the sum has K
-terms.  Here log-probabilities are precise everywhere (:func:`log_interval`), and the sum takes a time and a memory that
-do not grow with K (:func:`binned_mean`).
+In floating point, a difference of distribution functions is 0 a few deviations away from the mean, and the sum has K
+terms.  Here log-probabilities are precise everywhere (:func:`log_interval`), and the time and memory of the sum do not
+grow with K (:func:`binned_mean`).
 
 Source: Graves et al. 2023 (arXiv 2308.07037), eq. 107 to 109.
 """
@@ -31,7 +31,7 @@ from bfn_toolkit.shapes import per_example
 
 
 class _LogNdtr(torch.autograd.Function):
-    """torch's own has a wrong gradient in the lower tail: at -1000 in float32 5 % off, at -1e5 0.4 for 1e5."""
+    """log_ndtr with a precise gradient; torch's is wrong in the lower tail: in float32 5 % off at -1000."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class _LogNdtr(torch.autograd.Function):
 
 
 def log_ndtr(z: Tensor) -> Tensor:
-    """ln Phi(z), with its gradient precise at every z."""
+    """ln Phi(z), with a gradient that is precise at every z."""
     result: Tensor = _LogNdtr.apply(z)  # type: ignore[no-untyped-call]
     return result
 
@@ -56,13 +56,14 @@ def log_ndtr(z: Tensor) -> Tensor:
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
     """ln(Phi(high) - Phi(low)) for low < high: the log-probability of an interval under N(0, 1), precise everywhere.
 
-    In the lower tail, where it is a difference of log-probabilities; for narrow intervals the density at the middle
-    times the width, with a correction for the shape of the density.  Within 1e-5 of the result in float32.
+    The interval is mirrored into the lower tail, where the result is a difference of log-probabilities.  For narrow
+    intervals it is the density at the middle times the width, with a correction for the curvature of the density.
+    The error is below 1e-5 in float32.
     """
     flip = low + high > 0.0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     width = high - low
-    limit = torch.finfo(width.dtype).eps ** 0.2  # where both forms are equally precise: 0.04 in float32
+    limit = torch.finfo(width.dtype).eps ** 0.2  # both forms are equally precise here: 0.04 in float32
     narrow = width < limit
     # Each form gets arguments at which it is finite, because a gradient of where(narrow, ..., inf) would be NaN.
     wide = log_ndtr(high)
@@ -70,7 +71,7 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
     wide = wide + torch.log(-torch.expm1(-gap))
     width = width.clamp_max(limit)
     middle = (low + high) / 2
-    # ln(sinh(x) / x) for x = slope / 2, by its series where that is exact.
+    # ln(sinh(x) / x) for x = slope / 2, by its series for small slopes.
     slope = (middle * width).abs()
     steep = slope.clamp_min(1e-3)
     bend = torch.where(slope < 1e-3, slope.square() / 24, steep / 2 + torch.log(-torch.expm1(-steep) / steep))
@@ -81,10 +82,10 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
 def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
     r"""Mean of the centre of the bin into which a draw of N(mean, scale^2) falls, in constant time.
 
-    With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Where the scale is
-    at least 1.2 h, the sum is the integral with the Euler-Maclaurin corrections at both ends; else that of the 12 edges
-    around the mean, all others being 1 or -1.  Both are within 3e-7 h of the sum.  The first derivatives, found in the
-    same pass, are within 1e-5 of the sum's; there are no second ones.
+    With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  If the scale is
+    at least 1.2 h, the sum is computed as an integral with the Euler-Maclaurin corrections at both ends; otherwise over
+    the 12 edges around the mean, since erf is 1 or -1 at all others.  Both are within 3e-7 h of the sum.  The first
+    derivatives, computed in the same pass, are within 1e-5 of the sum's; there are no second derivatives.
 
     Arguments:
         mean: Means of any shape.
@@ -96,7 +97,7 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
 
 
 class _BinnedMean(torch.autograd.Function):
-    """Value and both derivatives in one pass, so that nothing of the window's size is kept for the gradient."""
+    """Value and both derivatives in one pass, so that no tensor of the window's size is kept for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, scale: Tensor, bins: int) -> Tensor:
@@ -114,7 +115,7 @@ class _BinnedMean(torch.autograd.Function):
 
 
 def _by_window(mean: Tensor, scale: Tensor, bins: int, edges: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum over the edges around the mean, with derivatives."""
+    """The mean by a sum over the edges around it, with derivatives."""
     h, size = 2.0 / bins, min(edges, bins - 1)
     position = (mean + 1.0) * (bins / 2)  # in bins, from the lowest edge
     first = (position.floor() - (size // 2 - 1)).clamp_(1, bins - size)
@@ -129,16 +130,16 @@ def _by_window(mean: Tensor, scale: Tensor, bins: int, edges: int = 12) -> tuple
 
 
 def _by_integral(mean: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Euler-Maclaurin formula, with derivatives."""
+    """The mean by the Euler-Maclaurin formula, with derivatives."""
     h = 2.0 / bins
     scale = scale.clamp_min(1.2 * h)
     steepness = h / scale
     ends = torch.tensor([-1.0, 1.0], device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
     z = (ends - mean) / scale
     w = z.square().clamp_max_(400.0)  # beyond, the density is 0
-    below_1 = torch.expm1(w * -0.5)  # for exp, because the ends differ by little where the scale is large
+    below_1 = torch.expm1(w * -0.5)  # exp would lose the small difference of the ends at large scales
     density = (below_1 + 1.0) / math.sqrt(2 * math.pi)
-    # |B_2m| / (2m)! steepness^2m, then the sums of their products with Hermite polynomials, by powers of w.
+    # a_m = |B_2m| / (2m)! steepness^2m, then sums of their products with Hermite polynomials, in powers of w.
     u = steepness.square()
     a1, a2 = u / 12, u.square() / 720
     a3 = a2 * u / 42
@@ -158,10 +159,10 @@ def _by_integral(mean: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor
 
 @attrs.frozen(eq=False)
 class Binned:
-    """The bins into which draws of a normal mixture fall, independent over the sites.
+    """Distribution of the bin into which a draw of a normal mixture falls, independent over the sites.
 
-    Mean, draws and log-probability do not grow with the number of bins.  Mode, expectation of a function and mixture
-    are those of :attr:`table`.
+    The cost of mean, draws and log-probability does not grow with the number of bins.  Mode, expectation and mixture
+    use the :attr:`table` of all bins.
 
     Arguments:
         normals: The mixture.
@@ -172,15 +173,15 @@ class Binned:
     bins: int
 
     def index(self, x: Tensor) -> Tensor:
-        """Number of the bin that x is in, from 0; of the outermost bin, where x is beyond them."""
+        """Index, from 0, of the bin that x is in; values beyond the bins belong to the outermost one."""
         return ((x + 1.0) * (self.bins / 2)).floor().clamp(0, self.bins - 1)
 
     def centre(self, index: Tensor) -> Tensor:
-        """Centre of the bin of that number."""
+        """Centre of the bin with this index."""
         return (2.0 * index + (1 - self.bins)) / self.bins
 
     def _log_masses(self, index: Tensor, *, outermost_infinite: bool = True) -> Tensor:
-        """Log-probabilities of bins: (B, *site, N) of numbers (B, *site, N)."""
+        """Log-probabilities (B, *site, N) of the bins with indices (B, *site, N)."""
         normals, h = self.normals, 2.0 / self.bins
         index, mean, scale = index.unsqueeze(-1), normals.means.unsqueeze(-2), normals.scales.unsqueeze(-2)
         low, high = (index * h - 1.0 - mean) / scale, ((index + 1.0) * h - 1.0 - mean) / scale
@@ -201,7 +202,7 @@ class Binned:
 
     @property
     def truncated(self) -> Finite:
-        """The weights of all bins, none of which reaches beyond [-1, 1]: those of draws that fall into it."""
+        """The weights of all bins given that the draw lies in [-1, 1]."""
         return self._table(outermost_infinite=False)
 
     @property
@@ -219,7 +220,7 @@ class Binned:
         return self.centre(self.index(self.normals.sample()))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats per example of the bins that x is in."""
+        """Log-probability, in nats per example, of the bins that x is in."""
         return per_example(self._log_masses(self.index(x).unsqueeze(-1)).squeeze(-1))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -227,5 +228,5 @@ class Binned:
         return self.table.expect(function)
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """Mixture of the kernel over the centres, with their weights at each site."""
+        """Mixture of the kernel over the bin centres, weighted at each site."""
         return self.table.mix(kernel)

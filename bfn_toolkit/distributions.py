@@ -1,7 +1,7 @@
 """Distributions over data and messages.
 
 Every distribution that the toolkit passes around has batch shape (B,), so that a log-density or a divergence is in nats
-per example; its event shape is that of the data or of the message.  Those of torch are used as they are.
+per example; its event shape is that of the data or of the message.  Distributions of torch are used unchanged.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bfn_toolkit.shapes import Data, expand, map_data
 
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
-    """Normal distribution with independent sites: mean (B, *site), scale (B,) or like the mean."""
+    """Normal distribution with independent sites; mean (B, *site), scale (B,) or the shape of the mean."""
     return Independent(_Normal(mean, expand(scale, mean)), mean.ndim - 1, validate_args=False)
 
 
 class _Normal(Normal):
-    """Normal distribution that computes with a scale as often as there are different ones, not at every site."""
+    """Normal distribution that computes functions of the scale once per distinct scale, not at every site."""
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         self.shared_scale = scale  # broadcasts against the mean
@@ -50,8 +50,8 @@ class _Normal(Normal):
 def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
     """KL(p || q) in nats per example, with shape (B,).
 
-    In closed form where torch has one registered (``torch.distributions.kl.register_kl``), else the unbiased
-    Monte Carlo estimate from ``samples`` draws of p.
+    In closed form if torch has one registered (``torch.distributions.kl.register_kl``); otherwise the unbiased Monte
+    Carlo estimate from ``samples`` draws of p.
     """
     try:
         return kl_divergence(p, q)
@@ -65,7 +65,7 @@ class VonMises(Distribution):
 
     Arguments:
         v: Natural parameters with shape (..., 2), the concentration times the mean direction; zero is uniform.
-        validate_args: Whether torch checks values, which waits for the device.
+        validate_args: Whether torch checks values, which synchronises with the device.
     """
 
     arg_constraints = {"v": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
@@ -106,8 +106,8 @@ class VonMises(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + batch shape; NaN where v is not finite.
 
-        By rejection under a wrapped Cauchy distribution (Best and Fisher 1979), from a stream of its own: how often one
-        row is drawn again changes neither the other rows nor what is drawn later.
+        By rejection under a wrapped Cauchy distribution (Best and Fisher 1979), from a separate random stream: the
+        number of rejections in one row changes neither the other rows nor later draws.
         """
         with torch.no_grad(), streams()("von Mises"):
             finite = torch.isfinite(self.v).all(-1)
@@ -137,7 +137,7 @@ def mean_resultant(kappa: Tensor) -> Tensor:
 
 
 def von_mises(v: Tensor) -> Distribution:
-    """von Mises distributions (B,) with independent sites, of natural parameters v (B, *site, 2)."""
+    """von Mises distributions (B,) with independent sites and natural parameters v (B, *site, 2)."""
     return Independent(VonMises(v), v.ndim - 2, validate_args=False)
 
 
@@ -152,13 +152,13 @@ def _kl_von_mises(p: VonMises, q: VonMises) -> Tensor:
 
 @singledispatch
 def as_batch(distribution: Distribution, axes: int) -> Distribution:
-    """The distribution with the first axes of its event as axes of its batch: their log-densities are not summed.
+    """The distribution with its first event axes turned into batch axes, so that their log-densities are not summed.
 
     Arguments:
-        distribution: Independent along those axes.
-        axes: How many.
+        distribution: A distribution that is independent along those axes.
+        axes: Number of axes.
     Raises:
-        TypeError: If it is not known to be independent along them.
+        TypeError: If the distribution is not known to be independent along them.
     """
     raise TypeError(
         f"a mixture needs components that are Independent over candidates and sites, got {distribution}; "
@@ -177,14 +177,14 @@ def _(distribution: Independent[Any], axes: int) -> Distribution:
 class Mixture(Distribution):
     """Mixture of K distributions, with weights per example or per site.
 
-    The candidates stand on the axis after the batch: one distribution holds all of them.
+    One batched distribution holds all candidates, on the axis after the batch.
 
     Arguments:
-        logits: Unnormalised log-weights, (*batch, K) for one choice per example, (*batch, *site, K) for one at each.
+        logits: Unnormalised log-weights: (*batch, K) for one choice per example, (*batch, *site, K) for one per site.
         components: Distribution with batch shape (*batch, K), or (*batch, K, *site) with weights per site; see
             :func:`as_batch`.
         batch_ndim: Number of batch axes.
-        validate_args: Whether torch checks values, which waits for the device.
+        validate_args: Whether torch checks values, which synchronises with the device.
 
     >>> candidates = Normal(torch.tensor([[-1.0, 1.0]]), 0.5)
     >>> Mixture(torch.zeros(1, 2), candidates).log_prob(torch.tensor([1.0]))
@@ -224,7 +224,7 @@ class Mixture(Distribution):
 
     @property
     def _log_weights(self) -> Tensor:
-        """Log-weights with the candidates where the components have them."""
+        """Log-weights with the candidates on the same axis as in the components."""
         return self.logits.movedim(-1, self._axis)
 
     def _average(self, values: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class Mixture(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """Variance of each number of y."""
+        """Elementwise variance of y."""
         mean = self.components.mean
         centred = mean - self._average(mean).unsqueeze(self._axis)
         return self._average(self.components.variance + centred.square())
@@ -266,7 +266,7 @@ class Mixture(Distribution):
 
 
 def _beside(y: Data, components: Any, sites: int) -> Data:
-    """Data with an axis of one candidate, so that they broadcast against all."""
+    """Data with a candidate axis of length one, which broadcasts against all candidates."""
     if isinstance(y, Mapping):
         return {name: _beside(part, components[name], sites) for name, part in y.items()}
     return y.unsqueeze(y.ndim - len(components.event_shape) - sites)

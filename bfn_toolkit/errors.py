@@ -1,7 +1,7 @@
-"""Errors a user can cause, each with the exit status of the command line.
+"""Errors that a user can cause, each with its exit status on the command line.
 
-Every message says what was expected, what was found and, where there is one, the line to write instead.
-Anything that is not a :class:`BFNError` is a bug of the toolkit (exit status 70).
+Every message says what was expected, what was found and, if possible, the line to write instead.
+Any other exception is a bug of the toolkit (exit status 70).
 
 ====== ===================================== =======================
 status meaning                               class
@@ -29,7 +29,7 @@ class BFNError(Exception):
 
 
 class BFNWarning(UserWarning):
-    """Something that a user should know, and that stops nothing."""
+    """A warning for the user; the work continues."""
 
 
 class ConfigError(BFNError, ValueError):
@@ -41,7 +41,7 @@ class StepCountError(ConfigError):
 
 
 class UnknownPlugin(ConfigError):  # noqa: N818 - the name that the documentation uses
-    """No plugin of that kind has that name."""
+    """No plugin of this kind has this name."""
 
 
 class DataError(BFNError, ValueError):
@@ -81,6 +81,6 @@ class ResourceError(BFNError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'nearest'?" (with its leading blank), or nothing when no known name is close."""
+    """Returns " Did you mean 'nearest'?" (with its leading blank), or "" if no known name is close."""
     nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -54,22 +54,22 @@ def check_n_steps(n_steps: int) -> int:
 
 
 def check_site_shape(_: object, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
-    """An attrs validator: the sizes are integers of at least 1."""
+    """attrs validator: checks that all sizes are integers of at least 1."""
     if not all(isinstance(size, int) and size >= 1 for size in value):
         raise ValueError(f"{attribute.name} must be integers of at least 1, got {value}")
 
 
 def check_values(owner: object, x: Tensor, bad: Tensor, expected: str, advice: str = "") -> None:
-    """Refuses data that have bad values, at a public entry: the value is read.
+    """Refuses data with bad values; for public entries only, because it reads a tensor's values.
 
     Arguments:
-        owner: The family or head that checks; its class is named.
+        owner: The family or head that checks; the message names its class.
         x: Data.
-        bad: Where they are bad, with the leading axes of x.
-        expected: The data that are expected.
+        bad: Mask of the bad values, with the leading axes of x.
+        expected: Words for the data that are expected.
         advice: The end of the message.
     Raises:
-        DataError: If any are bad; it names the first of them.
+        DataError: If any value is bad; the message shows the first one.
     """
     if bad.any():
         row = tuple(bad.nonzero()[0].tolist())
@@ -92,22 +92,22 @@ def check_finite(owner: object, x: Tensor, noun: str = "data") -> None:
 
 
 class ExampleKind(StrEnum):
-    """The kind of thing that one example is, which decides how a figure draws it."""
+    """Kind of one example, which decides how a figure draws it."""
 
     NUMBER = "number"  # one real number: a histogram
     POINTS = "points"  # several: a cloud of points
     IMAGE = "image"  # a grid of pixels, of numbers or of classes: a sheet
     CLASS = "class"  # one class: frequencies
     SEQUENCE = "sequence"  # several classes: frequencies
-    ROW = "row"  # a mapping of named parts, each of a kind of its own: part by part
+    ROW = "row"  # a mapping of named parts, each with its own kind: part by part
 
 
 @attrs.frozen(eq=False)
 class Part:
-    """One part of the data, with its family and its share of values that all parts have.
+    """One part of the data, with its family and its share of some values.
 
     Arguments:
-        name: Name of the part; empty for the only part of a family that is not a product.
+        name: Name of the part; "" for the only part of a family that is not a product.
         family: The family of the part.
         values: The part's share of each value that :meth:`Family.walk` was called with, in that order.
     """
@@ -118,14 +118,14 @@ class Part:
 
     @property
     def prefix(self) -> str:
-        """Beginning of the names of arrays that belong to this part: its name and a dot, or nothing without a name."""
+        """Prefix of the names of this part's arrays: its name and a dot, or "" without a name."""
         return f"{self.name}." if self.name else ""
 
     def as_channel(self) -> ChannelFamily[Any]:
-        """The family as a Gaussian channel, see :meth:`Family.as_channel`.
+        """The family as a Gaussian channel (:meth:`Family.as_channel`).
 
         Raises:
-            ConfigError: If it is not one; the message names the part.
+            ConfigError: If it is not a channel; the message names the part.
         """
         try:
             return self.family.as_channel()
@@ -195,7 +195,7 @@ class Family(abc.ABC, Generic[P]):
 
     @property
     def n_steps(self) -> int | None:
-        """The number of steps that the family is tied to; None where any will do."""
+        """The only number of steps that the family allows; None if it allows any."""
         return None
 
     @property
@@ -205,7 +205,7 @@ class Family(abc.ABC, Generic[P]):
 
     @property
     def example_kind(self) -> ExampleKind:
-        """The kind of thing that one example is, for figures: from the shape and :attr:`is_discrete`, by default."""
+        """Kind of one example, for figures; by default derived from the shape and :attr:`is_discrete`."""
         site = self.network_io.site_shape
         if len(site) == 2 and min(site) >= 4:
             return ExampleKind.IMAGE
@@ -215,16 +215,16 @@ class Family(abc.ABC, Generic[P]):
 
     @property
     def parts(self) -> Mapping[str, Family[Any]]:
-        """The families whose losses are reported apart: this one, under the name "", unless it is a product."""
+        """The families whose losses are reported separately: this one, under the name "", unless it is a product."""
         return {"": self}
 
     @property
     def has_parts(self) -> bool:
-        """Whether data, params and outputs go by the names of parts: True for a product alone."""
+        """Whether data, params and outputs are mappings by part: True only for a product."""
         return False
 
     def walk(self, *values: Any) -> Iterator[Part]:
-        """The parts one by one, each with its share of the values: of data, params, outputs, times or accuracies.
+        """Yields the parts, each with its share of the values (data, params, outputs, times or accuracies).
 
         A tensor where a product has a mapping, such as a time, is shared by all parts.  A family that is not a product
         is its own only part.
@@ -236,23 +236,23 @@ class Family(abc.ABC, Generic[P]):
         yield Part("", self, values)
 
     def join(self, values: Mapping[str, Any]) -> Any:
-        """One value again from those of the parts by name, the inverse of :meth:`walk`: the only one, as it is.
+        """Joins the values of the parts into one, the inverse of :meth:`walk`.
 
-        For a product it is the mapping itself.  Outputs are joined by :meth:`join_outputs`.
+        For a product this is the mapping itself, otherwise its only value.  :meth:`join_outputs` joins outputs.
         """
         (value,) = values.values()
         return value
 
     def join_outputs(self, outputs: Mapping[str, Output]) -> Output:
-        """One output from those of the parts by name: the only one; for a product their independent product."""
+        """Joins the outputs of the parts into one: for a product their independent product, otherwise the only one."""
         (output,) = outputs.values()
         return output
 
     def as_channel(self) -> ChannelFamily[Any]:
-        """The family as a Gaussian channel, in whose coordinates a solver works: itself, if it is one.
+        """The family itself, if it is a Gaussian channel; solvers work in the coordinates of the channel.
 
         Raises:
-            ConfigError: If it is not one.
+            ConfigError: If it is not a channel.
         """
         raise ConfigError(
             f"a solver works in the coordinates of a ChannelFamily, which {type(self).__name__} is not; "
@@ -264,13 +264,13 @@ class Family(abc.ABC, Generic[P]):
         return output.mix(lambda x: self.sender(x, alpha))
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
-        """KL(p_S || p_R) in nats per example, with shape (B,): in closed form where there is one.
+        """KL(p_S || p_R) in nats per example, with shape (B,), in closed form if there is one.
 
         Arguments:
             x: Data.
             output: Output distribution.
             alpha: Accuracy of the message.
-            samples: Draws of the message where the divergence has no closed form.
+            samples: Number of draws of the message if the divergence has no closed form.
         """
         return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
 
@@ -295,9 +295,9 @@ class Family(abc.ABC, Generic[P]):
 
 
 class OutputHead(abc.ABC, Generic[P]):
-    """How the network's raw numbers become an output distribution: a field of the families that offer a choice.
+    """Map from the network's raw numbers to an output distribution: a field of families that offer a choice.
 
-    Heads receive the family, so that one head serves all configurations of it.
+    Heads receive the family, so that one head serves all its configurations.
     """
 
     kind: ClassVar[str] = "head"
@@ -325,7 +325,7 @@ class OutputHead(abc.ABC, Generic[P]):
         return torch.ones_like(t)
 
     def check_data(self, family: Any, x: Tensor) -> None:
-        """Checks what this head asks of the data beyond the family; nothing, unless overridden.
+        """Checks what this head requires of the data beyond the family; by default nothing.
 
         Raises:
             DataError: If x has values that the head's output distribution cannot have.
@@ -365,8 +365,8 @@ class AdditiveFamily(Family[P]):
 class ChannelFamily(AdditiveFamily[P]):
     r"""Family that is a Gaussian channel: natural parameters :math:`v \mid x \sim N(B \phi(x), B I)`.
 
-    A subclass gives the embedding phi, the reading of (v, B) as beliefs, and the output; sender, update, receiver, flow
-    and loss rate follow.
+    A subclass defines the embedding phi, the map between (v, B) and the beliefs, and the output; sender, update,
+    receiver, flow and loss rate follow.
 
     .. math:: y \sim N(\alpha \phi(x), \alpha I), \quad v' = v + y, \quad B' = B + \alpha, \quad
               \text{rate} = \tfrac{1}{2} \lVert \phi(x) - E_{p_O} \phi \rVert^2
@@ -390,11 +390,11 @@ class ChannelFamily(AdditiveFamily[P]):
         """Params from natural parameters v and accumulated accuracy B; the inverse of :meth:`natural_params`."""
 
     def from_scaled(self, w: Tensor, q: float) -> P:
-        """Params from a signal on noise of unit scale: w = v / q with the shape of v, and q = sqrt(B), one for all."""
+        """Params from w = v / q, whose noise has unit scale; q = sqrt(B) is one number for all examples."""
         return self.from_natural(q * w, torch.full((len(w),), q * q, device=w.device, dtype=w.dtype))
 
     def snr(self, alpha: Tensor) -> Tensor:
-        """Accuracy alpha in the unit of B: what a message of accuracy alpha adds to it."""
+        """Signal-to-noise ratio of a message of accuracy alpha: the amount that it adds to B."""
         return alpha
 
     def as_channel(self) -> ChannelFamily[P]:
@@ -402,7 +402,7 @@ class ChannelFamily(AdditiveFamily[P]):
         return self
 
     def mean_embedding(self, output: Output) -> Tensor:
-        """E[phi(x)] under the output distribution: (B, *site, d).  What the solvers need of an output."""
+        """E[phi(x)] under the output distribution: (B, *site, d); the solvers need nothing else of an output."""
         return output.expect(self.embed)
 
     def prior(
@@ -443,7 +443,7 @@ class SteppedFamily(Family[P]):
         return self.schedule.n_steps
 
     def times(self, n_steps: int) -> Tensor:
-        """i / n for the n of the schedule, and no other."""
+        """i / n, for the n of the schedule only."""
         n = self.schedule.n_steps
         if check_n_steps(n_steps) != n:
             raise StepCountError(
@@ -467,7 +467,7 @@ class SteppedFamily(Family[P]):
         return params
 
     def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
-        """There is none: accuracies that do not add have no continuous-time limit.
+        """Refused: accuracies that do not add have no continuous-time limit.
 
         Raises:
             ConfigError: Always.

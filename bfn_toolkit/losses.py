@@ -1,4 +1,4 @@
-r"""Losses: the price of the messages, in nats per example.
+r"""Losses: the cost of the messages, in nats per example.
 
 The code length of x is :math:`L(x) = L^n(x) + L^r(x)`, an upper bound of :math:`-\ln p(x)`: the n messages, then x
 itself under the last output distribution.
@@ -44,8 +44,8 @@ def _lattice(first: int, n: int, device: torch.device, dtype: torch.dtype) -> Te
 def draw_times(x: Data) -> Tensor:
     """Times in (0, 1], one for each example, in the dtype of the data.
 
-    They form a golden-ratio lattice with one uniform random offset: each time is uniform by itself, and a batch, or any
-    run of rows in it, covers the interval evenly, whatever the order of the data.
+    They form a golden-ratio lattice with one uniform random offset.  Each time is uniform by itself; a batch, and any
+    run of consecutive rows in it, covers the interval evenly.
     """
     device, dtype = device_of(x), dtype_of(x)
     with common():
@@ -54,7 +54,7 @@ def draw_times(x: Data) -> Tensor:
 
 
 class Loss(abc.ABC):
-    """What training minimises: a function of a model and a batch, with shape (B,)."""
+    """Function of a model and a batch, with shape (B,), that training minimises."""
 
     kind: ClassVar[str] = "loss"
 
@@ -64,11 +64,11 @@ class Loss(abc.ABC):
 
 
 class NatsLoss(Loss):
-    """A loss that is a price in nats: what each part of the data costs, and the sum."""
+    """Loss in nats: the sum of the losses of the parts of the data."""
 
     @abc.abstractmethod
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
-        """Price of each part of the family, with shape (B,); of a family that is no product, under the name ""."""
+        """Loss of each part by name, with shape (B,); a family that is not a product has one part, named ""."""
 
     def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
         return reduce(torch.add, self.part_losses(model, x, condition).values())
@@ -80,7 +80,7 @@ class ContinuousTimeLoss(NatsLoss):
 
     Arguments:
         weighting: "paper" for nats (eq. 41); "unit" scales the rate by the family's
-            :meth:`~bfn_toolkit.Family.loss_weight`, so that no time dominates the gradient: good for training, not a
+            :meth:`~bfn_toolkit.Family.loss_weight`, so that no time dominates the gradient: for training; it is not a
             likelihood.
     """
 
@@ -107,7 +107,7 @@ class DiscreteTimeLoss(NatsLoss):
 
     Arguments:
         n_steps: Number of messages n.
-        samples: Draws of the message for the divergence, where it has no closed form.
+        samples: Number of draws of the message if the divergence has no closed form.
     """
 
     n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
@@ -130,7 +130,7 @@ class DiscreteTimeLoss(NatsLoss):
 
 @attrs.frozen
 class ReconstructionLoss(NatsLoss):
-    """Price of x under the output distribution after all messages."""
+    """Reconstruction loss: -ln p_O(x) under the output distribution after all messages."""
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))

@@ -1,11 +1,10 @@
-"""The model: what losses and samplers ask, and a model around a model.
+"""The model: the interface that losses and samplers use, and a wrapper around a model.
 
-A model is a family with an output distribution, p_O(x | theta; t), from wherever it comes: a network
-(:class:`~bfn_toolkit.BFN`), a formula (:class:`~bfn_toolkit.Oracle`), or another model, led somewhere
-(:class:`ModelWrapper`).
+A model is a family with an output distribution p_O(x | theta; t), which may come from a network
+(:class:`~bfn_toolkit.BFN`), a formula (:class:`~bfn_toolkit.Oracle`) or another model (:class:`ModelWrapper`).
 
-Conditions travel as one mapping, from their names to tensors whose rows are those of the batch, and become keywords at
-the call of the network alone.  So a condition may have any name.
+Conditions travel as one mapping from names to tensors with one row per example.  They become keywords only at the call
+of the network, so a condition may have any name.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Condition: TypeAlias = Mapping[str, Tensor]
 
 
 class Model(Protocol):
-    """A family with an output distribution.  All but these two have defaults, for those who inherit them."""
+    """Family with an output distribution.  All members but ``family`` and ``output`` have defaults."""
 
     family: Family[Any]
 
@@ -33,11 +32,11 @@ class Model(Protocol):
 
     @property
     def conditions(self) -> Collection[str] | None:
-        """Names of the conditions that the model reads; None where it does not say."""
+        """Names of the conditions that the model reads; None if it does not say."""
         return None
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
-        """Checks conditions for a batch of so many rows, at a public entry.
+        """Checks the conditions for a batch of ``rows`` rows, at a public entry.
 
         Raises:
             ConfigError: If one is unknown, missing, of another length or outside its domain.
@@ -45,32 +44,32 @@ class Model(Protocol):
         return None  # noqa: RET501 - without it the verb would be abstract
 
     def finite_guard(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Scope whose value tells, when called, whether all numbers that the network has returned in it are finite."""
+        """Scope that yields a function: whether all numbers that the network has returned in the scope are finite."""
         return nullcontext(lambda: True)
 
     def halve_micro_batch(self) -> bool:
-        """Halves the rows that the network sees together; returns False where that is impossible."""
+        """Halves the rows that the network sees together; returns False if that is impossible."""
         return False
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The weights, which say where beliefs live and in which precision; none for a formula."""
+        """The weights, whose device and dtype the beliefs take; none for a formula."""
         return iter(())
 
 
 class ModelWrapper(nn.Module, Model):
-    """A model around a model, to which it delegates everything: derive from it, and override :meth:`output`.
+    """Model that delegates everything to another model: derive from it and override :meth:`output`.
 
     Arguments:
-        model: The model inside.
+        model: The wrapped model.
     """
 
     def __init__(self, model: Model) -> None:
-        nn.Module.__init__(self)  # and not that of a class beside this one, which would ask for a family
+        nn.Module.__init__(self)  # super() could be the __init__ of a sibling base class, which needs a family
         self.family = model.family
         self.model = model
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """Output distribution of the model inside."""
+        """Output distribution of the wrapped model."""
         return self.model.output(params, t, condition)
 
     @property
@@ -98,11 +97,11 @@ def readable(model: Model, condition: Condition) -> dict[str, Tensor]:
 
 
 def rows_of_condition(condition: Condition | None, index: Tensor) -> dict[str, Tensor] | None:
-    """The rows with these numbers, of each condition."""
+    """Rows ``index`` of each condition."""
     return None if condition is None else {name: value[index.to(value.device)] for name, value in condition.items()}
 
 
 def split_condition(condition: Condition | None, size: int, pieces: int) -> list[dict[str, Tensor]]:
-    """Conditions of consecutive pieces of so many rows."""
+    """Conditions of consecutive pieces of ``size`` rows."""
     columns = {name: torch.split(value, size) for name, value in (condition or {}).items()}
     return [{name: column[i] for name, column in columns.items()} for i in range(pieces)]

@@ -1,8 +1,8 @@
-"""Networks: from what the beliefs look like to what the output distribution needs.
+"""Networks: from features of the beliefs to raw numbers of the output distribution.
 
 A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family says how large site, F and R are (:class:`NetworkIO`); a :class:`NetworkBuilder` is the configuration from which
-a network for those sizes is made.
+family fixes site, F and R (:class:`NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a network for
+those sizes.
 """
 
 from __future__ import annotations
@@ -51,36 +51,36 @@ class NetworkBuilder(abc.ABC):
 
     @property
     def conditions(self) -> Collection[str] | None:
-        """Names of the conditions that the network reads, all others being nothing to it; None where it does not say.
+        """Names of the conditions that the network reads; it ignores all others.  None if it does not say.
 
-        A field of this name is as good as a property.
+        A field of this name works as well as a property.
         """
         return None
 
     def check_condition(self, name: str, value: Tensor) -> None:  # noqa: B027 - a default
-        """Checks the values of a condition, such as labels; nothing, unless overridden.
+        """Checks the values of a condition, such as labels; by default nothing.
 
         Arguments:
-            name: The condition, one of those that the network reads.
+            name: Name of the condition, one that the network reads.
             value: Its values, with shape (B, ...).
         Raises:
-            ConfigError: If the network cannot read one of them.
+            ConfigError: If the network cannot read one of the values.
         """
 
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
-        """Makes a network with fresh weights, drawn from torch's generator, that fits ``io``."""
+        """Builds a network that fits ``io``, with fresh weights from torch's generator."""
 
 
 @attrs.frozen
 class ConditionSignature:
-    """The conditions that a network reads, by its builder's word or by its ``forward``.
+    """The conditions that a network reads, from its builder or from its ``forward``.
 
     Arguments:
-        network: The network, in words.
-        names: Conditions that it reads; None where it does not say.
-        required: Conditions that it cannot do without.
-        reserved: Names that a condition cannot have, because its features and times have them.
+        network: Name of the network, for messages.
+        names: Conditions that it reads; None if it does not say.
+        required: Conditions that it needs.
+        reserved: Names that a condition cannot have, because the features or the times have them.
     """
 
     network: str
@@ -104,11 +104,11 @@ class ConditionSignature:
         )
 
     def reads(self, name: str) -> bool:
-        """Whether the network reads a condition, as far as it says."""
+        """Whether the network reads a condition; True if it does not say."""
         return self.names is None or name in self.names
 
     def check(self, condition: Mapping[str, Tensor] | None, rows: int) -> None:
-        """Checks names and lengths, and no values.
+        """Checks names and lengths, not values.
 
         Raises:
             ConfigError: If a condition is unknown or missing, or does not have a row for each example.

@@ -1,4 +1,4 @@
-r"""Output distributions: what the network's raw numbers say of the data.
+r"""Output distributions: distributions over the data, from the network's raw numbers.
 
 The receiver is the sender averaged over p_O,
 
@@ -14,7 +14,7 @@ output                      p_O                                         mix
 :class:`Finite`             weights on a finite support, at each site   exact mixture over support
 :class:`NormalMixture`      normal components, weighted per example     each component widened
 :class:`SiteNormalMixture`  normal components, weighted at each site    each component widened
-:class:`Binned`             the bins into which draws of those fall     exact mixture over centres
+:class:`Binned`             bins of draws of a SiteNormalMixture        exact mixture over centres
 =========================== =========================================== ===========================
 """
 
@@ -33,13 +33,13 @@ from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.shapes import expand, per_example
 
-# From data to the law of a message, independent over the sites.  Candidates for the data stand on the axis after the
-# batch, (B, K, *site), where a kernel sees them as more sites.
+# From data to the law of a message, independent over the sites.  K candidates for the data have shape (B, K, *site);
+# a kernel sees the axis K as one more site axis.
 Kernel: TypeAlias = Callable[[Tensor], Distribution]
 
 
 class Output(Protocol):
-    """Output distribution p_O(x | theta; t) that a network's raw numbers stand for."""
+    """Output distribution p_O(x | theta; t), built from a network's raw numbers."""
 
     @property
     def mean(self) -> Tensor:
@@ -72,8 +72,8 @@ class Delta:
 
     Arguments:
         value: The point, with shape (B, *site).
-        std: Standard deviation within which two values count as the same, for :meth:`log_prob` alone.  For
-            continuous data it is sigma_1, as the paper's reconstruction loss has it; None where there is no density.
+        std: Standard deviation of a normal distribution around the point, used by :meth:`log_prob` only.  For
+            continuous data it is sigma_1, as in the paper's reconstruction loss; None if there is no density.
     """
 
     value: Tensor
@@ -112,7 +112,7 @@ class Delta:
 def _choose(logits: Tensor) -> Tensor:
     """Draws an index with log-weights (..., K), by inverting the distribution function with one uniform number."""
     cdf = logits.softmax(-1).cumsum(-1)
-    # The total may round to something below 1; scaled by it, u stays within the table.
+    # The total may round to less than 1; scaled by it, u stays within the table.
     u = torch.rand_like(cdf[..., :1]) * cdf[..., -1:]
     return torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp_max_(logits.shape[-1] - 1)
 
@@ -154,11 +154,11 @@ class Finite:
         return self._at(_choose(self.logits))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats per example of the values of the support that are nearest to x."""
+        """Log-probability, in nats per example, of the values of the support nearest to x."""
         return per_example(self.logits.log_softmax(-1).gather(-1, self.index(x).unsqueeze(-1)).squeeze(-1))
 
     def index(self, x: Tensor) -> Tensor:
-        """Numbers of the values of the support that are nearest to x."""
+        """Indices of the values of the support nearest to x."""
         if self.support is None:
             return x
         between = (self.support[1:] + self.support[:-1]) / 2
@@ -174,7 +174,7 @@ class Finite:
         return torch.stack([expand(w, term) * term for w, term in zip(weights.unbind(-1), terms, strict=True)]).sum(0)
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """Mixture of the kernel over the support, with its weights at each site."""
+        """Mixture of the kernel over the support, weighted at each site."""
         *sites, k = self.logits.shape[1:]
         points = self.values.reshape(k, *(1,) * len(sites)).expand(len(self.logits), k, *sites)
         return Mixture(self.logits, as_batch(kernel(points), 1 + len(sites)))
@@ -204,7 +204,7 @@ class NormalMixture:
 
     @property
     def mode(self) -> Tensor:
-        """Mean of the component with the largest weight (the mode, where components do not overlap)."""
+        """Mean of the component with the largest weight (the mode, if components do not overlap)."""
         return self.means[torch.arange(self.means.shape[0], device=self.means.device), self.logits.argmax(-1)]
 
     def sample(self) -> Tensor:
@@ -246,11 +246,11 @@ class SiteNormalMixture:
     scales: Tensor
 
     def average(self, values: Tensor) -> Tensor:
-        """Mean over the components of a value of each: (B, *site, K) to (B, *site)."""
+        """Weighted mean over the components: (B, *site, K) to (B, *site)."""
         return values.squeeze(-1) if values.shape[-1] == 1 else (self.logits.softmax(-1) * values).sum(-1)
 
     def log_average(self, logs: Tensor) -> Tensor:
-        """Logarithm of the mean over the components of exponentials: (B, *site, ..., K) to (B, *site, ...)."""
+        """Logarithm of the weighted mean of exp(logs) over the components: (B, *site, ..., K) to (B, *site, ...)."""
         if logs.shape[-1] == 1:
             return logs.squeeze(-1)
         log_weights = self.logits.log_softmax(-1)
@@ -265,12 +265,12 @@ class SiteNormalMixture:
 
     @property
     def mode(self) -> Tensor:
-        """Mean of the component with the highest peak (the mode, where components do not overlap)."""
+        """Mean of the component with the highest peak (the mode, if components do not overlap)."""
         peak = (self.logits - self.scales.log()).argmax(-1, keepdim=True)
         return self.means.gather(-1, peak).squeeze(-1)
 
     def sample(self) -> Tensor:
-        """Draws a component, then x, at each site."""
+        """Draws a component at each site, then x from it."""
         if self.means.shape[-1] == 1:
             mean, scale = self.means, self.scales.expand_as(self.means)
         else:
@@ -302,13 +302,13 @@ class SiteNormalMixture:
 def affine_expectation(function: Callable[[Tensor], Tensor], mean: Tensor, spread: Tensor) -> Tensor:
     """E[function(x)] of an affine function: its value at the mean.
 
-    Whether it is affine is read off second differences, at steps from a tenth of the spread to a hundred times it, with
-    another step at each site.
+    Second differences test whether it is affine, at steps from a tenth of the spread to a hundred times it; the step
+    differs from site to site.
 
     Arguments:
         function: The function.
         mean: E[x], with shape (B, *site).
-        spread: Distance from the mean within which x lies, of the same shape.
+        spread: Typical distance of x from the mean, with the same shape.
     Raises:
         ConfigError: If the function is not affine.
     """
@@ -321,7 +321,7 @@ def affine_expectation(function: Callable[[Tensor], Tensor], mean: Tensor, sprea
         rounding = 32.0 * torch.finfo(value.dtype).eps * torch.maximum(value.abs(), torch.maximum(up.abs(), down.abs()))
         if not bool(((up + down - 2.0 * value).abs() <= 1e-3 * change + rounding).all()):
             raise ConfigError(
-                "normal components have exact expectations of affine functions alone, and this function is not affine; "
+                "normal components have exact expectations only for affine functions, and this one is not affine; "
                 "write function(output.sample()) and average over draws"
             )
     return value

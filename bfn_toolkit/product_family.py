@@ -1,9 +1,9 @@
-r"""Products: data of several parts, each with a family of its own, under one network.
+r"""Products: data of several parts, each with its own family, under one network.
 
 .. math:: \theta = (\theta^1 .. \theta^M), \quad p_S = \prod_m p_S^m, \quad p_O = \prod_m p_O^m, \quad L = \sum_m L^m
 
-Every verb maps over the parts.  Data, params, messages and accuracies are mappings by the parts' names; a tensor where
-a mapping is expected (a time, an accuracy) is for all parts.  Draws of one part do not disturb those of another.
+Every verb maps over the parts.  Data, params, messages and accuracies are mappings by the parts' names; a tensor in
+place of a mapping (a time, an accuracy) is shared by all parts.  Draws of one part do not disturb those of another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Joint(Distribution):
     """Independent distributions by name: a draw is a mapping, a log-density is the sum.
 
     Arguments:
-        parts: Distributions with one batch shape, (B,).
+        parts: Distributions by name, all with the batch shape (B,).
     """
 
     arg_constraints = {}  # noqa: RUF012 - the name and form that torch prescribes
@@ -59,7 +59,7 @@ class Joint(Distribution):
         return {name: part.mean for name, part in self.parts.items()}
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Data:
-        """Draws by name, each from a stream of its own."""
+        """Draws by name, each from its own random stream."""
         stream, draws = streams(), {}
         for name, part in self.parts.items():
             with stream(name):
@@ -86,7 +86,7 @@ class JointOutput:
     """Output distributions by name, independent given the beliefs.
 
     Arguments:
-        parts: The outputs.
+        parts: Output distributions by name.
     """
 
     parts: Mapping[str, Output]
@@ -105,7 +105,7 @@ class JointOutput:
         return {name: part.mode for name, part in self.parts.items()}
 
     def sample(self) -> Data:
-        """Draws by name, each from a stream of its own."""
+        """Draws by name, each from its own random stream."""
         stream, draws = streams(), {}
         for name, part in self.parts.items():
             with stream(name):
@@ -117,7 +117,7 @@ class JointOutput:
         return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Not defined for all parts together.
+        """Refused: an expectation is defined part by part.
 
         Raises:
             TypeError: Always.
@@ -125,7 +125,7 @@ class JointOutput:
         raise TypeError("a JointOutput takes expectations part by part: output[name].expect(function)")
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """Each part mixed by itself: the kernel's parts depend on one part of the data each."""
+        """Each part mixed by itself; each part of the kernel depends only on its own part of the data."""
         mode = self.mode
         return Joint(
             {name: part.mix(lambda x, name=name: kernel({**mode, name: x})[name]) for name, part in self.parts.items()}  # type: ignore[misc, index, arg-type]
@@ -146,8 +146,8 @@ def _families(parts: Mapping[str, Family[Any]]) -> dict[str, Family[Any]]:
 class ProductFamily(Family[Beliefs]):
     """A family for each part of the data, under one network.
 
-    The network's sites are the leading axes that all parts share: atoms with a type and a position keep their axis of
-    atoms.  All other axes are laid out as features of a site.
+    The network's sites are the leading axes that all parts share: atoms with a type and a position keep their atom
+    axis.  All other axes become features of a site.
 
     Arguments:
         parts: Families by name.
@@ -172,12 +172,12 @@ class ProductFamily(Family[Beliefs]):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether all parts are."""
+        """Whether all parts are discrete."""
         return all(part.is_discrete for part in self.parts.values())
 
     @property
     def example_kind(self) -> ExampleKind:
-        """A row of parts, each of a kind of its own."""
+        """A row of parts, each with its own kind."""
         return ExampleKind.ROW
 
     @property
@@ -198,11 +198,11 @@ class ProductFamily(Family[Beliefs]):
         return JointOutput(outputs)
 
     def _each(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
-        """A verb of each part's family with its share of the values."""
+        """Calls a verb of each part's family with the part's share of the values."""
         return {part.name: verb(part.family, *part.values) for part in self.walk(*values)}
 
     def _draw(self, verb: Callable[..., Any], *values: Any) -> Beliefs:
-        """The verbs as :meth:`_each` calls them, with a stream of draws for each part."""
+        """Like :meth:`_each`, with a separate random stream for each part."""
         stream, drawn = streams(), {}
         for part in self.walk(*values):
             with stream(part.name):
@@ -214,7 +214,7 @@ class ProductFamily(Family[Beliefs]):
         return _common([part.network_io.site_shape for part in self.parts.values()])
 
     def _numbers(self, kind: str) -> list[int]:
-        """Numbers of features or raw numbers that each part has at one of the network's sites."""
+        """Number of features or of raw numbers that each part has at one of the network's sites."""
         ios, sites = [part.network_io for part in self.parts.values()], len(self._sites)
         return [math.prod(io.site_shape[sites:]) * getattr(io, kind) for io in ios]
 
@@ -224,15 +224,15 @@ class ProductFamily(Family[Beliefs]):
 
     @property
     def n_steps(self) -> int | None:
-        """The steps of the first part that is tied to a number of them."""
+        """The number of steps of the first part that fixes one."""
         return next((part.n_steps for part in self.parts.values() if part.n_steps is not None), None)
 
     def times(self, n_steps: int) -> Tensor:
-        """The times of the parts, which have to agree.
+        """The times of the parts, which must agree.
 
         Raises:
             StepCountError: If a part does not allow this number of steps.
-            ConfigError: If two parts have other times.
+            ConfigError: If two parts have different times.
         """
         times = self._each(lambda family: family.times(n_steps))
         first, *others = times.values()
@@ -241,7 +241,7 @@ class ProductFamily(Family[Beliefs]):
         return torch.as_tensor(first)
 
     def accuracy(self, s: Any, t: Any) -> Any:
-        """Accuracies by name; s and t may be mappings too, where each part has a time of its own."""
+        """Accuracies by name; s and t may be mappings too, if each part has its own time."""
         return self._each(lambda family, s, t: family.accuracy(s, t), s, t)
 
     def prior(
@@ -259,7 +259,7 @@ class ProductFamily(Family[Beliefs]):
         return Joint(self._each(lambda family, x, alpha: family.sender(x, alpha), x, alpha))
 
     def receiver(self, output: Output, alpha: Any) -> Distribution:
-        """Receivers, independent where the outputs are."""
+        """Receivers, independent if the outputs are."""
         if not isinstance(output, JointOutput):
             return super().receiver(output, alpha)
         return Joint(self._each(lambda family, output, alpha: family.receiver(output, alpha), output, alpha))
@@ -269,11 +269,11 @@ class ProductFamily(Family[Beliefs]):
         return self._each(lambda family, params, y, alpha: family.update(params, y, alpha), params, y, alpha)
 
     def draw_update(self, params: Beliefs, x: Data, alpha: Any) -> Beliefs:
-        """Updates, each with a stream of draws of its own."""
+        """Updates, each with its own random stream."""
         return self._draw(lambda family, params, x, alpha: family.draw_update(params, x, alpha), params, x, alpha)
 
     def flow(self, x: Data, t: Any) -> Beliefs:
-        """Flows, each with a stream of draws of its own; t may be a mapping."""
+        """Flows, each with its own random stream; t may be a mapping."""
         return self._draw(lambda family, x, t: family.flow(x, t), x, t)
 
     def features(self, params: Beliefs) -> Tensor:
@@ -292,7 +292,7 @@ class ProductFamily(Family[Beliefs]):
         return JointOutput(self._each(output, shares, params))
 
     def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
-        """Sum of the losses of the parts, where the outputs are independent."""
+        """Sum of the losses of the parts, if the outputs are independent; otherwise the KL of the joint messages."""
         if not isinstance(output, JointOutput):
             return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
         losses = self._draw(
@@ -306,7 +306,7 @@ class ProductFamily(Family[Beliefs]):
         return sum_of(list(rates.values()))
 
     def check_data(self, x: Data) -> None:
-        """A mapping with the parts' names, each part in its family's domain, all of one number of rows."""
+        """Checks that x has the parts' names, that each part is valid for its family, and that rows agree."""
         if not isinstance(x, Mapping) or x.keys() != self.parts.keys():
             found = f"parts {', '.join(x)}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
             raise DataError(f"ProductFamily expects a mapping with the parts {', '.join(self.parts)}, found {found}")

@@ -1,10 +1,10 @@
 """Reproducible draws.
 
 ``torch.distributions`` takes no generator, so draws use torch's own, inside a scope that sets its state from a key and
-gives the caller's state back.  No other generator is touched: neither Python's nor NumPy's, nor another device's.
+then restores the caller's state.  No other generator is touched: neither Python's, nor NumPy's, nor another device's.
 
-torch's generators are those of the whole process, so one thread at a time is inside such a scope; another that comes to
-one waits.  Draws outside of all scopes are not protected.
+torch's generators belong to the whole process, so only one thread at a time may be inside such a scope; others wait.
+Draws outside of all scopes are not protected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed from a key, the same in every process and on every platform."""
+    """Hashes a key to a 63-bit seed, the same in every process and on every platform."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -46,7 +46,7 @@ def seed_of(*key: int | str) -> int:
 def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Scope in which torch's generators of the CPU and of ``device`` start from ``key``; restored at its end.
 
-    Other threads wait before scopes of their own until it ends.
+    Other threads wait at the start of their own scopes until it ends.
 
     >>> with seeded(0, "noise"):
     ...     a = torch.rand(2)
@@ -72,16 +72,15 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
 
 
 def draw_key() -> int:
-    """A key for draws to come, drawn from torch's generator of the CPU; the same for all pieces of a batch."""
+    """Draws a key for later draws from torch's generator of the CPU; the same for all pieces of a batch."""
     with _generators, common():
         return int(torch.randint(2**62, ()))
 
 
 def streams() -> Callable[[str], AbstractContextManager[None]]:
-    """Scopes of draws by name: what one part draws, or that it is there, changes nothing of what the others draw.
+    """Returns scopes of draws by name, independent of each other: adding or changing one leaves the others as they are.
 
-    All of them are a function of one number from torch's generator of the CPU; they hold for the CPU and for the
-    current CUDA device.
+    All are seeded from one number of torch's generator of the CPU, and apply to the CPU and the current CUDA device.
     """
     key = draw_key()
     device = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
@@ -93,13 +92,13 @@ _scope: ContextVar[Literal["rows", "common", "piece"]] = ContextVar("scope", def
 
 
 def first_row() -> int:
-    """Number, in the whole batch, of the first row that this process has (see :class:`Shard`)."""
+    """Index, in the whole batch, of the first row of this piece (see :class:`Shard`)."""
     return _first_row.get()
 
 
 @contextmanager
 def common() -> Iterator[None]:
-    """Scope of draws that all rows of a batch have in common: each piece of the batch draws the same."""
+    """Scope of draws that all rows of a batch share: each piece of the batch draws the same numbers."""
     token = _scope.set("common")
     try:
         yield
@@ -109,11 +108,10 @@ def common() -> Iterator[None]:
 
 @contextmanager
 def per_piece() -> Iterator[None]:
-    """Scope of draws that each piece of a batch makes for itself, whatever their shapes.
+    """Scope in which each piece of a batch draws for itself, in any shape, on the CPU and the current CUDA device.
 
-    Pieces draw independently, and a run has the same draws each time; but they are other draws for other pieces, so a
-    training that uses this depends on ``training.accumulate`` and on the number of processes.  Everything can be drawn
-    here, and is drawn on the CPU and on the current CUDA device.
+    Pieces draw independently, and a run repeats the same draws each time.  Another division into pieces gives other
+    draws, so a training that uses this scope depends on ``training.accumulate`` and on the number of processes.
     """
     stream = streams()
     token = _scope.set("piece")
@@ -125,20 +123,20 @@ def per_piece() -> Iterator[None]:
 
 
 class Shard(TorchFunctionMode):
-    """Scope in which what is drawn for some rows of a batch is what a draw for the whole batch has there.
+    """Scope in which a piece of a batch draws the numbers that its rows would have in a draw for the whole batch.
 
-    Pieces of a batch, in one process or in several, draw under the same key, each for the whole batch, and keep their
-    own rows; so the noise of a step does not depend on the pieces.  A draw is one of torch's random functions, and axis
-    0 of what it draws is that of the rows (of ``multinomial``: rows times sites, as torch's distributions call it).
-    What is drawn for all rows together stands in a scope :func:`common`.
+    All pieces of a batch, in one process or in several, draw for the whole batch under the same key and keep their own
+    rows, so the noise of a step does not depend on the pieces.  This intercepts torch's random functions; axis 0 of
+    each draw must be the rows (for ``multinomial``: rows times sites, as torch's distributions call it).  Draws that
+    all rows share belong in a scope :func:`common`.
 
     Arguments:
         start: First row of this piece.
-        rows: Its rows.
-        total: Rows of the whole batch.
+        rows: Number of its rows.
+        total: Number of rows of the whole batch.
     Raises:
-        PluginError: At a draw whose axis 0 is not that of the rows, and at one that takes as many random numbers as its
-            parameters ask for, so that the rows of other pieces would change it.
+        PluginError: At a draw whose axis 0 is not the rows, and at one that takes a variable number of random numbers,
+            so that the rows of other pieces would change it.
     """
 
     def __init__(self, start: int, rows: int, total: int) -> None:
@@ -160,7 +158,7 @@ class Shard(TorchFunctionMode):
         if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
             return function(*args, **kwargs)
         if function in _UNCUT:
-            raise self._error(function, "takes random numbers that cannot be shared out among rows")
+            raise self._error(function, "takes random numbers that cannot be divided among rows")
         if function in _FILLS:
             tensor, *rest = args
             wide = tensor.new_empty(self._wide(function, tensor.shape))
@@ -181,11 +179,11 @@ class Shard(TorchFunctionMode):
         """Shape of a draw for the whole batch."""
         sites = shape[0] // self.rows if shape and function in _FLATTENED else 1
         if not shape or shape[0] != sites * self.rows:
-            raise self._error(function, f"draws the shape {tuple(shape)}, whose axis 0 is not that of the rows")
+            raise self._error(function, f"draws the shape {tuple(shape)}, whose axis 0 is not the rows")
         return (sites * self.total, *shape[1:])
 
     def _argument(self, value: Any, ndim: int, sites: int) -> Any:
-        """An argument for the whole batch: this piece's rows where they belong, and copies of them elsewhere."""
+        """An argument extended to the whole batch: this piece's rows in their place, copies of them elsewhere."""
         if not _is_shape(value):
             return value
         shape = value.shape if isinstance(value, Tensor) else value
@@ -202,9 +200,9 @@ class Shard(TorchFunctionMode):
     def _error(self, function: Any, fault: str) -> PluginError:
         name = getattr(function, "__name__", str(function))
         return PluginError(
-            f"torch's '{name}' {fault}, in a step whose batch is cut into pieces (here of {self.rows} of {self.total} "
-            "rows). Draw with the rows first; or inside `with bfn_toolkit.common():` what is for all rows; "
-            "or inside `with bfn_toolkit.per_piece():`, if the numbers may depend on the pieces; or use "
+            f"torch's '{name}' {fault}, in a step whose batch is split into pieces (here {self.rows} of {self.total} "
+            "rows). Put the rows on axis 0; or draw inside `with bfn_toolkit.common():` if all rows share the numbers; "
+            "or inside `with bfn_toolkit.per_piece():` if the numbers may depend on the pieces; or use "
             "training.accumulate = 1 and one process"
         )
 
@@ -216,7 +214,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_idle(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether what may draw, as in training, does not draw here."""
+    """Whether a function that may draw, such as dropout, draws nothing in this call."""
     if function in _RECURRENT:
         return not any(isinstance(v, float) and v > 0.0 for v in args)
     if function not in _DROPOUTS:
@@ -238,7 +236,7 @@ _ROWS_FIRST = {
     *(Tensor.bernoulli, F.gumbel_softmax),
 }
 _P = ("p", 1, 0.5)
-# Of each dropout: name, place and default of the share that is left out, and of whether any is.
+# For each dropout: name, position and default of its probability, then of its training flag.
 _DROPOUTS: dict[Any, tuple[tuple[str, int, float], tuple[str, int, bool]]] = {
     **{getattr(F, name): (_P, ("training", 2, True)) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d")},
     **{getattr(F, name): (_P, ("training", 2, False)) for name in ("alpha_dropout", "feature_alpha_dropout")},

@@ -1,11 +1,11 @@
-r"""Accuracy schedules: how much the messages have told by time t.
+r"""Accuracy schedules: the accuracy of the messages up to time t.
 
-Time t runs from 0, where nothing is known, to 1.  The accuracy rate is :math:`\alpha(t)`, and what has accumulated is
+Time t runs from 0, where nothing is known, to 1.  The accuracy rate is :math:`\alpha(t)`; the accumulated accuracy is
 
 .. math:: \beta(t) = \int_0^t \alpha(t') \, dt', \qquad \beta(0) = 0 .
 
-The message sent over (s, t] has accuracy :math:`\beta(t) - \beta(s)`.  Computed as a difference this loses about n
-machine epsilons in n steps, so a schedule that has a closed form for it overrides :meth:`AccuracySchedule.accuracy`.
+The message sent over (s, t] has accuracy :math:`\beta(t) - \beta(s)`.  As a difference, this loses about n machine
+epsilons in n steps, so a schedule with a closed form overrides :meth:`AccuracySchedule.accuracy`.
 
 =============== ============================================ ==========================
 data            :math:`\beta(t)`                             source (Graves et al. 2023)
@@ -49,7 +49,7 @@ class AccuracySchedule(abc.ABC):
         return self.beta(t) - self.beta(s)
 
     def time(self, beta: Tensor) -> Tensor:
-        """Time at which this much accuracy has accumulated, the inverse of beta: by bisection, to the last bit."""
+        """Time at which this accuracy has accumulated: the inverse of beta, by bisection to the last bit."""
         low, high = torch.zeros_like(beta), torch.ones_like(beta)
         for _ in range(60):
             middle = 0.5 * (low + high)
@@ -65,7 +65,7 @@ class GeometricSchedule(AccuracySchedule):
     .. math:: \beta(t) = \sigma_1^{-2t} - 1, \qquad \alpha(t) = -2 \ln \sigma_1 \, \sigma_1^{-2t}
 
     Arguments:
-        sigma_1: Standard deviation of the input distribution at t = 1, when the prior's is 1; in [1e-8, 1).
+        sigma_1: Standard deviation of the input distribution at t = 1, if the prior's is 1; in [1e-8, 1).
 
     Source: Graves et al. 2023, eq. 72, 74 and 95.
 
@@ -77,7 +77,7 @@ class GeometricSchedule(AccuracySchedule):
 
     @property
     def rate(self) -> float:
-        """The constant -2 ln sigma_1, by which 1 + beta grows in log space."""
+        """The constant -2 ln sigma_1, the growth rate of ln(1 + beta)."""
         return -2.0 * math.log(self.sigma_1)
 
     def beta(self, t: Tensor) -> Tensor:  # noqa: D102
@@ -155,7 +155,7 @@ class TableSchedule(AccuracySchedule):
     def _table(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         alphas = torch.tensor(self.accuracies, dtype=torch.float64, device=t.device)
         position = t.double() * self.n_steps
-        # The nearest grid point wins over rounding: i / n * n may fall short of i, by n eps / 2 where t is float32.
+        # Snap to the nearest grid point: i / n * n may fall short of i by rounding, by n eps / 2 if t is float32.
         slack = max(1e-6, self.n_steps * torch.finfo(t.dtype).eps)
         shift = (position.round() - position).detach()  # a shift leaves the derivative alone
         position = position + torch.where(shift.abs() < slack, shift, 0.0)

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to such; what it is, is the family's business
+Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to tensors, as the family requires
 
 
 def leaves(x: Data) -> list[Tensor]:
@@ -24,19 +24,19 @@ def leaves(x: Data) -> list[Tensor]:
 
 
 def named_parts(x: Data) -> list[tuple[str, Tensor]]:
-    """The parts of data by name; the name of data without parts is empty."""
+    """The parts of data by name; data without parts have the name ""."""
     return list(x.items()) if isinstance(x, Mapping) else [("", x)]
 
 
 def map_data(function: Callable[[Tensor], Any], x: Data) -> Any:
-    """A mapping of the same parts with the function applied to each tensor; its value, where there are no parts."""
+    """Applies a function to each tensor: a mapping of the same parts, or one value if there are no parts."""
     return {name: map_data(function, part) for name, part in x.items()} if isinstance(x, Mapping) else function(x)
 
 
 def part_of(value: Any, name: str) -> Any:
-    """A part's portion of data, params, accuracies, times or distributions; what has no parts is for all of them.
+    """A part's share of data, params, accuracies, times or distributions; a value without parts is shared by all.
 
-    The name is empty for the one part of what is no product.
+    The name "" stands for the only part of a family that is not a product.
     """
     return value[name] if name and not isinstance(value, Tensor) else value
 
@@ -47,7 +47,7 @@ def device_of(x: Data) -> torch.device:
 
 
 def dtype_of(x: Data) -> torch.dtype:
-    """Floating dtype of data: of the first real-valued tensor, or torch's default for classes alone."""
+    """Floating dtype of data: that of the first real-valued tensor, or torch's default if all are classes."""
     real = (leaf.dtype for leaf in leaves(x) if leaf.is_floating_point())
     return next(real, torch.get_default_dtype())
 
@@ -65,7 +65,7 @@ def batch_size(x: Data) -> int:
 def expand(a: Tensor, like: Tensor) -> Tensor:
     """Appends axes of length one, so that ``a`` of shape (B,) broadcasts against ``like`` of shape (B, *site).
 
-    A scalar tensor, and one that has all the axes already, are returned as they are.
+    A scalar tensor, and one that already has all the axes, are returned unchanged.
     """
     if a.ndim == 0 or a.ndim == like.ndim:
         return a
@@ -80,7 +80,7 @@ def per_example(v: Tensor) -> Tensor:
 def times_like(t: Any, features: Tensor) -> Tensor:
     """The times as a network sees them: shape (B,), on the device and in the dtype of ``features``.
 
-    Of times by part it sees the mean.
+    For times by part this is their mean.
     """
     if isinstance(t, Mapping):
         t = torch.stack(list(t.values())).mean(0)
@@ -92,7 +92,7 @@ P = TypeVar("P")
 
 
 def select(mask: Tensor, a: P, b: P) -> P:
-    """Params of ``a`` in the rows where ``mask``, of shape (B,), is true, and of ``b`` elsewhere."""
+    """Params with the rows of ``a`` where ``mask``, of shape (B,), is true, and of ``b`` elsewhere."""
     names = [field.name for field in attrs.fields(type(a))]  # type: ignore[arg-type]
     pairs = ((name, getattr(a, name), getattr(b, name)) for name in names)
     return type(a)(**{name: torch.where(expand(mask, u), u, v) for name, u, v in pairs})

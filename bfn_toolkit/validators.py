@@ -1,4 +1,4 @@
-"""Validators for the fields of attrs classes; each error says class and field, what was expected and what was found.
+"""Validators for the fields of attrs classes; each error names class and field, the expected and the actual value.
 
 .. code-block:: python
 
@@ -11,8 +11,8 @@
         count: int = field(default=3, validator=validators.integer(ge=1))
         radius: float = field(default=0.5, validator=validators.number(gt=0, lt=1))
 
-``Rings(radius=2.0)`` says "Rings.radius: expected 0 < radius < 1, got 2.0"; a configuration says the same with its own
-key: "rings.toml:3: dataset.radius: expected 0 < radius < 1, got 2.0".
+``Rings(radius=2.0)`` reports "Rings.radius: expected 0 < radius < 1, got 2.0"; a configuration file reports the same
+with its own key: "rings.toml:3: dataset.radius: expected 0 < radius < 1, got 2.0".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def invalid(instance: object, field: attrs.Attribute[Any], problem: str) -> Conf
     Arguments:
         instance: The value that is being built.
         field: Its field.
-        problem: Words on what was expected and what was found.
+        problem: Text with the expected and the actual value.
     """
     return ConfigError(f"{type(instance).__name__}.{field.name}: {problem}")
 
@@ -45,8 +45,8 @@ def integer(*, ge: int | None = None, le: int | None = None) -> Validator:
     """Accepts integers, but not booleans.
 
     Arguments:
-        ge: The least that is accepted.
-        le: The greatest that is accepted.
+        ge: Smallest accepted value.
+        le: Largest accepted value.
     """
     return _within("an integer", int, None, ge, None, le)
 
@@ -57,10 +57,10 @@ def number(
     """Accepts finite integers and floats, but not booleans; infinity if a bound is ``le=inf`` or ``ge=-inf``.
 
     Arguments:
-        gt: A number below all that are accepted.
-        ge: The least that is accepted.
-        lt: A number above all that are accepted.
-        le: The greatest that is accepted.
+        gt: Exclusive lower bound.
+        ge: Smallest accepted value.
+        lt: Exclusive upper bound.
+        le: Largest accepted value.
     """
     return _within("a number", (int, float), gt, ge, lt, le)
 
@@ -84,7 +84,7 @@ def _within(
 
 
 def finite(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    """Accepts finite numbers, and arrays of them to any depth.
+    """Accepts finite numbers, and nested tuples or lists of them.
 
     Raises:
         ConfigError: If a number is infinite or NaN.
@@ -97,7 +97,7 @@ def finite(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 def one_of(*choices: str) -> Validator:
-    """Accepts one of some words."""
+    """Accepts one of the choices."""
 
     def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:
@@ -118,7 +118,7 @@ def instance_of(cls: type[Any]) -> Validator:
 
 
 def not_one_of(value: object, choices: Iterable[object]) -> str:
-    """Returns the message for a value that is not among the choices, with the nearest of them."""
+    """Returns the message for a value that is not among the choices, with the nearest choice."""
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(value), known, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
@@ -126,7 +126,7 @@ def not_one_of(value: object, choices: Iterable[object]) -> str:
 
 
 def _range(name: str, low: float | None, above: str, high: float | None, below: str) -> str:
-    """A range in words: "0 < lr <= 1000", "width >= 1"."""
+    """A range as text: "0 < lr <= 1000", "width >= 1"."""
     if low is not None and high is not None:
         return f"{_bound(low)} {above} {name} {below} {_bound(high)}"
     if low is not None:
@@ -135,7 +135,7 @@ def _range(name: str, low: float | None, above: str, high: float | None, below: 
 
 
 def _bound(bound: float) -> str:
-    """Large bounds as they are thought of: 2**63 - 1."""
+    """A bound as text; large ones as powers: 2**63 - 1."""
     if isinstance(bound, int):
         return f"2**{(bound + 1).bit_length() - 1} - 1" if bound >= 2**53 else str(bound)
     return f"{bound:g}"

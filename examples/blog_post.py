@@ -1,4 +1,4 @@
-"""The figures of https://proger.github.io/posts/bfn/normal.html, with the post's recipe and beside it the default one.
+"""The figures of https://proger.github.io/posts/bfn/normal.html, with the post's recipe and with the default one.
 
     python examples/blog_post.py --out blog_post_figures
 
@@ -26,7 +26,7 @@ SAMPLES, SAMPLE_STEPS = 1000, (10, 100)
 
 
 def learn(recipe: str, seed: int, steps: int | None) -> Run:
-    """Trains with a recipe, which is a preset, in memory."""
+    """Trains in memory with a recipe, the name of a preset."""
     overrides = [("seed", str(seed))]
     if steps is not None:
         overrides.append(("training.steps", str(steps)))
@@ -34,7 +34,7 @@ def learn(recipe: str, seed: int, steps: int | None) -> Run:
 
 
 def recipe_figures(recipe: str, run: Run, seed: int) -> dict[str, Figure]:
-    """Training, samples at each number of steps, and sample flows."""
+    """Figures of training, of samples at each number of steps, and of flows."""
     data = run.experiment.dataset.split("all").x
     figures = {f"4_training_{recipe}": training_figure(run.metrics)}
     for n_steps in SAMPLE_STEPS:
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("blog_post_figures"), help="folder for the figures")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, training and samples")
-    parser.add_argument("--steps", type=int, help="training steps of both recipes, instead of their own")
+    parser.add_argument("--steps", type=int, help="training steps of both recipes (default: each recipe's own)")
     options = parser.parse_args()
 
     runs = {recipe: learn(recipe, options.seed, options.steps) for recipe in RECIPES}

@@ -1,4 +1,4 @@
-"""The core's own losses, samplers, grids and schedules under their names (plugin)."""
+"""Registers the core's losses, samplers, grids and schedules (plugin)."""
 
 from __future__ import annotations
 

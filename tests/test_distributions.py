@@ -101,7 +101,7 @@ NOT_AFFINE: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", NOT_AFFINE)
 @pytest.mark.parametrize("kind", ["normals", "site normals"])
 def test_expectation_of_another_function_is_refused(kind: str, name: str) -> None:
-    with pytest.raises(ConfigError, match="this function is not affine; write function"):
+    with pytest.raises(ConfigError, match="this one is not affine; write function"):
         outputs(3)[kind].expect(NOT_AFFINE[name])
 
 

@@ -1,1 +1,1 @@
-"""Datasets, the batches that are drawn from them, and the conditions that come with the rows."""
+"""Datasets, their batches, and the conditions of their rows."""

@@ -1,11 +1,11 @@
-"""Conditions: what the data tell of an example besides, and whether a network hears it.
+"""Conditions: additional values for each example, such as labels, that a network may read.
 
-A network that does not know a condition takes no notice of it: it trains as ever, and its samples are those of all
-conditions together.  So a builder can say which ones its network reads (:attr:`NetworkBuilder.conditions
-<bfn_toolkit.NetworkBuilder.conditions>`), and what it does not read is told before the time is spent.
+A network that does not read a condition ignores it silently: it trains as usual, and its samples are unconditional.  So
+a builder can declare the conditions that its network reads (:attr:`NetworkBuilder.conditions
+<bfn_toolkit.NetworkBuilder.conditions>`), and others are reported before training starts.
 
-What the training rows had of each condition (:class:`ConditionSpec`) is kept beside the weights, so that samples can
-be asked for where the data are not.
+A summary of each condition in the training rows (:class:`ConditionSpec`) is stored beside the weights, so that
+conditional samples can be drawn without the data.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def _dtype(_: object, field: attrs.Attribute[str], name: object) -> None:
 
 @attrs.frozen
 class ConditionSpec:
-    """What the training rows had of a condition.
+    """Summary of a condition in the training rows.
 
     Arguments:
         dtype: Name of its dtype.
         shape: Shape of one value.
-        low: Least number.
-        high: Largest number.
+        low: Smallest value.
+        high: Largest value.
     """
 
     dtype: str = attrs.field(validator=_dtype)
@@ -44,16 +44,16 @@ class ConditionSpec:
 
     @classmethod
     def of(cls, values: Tensor) -> ConditionSpec:
-        """That of values (B, *shape)."""
+        """Summary of values (B, *shape)."""
         numbers = values.double()
         name = str(values.dtype).removeprefix("torch.")
         return cls(name, tuple(values.shape[1:]), numbers.min().item(), numbers.max().item())
 
     def constant(self, name: str, value: float, n: int) -> Tensor:
-        """One value for n samples, within what the network has seen.
+        """One value for n samples, within the range of the training rows.
 
         Raises:
-            ConfigError: If it is not.
+            ConfigError: If the value is outside the range or has the wrong type.
         """
         if self.shape:
             raise ConfigError(f"the condition '{name}' has shape {self.shape} and cannot be set to one number")
@@ -66,21 +66,21 @@ class ConditionSpec:
 
 
 def seen_in(condition: Mapping[str, Tensor]) -> dict[str, ConditionSpec]:
-    """What some rows have of each condition."""
+    """Summary of each condition of some rows."""
     return {name: ConditionSpec.of(values) for name, values in condition.items()}
 
 
 def recorded(table: object, path: Path) -> dict[str, ConditionSpec] | None:
-    """What a file says of the conditions of the training rows; None if it says nothing.
+    """Reads the conditions of the training rows from a file's table; None if there is none.
 
     Raises:
-        RunDirectoryError: If it says something else.
+        RunDirectoryError: If the table is malformed.
     """
     if table is None:
         return None
     try:
         if not isinstance(table, Mapping):
             raise TypeError(f"expected a table, got {type(table).__name__}")
-        return {name: ConditionSpec(**facts) for name, facts in table.items()}
+        return {name: ConditionSpec(**fields) for name, fields in table.items()}
     except (TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is damaged: its conditions are not as they are written: {error}") from None
+        raise RunDirectoryError(f"{path} is damaged: its conditions cannot be read: {error}") from None

@@ -1,7 +1,7 @@
 """Datasets: batches of examples, split for training, validation and test.
 
-A data set is a frozen attrs class: its fields say where the data come from (a generator, a file of the user's, a
-package), and the data are a function of them.  Nothing is downloaded.
+A data set is a frozen attrs class: its fields specify the source of the data (a generator, a file of the user, a
+package), and the data are a function of the fields.  Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Split: TypeAlias = Literal["train", "valid", "test", "all"]
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Examples and what they are conditioned on.
+    """Examples and their conditions.
 
     Arguments:
-        x: Data, with shape (B, *site), or a mapping from the names of parts to such.
-        condition: Named tensors with B rows, handed to the network as keywords.
+        x: Data, with shape (B, *site), or a mapping from the names of parts to tensors.
+        condition: Tensors with B rows by name, which the network receives as keywords.
     """
 
     x: Data
@@ -37,12 +37,12 @@ class Batch:
         return batch_size(self.x)
 
     def rows(self, index: Tensor) -> Batch:
-        """The examples with these numbers."""
+        """The rows ``index``."""
         condition = {name: value.index_select(0, index) for name, value in self.condition.items()}
         return Batch(map_data(lambda part: part.index_select(0, index), self.x), condition)
 
     def part(self, start: int, stop: int) -> Batch:
-        """The examples from ``start`` to before ``stop``, sharing their memory."""
+        """The rows from ``start`` up to, but not including, ``stop``, as views."""
         condition = {name: value[start:stop] for name, value in self.condition.items()}
         return Batch(map_data(lambda part: part[start:stop], self.x), condition)
 
@@ -53,7 +53,7 @@ class Batch:
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers for training and for validation: disjoint, shuffled, fixed by the seed.
+    """Row indices for training and for validation: disjoint, shuffled, fixed by the seed.
 
     Raises:
         DataError: If either part would be empty.
@@ -68,10 +68,10 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
 
 
 class Dataset(abc.ABC):
-    """Examples of one shape in splits.
+    """Examples of one shape, in splits.
 
     A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
-    better than the default ones.  They lie beneath whatever the user says.
+    better than the general defaults.  All settings of the user override them.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -84,13 +84,13 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def split(self, name: Split) -> Batch:
-        """All examples of a split, in memory; "all" is the training and validation rows together."""
+        """All examples of a split, in memory; "all" means the training and validation rows together."""
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """What a family, its head or a network may want to know; fields of these names take them as their defaults."""
+        """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
 
     def mode_shares(self, x: Data) -> Mapping[str, float] | None:
-        """Share of the examples near each of the distribution's modes, where the data set knows its modes."""
+        """Fraction of the examples near each mode of the distribution; None if the data set does not know its modes."""
         return None

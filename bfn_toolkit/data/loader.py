@@ -1,4 +1,4 @@
-"""Batches of rows: a pure function of seed, epoch and place."""
+"""Batches of rows: a pure function of seed, epoch and position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bfn_toolkit.shapes import device_of
 
 
 def _order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """Row numbers of the batches of an epoch."""
+    """Row indices of the batches of an epoch."""
     if n <= batch_size:
         return (torch.arange(n),)
     with seeded(seed, "order", epoch):
@@ -25,9 +25,9 @@ def _order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]
 
 
 def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
-    """Batches that cover the rows once, in an order that is a function of the seed and the epoch.
+    """Batches that cover the rows once, in an order fixed by the seed and the epoch.
 
-    Rows that fill no whole batch are left to other epochs; where all rows fit in one batch, that is the batch.
+    Rows that do not fill a batch are left out of this epoch; if all rows fit in one batch, there is one batch.
     """
     if len(rows) <= batch_size:
         yield rows
@@ -39,7 +39,7 @@ def minibatches(rows: Batch, batch_size: int, *, seed: int, epoch: int) -> Itera
 
 
 def row_order(n: int, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Row numbers of the batches of one epoch after another, without end, from batch ``start`` on."""
+    """Row indices of the batches of one epoch after another, without end, from batch ``start`` on."""
     epoch, skip = divmod(start, max(1, n // batch_size))
     for number in count(epoch):
         yield from _order(n, batch_size, seed, number)[skip:]
@@ -55,7 +55,7 @@ def batches(rows: Batch, batch_size: int, *, seed: int, start: int = 0) -> Itera
 
 
 class _Fetched(torch.utils.data.Dataset["Batch | DataError"]):
-    """Batches by their row numbers, as a loader's workers fetch them."""
+    """Batches by row indices, for the workers of a data loader."""
 
     def __init__(self, rows: Batch) -> None:
         self.rows = rows
@@ -63,7 +63,7 @@ class _Fetched(torch.utils.data.Dataset["Batch | DataError"]):
     def __getitem__(self, index: Tensor) -> Batch | DataError:
         try:
             return self.rows.rows(index)
-        except Exception:  # the loader would make its traceback the message: what is wrong is a value here
+        except Exception:  # returned as a value, because the loader would turn the traceback into the message
             for row in index.tolist():
                 try:
                     self.rows.rows(torch.tensor([row]))
@@ -86,7 +86,7 @@ def fetched_batches(
         batch_size=None,
         sampler=cast(Any, row_order(len(rows), batch_size, seed=seed, start=start)),
         num_workers=workers,
-        generator=torch.Generator(),  # the caller's generator is not ours to draw from
+        generator=torch.Generator(),  # leaves the caller's generator untouched
         worker_init_fn=_default_signals,
         timeout=timeout,
     )
@@ -99,8 +99,8 @@ def fetched_batches(
         if "DataLoader" not in str(error):
             raise
         raise ResourceError(
-            f"a worker that fetches rows ended: {str(error).splitlines()[0]} Its memory may have run out, or that in "
-            "/dev/shm; use fewer: training.workers = 0"
+            f"a data-loader worker died: {str(error).splitlines()[0]} It may have run out of memory or of /dev/shm; "
+            "use fewer workers, such as training.workers = 0"
         ) from error
 
 

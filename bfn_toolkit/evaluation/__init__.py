@@ -1,1 +1,1 @@
-"""How good a model and its samples are: likelihood, density, distances."""
+"""Evaluation of a model and its samples: likelihood, density, distances."""

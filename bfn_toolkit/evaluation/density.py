@@ -1,4 +1,4 @@
-r"""Exact log-density of a model of continuous data, through the probability-flow ODE.
+r"""Exact log-density of a model of continuous data, by the probability-flow ODE.
 
 In :math:`w = v / \sqrt{B}` and :math:`\lambda = \tfrac12 \ln B`, with (v, B) the coordinates of a
 :class:`~bfn_toolkit.ChannelFamily` whose embedding is the data themselves, and :math:`\hat x` the mean of the output,
@@ -9,8 +9,8 @@ In :math:`w = v / \sqrt{B}` and :math:`\lambda = \tfrac12 \ln B`, with (v, B) th
                - \int_{\lambda_0}^{\lambda_1} \mathrm{tr} \frac{\partial \dot w}{\partial w} \, d\lambda
                + \tfrac{D}{2} \ln B_1, \qquad w_1 = \sqrt{B_1} \, x
 
-It is the density of what the model generates, smoothed by :math:`N(0, 1 / B_1)`: where the bound prices a code, this is
-the density itself.  It starts a little after t = 0, where B is 0, which leaves an error that is linear in that time.
+It is the density of the model's samples, smoothed by :math:`N(0, 1 / B_1)`, and not a bound.  The integration ends a
+little after t = 0, where B is 0, which leaves an error that is linear in that time.
 
 Source: Song et al. 2021 (arXiv 2011.13456), eq. 39; for BFN Xue et al. 2024 (arXiv 2404.15766), proposition 4.2.
 """
@@ -33,12 +33,12 @@ from bfn_toolkit.shapes import expand
 
 @attrs.frozen(eq=False)
 class LogDensity:
-    """Log-densities in nats, and how far off they may be.
+    """Log-densities in nats, with error estimates.
 
     Arguments:
         value: ln p(x) of each example, with shape (B,), in float64.
-        error: Change of each when the steps are twice as long and start twice as late, plus the standard error of the
-            estimated trace: what the solver leaves, not what the network got wrong.
+        error: Change of each value with steps twice as long and a start twice as late, plus the standard error of the
+            estimated trace.  It measures the solver, not the network.
     """
 
     value: Tensor
@@ -59,10 +59,10 @@ def log_density(
     Arguments:
         model: A model whose family is a channel with phi(x) = x, such as the Gaussian with any head.
         x: Data (B, *site), on the model's device.
-        n_steps: Steps, each of four evaluations; the error takes half as many again.
-        probes: Random directions for the trace (Hutchinson 1990); 0 takes it exactly, with a gradient for each of D
-            numbers: for D up to a hundred.
-        start: Time at which the prior is taken.
+        n_steps: Number of steps of four evaluations each; the error estimate needs half as many in addition.
+        probes: Number of random directions for the trace (Hutchinson 1990); 0 for the exact trace, with one gradient
+            for each of D numbers (for D up to a hundred).
+        start: Time at which the density is that of the prior.
         condition: Conditions of the network by name.
     Raises:
         ConfigError: If the family's data are not their own embedding.
@@ -81,8 +81,8 @@ def _identity_channel(family: Family[Any], x: Tensor) -> ChannelFamily[Any]:
         if x.is_floating_point() and channel.channels == 1 and torch.equal(channel.embed(x[:1]), x[:1].unsqueeze(-1)):
             return channel
     raise ConfigError(
-        f"{type(family).__name__} has no density by the probability flow, which is for continuous data under a "
-        "channel with phi(x) = x, such as the Gaussian; use the bound (bfn evaluate, or model.nll)"
+        f"{type(family).__name__} has no density by the probability flow, which needs continuous data and a channel "
+        "with phi(x) = x, such as the Gaussian; use the bound (bfn evaluate, or model.nll)"
     )
 
 
@@ -99,7 +99,7 @@ def _integrate(
     unit = family.snr(torch.ones((), dtype=torch.float64))
     last, first = (0.5 * (ends * unit).log()).tolist()
     step = (first - last) / n_steps
-    grid = last + 0.5 * step * torch.arange(2 * n_steps + 1, dtype=torch.float64)  # with the middles of the steps
+    grid = last + 0.5 * step * torch.arange(2 * n_steps + 1, dtype=torch.float64)  # including the midpoints
     accuracies = (2.0 * grid).exp()
     times = family.schedule.time(accuracies / unit)
     signs = torch.randint(0, 2, (probes, *x.shape), device=x.device).to(x.dtype).mul_(2.0).sub_(1.0)

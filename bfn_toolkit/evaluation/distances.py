@@ -13,8 +13,8 @@ from bfn_toolkit.shapes import Data
 
 
 def w1(a: Tensor, b: Tensor) -> float:
-    """Wasserstein-1 distance of two samples of one number each, in the unit of the data; any sizes."""
-    from scipy.stats import wasserstein_distance  # half a second to import, and not needed to train
+    """Wasserstein-1 distance of two samples of single numbers, in the unit of the data; sizes may differ."""
+    from scipy.stats import wasserstein_distance  # takes half a second to import, and training does not need it
 
     return float(wasserstein_distance(a.flatten().double().cpu().numpy(), b.flatten().double().cpu().numpy()))
 
@@ -52,7 +52,7 @@ def total_variation(a: Tensor, b: Tensor) -> float:
 
 
 def distances(samples: Data, data: Data) -> dict[str, Any]:
-    """How far samples are from data, by the distances that suit them; for a mapping, part by part."""
+    """Distances between samples and data, chosen by the kind of data; for a mapping, part by part."""
     if isinstance(data, Mapping):
         return {"parts": {name: distances(samples[name], part) for name, part in data.items()}}
     samples, data = samples.flatten(1).cpu(), data.flatten(1).cpu()

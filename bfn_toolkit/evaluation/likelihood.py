@@ -1,13 +1,13 @@
-r"""Evaluation: the likelihood bound, and how far samples are from data.
+r"""Evaluation: the likelihood bound, and distances between samples and data.
 
 The bound :math:`L(x) = L^n(x) + L^r(x) \ge -\ln p(x)` is estimated by many draws of the time and of the beliefs for
 each example; its standard error is that of the mean over examples, so it counts both the draws and the finite data.
 
 Distances between a sample and the data: the Wasserstein-1 distance for one number per example, its average over random
 directions otherwise (sliced W1), and the maximum mean discrepancy (MMD, the square, with a Gaussian kernel whose width
-is the median distance; Gretton et al. 2012, eq. 3).  Of classes: the total variation distance between the frequencies
-of the classes at each site, and of pairs of neighbours.  None is zero for finite samples: compare with the distance of
-fresh data.
+is the median distance; Gretton et al. 2012, eq. 3).  For classes: the total variation distance between the frequencies
+of the classes at each site, and of pairs at neighbouring sites.  None is zero for finite samples: compare with the
+distance between fresh data and the data.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bfn_toolkit.model import Model, readable
 from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
 from bfn_toolkit.shapes import device_of, leaves
 
-EVALUATIONS = 2**20  # of the loss, unless the number of draws is given: about a second of a small network
-BLOCK = 256  # examples whose draws have one seed
-CHUNK = 8192  # rows in one evaluation
+EVALUATIONS = 2**20  # of the loss, by default: about a second for a small network
+CHUNK = 256  # examples whose draws share one seed
+ROWS = 8192  # rows in one evaluation
 
 
 @attrs.frozen
@@ -46,7 +46,7 @@ class Estimate:
 
 @attrs.frozen
 class CodeLength:
-    """What one part of the data costs, the mean over examples in nats.
+    """Code length of one part of the data: the mean over examples, in nats.
 
     Arguments:
         messages: L^n, or L^inf.
@@ -60,13 +60,13 @@ class CodeLength:
 
     @classmethod
     def of(cls, messages: Tensor, reconstruction: Tensor) -> CodeLength:
-        """Estimates from one number per example of each."""
+        """Estimates from the two losses of each example."""
         return cls(*map(Estimate.of, (messages, reconstruction, messages + reconstruction)))
 
 
 @attrs.frozen
 class LikelihoodBound(CodeLength):
-    """Upper bound of -ln p(x), the mean over examples in nats.
+    """Upper bound of -ln p(x): the mean over examples, in nats.
 
     Arguments:
         messages: L^n, or L^inf.
@@ -75,8 +75,8 @@ class LikelihoodBound(CodeLength):
         n_steps: Number of messages; None for continuous time.
         dimensions: Numbers in one example.
         examples: Number of examples.
-        draws: Draws of the time for each example.
-        parts: The same for each part of a product; empty for other families.
+        draws: Number of draws of the time per example.
+        parts: Code length of each part of a product; empty for other families.
     """
 
     n_steps: int | None
@@ -104,15 +104,16 @@ def likelihood_bound(
 ) -> LikelihoodBound:
     """Estimates the likelihood bound of a model on data that are on the model's device.
 
-    The draws are made in chunks of examples, each with a key of its own.
+    The draws are made in chunks of examples, each with its own key.
 
     Arguments:
         model: The model.
         data: Examples.
         n_steps: Number of messages; None for continuous time.
-        draws: Draws for each example; by default as many as make about a million evaluations, at most 4096.
+        draws: Number of draws per example; by default at most 4096, with about a million evaluations in all.
         seed: Seed of the draws.
-        deal: Draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` shares them among processes.
+        deal: Function that draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` divides them among
+            processes.
     """
     n, device = len(data), device_of(data.x)
     data = Batch(data.x, readable(model, data.condition))
@@ -122,19 +123,19 @@ def likelihood_bound(
         ReconstructionLoss(),
     )
 
-    def price(block: int) -> dict[str, Tensor]:
-        """Sums over the draws for the rows of a block, by part: (BLOCK, 2)."""
-        index = torch.arange(block * BLOCK, (block + 1) * BLOCK, device=device).remainder_(n)
-        sums = {name: torch.zeros(BLOCK, 2, dtype=torch.float64, device=device) for name in model.family.parts}
-        for together in torch.split(torch.arange(draws), CHUNK // BLOCK):
+    def chunk_losses(chunk: int) -> dict[str, Tensor]:
+        """Sums over the draws for the rows of a chunk, by part: (CHUNK, 2)."""
+        index = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, device=device).remainder_(n)
+        sums = {name: torch.zeros(CHUNK, 2, dtype=torch.float64, device=device) for name in model.family.parts}
+        for together in torch.split(torch.arange(draws), ROWS // CHUNK):
             batch = data.rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
                 for name, nats in loss.part_losses(model, batch.x, batch.condition).items():
-                    sums[name][:, i] += nats.double().reshape(len(together), BLOCK).sum(0)
+                    sums[name][:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
         return sums
 
     sums = map_chunks(
-        range(n), BLOCK, price, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
+        range(n), CHUNK, chunk_losses, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
     )
     messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
     parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}

@@ -1,1 +1,1 @@
-"""Models around a model that lead its samples: by a condition, by a gradient, by observed values."""
+"""Guided sampling: by a condition, by a gradient, by observed values."""

@@ -1,7 +1,7 @@
-r"""Guidance: a model that wraps a model, and says more strongly what its condition tells.
+r"""Classifier-free guidance: a model wrapper that strengthens the effect of a condition.
 
-A network that has learned to go without its condition now and then is two models.  *Classifier-free guidance* goes from
-the unconditional output beyond the conditional one,
+A network trained both with and without its condition is two models in one.  *Classifier-free guidance* extrapolates
+from the unconditional output beyond the conditional one,
 
 .. math:: \tilde\eta = \eta_c + w \, (\eta_c - \eta_u),
 
@@ -13,12 +13,12 @@ output                            eta
 :class:`~bfn_toolkit.Finite`      the logits: :math:`\tilde p \propto p_c^{1+w} / p_u^w`
 :class:`~bfn_toolkit.Delta`       the point, which is linear in the score of the beliefs
 normal mixtures, ``Binned``       logits and means, component by component; not the scales
-:class:`~bfn_toolkit.JointOutput` those of its parts
-others                            what their module registers with :func:`guide`
+:class:`~bfn_toolkit.JointOutput` part by part
+others                            as registered with :func:`guide`
 ================================= ==========================================================
 
-w = 0 is the conditional model to the bit, w = -1 the unconditional one.  Where both outputs are equal, w does nothing,
-and a constant that is added to logits stays one.  A sampler only asks for outputs, so that every sampler is guided.
+w = 0 is bit-identical to the conditional model, w = -1 is the unconditional one.  If both outputs are equal, w has no
+effect, and a constant added to all logits stays a constant.  Samplers only use outputs, so guidance works with all.
 
 Source: Ho and Salimans 2022 (arXiv 2207.12598), there with 1 + w for the score; on logits as in ChemBFN
 (arXiv 2407.20294).
@@ -43,22 +43,22 @@ from bfn_toolkit.product_family import JointOutput
 
 
 def beyond(given: Tensor, free: Tensor, weight: float) -> Tensor:
-    """given + weight (given - free)."""
+    """Extrapolates: given + weight (given - free)."""
     return given + weight * (given - free)
 
 
 @singledispatch
 def guide(given: Any, free: Any, weight: float) -> Output:
-    """The output distribution beyond the conditional one, as seen from the unconditional one.
+    """Extrapolates from the unconditional output distribution beyond the conditional one.
 
-    A plugin registers what that means for an output of its own: ``guide.register``.
+    A plugin registers a rule for its own output class with ``guide.register``.
 
     Arguments:
         given: Output under the condition.
-        free: Output without it, of the same class.
-        weight: How far beyond, w.
+        free: Output without the condition, of the same class.
+        weight: Guidance weight w.
     Raises:
-        ConfigError: If it is not known what that means for this class.
+        ConfigError: If no rule is registered for this class.
     """
     raise ConfigError(
         f"there is no guidance of {type(given).__name__} outputs; register a function of (given, free, weight) that "
@@ -96,13 +96,13 @@ def _(given: JointOutput, free: Any, weight: float) -> Output:
 
 
 class Guided(ModelWrapper, FlowModel):
-    """A model under classifier-free guidance: two evaluations of the network for each of the sampler's.
+    """Model under classifier-free guidance: two evaluations of the network for each evaluation of the sampler.
 
     Arguments:
-        model: A model that can go without the conditions by which it is guided: a network for which a condition that is
-            missing means no information, and that has been trained so (``label_dropout`` of the network ``mlp``).
-        weight: w; 0 for no guidance.
-        names: The conditions by which it is guided; None for all that are given.
+        model: A model that also works without the guiding conditions: its network must read a missing condition as no
+            information, and must have been trained that way (``label_dropout`` of the network ``mlp``).
+        weight: Guidance weight w; 0 for no guidance.
+        names: Names of the guiding conditions; None for all conditions.
     Raises:
         ConfigError: If the weight is not a finite number.
 
@@ -123,10 +123,10 @@ class Guided(ModelWrapper, FlowModel):
         self.names = None if names is None else frozenset(names)
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """The conditional output, beyond the unconditional one.
+        """Output extrapolated beyond the conditional one.
 
         Raises:
-            ConfigError: If there is no condition to be guided by, or no guidance of this kind of output.
+            ConfigError: If there is no guiding condition, or no guidance for this class of output.
         """
         given = self.model.output(params, t, condition)
         if self.weight == 0.0:
@@ -138,6 +138,6 @@ class Guided(ModelWrapper, FlowModel):
             wanted = ", ".join(f"{name!r}: ..." for name in names)
             found = ", ".join(condition) or "none"
             raise ConfigError(
-                f"guidance needs a condition to be guided by, found {found}; write sample(..., condition={{{wanted}}})"
+                f"guidance needs a guiding condition, found {found}; write sample(..., condition={{{wanted}}})"
             )
         return guide(given, self.model.output(params, t, rest), self.weight)

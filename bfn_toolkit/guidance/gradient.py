@@ -1,17 +1,17 @@
-r"""Steering: a model that wraps a model, and follows the gradient of a log-likelihood of the data.
+r"""Gradient guidance: a model wrapper that follows the gradient of a log-likelihood of the data.
 
-Let l(x) be differentiable, such as the log-probability of a measurement or the score of a predictor.  Its gradient g at
-what the output expects moves the output in natural parameters,
+Let l(x) be differentiable, such as the log-probability of a measurement or the score of a predictor.  Its gradient g,
+taken at the mean of the output, moves the output in natural parameters,
 
 .. math::
     \text{classes:} \quad \tilde p_k \propto p_k \, e^{s g_k}, \qquad
     \text{points:} \quad \tilde x = \hat x + \frac{s \, S \, g}{1 + s \, S \, c},
     \quad S = \frac{1}{1 / v + B}, \quad c = \max(0, -l'')
 
-with the scale s, and for points the uncertainty S that is left of data of variance v at the accuracy B.  By the
-curvature c the step ends at the maximum that is near, however steep l is.  For s = 1 both are the posterior: that of
-classes, where l is a sum over the sites; the mean of a Gaussian one, where l is quadratic or linear.  The gradient is
-not taken through the network.
+with the scale s, and for points the remaining uncertainty S at accuracy B of data with variance v.  Because of the
+curvature c, the step does not overshoot a nearby maximum, however steep l is.  For s = 1 both are the posterior: of
+classes, if l is a sum over the sites; the mean of a Gaussian posterior, if l is quadratic or linear.  The gradient does
+not pass through the network.
 
 Source: the shift in the parameters' space of MolJO (arXiv 2411.13280); the denominator is Newton's.
 """
@@ -39,7 +39,7 @@ Likelihood = Callable[[Data], Tensor]
 
 @singledispatch
 def _expected(output: Any) -> Tensor:
-    """The numbers of an output that a likelihood sees: what it expects of the data."""
+    """Expected data under an output, the argument of the likelihood."""
     raise ConfigError(f"gradient guidance is for outputs that are classes or points, found {type(output).__name__}")
 
 
@@ -57,7 +57,7 @@ def _(output: Delta) -> Tensor:
 
 @attrs.frozen(eq=False)
 class _Push:
-    """The gradient s g of the scaled likelihood, its curvature s c, and the uncertainty S, which points need."""
+    """Gradient s g and curvature s c of the scaled log-likelihood, and the uncertainty S for points."""
 
     gradient: Tensor
     curvature: Tensor
@@ -67,7 +67,7 @@ class _Push:
 @singledispatch
 def _moved(output: Any, push: _Push) -> Output:
     """The output moved along the gradient."""
-    raise AssertionError(f"{type(output).__name__} outputs are refused before")
+    raise AssertionError(f"{type(output).__name__} outputs are refused earlier")
 
 
 @_moved.register
@@ -82,14 +82,13 @@ def _(output: Delta, push: _Push) -> Output:
 
 
 class GradientGuided(ModelWrapper, FlowModel):
-    """A model whose outputs are moved along the gradient of a log-likelihood.
+    """Model whose outputs are moved along the gradient of a log-likelihood.
 
     Arguments:
         model: The model.
-        log_likelihood: Function l of the expected data, with values in nats of shape (B,): of x_hat (B, *site) where
-            the outputs are points, of probabilities (B, *site, K) where they are classes, and of a mapping of such by
-            the names of the parts for data of several.
-        scale: s; 0 for no steering.
+        log_likelihood: Function l that returns nats with shape (B,).  Its argument is x_hat (B, *site) for points,
+            probabilities (B, *site, K) for classes, and a mapping of these by part for data of several parts.
+        scale: Scale s; 0 for no guidance.
         data_variance: Mean square v of real data.
     Raises:
         ConfigError: If a number is not finite, or the variance not positive.
@@ -131,16 +130,16 @@ class GradientGuided(ModelWrapper, FlowModel):
         return self.family.join_outputs(moved)
 
     def _gradients(self, expected: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """s g and s c at what is expected, by the names of the parts."""
+        """s g and s c at the expected data, by the names of the parts."""
         with torch.inference_mode(False), torch.enable_grad():
-            seen = {name: part.detach().clone().requires_grad_() for name, part in expected.items()}
-            nats = self.log_likelihood(self.family.join(seen)) * self.scale
-            rows = len(next(iter(seen.values())))
+            x_hat = {name: part.detach().clone().requires_grad_() for name, part in expected.items()}
+            nats = self.log_likelihood(self.family.join(x_hat)) * self.scale
+            rows = len(next(iter(x_hat.values())))
             if nats.shape != (rows,):
                 raise ConfigError(f"the log-likelihood must have shape ({rows},), found {tuple(nats.shape)}")
-            pushes = _slopes(nats.sum(), seen, create_graph=True)
-            bends = _slopes(sum(push.sum() for push in pushes.values()), seen)
-        return {name: (pushes[name].detach(), -bends[name].clamp_max(0.0)) for name in seen}
+            pushes = _slopes(nats.sum(), x_hat, create_graph=True)
+            bends = _slopes(sum(push.sum() for push in pushes.values()), x_hat)
+        return {name: (pushes[name].detach(), -bends[name].clamp_max(0.0)) for name in x_hat}
 
 
 def _uncertainty(part: Part, params: Any, variance: float) -> Tensor:
@@ -150,9 +149,9 @@ def _uncertainty(part: Part, params: Any, variance: float) -> Tensor:
 
 
 def _slopes(total: Any, of: dict[str, Tensor], *, create_graph: bool = False) -> dict[str, Tensor]:
-    """Gradients by name, zero where the total does not depend on a part."""
+    """Gradients by name, zero for a part on which the total does not depend."""
     if not total.requires_grad:
         return {name: torch.zeros_like(part) for name, part in of.items()}
-    found = torch.autograd.grad(total, list(of.values()), create_graph=create_graph, allow_unused=True)
-    pairs = zip(of.items(), found, strict=True)
+    slopes = torch.autograd.grad(total, list(of.values()), create_graph=create_graph, allow_unused=True)
+    pairs = zip(of.items(), slopes, strict=True)
     return {name: torch.zeros_like(part) if slope is None else slope for (name, part), slope in pairs}

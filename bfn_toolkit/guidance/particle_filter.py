@@ -1,17 +1,17 @@
 r"""Particles: samples of the model's own conditional distribution, given known sites.
 
-With pinned outputs alone (:mod:`~bfn_toolkit.sampling.inpainting`) the messages about known sites come from a sender
-who knows the values, where the model would have drawn them from its receiver.  The ratio of both is what such a path is
-worth:
+With clamped outputs alone (:mod:`~bfn_toolkit.sampling.inpainting`), the messages about known sites come from a sender
+who knows the values, whereas the model would draw them from its receiver.  The ratio of both densities is the weight of
+such a path:
 
 .. math::
     \ln w = \sum_i \ln \frac{p_R(y_i \mid \theta_{i-1})}{p_S(y_i \mid \bar x; \alpha_i)} \Bigg|_{\text{known}}
             + \ln p_O(\bar x \mid \theta_n; 1) \Big|_{\text{known}} ,
 
-the code length of the known sites with the sign turned, message by message.  P particles of each example carry such
-weights.  Where few of them carry most of the weight, they are resampled, and at the end one is drawn.  As P grows, that
-is a sample of the model's own conditional distribution, for any number of steps: of what samples with these values
-would be among all that the model draws in so many steps.
+the negative code length of the known sites, message by message.  Each example has P particles with such weights.  When
+few particles carry most of the weight, they are resampled; at the end one is drawn.  As P grows, the result becomes a
+sample of the model's own conditional distribution, for any number of steps: the distribution of its samples with that
+number of steps, conditioned on the known values.
 
 Source: sequential Monte Carlo with systematic resampling below an effective sample size (Doucet and Johansen 2009); for
 Bayesian flows, with the divergence in place of the ratio, ProtBFN (Atkinson et al. 2025).
@@ -42,7 +42,7 @@ from bfn_toolkit.shapes import Data, map_data
 
 
 def rows_of(params: Any, index: Tensor) -> Any:
-    """Beliefs of the examples with these numbers."""
+    """Beliefs of the rows ``index``."""
     if isinstance(params, Mapping):
         return {name: rows_of(part, index) for name, part in params.items()}
     if isinstance(params, Tensor):
@@ -52,31 +52,31 @@ def rows_of(params: Any, index: Tensor) -> Any:
 
 
 def systematic(weights: Tensor, draws: int) -> Tensor:
-    """Numbers of the particles that are drawn, (B, draws), by their weights (B, P): one uniform number for each row.
+    """Systematic resampling: indices (B, draws) of particles with weights (B, P), from one uniform number per row.
 
-    A particle with the share w of the weight is drawn floor(draws w) or ceil(draws w) times, draws w on average.
+    A particle with normalised weight w is drawn floor(draws w) or ceil(draws w) times, draws w on average.
     """
     cdf = weights.cumsum(-1)
     places = (torch.arange(draws, device=weights.device) + torch.rand_like(weights[:, :1])) / draws
-    # The total may round to something else than 1; scaled by it, places stay within the table.
+    # The total may not round to 1; scaled by it, places stay within the table.
     chosen = torch.searchsorted(cdf, places * cdf[:, -1:], right=True)
     return chosen.clamp_max_(weights.shape[-1] - 1)
 
 
-NARROW = 1e-8  # width of a component that is certain, which adds nothing to the variance of a message
+NARROW = 1e-8  # width of a certain component; it adds nothing to the variance of a message
 
 
 @singledispatch
 def mask_unobserved(output: Any, x: Data, free: Data) -> Output:
-    """The output with all probability on x at some sites: those at the others are left to be priced.
+    """Output with all probability on x at the unobserved sites, so that only the observed sites enter a density ratio.
 
-    It is for ratios alone, so a density at the settled sites may be any constant.  A plugin registers what that means
-    for an output of its own, unless it is the one that it pins: ``mask_unobserved.register``.
+    The result is used only in ratios, so the density at unobserved sites may be any constant.  A plugin registers a
+    rule for its own output with ``mask_unobserved.register``, unless its :func:`clamp` already serves.
 
     Arguments:
-        output: Output distribution of all sites, independent of each other.
-        x: Data, with shape (B, *site); by the names of the parts for data of several.
-        free: Where nothing is known, of the same shape.
+        output: Output distribution with independent sites.
+        x: Data, with shape (B, *site); a mapping by part for data of several parts.
+        free: True where nothing is known, with the same shape.
     """
     return clamp(output, x, free)
 
@@ -91,7 +91,7 @@ def _(output: SiteNormalMixture, x: Tensor, free: Tensor) -> Output:
 @mask_unobserved.register
 def _(output: Binned, x: Tensor, free: Tensor) -> Output:
     normals, free = output.normals, free.unsqueeze(-1)
-    width = 2.0 / output.bins / 1000.0  # of which nothing reaches the next bin, and log-probabilities are finite
+    width = 2.0 / output.bins / 1000.0  # stays within one bin, with finite log-probabilities
     means = torch.where(free, output.centre(output.index(x)).unsqueeze(-1), normals.means)
     return Binned(SiteNormalMixture(normals.logits, means, torch.where(free, width, normals.scales)), output.bins)
 
@@ -110,7 +110,7 @@ def _(output: JointOutput, x: Data, free: Data) -> Output:
 
 
 def _masked(observed: Observed, output: Output, x: Data) -> Output:
-    """The output with all probability on x where nothing is known."""
+    """The output with all probability on x at the unobserved sites."""
     if isinstance(x, Mapping):
         free = {
             name: ~observed.mask[name] if name in observed.mask else torch.ones_like(part).bool()
@@ -122,15 +122,14 @@ def _masked(observed: Observed, output: Output, x: Data) -> Output:
 
 @attrs.frozen
 class ParticleSampler(Sampler[SamplerState]):
-    """Sequential Monte Carlo for samples with known sites; the ancestral sampler where nothing is known.
+    """Sequential Monte Carlo for samples with known sites; without known sites, the ancestral sampler.
 
-    It is for every family, and for outputs that can be settled (:func:`mask_unobserved`): classes, points, normal
-    mixtures and bins at each site, and products of them.
-    The network sees P rows for each example.
+    It works for every family, and for outputs that :func:`mask_unobserved` supports: classes, points, normal mixtures
+    and bins at each site, and products of them.  The network sees P rows for each example.
 
     Arguments:
-        particles: Particles P of each example.
-        threshold: Share of P below which the effective sample size has to fall before particles are resampled.
+        particles: Number P of particles per example.
+        threshold: Fraction of P; particles are resampled when the effective sample size falls below it.
     """
 
     particles: int = field(default=64, validator=validators.integer(ge=1))
@@ -158,12 +157,12 @@ class ParticleSampler(Sampler[SamplerState]):
         dtype: torch.dtype | None = None,
         on_step: OnStep | None = None,
     ) -> Data:
-        """Draws samples of the conditional distribution, from a model that is :class:`~bfn_toolkit.InpaintedModel`.
+        """Draws samples of the conditional distribution, if the model is an :class:`~bfn_toolkit.InpaintedModel`.
 
-        Arguments are those of :meth:`Sampler.sample`; what is told of an evaluation has P rows for each example.
+        Arguments are those of :meth:`Sampler.sample`; a reported evaluation has P rows for each example.
 
         Raises:
-            ConfigError: If the output cannot be settled.
+            ConfigError: If :func:`mask_unobserved` does not support the output.
         """
         if not isinstance(model, InpaintedModel):
             plain = AncestralSampler()
@@ -174,15 +173,15 @@ class ParticleSampler(Sampler[SamplerState]):
         each = torch.arange(batch_size, device=device).repeat_interleave(self.particles)
         observed, crowd = model.observed.rows(each), rows_of_condition(condition, each)
         family, times = model.family, self.times(model, n_steps)
-        asked = watched(model.model, self.nfe(n_steps), on_step)
+        unclamped = watched(model.model, self.nfe(n_steps), on_step)
         params = family.prior(len(each), device=device, dtype=dtype)
         log_weights = torch.zeros(batch_size, self.particles, device=device, dtype=dtype)
         for s, t in pairwise(times.unbind()):
-            output = asked.output(params, s, crowd)
+            output = unclamped.output(params, s, crowd)
             alpha = map_data(lambda a: a.to(device, dtype).expand(len(each)), family.accuracy(s, t))
             params, log_ratio = self._updated(family, params, output, observed, alpha)
             params, log_weights = self._resampled(params, log_weights + log_ratio.view_as(log_weights))
-        output = asked.output(params, times[-1], crowd)
+        output = unclamped.output(params, times[-1], crowd)
         x = observed.clamp(output).sample()
         log_weights = log_weights + _masked(observed, output, x).log_prob(x).view_as(log_weights)
         chosen = self._numbers(log_weights, 1)
@@ -207,6 +206,6 @@ class ParticleSampler(Sampler[SamplerState]):
         return rows_of(params, numbers), torch.where(poor, 0.0, log_weights)
 
     def _numbers(self, log_weights: Tensor, draws: int) -> Tensor:
-        """Numbers of the particles that are drawn, among those of all examples."""
+        """Draws particles for each example; returns their indices among the particles of all examples."""
         first = torch.arange(len(log_weights), device=log_weights.device).unsqueeze(-1) * self.particles
         return (first + systematic(log_weights.softmax(-1), draws)).flatten()

@@ -21,7 +21,7 @@ from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 
 @attrs.frozen
 class AncestralSampler(Sampler[SamplerState]):
-    """The paper's sampler: the reference that the others are held against."""
+    """The paper's sampler, the reference for all others."""
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         """The prior."""

@@ -1,8 +1,8 @@
-"""Chunks of rows: draws that depend neither on how many rows are asked for nor on who computes which.
+"""Chunks of rows: draws that depend neither on the number of rows nor on the process that computes them.
 
-Rows are drawn in chunks of a fixed number, each in a :func:`~bfn_toolkit.seeded` scope of its own whose key ends in the
-number of the chunk; the last one is drawn in full and cut.  So the first ten rows of a hundred are the same bits as ten
-rows drawn alone, and processes can share the chunks among themselves.
+Rows are drawn in chunks of a fixed size, each in its own :func:`~bfn_toolkit.seeded` scope whose key ends in the
+chunk's index; the last chunk is drawn in full and cut.  So the first ten rows of a hundred are bit-identical to ten
+rows drawn alone, and processes can divide the chunks among themselves.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**15  # in one chunk, as far as MIN_ROWS and MAX_ROWS allow
-MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a chunk; matrix products of a few rows can round otherwise
+NUMBERS = 2**15  # target for one chunk, within MIN_ROWS and MAX_ROWS
+MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a chunk; matrix products of fewer rows can round differently
 
 Deal: TypeAlias = Callable[[range, Callable[[int], Data], "torch.device | str"], list[Data]]
 
 
 def chunk_rows(numbers: int) -> int:
-    """Rows of a chunk, where one row has so many numbers: a power of two."""
+    """Rows of a chunk, a power of two, if one row has ``numbers`` numbers."""
     rows = max(1, NUMBERS // max(1, numbers))
     return min(MAX_ROWS, max(MIN_ROWS, 1 << (rows.bit_length() - 1)))
 
 
 def deal_here(numbers: range, draw: Callable[[int], Data], device: torch.device | str) -> list[Data]:
-    """Draws the chunks of these numbers in this process, one after the other."""
+    """Draws the chunks with these indices in this process, one after the other."""
     return [draw(number) for number in numbers]
 
 
@@ -43,18 +43,18 @@ def map_chunks(
     deal: Deal = deal_here,
     halve: Callable[[], bool] = lambda: False,
 ) -> Data:
-    """Consecutive rows, drawn chunk by chunk.
+    """Draws consecutive rows chunk by chunk.
 
     Arguments:
-        rows: Numbers of the rows.
+        rows: Indices of the rows.
         size: Rows of a chunk.
-        draw: Draws a full chunk, given its number.
+        draw: Function from a chunk's index to the full chunk.
         key: Key of the draws.
         device: Device whose generator they use.
-        deal: Calls ``draw`` for each chunk of a range, and returns the chunks in order.
-        halve: Called when memory does not suffice, to make do with less; returns False where that is impossible.
+        deal: Function that calls ``draw`` for each chunk of a range and returns the chunks in order.
+        halve: Function called when memory runs out, to use less; returns False if that is impossible.
     Raises:
-        ResourceError: If memory does not suffice.
+        ResourceError: If there is not enough memory.
     """
 
     def attempt(number: int) -> Data:
@@ -67,7 +67,7 @@ def map_chunks(
                     raise
                 if not halve():
                     raise ResourceError(
-                        f"out of memory, even with {MIN_ROWS} rows at once: {str(error).splitlines()[0]}"
+                        f"out of memory, even with only {MIN_ROWS} rows together: {str(error).splitlines()[0]}"
                     ) from error
 
     numbers = range(rows.start // size, (rows.stop - 1) // size + 1)

@@ -1,6 +1,6 @@
-"""The sampler for a family and a number of steps, where nobody names one.
+"""Default sampler for a family and a number of steps.
 
-docs/background/samplers.md has the measurements behind the rules.
+docs/background/samplers.md shows the measurements behind the rules.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
-FEW = 10  # steps: below, the noise that SDE2 renews costs real numbers more than it corrects
-MANY = 16  # sites: from there on it does so at any number of steps
+FEW = 10  # steps; with fewer, the noise of SDE2 harms real-valued samples more than it corrects
+MANY = 16  # sites; with as many, it does so at any number of steps
 
 
 def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
-    """The sampler for a family and a number of steps: :func:`default_reason` tells why.
+    """Default sampler for a family and a number of steps; :func:`default_reason` gives the reason.
 
     Arguments:
         family: The family whose data are sampled.
@@ -29,7 +29,7 @@ def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
 
 
 def default_reason(family: Family[Any], n_steps: int) -> str:
-    """The reason for :func:`default_sampler`, in words that follow its name."""
+    """Reason for :func:`default_sampler`, as text that follows the sampler's name."""
     return _choice(family, n_steps)[1]
 
 
@@ -42,8 +42,8 @@ def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
             return AncestralSampler(), f"because a solver needs a ChannelFamily, which {name} is not"
     real = [not part.family.is_discrete for part in family.walk()]
     if all(real) and n_steps < FEW:
-        return ODE2(), f"because real numbers need no noise on the way in as few as {n_steps} steps"
+        return ODE2(), f"because real-valued data need no added noise in as few as {n_steps} steps"
     if all(real) and sum(math.prod(part.family.network_io.site_shape) for part in family.walk()) >= MANY:
-        return ODE2(), "because it is of second order, and many real numbers need no noise on the way"
-    reason = "because it is of second order, and corrects on the way what the network got wrong"
+        return ODE2(), "because it is second-order, and data of many real numbers need no added noise"
+    reason = "because it is second-order, and its noise corrects errors of the network"
     return SDE2() if any(real) else SDE2(slope="signal"), reason

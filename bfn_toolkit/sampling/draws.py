@@ -1,4 +1,4 @@
-"""Draws: samples of a model, resolved and checked once, of which any run of rows can be drawn."""
+"""Draws: a plan of samples, resolved and checked once, from which any range of rows can be drawn."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from bfn_toolkit.shapes import Data, leaves
 
 
 class ObservedRows(Protocol):
-    """Observed values of which rows can be taken."""
+    """Observed values that can be indexed by row."""
 
     def rows(self, index: Tensor) -> Observed:
-        """Values of the examples with these numbers, on the device of the numbers."""
+        """Observed values of the rows ``index``, on the device of ``index``."""
 
 
 @attrs.frozen(eq=False)
 class Draws:
-    """Samples of a model: sampler, conditions and observed values are there, and checked.
+    """Plan of samples of a model, with sampler, conditions and observed values resolved and checked.
 
-    Row i is the same whichever rows are drawn together, in whatever order and by whichever process.
+    Row i does not depend on which rows are drawn together, in which order, or by which process.
 
     Arguments:
         model: The model.
@@ -39,7 +39,7 @@ class Draws:
         n_steps: Number of steps.
         sampler: The sampler.
         key: Key of the draws.
-        condition: Function of row numbers, with shape (rows,), that returns their conditions by name, or None.
+        condition: Function from row indices, with shape (rows,), to their conditions by name, or None.
         observed: Observed values of all rows, or None.
     """
 
@@ -62,7 +62,7 @@ class Draws:
         condition: Condition | None = None,
         known: Given | None = None,
     ) -> Draws:
-        """Checks what a user gives; the key is drawn from torch's generator.
+        """Checks the arguments, and draws the key from torch's generator.
 
         Arguments and errors are those of :meth:`FlowModel.sample <bfn_toolkit.FlowModel.sample>`.
         """
@@ -79,26 +79,27 @@ class Draws:
         )
 
     def draw(self, rows: range, *, deal: Deal = deal_here, on_step: OnStep | None = None) -> Data:
-        """Draws rows, one after the other.
+        """Draws a range of rows.
 
         Arguments:
-            rows: Numbers of the rows, among the n.
-            deal: Draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` shares them among processes.
-            on_step: Called with each :class:`~bfn_toolkit.SamplerStep`.
+            rows: Indices of the rows, among the n.
+            deal: Function that draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` divides them among
+                processes.
+            on_step: Callback that receives each :class:`~bfn_toolkit.SamplerStep`.
         Raises:
-            NonFiniteError: If samples, or what the network returned on the way to them, are NaN or infinite.
-            ResourceError: If memory does not suffice.
+            NonFiniteError: If the samples or the network's raw numbers are NaN or infinite.
+            ResourceError: If there is not enough memory.
         """
         device, dtype = _place(self.model)
         size = chunk_rows(math.prod(self.model.family.network_io.site_shape))
 
         def draw(chunk: int) -> Data:
-            index = torch.arange(chunk * size, (chunk + 1) * size).clamp_max_(self.n - 1)  # the last is cut
+            index = torch.arange(chunk * size, (chunk + 1) * size).clamp_max_(self.n - 1)  # the last chunk is cut
             model = self.model
             if self.observed is not None:
                 model = InpaintedModel(model, self.observed.rows(index.to(device)))
 
-            def told(step: SamplerStep) -> object:
+            def on_chunk_step(step: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(step, first=chunk * size))
 
             return self.sampler.sample(
@@ -108,14 +109,14 @@ class Draws:
                 condition=self.condition(index),
                 device=device,
                 dtype=dtype,
-                on_step=None if on_step is None else told,
+                on_step=None if on_step is None else on_chunk_step,
             )
 
         with self.model.finite_guard() as is_finite:
             samples = map_chunks(
                 rows, size, draw, self.key, device=device, deal=deal, halve=self.model.halve_micro_batch
             )
-            if not is_finite():  # a class that is drawn from NaN looks like any other
+            if not is_finite():  # a class drawn from NaN logits is still a valid class
                 raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
         bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
         if bad:
@@ -127,14 +128,14 @@ def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:
     """Device and dtype of the beliefs: those of the weights.
 
     Raises:
-        ConfigError: If the weights are of half precision.
+        ConfigError: If the weights have half precision.
     """
     weight = next(model.parameters(), None)
     if weight is None:
         return torch.device("cpu"), None
     if weight.dtype in (torch.float16, torch.bfloat16):
         raise ConfigError(
-            f"the weights are {weight.dtype}, in which beliefs lose most messages, and the state is float32; "
-            "leave the weights as they are and sample under torch.autocast"
+            f"the weights are {weight.dtype}, which is too coarse for beliefs, and the state is float32; "
+            "keep the weights in float32 and sample under torch.autocast"
         )
     return weight.device, weight.dtype

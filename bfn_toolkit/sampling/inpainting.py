@@ -1,21 +1,21 @@
-r"""Known parts: samples some of whose sites are given.
+r"""Inpainting: samples with known values at some sites.
 
-A sampler asks a model for its output distribution, and makes beliefs that tend to what it is told.  So where the output
-is *pinned*, all of its probability on the given values at the known sites,
+A sampler calls a model for its output distribution and moves the beliefs towards it.  Here the output is *clamped*: at
+the known sites all of its probability is on the known values,
 
-.. math:: p_O(x_d = \bar x_d \mid \theta; t) = 1 \text{ for known } d ,
+.. math:: p_O(x_d = \bar x_d \mid \theta; t) = 1 \text{ for known } d .
 
-the messages about known sites are messages about the values, and the beliefs about them follow the flow
+Then the messages about known sites are messages about these values, and the beliefs about them follow the flow
 
 .. math:: \theta_d \sim p_F(\cdot \mid \bar x_d; t)
 
-on a path of their own: exactly, under every sampler that is exact for a constant output.  The network sees such beliefs
-in training, and the last output gives the values to the bit.  That holds for every family, because a family's verbs
-are those of all sites alike.
+independently of the other sites; this is exact under every sampler that is exact for a constant output.  The network
+sees such beliefs in training, and the last output reproduces the values bit-identically.  This holds for every family,
+because a family treats all sites alike.
 
-The other sites are drawn from what the network expects given the messages so far.  What they became before the known
-sites told enough is not taken back, so that this *replacement* follows the conditional distribution only where sites
-are independent, and more steps do not mend it; :mod:`~bfn_toolkit.guidance.particle_filter` does.
+The other sites are drawn from the network's output under the messages so far.  Early draws, made before the known sites
+carry information, are not revised.  So this *replacement* follows the conditional distribution only if sites are
+independent, and more steps do not help; :mod:`~bfn_toolkit.guidance.particle_filter` corrects this.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, expand, map_data
 
-Given: TypeAlias = Any  # values and mask; for data of several parts a mapping from some of them to such pairs
+Given: TypeAlias = Any  # a pair (values, mask); for data of several parts a mapping from some parts to pairs
 
 
 @attrs.frozen(eq=False)
 class Clamped:
-    """An output distribution with all of its probability on given values at some sites.
+    """Output distribution with all of its probability on the known values at the known sites.
 
     Arguments:
-        output: The distribution of the other sites.
-        values: The values, with shape (B, *site), arbitrary where the mask is false.
-        mask: Where the values are known, with the same shape.
+        output: Distribution of the other sites.
+        values: Values, with shape (B, *site); arbitrary where the mask is false.
+        mask: True where a value is known, with the same shape.
     """
 
     output: Output
@@ -60,7 +60,7 @@ class Clamped:
 
     @property
     def mean(self) -> Tensor:
-        """E[x]: the values where they are known."""
+        """E[x], which is the known value at known sites."""
         return self._with_values(self.output.mean)
 
     @property
@@ -73,39 +73,41 @@ class Clamped:
         return self._with_values(self.output.sample())
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)]: the function at the values where they are known."""
+        """E[function(x)], which is the function of the known value at known sites."""
         expected = self.output.expect(function)
         values = self._with_values(self.output.mode)  # in the function's domain at every site
         return self._with_values(expected, function(values))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Not defined: the distribution has no density at known sites.
+        """Refused: the distribution has no density at known sites.
 
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError(f"a pinned {type(self.output).__name__} has no log-probability; ask the output itself for it")
+        raise ConfigError(
+            f"a clamped {type(self.output).__name__} has no log-probability; call log_prob of the output inside"
+        )
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """Not defined, for the same reason.
+        """Refused, for the same reason.
 
         Raises:
             ConfigError: Always.
         """
-        raise ConfigError(f"a pinned {type(self.output).__name__} has no receiver; ask the output itself for it")
+        raise ConfigError(f"a clamped {type(self.output).__name__} has no receiver; call mix of the output inside")
 
 
 @singledispatch
 def clamp(output: Any, values: Data, mask: Data) -> Output:
-    """The output distribution with all of its probability on the values where the mask is true.
+    """Output distribution with all of its probability on the values where the mask is true.
 
-    A :class:`Clamped` one, unless the output's own form can say it; a plugin registers what is faster for an output of
-    its own by ``clamp.register``.
+    The result is a :class:`Clamped` output, unless the output's own class can represent it.  A plugin registers a
+    faster form for its own output with ``clamp.register``.
 
     Arguments:
         output: Output distribution of all sites.
-        values: The values, with shape (B, *site); by the names of the parts for data of several.
-        mask: Where they are known, of the same shape.
+        values: Values, with shape (B, *site); a mapping by part for data of several parts.
+        mask: True where a value is known, with the same shape.
     """
     return Clamped(output, values, mask)
 
@@ -117,7 +119,7 @@ def _(output: Delta, values: Tensor, mask: Tensor) -> Output:
 
 @clamp.register
 def _(output: Finite, values: Tensor, mask: Tensor) -> Output:
-    if output.support is not None:  # whose values need not be those that are known
+    if output.support is not None:  # known values need not be in the support
         return Clamped(output, values, mask)
     index = torch.where(mask, values, 0).unsqueeze(-1)
     certain = torch.full_like(output.logits, -torch.inf).scatter_(-1, index, 0.0)
@@ -136,9 +138,9 @@ class Observed:
     """Values at some of the sites of every example.
 
     Arguments:
-        values: Values, with shape (B, *site), 0 where they are not known; for data of several parts a mapping from some
-            of the parts to such tensors.
-        mask: Where they are known, of the same form.
+        values: Values, with shape (B, *site), 0 where unknown; for data of several parts a mapping from some of the
+            parts to tensors.
+        mask: True where a value is known, of the same form.
     """
 
     values: Data
@@ -146,15 +148,15 @@ class Observed:
 
     @classmethod
     def of(cls, family: Family[Any], given: Given, rows: int) -> Observed:
-        """Checks what a user gives, and broadcasts it.
+        """Checks the known values of a user and broadcasts them.
 
         Arguments:
-            family: Whose data they are.
-            given: The pair ``(values, mask)``, each with shape (B, *site), or (*site) for all examples alike; for data
-                of several parts a mapping from the names of some of them to such pairs.
+            family: Family of the data.
+            given: The pair ``(values, mask)``, each with shape (B, *site), or (*site) if all examples share it; for
+                data of several parts a mapping from the names of some parts to pairs.
             rows: Number of examples B.
         Raises:
-            ConfigError: If it has another form, or a shape or dtype that does not fit.
+            ConfigError: If ``given`` is malformed, or a shape or dtype does not fit.
             DataError: If a known value is outside the family's domain.
         """
         if isinstance(given, Observed):
@@ -172,7 +174,7 @@ class Observed:
         return cls({name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()})
 
     def rows(self, index: Tensor) -> Observed:
-        """The examples with these numbers, on the device of the numbers."""
+        """Observed values of the rows ``index``, on the device of ``index``."""
 
         def chosen(part: Tensor) -> Tensor:
             return part[index.to(part.device)].to(index.device)
@@ -180,7 +182,7 @@ class Observed:
         return Observed(map_data(chosen, self.values), map_data(chosen, self.mask))
 
     def clamp(self, output: Output) -> Output:
-        """The output with the values where they are known."""
+        """The output with its known sites clamped to the values."""
         return clamp(output, self.values, self.mask)
 
 
@@ -203,7 +205,7 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
                 f"found {tuple(tensor.shape)}"
             )
     values, mask = values.expand(rows, *site), mask.to(values.device).expand(rows, *site)
-    with seeded("known"):  # any data of the family, to stand where nothing is known
+    with seeded("known"):  # any data of the family, as a placeholder at unknown sites
         example = family.input(family.prior(rows)).sample().clamp(-1, 1).to(values.device)
     if values.is_floating_point() == family.is_discrete:
         kind = "classes as torch.int64" if family.is_discrete else "floating-point numbers"
@@ -216,13 +218,13 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
 
 
 class InpaintedModel(ModelWrapper):
-    """A model with observed values: its outputs are clamped to them.
+    """Model whose outputs are clamped to observed values.
 
-    Samplers take it for a model; :meth:`~bfn_toolkit.FlowModel.sample` makes one of its argument ``known``.
+    Samplers use it like any model; :meth:`~bfn_toolkit.FlowModel.sample` builds one from its argument ``known``.
 
     Arguments:
-        model: The model that is asked about the other sites.
-        observed: The values, with as many rows as are sampled.
+        model: The model for the other sites.
+        observed: The values, one row per sample.
     """
 
     def __init__(self, model: Model, observed: Observed) -> None:

@@ -1,7 +1,7 @@
 """Samplers: from the prior to a sample, step by step.
 
-A sampler starts from the prior (:meth:`Sampler.init`), asks the model once or more in each step (:meth:`Sampler.step`),
-and draws the sample from the last output distribution, at t = 1.
+A sampler starts from the prior (:meth:`Sampler.init`), calls the model once or more in each step
+(:meth:`Sampler.step`), and draws the sample from the last output distribution, at t = 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bfn_toolkit.shapes import Data
 
 @attrs.frozen(eq=False)
 class SamplerState:
-    """What a sampler carries from step to step.
+    """State that a sampler carries from step to step.
 
     Arguments:
         params: Beliefs of all examples.
@@ -37,15 +37,15 @@ S = TypeVar("S", bound=SamplerState)
 
 @attrs.frozen(eq=False)
 class SamplerStep:
-    """One evaluation of the network on the way to a sample.
+    """One evaluation of the network during sampling.
 
     Arguments:
-        number: Which of them: 1 for the first.
-        count: How many there are in all; the last is the one from which the sample is drawn.
+        number: Index of the evaluation, from 1.
+        count: Number of evaluations in all; the sample is drawn from the last one.
         t: Time, a scalar tensor on the CPU.
         params: Beliefs at that time.
-        output: Output distribution under them.
-        first: Number of the first of these rows among all that are drawn.
+        output: Output distribution under these beliefs.
+        first: Index of the first of these rows among all rows.
     """
 
     number: int
@@ -60,12 +60,12 @@ OnStep = Callable[[SamplerStep], object]
 
 
 class WatchedModel(ModelWrapper):
-    """A model that calls a function with each of its evaluations, and keeps none of them.
+    """Model that reports each of its evaluations to a callback, and keeps none of them.
 
     Arguments:
-        model: The model inside.
+        model: The wrapped model.
         count: Number of evaluations in all.
-        on_step: The function.
+        on_step: The callback.
     """
 
     def __init__(self, model: Model, count: int, on_step: OnStep) -> None:
@@ -73,7 +73,7 @@ class WatchedModel(ModelWrapper):
         self.count, self.on_step, self.number = count, on_step, 0
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """Output distribution of the model inside, which the function sees as well."""
+        """Output distribution of the wrapped model, which is also passed to the callback."""
         output = self.model.output(params, t, condition)
         self.number += 1
         self.on_step(SamplerStep(self.number, self.count, t, params, output))
@@ -81,7 +81,7 @@ class WatchedModel(ModelWrapper):
 
 
 def watched(model: Model, count: int, on_step: OnStep | None) -> Model:
-    """The model, watched if there is a function to call."""
+    """The model, watched if there is a callback."""
     return model if on_step is None else WatchedModel(model, count, on_step)
 
 
@@ -92,11 +92,11 @@ def check_number_of_samples(n: object) -> None:
 
 
 class Sampler(abc.ABC, Generic[S]):
-    """A way from the prior to a sample: :meth:`init`, then :meth:`step` over :meth:`times`, then the last output."""
+    """Sampler: :meth:`init`, then :meth:`step` over :meth:`times`, then a draw from the last output."""
 
     kind: ClassVar[str] = "sampler"
     exact_for_constants: ClassVar[bool] = (
-        True  # a claim: an output that is one point, for ever, is sampled without error
+        True  # a claim: an output that is the same point at all times is sampled without error
     )
 
     @abc.abstractmethod
@@ -108,16 +108,16 @@ class Sampler(abc.ABC, Generic[S]):
         """State at time t from the state at time s < t; both are scalar float64 tensors on the CPU."""
 
     def times(self, model: Model, n_steps: int) -> Tensor:
-        """Times of the n + 1 states, increasing from 0: the family's, unless a sampler has a grid of its own.
+        """Times of the n + 1 states, increasing from 0; by default those of the family.
 
         Raises:
             StepCountError: If this number of steps is not allowed.
-            ConfigError: If the sampler is not for this family.
+            ConfigError: If the sampler does not fit this family.
         """
         return model.family.times(n_steps)
 
     def nfe(self, n_steps: int) -> int:
-        """How often a sample of n steps asks the network: once in each step, and once at the end."""
+        """Number of network evaluations for n steps: one per step, and one at the end."""
         return n_steps + 1
 
     def trajectory(
@@ -130,7 +130,7 @@ class Sampler(abc.ABC, Generic[S]):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Iterator[S]:
-        """Yields the n + 1 states, from the prior to the last of the times; keeps none of them."""
+        """Yields the n + 1 states, from the prior to the last time; keeps none of them."""
         check_number_of_samples(batch_size)
         times = self.times(model, n_steps)
         device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
@@ -160,8 +160,8 @@ class Sampler(abc.ABC, Generic[S]):
             n_steps: Number of steps.
             condition: Conditions of the network by name, each with ``batch_size`` rows.
             device: Device of the beliefs.
-            dtype: Precision of the beliefs.
-            on_step: Called with each :class:`SamplerStep`, which is gone afterwards unless the function keeps it.
+            dtype: Floating dtype of the beliefs.
+            on_step: Callback that receives each :class:`SamplerStep`; the sampler does not keep it.
         """
         model = watched(model, self.nfe(n_steps), on_step)
         for state in self.trajectory(

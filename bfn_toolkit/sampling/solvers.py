@@ -12,8 +12,8 @@ ordinary differential equation with the same marginal distributions, are
     \frac{dw}{dq} = \hat\phi \qquad \big(\text{the same as } dw / d\lambda = \sqrt{B} \, \hat\phi,
     \; \lambda = \tfrac12 \ln B\big) .
 
-Solvers differ in what they take for :math:`\hat\phi` between two times, D, and in how much of the noise they renew.
-From s to t they step as
+Solvers differ in D, their value for :math:`\hat\phi` between two times, and in how much of the noise they renew.
+A step from s to t is
 
 .. math:: w_t = a \, w_s + b \, D + c \, z, \qquad z \sim N(0, I)
 
@@ -30,10 +30,10 @@ sampler                 a             b                       c                 
 :class:`FlowSampler`    0             :math:`q_t`             sqrt(temperature)       of a draw of the output
 ======================= ============= ======================= ======================= ==========================
 
-All but Euler-Maruyama are exact for a constant D.  At t = 0 the beliefs are the prior, and w is noise alone.  It still
-is at the grid's first time, to which the step costs nothing: the evaluation there is the first that tells anything, and
-stands for all of the time since 0.  So n steps take n evaluations of the network, at the n times of the grid, and the
-sample is drawn from the last output.
+All but Euler-Maruyama are exact for a constant D.  At t = 0 the beliefs are the prior, and w is pure noise.  The step
+to the grid's first time leaves w unchanged and needs no evaluation; the evaluation at that time is the first one, and
+its drift covers the time since 0.  So n steps take n evaluations of the network, at the n times of the grid, and
+the sample is drawn from the last output.
 
 Source: Xue et al. 2024 (arXiv 2404.15766), theorems 4.1 and 5.1: BFN-Solver 1 and 2, SDE-BFN-Solver 1 and 2.  The
 re-noising sampler is that of MolCRAFT (Qu et al. 2024, arXiv 2404.12141), its temperature that of ChemBFN.
@@ -69,9 +69,9 @@ class SolverPath:
 
     Arguments:
         w: v / sqrt(B), with shape (B, *site, d).
-        q: sqrt(B) there.
-        q_0: The q since which the drift is missing: q itself, but 0 at the grid's first time.
-        phi: The evaluation before this one, where the solver needs it.
+        q: sqrt(B).
+        q_0: The q from which the next drift starts: q itself, but 0 at the grid's first time.
+        phi: The previous evaluation, if the solver needs it.
         q_phi: sqrt(B) at that evaluation.
         w_0: The w at which a step of two evaluations began.
     """
@@ -86,7 +86,7 @@ class SolverPath:
 
 @attrs.frozen(eq=False)
 class SolverState(SamplerState):
-    """Beliefs, and the path of each part to them.
+    """Beliefs, and the solver's path for each part.
 
     Arguments:
         paths: Paths by the names of the parts.
@@ -106,12 +106,12 @@ class SolverState(SamplerState):
 
 @lru_cache(maxsize=4096)
 def _accuracy(family: ChannelFamily[Any], t: float) -> float:
-    """B at time t; remembered, so that a grid that is used again costs nothing."""
+    """B at time t, cached for grids that are used again."""
     return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
 
 
 def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
-    """The parts, each of a product in a stream of draws of its own."""
+    """Yields the parts, for a product each within its own random stream."""
     stream = streams() if family.has_parts else None
     for part in family.walk(*values):
         with stream(part.name) if stream else nullcontext():
@@ -119,14 +119,14 @@ def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
 
 
 class Solver(Sampler[SolverState]):
-    """What the solvers share: the grid, and the loop over the parts."""
+    """Base of the solvers: the grid, and the loop over the parts."""
 
     grid: TimeGrid
     order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
 
     @abc.abstractmethod
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
-        """The path where sqrt(B) is q, from where it is with the expected embedding phi there.
+        """Advances the path to the accuracy where sqrt(B) is q.
 
         Arguments:
             path: The path so far.
@@ -136,7 +136,7 @@ class Solver(Sampler[SolverState]):
         """
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
-        """The embedding that the step takes for that of the data, with the shape and dtype of w: its expectation."""
+        """Estimate of the data's embedding for the step, with the shape and dtype of w: its expectation by default."""
         return family.mean_embedding(output)
 
     def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
@@ -148,11 +148,11 @@ class Solver(Sampler[SolverState]):
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.grid.times(model.family, n_steps)])
 
     def nfe(self, n_steps: int) -> int:
-        """As many as steps: the first takes none, and the sample takes one."""
+        """Number of evaluations: n, since the first step needs none and the final draw needs one."""
         return n_steps
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SolverState:
-        """The prior, and noise."""
+        """The prior, with noise for w."""
         paths = {}
         for part in _in_streams(model.family):
             family = part.as_channel()
@@ -163,8 +163,8 @@ class Solver(Sampler[SolverState]):
     def step(
         self, model: Model, state: SolverState, s: Tensor, t: Tensor, condition: Condition | None = None
     ) -> SolverState:
-        """One evaluation, and :meth:`advance` for each part; from t = 0 to the start the noise stays what it is."""
-        at, to = s.item(), t.item()  # on the CPU: no device is waited for
+        """One evaluation, then :meth:`advance` for each part; from t = 0 to the grid's start the noise is unchanged."""
+        at, to = s.item(), t.item()  # on the CPU: no device sync
         if at == 0.0:
             return SolverState.at(model.family, {part.name: _start(part, state, to) for part in model.family.walk()})
         paths, output = {}, model.output(state.params, s, condition)
@@ -176,7 +176,7 @@ class Solver(Sampler[SolverState]):
 
 
 def _start(part: Part, state: SolverState, t: float) -> SolverPath:
-    """The path of a part at the first time of the grid: noise, as before."""
+    """The path of a part at the first time of the grid: the same noise."""
     return SolverPath(state.paths[part.name].w, math.sqrt(_accuracy(part.as_channel(), t)), 0.0)
 
 
@@ -195,7 +195,7 @@ def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope) -> Tens
 
 
 def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
-    """w_t = a w_s + b D + c z, in the memory of D: drift and noise for the accuracy of the step."""
+    """w_t = a w_s + b D + c z, computed in place in D: drift and noise for the accuracy of the step."""
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
     c = math.sqrt(alpha) / q
@@ -209,7 +209,7 @@ _IS_SLOPE = validators.one_of("log-snr", "signal")
 
 @attrs.frozen
 class ODE1(Solver):
-    """First-order solver of the probability flow (BFN-Solver 1): draws noise once, at the beginning.
+    """First-order solver of the probability flow (BFN-Solver 1): draws noise only at the beginning.
 
     Arguments:
         grid: Times of the evaluations.
@@ -226,12 +226,12 @@ class ODE1(Solver):
 
 @attrs.frozen
 class ODE2(Solver):
-    """Second-order multistep solver of the probability flow (BFN-Solver 2): one evaluation a step.
+    """Second-order multistep solver of the probability flow (BFN-Solver 2): one evaluation per step.
 
     Arguments:
         grid: Times of the evaluations.
-        slope: In what the expected embedding is taken to be linear: "log-snr", as published for continuous data, or
-            "signal", sqrt(B), as published for classes.
+        slope: Variable in which the expected embedding is extrapolated linearly: "log-snr", as published for
+            continuous data, or "signal", sqrt(B), as published for classes.
     """
 
     order: ClassVar[int | None] = 2
@@ -249,7 +249,7 @@ class ODE2(Solver):
 class ODEMidpoint(Solver):
     """Second-order single-step solver of the probability flow: every second time is the middle of a step.
 
-    The last step is whole for an odd number of evaluations, and of first order for an even one.
+    The last step is complete for an odd number of evaluations, and first-order for an even one.
 
     Arguments:
         grid: Times of the evaluations.
@@ -261,7 +261,7 @@ class ODEMidpoint(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         if path.w_0 is None or path.phi is None:  # to the middle
-            w_0 = torch.add(path.w, phi, alpha=path.q - path.q_0)  # the drift since 0 is not a part of the step
+            w_0 = torch.add(path.w, phi, alpha=path.q - path.q_0)  # the drift since 0 is not part of the step
             w = torch.add(path.w, phi, alpha=q - path.q_0)
             return SolverPath(w, q, path.q, phi=phi, q_phi=path.q, w_0=w_0)
         r = 0.5 * math.log(q / path.q_phi) / math.log(path.q / path.q_phi)
@@ -291,7 +291,7 @@ class SDE2(Solver):
 
     Arguments:
         grid: Times of the evaluations.
-        slope: As in :class:`ODE2`.
+        slope: See :class:`ODE2`.
     """
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
@@ -305,9 +305,9 @@ class SDE2(Solver):
 
 @attrs.frozen
 class EulerMaruyama(Solver):
-    """Euler-Maruyama steps: the accuracy rate too is taken to be constant.  A baseline, for many steps.
+    """Euler-Maruyama steps, with a constant accuracy rate within each step: a baseline for many steps.
 
-    Its beliefs count the accuracy of these steps, which is less than B(t).
+    Its beliefs accumulate the accuracy of these steps, which is less than B(t).
 
     Arguments:
         grid: Times of the evaluations.
@@ -318,7 +318,7 @@ class EulerMaruyama(Solver):
     grid: TimeGrid = field(factory=UniformGrid, validator=_IS_GRID)
 
     def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
-        """The rate at s times t - s."""
+        """The accuracy rate at s, times t - s."""
         rate = family.schedule.alpha(torch.tensor(s, dtype=torch.float64))
         return (t - s) * family.snr(rate).item()
 
@@ -330,12 +330,12 @@ class EulerMaruyama(Solver):
 
 @attrs.frozen
 class FlowSampler(Solver):
-    """Draws the beliefs at each time anew from the flow about the last guess: no step remembers another's noise.
+    """Draws new beliefs at each time from the flow of the last guess, so that no noise is carried between steps.
 
     Arguments:
         grid: Times of the evaluations.
-        guess: "sample", a draw of the output, by which the beliefs have the right distribution wherever the output has;
-            or "mean", E[phi], which is not a possible value where the output is undecided.
+        guess: "sample", a draw of the output, which gives the beliefs the right distribution if the output is exact;
+            or "mean", E[phi], which is not a possible value if the output is undecided.
         temperature: Variance of the noise, in units of the flow's; below 1 for likelier samples.
     """
 
@@ -344,7 +344,7 @@ class FlowSampler(Solver):
     temperature: float = field(default=1.0, validator=validators.number(ge=0, le=100))
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
-        """That of the guess."""
+        """Embedding of the guess."""
         if self.guess == "mean":
             return family.mean_embedding(output)
         return family.embed(output.sample()).to(w.dtype)

@@ -1,7 +1,7 @@
-r"""Time grids: at which times a solver asks the network.
+r"""Time grids: the times at which a solver evaluates the network.
 
-A solver with n evaluations asks at :math:`0 < t_1 < \dots < t_n = 1`.  What changes from one time to the next is the
-signal-to-noise ratio of the beliefs, which is the accuracy B of the channel; with
+A solver evaluates at n times :math:`0 < t_1 < \dots < t_n = 1`.  Along them grows the signal-to-noise ratio of the
+beliefs, which is the accuracy B of the channel.  With
 
 .. math:: \lambda(t) = \tfrac12 \ln B(t), \qquad \sigma(t) = B(t)^{-1/2} = e^{-\lambda(t)}
 
@@ -11,11 +11,11 @@ a grid spaces the times evenly in
 :class:`UniformGrid`  t
 :class:`LogSnrGrid`   :math:`\lambda`
 :class:`KarrasGrid`   :math:`\sigma^{1/\rho}` (Karras et al. 2022, eq. 5)
-:class:`GivenGrid`    nothing: the times are given
+:class:`GivenGrid`    nothing: the user lists the times
 ===================== ==========================================================
 
-The first time is the *start*, because lambda has no value at t = 0: by default where B = 0.1, so that the noise still
-hides what there is to see, whatever the family (or a hundredth of B(1), where that is less).
+The first time is the *start*, because lambda has no value at t = 0.  By default B is 0.1 there (or a hundredth of B(1),
+if that is less), so that noise still dominates the signal for every family.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
 
 class TimeGrid(abc.ABC):
-    """A choice of times: a value, so a field of the samplers that have a choice."""
+    """Choice of times: a field of the samplers that offer a choice."""
 
     kind: ClassVar[str] = "grid"
 
     @abc.abstractmethod
     def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
-        """Times 0 < t_1 < ... < t_n = 1, the start alone for n = 1: float64, on the CPU, with shape (n,)."""
+        """Times 0 < t_1 < ... < t_n = 1, or only the start for n = 1: float64, on the CPU, with shape (n,)."""
 
     def times(self, family: Family[Any], n: int) -> Tensor:
-        """The times for a family; for a product the mean of the times for its parts, which all of them share.
+        """Times for a family; for a product all parts share the mean of the times for each part.
 
         Raises:
-            StepCountError: If n is not an integer of at least 1, or another than the grid allows.
+            StepCountError: If n is not an integer of at least 1, or the grid does not allow it.
             ConfigError: If a part is not a channel.
         """
         check_n_steps(n)
@@ -57,18 +57,18 @@ class TimeGrid(abc.ABC):
 
 
 def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
-    """Time at which B has accumulated."""
+    """Time at which the accuracy B has accumulated."""
     return family.schedule.time(accuracy / family.snr(torch.ones((), dtype=torch.float64)))
 
 
 def _ends(family: ChannelFamily[Any], start: float | None) -> tuple[float, float, float]:
-    """The first time, and B there and at the end."""
+    """The first time, B at the first time, and B at the end."""
     last = family.snr(family.schedule.beta(torch.ones((), dtype=torch.float64)))
     if start is None:
         first = (0.01 * last).clamp_max(0.1)
         return _time(family, first).item(), first.item(), last.item()
-    moment = torch.tensor(start, dtype=torch.float64)
-    return start, family.snr(family.schedule.beta(moment)).item(), last.item()
+    t = torch.tensor(start, dtype=torch.float64)
+    return start, family.snr(family.schedule.beta(t)).item(), last.item()
 
 
 def _between(first: float, last: float, n: int) -> Tensor:
@@ -80,10 +80,10 @@ _WITHIN = validators.optional(validators.number(gt=0, lt=1))
 
 @attrs.frozen
 class UniformGrid(TimeGrid):
-    """Evenly in time.
+    """Times spaced evenly.
 
     Arguments:
-        start: First time; None for where B = 0.1.
+        start: First time; None for the time at which B = 0.1.
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
@@ -93,7 +93,7 @@ class UniformGrid(TimeGrid):
 
 
 class _NoiseGrid(TimeGrid):
-    """Evenly in a function of the accuracy."""
+    """Times spaced evenly in a function of the accuracy."""
 
     start: float | None
 
@@ -102,7 +102,7 @@ class _NoiseGrid(TimeGrid):
         """Accuracies from the first to the last, with shape (n,)."""
 
     def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
-        """The times of the accuracies; the ends are what they should be to the last bit."""
+        """Times of the accuracies; both ends are set exactly."""
         start, first, last = _ends(family, self.start)
         times = _time(family, self.accuracies(first, last, n))
         times[-1], times[0] = 1.0, start
@@ -111,10 +111,10 @@ class _NoiseGrid(TimeGrid):
 
 @attrs.frozen
 class LogSnrGrid(_NoiseGrid):
-    """Evenly in the logarithm of the signal-to-noise ratio.
+    """Times spaced evenly in the logarithm of the signal-to-noise ratio.
 
     Arguments:
-        start: First time; None for where B = 0.1.
+        start: First time; None for the time at which B = 0.1.
 
     >>> from bfn_gaussian import Gaussian
     >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
@@ -129,11 +129,11 @@ class LogSnrGrid(_NoiseGrid):
 
 @attrs.frozen
 class KarrasGrid(_NoiseGrid):
-    """Evenly in a root of the noise: denser where the noise is small.
+    """Times spaced evenly in a root of the noise: denser where the noise is small.
 
     Arguments:
-        start: First time; None for where B = 0.1.
-        rho: Which root; 1 is evenly in the noise, and infinity would be :class:`LogSnrGrid`.
+        start: First time; None for the time at which B = 0.1.
+        rho: Order of the root; 1 spaces evenly in the noise, and infinity would be :class:`LogSnrGrid`.
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
@@ -155,7 +155,7 @@ def _increasing(_: object, attribute: attrs.Attribute[Any], value: tuple[float, 
 
 @attrs.frozen
 class GivenGrid(TimeGrid):
-    """Times of one's own: the number of evaluations is theirs.
+    """Times listed by the user; their number is the number of evaluations.
 
     Arguments:
         at: The times, increasing, in (0, 1].

@@ -1,7 +1,7 @@
-"""Trajectories: what a sampler believes and expects on the way from the prior to a sample.
+"""Trajectories: beliefs and outputs of a sampler from the prior to a sample.
 
-A sampler keeps none of its states; a :class:`Trajectory` is a function for its ``on_step`` that notes those of the
-first few rows.
+A sampler keeps none of its states; a :class:`Trajectory` is a callback for its ``on_step`` that records the first few
+rows.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.sampling.sampler import SamplerStep
 
-ROWS = 64  # of a file of trajectories, at most
-DRAWS = 16  # for an entropy
+ROWS = 64  # largest number of rows in a trajectory file
+DRAWS = 16  # number of draws for an entropy
 
 
 def beliefs_of(family: Family[Any], params: Any) -> tuple[Tensor, bool]:
-    """What beliefs are followed by, with shape (B, *site) or (B, *site, F), and whether it is their mean.
+    """Numbers that represent beliefs, with shape (B, *site) or (B, *site, F), and whether they are the mean.
 
-    Where they have no mean, as of classes, it is what the network sees of them.
+    Beliefs about classes have no mean; they are represented by the features that the network sees.
     """
     try:
         mean = family.input(params).mean
-    except NotImplementedError:  # torch's word for what a distribution has not
+    except NotImplementedError:  # torch raises this if a distribution has no mean
         mean = torch.full((), torch.nan)
     return (family.features(params), False) if mean.isnan().all() else (mean, True)
 
@@ -35,10 +35,10 @@ def beliefs_of(family: Family[Any], params: Any) -> tuple[Tensor, bool]:
 def entropy_of(output: Output, draws: int = DRAWS) -> Tensor:
     """Entropy of an output in nats per example, with shape (B,): the mean of -ln p_O(x) over draws of x.
 
-    It says nothing of a point: NaN, or a constant where a :class:`~bfn_toolkit.Delta` has a standard deviation.
+    For a point it carries no information: NaN, or a constant if the :class:`~bfn_toolkit.Delta` has a ``std``.
     """
     mean = output.mean
-    # The generator comes back to where it was, so that watching changes no sample.
+    # The generator's state is restored, so that recording changes no sample.
     with seeded(0, "entropy", device=mean.device):
         try:
             return -torch.stack([output.log_prob(output.sample()) for _ in range(draws)]).mean(0)
@@ -47,15 +47,15 @@ def entropy_of(output: Output, draws: int = DRAWS) -> Tensor:
 
 
 class Trajectory:
-    """What a sampler believes and expects, for the first rows that it draws: a function for ``on_step``.
+    """Callback for ``on_step`` that records beliefs and outputs of the first rows.
 
-    :attr:`arrays` holds, by name, ``t`` with shape (E,) for E evaluations, ``beliefs`` (E, rows, ...) as
-    :func:`beliefs_of` has them, ``output_mean`` (E, rows, *site) and ``output_entropy`` (E, rows) in nats.  Of data
-    with parts the last three begin with the name of the part and a dot.
+    :attr:`arrays` holds by name: ``t`` with shape (E,) for E evaluations, ``beliefs`` (E, rows, ...) from
+    :func:`beliefs_of`, ``output_mean`` (E, rows, *site) and ``output_entropy`` (E, rows) in nats.  For data with parts
+    the last three names begin with the name of the part and a dot.
 
     Arguments:
-        family: Whose beliefs they are.
-        rows: How many.
+        family: Family of the beliefs.
+        rows: Number of rows.
     """
 
     def __init__(self, family: Family[Any], rows: int = ROWS) -> None:
@@ -63,7 +63,7 @@ class Trajectory:
         self.arrays: dict[str, Tensor] = {}
 
     def __call__(self, step: SamplerStep) -> None:
-        """Notes an evaluation of the network."""
+        """Records an evaluation of the network."""
         if step.first >= self.rows:
             return
         self._place("t", (step.count,), torch.float64)[step.number - 1] = step.t

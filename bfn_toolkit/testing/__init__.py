@@ -1,8 +1,8 @@
 """The conformance kit: property tests for anyone's plugin.
 
-:mod:`~bfn_toolkit.testing.laws` holds the laws, :mod:`~bfn_toolkit.testing.kit` the ways to run them, and
-:mod:`~bfn_toolkit.testing.cases` the examples that they are tried on.  Names are loaded on first use: the pytest
-plugin lives in this package, and must not make every pytest run import torch.
+:mod:`~bfn_toolkit.testing.laws` holds the laws, :mod:`~bfn_toolkit.testing.kit` runs them, and
+:mod:`~bfn_toolkit.testing.cases` generates the examples for them.  Names are loaded on first use: the pytest plugin is
+part of this package, and must not make every pytest run import torch.
 """
 
 import lazy_loader

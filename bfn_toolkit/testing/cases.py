@@ -1,8 +1,8 @@
 """Hypothesis strategies: small, composable, shrinking towards the simplest case.
 
-A :class:`Case` is all that an example of a family needs: how many rows, the accuracies of the messages that led to the
-beliefs, and a seed for the data and the messages.  Beliefs are reached by real updates, so they are what a flow can
-produce, for any family, with nothing to declare.
+A :class:`Case` determines an example of any family: the number of rows, the accuracies of the messages that led to the
+beliefs, and a seed for the data and the messages.  Beliefs come from actual updates, so a flow can produce them, and a
+family needs to declare nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bfn_toolkit.testing.draws import seeded
 
 
 def register_profiles() -> None:
-    """Registers the profiles "dev" and "ci", and loads "ci" where the environment variable CI is set.
+    """Registers the profiles "dev" and "ci", and loads "ci" if the environment variable CI is set.
 
     Both have no deadline, because torch's first call is slow; "ci" is derandomised.
     """
@@ -40,13 +40,13 @@ def accuracies(low: float = 1e-3, high: float = 1e3) -> st.SearchStrategy[float]
 
 
 def times() -> st.SearchStrategy[float]:
-    """Times in [0, 1], both ends among them."""
+    """Times in [0, 1], including both ends."""
     return st.one_of(st.sampled_from([0.0, 1.0, 0.5, 2.0**-24, 1e-6, 1.0 - 2.0**-24]), st.floats(0.0, 1.0))
 
 
 @attrs.frozen
 class Case:
-    """An example of a family, by the numbers that make it.
+    """Example of a family, as the numbers that determine it.
 
     Arguments:
         rows: Number of examples B.
@@ -59,7 +59,7 @@ class Case:
     seed: int = 0
 
     def data(self, family: Family[Any]) -> Data:
-        """Data of the family, drawn from its prior, in float64 where they are real numbers."""
+        """Data of the family, drawn from its prior; real numbers are in float64."""
         return data(family, self.rows, self.seed)
 
     def beliefs(self, family: Family[Any]) -> Any:
@@ -70,7 +70,7 @@ class Case:
         return params
 
     def message(self, family: Family[Any], x: Data, accuracy: float, number: int) -> Data:
-        """Message of that number about x."""
+        """Message about x, seeded by its index ``number``."""
         with seeded(self.seed, "message", number):
             return family.sender(x, self.alpha(accuracy)).sample()
 

@@ -1,4 +1,4 @@
-"""The laws that a family claims by the base class that it inherits: additive, channel or stepped."""
+"""Laws that a family claims by its base class: additive, channel or stepped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def has_table(family: Any) -> bool:
 
 @law("family", "a message of a, then one of b, is worth one of a + b", is_additive)
 def check_accuracies_add(family: AdditiveFamily[Any]) -> float:
-    """Two messages and one of their total accuracy give beliefs of one distribution (two-sample test)."""
+    """Two messages, and one of their total accuracy, give beliefs with the same distribution (two-sample test)."""
     judge = Judge(check_accuracies_add, family)
     x = repeat(data(family, 1), MANY // 4)
     for a, b in ((0.5, 0.5), (0.2, 4.0)):
@@ -51,7 +51,7 @@ def check_accuracies_add(family: AdditiveFamily[Any]) -> float:
 
 @law("family", "the accuracies of n steps add up to beta(1)", is_additive)
 def check_steps_telescope(family: AdditiveFamily[Any]) -> float:
-    """However many steps there are, they tell the same in all."""
+    """The total accuracy does not depend on the number of steps."""
     judge = Judge(check_steps_telescope, family)
     for n in (1, 2, 10, 1000):
         grid = family.times(n)
@@ -65,10 +65,10 @@ def check_steps_telescope(family: AdditiveFamily[Any]) -> float:
 def check_loss_rate_is_the_limit_of_the_step_loss(family: AdditiveFamily[Any]) -> float:
     """The continuous-time loss is the limit of many small messages.
 
-    The limit is taken at prices of 0.02 and 0.01 nats, of the data and of a draw of the output itself (of the worst of
-    three outputs), so that a message resolves neither, and extrapolated.  With
-    r = p_R / p_S, the mean of r - 1 - ln r is the price, as is that of -ln r; its standard deviation is of the order of
-    the price, not of its square root.
+    The limit is extrapolated from losses of 0.02 and 0.01 nats.  The accuracies are so small that a message resolves
+    neither the data nor a draw of the output, even for the worst of three outputs.  With r = p_R / p_S, the means of
+    r - 1 - ln r and of -ln r are both the loss, but the standard deviation of the first is of the order of the loss,
+    not of its square root.
     """
     judge = Judge(check_loss_rate_is_the_limit_of_the_step_loss, family)
     n, samples = MANY // 4, []
@@ -85,8 +85,8 @@ def check_loss_rate_is_the_limit_of_the_step_loss(family: AdditiveFamily[Any]) -
         worst = torch.maximum(worst, torch.maximum(slope.amax(), spread))
     for x, output, slope in samples:
         slopes = []
-        for price in (0.02, 0.01):
-            alpha = (price / worst).expand(n)
+        for nats in (0.02, 0.01):
+            alpha = (nats / worst).expand(n)
             with seeded(0, "limit"):
                 y = family.sender(x, alpha).sample()
             log_ratio = family.receiver(output, alpha).log_prob(y) - family.sender(x, alpha).log_prob(y)
@@ -104,7 +104,7 @@ def check_loss_rate_is_the_limit_of_the_step_loss(family: AdditiveFamily[Any]) -
 def check_channel_coordinates_round_trip(
     family: ChannelFamily[Any], *, case: Case | None = None, examples: int = EXAMPLES
 ) -> float:
-    """The coordinates of the solvers lose nothing."""
+    """The coordinates of the solvers lose no information."""
 
     def body(judge: Judge, case: Case) -> None:
         x, params = case.data(family), case.beliefs(family)
@@ -126,7 +126,7 @@ def check_channel_coordinates_round_trip(
 
 @law("family", "v | x ~ N(B phi(x), B I)", is_channel)
 def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
-    """Mean and covariance of the natural parameters, where B is the accuracy in the unit of the channel."""
+    """Mean and covariance of the natural parameters, with B the signal-to-noise ratio of the channel."""
     judge = Judge(check_flow_is_a_gaussian_channel, family)
     x = repeat(data(family, 1), MANY)
     with seeded(0, "channel"):
@@ -146,7 +146,7 @@ def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
 
 @law("family", "mean_embedding(p_O) = E[phi(x)], x ~ p_O", is_channel)
 def check_mean_embedding_is_that_of_the_draws(family: ChannelFamily[Any]) -> float:
-    """What the solvers follow is the expectation of the embedding under the output distribution."""
+    """The solvers follow the expectation of the embedding under the output distribution."""
     judge = Judge(check_mean_embedding_is_that_of_the_draws, family)
     params = repeat(fold_one(family), MANY)
     for seed in (0, 1):
@@ -165,7 +165,7 @@ def check_mean_embedding_is_that_of_the_draws(family: ChannelFamily[Any]) -> flo
 
 @law("family", "only the number of steps of the table is allowed", has_table)
 def check_other_step_counts_are_refused(family: SteppedFamily[Any]) -> float:
-    """The steps of a family whose accuracies do not add are part of the model."""
+    """The number of steps is part of the model if accuracies do not add."""
     judge = Judge(check_other_step_counts_are_refused, family)
     n = family.schedule.n_steps
     judge.close(family.times(n), torch.linspace(0.0, 1.0, n + 1, dtype=torch.float64), 1e-12)

@@ -1,4 +1,4 @@
-"""The draws of the laws: each is fixed by a key, and by a seed under which all of them can be made again."""
+"""Draws of the laws: each is fixed by a key and by a seed common to all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEED: ContextVar[int] = ContextVar("SEED", default=0)
 
 @contextmanager
 def under_seed(seed: int) -> Iterator[None]:
-    """Scope in which the laws make other draws, of data, messages, weights and samples, than by default."""
+    """Scope in which the laws draw data, messages, weights and samples under another seed."""
     token = SEED.set(seed)
     try:
         yield

@@ -1,9 +1,9 @@
 r"""The laws of distribution families.
 
-Exact laws are compared in float64, at a tolerance of 1e-9 of the largest number that enters: thousands of rounding
-errors, and a billionth of any fault in a formula.  Statistical laws have fixed seeds and state their false-alarm rate
-through :data:`~bfn_toolkit.testing.law.Z` and :data:`~bfn_toolkit.testing.law.P`.  Beliefs are compared by the
-log-densities they give to test points, so that a law needs to know nothing of a family's params.
+Exact laws are compared in float64, with a tolerance of 1e-9 of the largest number that enters: far above rounding
+errors, and far below a fault in a formula.  Statistical laws have fixed seeds; :data:`~bfn_toolkit.testing.law.Z` and
+:data:`~bfn_toolkit.testing.law.P` set their false-alarm rate.  Beliefs are compared by the log-densities that they give
+to test points, so a law does not depend on a family's params.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from bfn_toolkit.testing.probes import (
 )
 from bfn_toolkit.testing.toys import Toy
 
-EXAMPLES = 25  # of a law that searches
+EXAMPLES = 25  # number of examples that a law tries
 
 
 @law("family", "ln p_I(x|h(theta,y,alpha)) - ln p_I(x|theta) - ln p_S(y|x;alpha) is the same for every x")
@@ -84,7 +84,7 @@ def check_updates_are_exchangeable(family: Family[Any], *, case: Case | None = N
 def check_zero_accuracy_changes_nothing(
     family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES
 ) -> float:
-    """A message that tells nothing leaves the beliefs as they are."""
+    """A message without information does not change the beliefs."""
 
     def body(judge: Judge, case: Case) -> None:
         x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1e-12)
@@ -101,7 +101,7 @@ def check_zero_accuracy_changes_nothing(
 
 @law("family", "theta ~ p_F(. | x; 0) is theta_0")
 def check_flow_starts_at_the_prior(family: Family[Any], *, case: Case | None = None, examples: int = EXAMPLES) -> float:
-    """At t = 0 nothing has been told."""
+    """At t = 0 no message has been received."""
 
     def body(judge: Judge, case: Case) -> None:
         x = case.data(family)
@@ -115,7 +115,7 @@ def check_flow_starts_at_the_prior(family: Family[Any], *, case: Case | None = N
 
 @law("family", "p_F(. | x; t) is the law of the messages up to t, received one after the other")
 def check_flow_is_the_chain_of_updates(family: Family[Any]) -> float:
-    """The one-shot flow and the fold of updates give beliefs of one distribution (two-sample test)."""
+    """The one-shot flow and the chain of updates give beliefs with the same distribution (two-sample test)."""
     judge = Judge(check_flow_is_the_chain_of_updates, family)
     grid = family.times(steps_of(family))
     n = MANY // 4
@@ -133,7 +133,7 @@ def check_flow_is_the_chain_of_updates(family: Family[Any]) -> float:
 
 @law("family", "p_U(. | theta, x; alpha) is the law of h(theta, y, alpha) with y ~ p_S(. | x; alpha)")
 def check_draw_update_is_the_update_of_a_message(family: Family[Any]) -> float:
-    """The fused draw of an update and its definition give beliefs of one distribution (two-sample test)."""
+    """The fused draw of an update and its definition give beliefs with the same distribution (two-sample test)."""
     judge = Judge(check_draw_update_is_the_update_of_a_message, family)
     n = MANY // 4
     x = repeat(data(family, 1), n)
@@ -167,7 +167,7 @@ def check_beliefs_are_a_martingale(family: Family[Any]) -> float:
 
 @law("family", "the integral of p_I(x | theta') over x is 1")
 def check_beliefs_are_normalised(family: Family[Any]) -> float:
-    """Beliefs after a message still sum to one: E[p_I(x | theta') / p_I(x | theta)] = 1 over x ~ p_I(. | theta)."""
+    """Beliefs after a message still integrate to one: E[p_I(x|theta') / p_I(x|theta)] = 1 over x ~ p_I(. | theta)."""
     judge = Judge(check_beliefs_are_normalised, family)
     one = fold_one(family)
     before = family.input(repeat(one, MANY))
@@ -190,7 +190,7 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
     params = repeat(fold_one(family), n)
     raw = repeat(raw_numbers(family, 1), n)
     output = family.output(raw, params)
-    # A message by ancestry is a message of the receiver: both give functions of it the same mean.
+    # Ancestral draws and draws of the receiver have the same distribution.
     alpha = alphas(n, 1.5)
     with seeded(0, "receiver"):
         ancestral = family.sender(output.sample(), alpha).sample()
@@ -211,10 +211,10 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
 
 @law("family", "a value is drawn as often as p_O says; E[p_O(x) / p_O'(x)] = 1 over x ~ p_O'")
 def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
-    """The price of x under the output distribution is that of a distribution: it sums to one, and it is sampled.
+    """The output's density sums to one and matches its draws.
 
-    Where draws repeat, their frequencies are compared with the probabilities; else p_O with a neighbour of it.  A
-    :class:`~bfn_toolkit.Delta` has no density of its own.
+    If draws repeat, their frequencies are compared with the probabilities; otherwise p_O is compared with a neighbour.
+    A :class:`~bfn_toolkit.Delta` has no density and is not tested.
     """
     judge = Judge(check_output_density_is_that_of_its_draws, family)
     n = MANY // 4
@@ -241,20 +241,20 @@ def _check_density(judge: Judge, output: Output, neighbour: Output, n: int) -> N
 
 @law("family", "KL(p_S || p_R) = E[ln p_S(y) - ln p_R(y)] >= 0, and 0 where the output is certain of the truth")
 def check_step_loss_is_a_divergence(family: Family[Any]) -> float:
-    """The n-step loss is a divergence: it agrees with Monte Carlo, is not negative, and is 0 at the truth."""
+    """The n-step loss is a divergence: it agrees with Monte Carlo, is not negative, and is 0 for the true output."""
     judge = Judge(check_step_loss_is_a_divergence, family)
     n = MANY // 4
     params = repeat(fold_one(family), n)
     raw = repeat(raw_numbers(family, 1), n)
     x, alpha = repeat(data(family, 1), n), alphas(n, 0.5)
     sender, receiver = family.sender(x, alpha), family.receiver(family.output(raw, params), alpha)
-    with seeded(0, "price"):
+    with seeded(0, "price"):  # a key, kept so that the draws stay the same
         y = sender.sample()
         sampled = sender.log_prob(y) - receiver.log_prob(y)
-        price = family.step_loss(x, family.output(raw, params), alpha)
-    stderr = float((sampled.std() ** 2 + price.std() ** 2).sqrt()) / n**0.5
-    judge.mean(sampled - price, 0.0)
-    judge.error(-float(price.mean()), 6.0 * stderr + 1e-9)
+        loss = family.step_loss(x, family.output(raw, params), alpha)
+    stderr = float((sampled.std() ** 2 + loss.std() ** 2).sqrt()) / n**0.5
+    judge.mean(sampled - loss, 0.0)
+    judge.error(-float(loss.mean()), 6.0 * stderr + 1e-9)
     certain = family.receiver(Delta(x), alpha)
     judge.error((sender.log_prob(y) - certain.log_prob(y)).abs(), EXACT * (1.0 + sender.log_prob(y).abs()))
     return judge.figure
@@ -262,23 +262,23 @@ def check_step_loss_is_a_divergence(family: Family[Any]) -> float:
 
 @law("family", "E[L^n + L^r] = H(X) for every n, when the output is the exact posterior")
 def check_information_is_conserved(family: Family[Any]) -> float:
-    """What the messages cost and what is left to tell add up to the entropy, with an oracle for a network.
+    """With an oracle as the network, message loss and reconstruction loss add up to the entropy.
 
-    One lost factor 1/2, a missing n, bits for nats, a norm for its square, an update that is not Bayes' rule: all fail
-    here.  The family's own receiver is for its own outputs, so the definition is used for the oracle's.
+    A lost factor 1/2, a missing n, bits for nats, a norm for its square, an update that is not Bayes' rule: all fail
+    here.  The family's own receiver expects its own outputs, so the definition is used for the oracle's.
     """
     judge = Judge(check_information_is_conserved, family)
     toy = Toy.of(family)
     for n_steps in [steps_of(family)] if is_stepped(family) else (1, 3, 10):
         with seeded(0, "conserved", n_steps):
             x = toy.sample(MANY)
-            price = DiscreteTimeLoss(n_steps)(_Plain(toy), x) + ReconstructionLoss()(_Plain(toy), x)
-        judge.mean(price, toy.entropy)
+            loss = DiscreteTimeLoss(n_steps)(_Plain(toy), x) + ReconstructionLoss()(_Plain(toy), x)
+        judge.mean(loss, toy.entropy)
     return judge.figure
 
 
 class _Plain(Model):
-    """An oracle whose family receives by the definition."""
+    """Oracle whose family uses the definition of the receiver."""
 
     def __init__(self, toy: Toy) -> None:
         self.family: Any = _Receiving(toy.family)
@@ -304,7 +304,7 @@ class _Receiving:
 
 @law("family", "row i of a result depends on row i of the arguments alone")
 def check_rows_are_independent(family: Family[Any]) -> float:
-    """An update of some rows is the rows of the update, and the noise of two rows is not the same."""
+    """Updating some rows equals taking those rows of the update, and each row has its own noise."""
     judge = Judge(check_rows_are_independent, family)
     case = Case(rows=4, accuracies=(0.5,))
     x, params, alpha = case.data(family), case.beliefs(family), case.alpha(1.0)
@@ -312,9 +312,9 @@ def check_rows_are_independent(family: Family[Any]) -> float:
     some = family.update(rows_of(params, index), rows_of(y, index), alpha[index])
     whole = probe(family, rows_of(family.update(params, y, alpha), index), rows_of(x, index))
     judge.close(probe(family, some, rows_of(x, index)), whole, EXACT * scale(whole))
-    seen = family.features(params)[index]
-    judge.close(family.features(rows_of(params, index)), seen, EXACT * (1.0 + seen.abs().max()))
-    # Noise: rows that are told the same hear different messages, without correlation.
+    features = family.features(params)[index]
+    judge.close(family.features(rows_of(params, index)), features, EXACT * (1.0 + features.abs().max()))
+    # Noise: rows with the same data receive different, uncorrelated messages.
     n = MANY // 4
     same = repeat(data(family, 1), n)
     with seeded(0, "rows"):
@@ -326,7 +326,7 @@ def check_rows_are_independent(family: Family[Any]) -> float:
     for name, drawn in [*((name, family.features(params)) for name, params in flows.items()), ("sender", senders)]:
         numbers = columns(drawn)
         varied = numbers[:, numbers.std(0) > EXACT * numbers.abs().amax(0)]  # more than rounding
-        judge.true(varied.shape[1] > 0, f"{name} gives all rows the same noise", "noise of its own for each row")
+        judge.true(varied.shape[1] > 0, f"{name} gives all rows the same noise", "separate noise for each row")
         centred = (varied - varied.mean(0)) / varied.std(0)
         for lag in (1, len(centred) // 2):  # neighbours, and the halves of a batch of mirror images
             judge.mean((centred[lag:] * centred[:-lag]).mean(1), 0.0)
@@ -335,13 +335,13 @@ def check_rows_are_independent(family: Family[Any]) -> float:
 
 @law("family", "no verb changes its arguments")
 def check_arguments_are_not_changed(family: Family[Any]) -> float:
-    """Tensors that go in come out as they were."""
+    """No verb changes a tensor that it receives."""
     judge = Judge(check_arguments_are_not_changed, family)
     case = Case(rows=3, accuracies=(0.5,))
     x, params, alpha, raw = case.data(family), case.beliefs(family), case.alpha(1.0), raw_numbers(family, 3)
     t, y = torch.full((3,), 0.5, dtype=torch.float64), case.message(family, x, 1.0, 99)
-    given = {"alpha": alpha, "raw": raw, "t": t, **tensors({"x": x, "y": y}), **tensors(params)}
-    before = {name: value.clone() for name, value in given.items()}
+    arguments = {"alpha": alpha, "raw": raw, "t": t, **tensors({"x": x, "y": y}), **tensors(params)}
+    before = {name: value.clone() for name, value in arguments.items()}
     with seeded(0, "changes"):
         output = family.output(raw, params)
         verbs: dict[str, Callable[[], object]] = {
@@ -358,39 +358,39 @@ def check_arguments_are_not_changed(family: Family[Any]) -> float:
             verbs["loss_rate"] = lambda: family.loss_rate(x, output, t)
         for verb, run in verbs.items():
             run()
-            for name, value in given.items():
+            for name, value in arguments.items():
                 judge.true(torch.equal(value, before[name]), f"{verb} changed {name}", "nothing changed")
     return judge.figure
 
 
 @law("family", "floating results have the dtype and the device of the data, which is_discrete tells apart")
 def check_dtype_and_device_are_kept(family: Family[Any]) -> float:
-    """Float32 in, float32 out; noise of float64 is drawn in float64; and no verb leaves the device, or reads a value.
+    """Float32 in, float32 out; float64 noise is drawn in float64; no verb leaves the device or reads a value.
 
-    Data are int64 where ``is_discrete`` is true, and floating elsewhere.  A sender that draws by rejection has to read
+    Data are int64 if ``is_discrete`` is true, and floating otherwise.  A sender that draws by rejection must read
     values, so its family is not drawn from on the meta device.
     """
     judge = Judge(check_dtype_and_device_are_kept, family)
     for part in family.walk(data(family, 1)):
         (x,), claim = part.values, f"is_discrete = {part.family.is_discrete}"
-        found = f"data {part.prefix}x in {x.dtype} where {claim}"
-        judge.true((x.dtype == torch.int64) == part.family.is_discrete, found, "classes in torch.int64 if it is True")
+        dtype_of_x = f"data {part.prefix}x in {x.dtype} where {claim}"
+        judge.true((x.dtype == torch.int64) == part.family.is_discrete, dtype_of_x, "torch.int64 exactly if it is True")
     for dtype, device in ((torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")):
         with seeded(0, "dtype"):
             x = cast(data(family, 64), dtype, device)
             t, alpha = (torch.full((64,), value, dtype=dtype, device=device) for value in (0.5, 0.7))
             params = family.prior(64, device=device, dtype=dtype)
-            flow = told = params
+            flow = updated = params
             if device == "cpu" or not reads_values(family.sender(x, alpha)):
                 with DrawnDtypes() as drawn:
-                    flow, told = family.flow(x, t), family.draw_update(params, x, alpha)
+                    flow, updated = family.flow(x, t), family.draw_update(params, x, alpha)
                 if dtype == torch.float64:
                     judge.true(drawn.dtypes <= {dtype}, f"noise in {drawn.dtypes}", f"in {dtype}")
             raw = raw_numbers(family, 64, dtype).to(device)
             results = {
                 **{f"prior.{name}": value for name, value in tensors(params).items()},
                 **{f"flow.{name}": value for name, value in tensors(flow).items()},
-                **{f"draw_update.{name}": value for name, value in tensors(told).items()},
+                **{f"draw_update.{name}": value for name, value in tensors(updated).items()},
                 "features": family.features(flow),
             }
             if device == "cpu" and not is_stepped(family):
@@ -406,26 +406,26 @@ def check_dtype_and_device_are_kept(family: Family[Any]) -> float:
 
 @law("family", "loss rate and its gradient are finite at every t, both ends among them")
 def check_gradients_are_finite(family: Family[Any], *, case: float | None = None, examples: int = EXAMPLES) -> float:
-    """No division by what is 0 at t = 0, no overflow at t = 1, in float32."""
+    """In float32, no division by zero at t = 0 and no overflow at t = 1."""
 
     def body(judge: Judge, t: float) -> None:
         x = cast(data(family, 8), torch.float32)
         raw = raw_numbers(family, 8, torch.float32).requires_grad_()
-        moments = torch.full((8,), t)
+        batch_times = torch.full((8,), t)
         if is_stepped(family):
             grid = family.times(steps_of(family)).float()
-            moments = grid[(moments * (len(grid) - 1)).long()]
+            batch_times = grid[(batch_times * (len(grid) - 1)).long()]
         with seeded(0, "finite"):
-            params = family.flow(x, moments)
+            params = family.flow(x, batch_times)
             output = family.output(raw, params)
             if is_stepped(family):
-                first, second = (moment.expand(8) for moment in grid[:2])
-                price = family.step_loss(x, output, family.accuracy(first, second))
+                first, second = (time.expand(8) for time in grid[:2])
+                loss = family.step_loss(x, output, family.accuracy(first, second))
             else:
-                price = family.loss_rate(x, output, moments) * family.loss_weight(moments)
-        judge.true(price.shape == (8,), f"shape {tuple(price.shape)}", "shape (8,)")
-        price.sum().backward()  # type: ignore[no-untyped-call]
-        results = {"features": family.features(params), "price": price, "gradient": torch.as_tensor(raw.grad)}
+                loss = family.loss_rate(x, output, batch_times) * family.loss_weight(batch_times)
+        judge.true(loss.shape == (8,), f"shape {tuple(loss.shape)}", "shape (8,)")
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        results = {"features": family.features(params), "loss": loss, "gradient": torch.as_tensor(raw.grad)}
         for name, value in results.items():
             judge.true(bool(torch.isfinite(value).all()), f"{name} is not finite at t = {t!r}", "finite numbers")
 
@@ -434,5 +434,5 @@ def check_gradients_are_finite(family: Family[Any], *, case: float | None = None
 
 @law("family", "repr, pickle and TOML give back an equal configuration, and equal ones have one hash")
 def check_configuration_round_trips(family: Family[Any]) -> float:
-    """A family is a value: what is written of it is all of it."""
+    """A family is a value: its written form determines it completely."""
     return round_trip(Judge(check_configuration_round_trips, family))

@@ -1,4 +1,4 @@
-"""Ways to run the laws: one call, a parametrised test, or a report.
+"""Three ways to run the laws: one call, a parametrised test, or a report.
 
 .. code-block:: python
 
@@ -10,8 +10,8 @@
     def test_law(law, family):                   # one test for each law and instance
         law(family)
 
-A law that a subject is known to break is declared at the call, with the reason: ``expected={"accuracies-add": "..."}``.
-One that is declared and holds is reported too.
+A law that a subject is known to break is declared in the call, with the reason: ``expected={"accuracies-add": "..."}``.
+A declared law that holds is reported too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Verdict:
         law: The law.
         verdict: "holds", "broken", "broken as expected" or "holds against expectation".
         figure: Worst error in units of the tolerance; None for a broken law.
-        fault: What was broken, or None.
-        reason: Why a break was expected, or None.
+        fault: The fault, if the law is broken; else None.
+        reason: Reason why a break was expected, or None.
     """
 
     law: Law
@@ -49,7 +49,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is as it should be."""
+        """Whether the law holds, or is broken as expected."""
         return self.verdict in (HOLDS, EXPECTED)
 
 
@@ -57,21 +57,24 @@ def kind_of(subject: Any) -> str:
     """The kind of a subject: family, network, ...
 
     Raises:
-        ConfigError: If it is of no kind that has laws.
+        ConfigError: If there are no laws for its kind.
     """
     kind = getattr(type(subject), "kind", None)
     kinds = sorted({law.kind for law in LAWS.values()})
     if kind not in kinds:
-        found = f"a {kind}" if isinstance(kind, str) else f"{type(subject).__name__}, which is of no kind"
-        raise ConfigError(f"there are laws for {', '.join(kinds)}; {subject!r} is {found}")
+        description = f"a {kind}" if isinstance(kind, str) else f"{type(subject).__name__}, which has no kind"
+        raise ConfigError(f"there are laws for {', '.join(kinds)}; {subject!r} is {description}")
     return str(kind)
 
 
 def laws_for(subject: Any, names: Sequence[str] = ()) -> list[Law]:
-    """The laws that apply to a subject, or those of them that are named.
+    """Laws that apply to a subject, or the selected ones.
 
+    Arguments:
+        subject: The subject.
+        names: Names of the selected laws; empty for all that apply.
     Raises:
-        ConfigError: If a name is not that of a law, or the law is not for this subject.
+        ConfigError: If there is no law with a name, or it does not apply to this subject.
     """
     known = {law.name: law for law in LAWS.values() if law.kind == kind_of(subject) and law.applies(subject)}
     for name in names:
@@ -95,13 +98,13 @@ def verdicts(
 
     Arguments:
         subject: An instance of a family, network builder, data set, sampler or schedule.
-        laws: Names of the laws to try; all that apply by default.
-        examples: Number of examples of each law that searches for one.
+        laws: Names of the laws; by default all that apply.
+        examples: Number of examples for each law that searches.
         expected: Laws that are known to be broken, each with the reason.
-        seed: Seed of the draws that the laws make.
+        seed: Seed of the laws' draws.
     """
     expected = expected or {}
-    laws_for(subject, list(expected))  # a misspelt expectation would never be met
+    laws_for(subject, list(expected))  # raises for a misspelt name
     for law in laws_for(subject, laws):
         searched = examples is not None and accepts_examples(law.check)
         reason = expected.get(law.name)
@@ -115,7 +118,7 @@ def verdicts(
 
 
 def check(subject: Any, **options: Any) -> None:
-    """Tries every law on a subject; the options are those of :func:`verdicts`.
+    """Checks every law on a subject; the options are those of :func:`verdicts`.
 
     Raises:
         LawBroken: For the first law that does not hold.
@@ -125,7 +128,7 @@ def check(subject: Any, **options: Any) -> None:
         if verdict.fault is not None and not verdict.passed:
             raise verdict.fault
         if not verdict.passed:
-            raise AssertionError(f"{verdict.law.name} was expected to be broken ({verdict.reason}), and holds")
+            raise AssertionError(f"{verdict.law.name} was expected to be broken ({verdict.reason}), but holds")
 
 
 def _of_kind(kind: str) -> Callable[..., None]:
@@ -135,7 +138,7 @@ def _of_kind(kind: str) -> Callable[..., None]:
         check(subject, **options)
 
     check_kind.__name__ = check_kind.__qualname__ = f"check_{kind}"
-    check_kind.__doc__ = f"""Tries every law of a {kind} on an instance; see :func:`check`."""
+    check_kind.__doc__ = f"""Checks every law of a {kind} on an instance; see :func:`check`."""
     return check_kind
 
 

@@ -1,7 +1,7 @@
-"""Laws: their definition, the search for an example that breaks one, and the report of it.
+"""Laws: their definition, the search for a counterexample, and its report.
 
-A law is a plain function ``check_<law>(subject, ...)`` that returns its *figure*, the worst error that it saw in units
-of its tolerance, and raises :class:`LawBroken` when that exceeds 1.  Comparisons are written so that NaN breaks them.
+A law is a plain function ``check_<law>(subject, ...)`` that returns its *figure*, the worst error in units of its
+tolerance, and raises :class:`LawBroken` if that exceeds 1.  Comparisons are written so that NaN breaks them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from bfn_toolkit.testing.draws import SEED
 C = TypeVar("C")
 
 Z = 6.0  # standard errors: a statistical law of z-tests rejects a correct subject once in 5e8 comparisons
-P = 1e-8  # smallest p-value of a two-sample test that passes: one false alarm in 1e8 comparisons
+P = 1e-8  # smallest p-value with which a two-sample test passes: one false alarm in 1e8 comparisons
 
 
 class LawBroken(AssertionError):  # noqa: N818 - a verdict, not a mishap
     """A law does not hold.
 
     Arguments:
-        law: Its name.
-        formula: What should hold.
-        observed: The error, or what was found.
-        tolerance: What the law allows, or what was expected.
-        example: The smallest example, as runnable Python.
+        law: Name of the law.
+        formula: The law in one line.
+        observed: The error, or the actual value.
+        tolerance: The largest allowed error, or the expected value.
+        example: The smallest counterexample, as runnable Python.
     """
 
     def __init__(self, law: str, formula: str, observed: object, tolerance: object, example: str) -> None:
@@ -58,14 +58,14 @@ class LawBroken(AssertionError):  # noqa: N818 - a verdict, not a mishap
 
 @attrs.frozen
 class Law:
-    """A law and the subjects it is for.
+    """A law and its subjects.
 
     Arguments:
         name: Kebab-case name.
         kind: Kind of its subjects: family, network, ...
-        formula: What holds, in one line.
-        check: The function.
-        applies: Whether the law is for this subject.
+        formula: The law in one line.
+        check: The function that checks it.
+        applies: Function that says whether the law applies to a subject.
     """
 
     name: str
@@ -83,8 +83,8 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
 
     Arguments:
         kind: Kind of the subjects.
-        formula: What holds, in one line.
-        applies: Whether the law is for this subject.
+        formula: The law in one line.
+        applies: Function that says whether the law applies to a subject.
     """
 
     def register(check: Any) -> Any:
@@ -108,7 +108,7 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
 
 
 def call(check: Callable[..., Any], subject: Any, keywords: Mapping[str, Any]) -> str:
-    """The Python that runs a check on a subject."""
+    """Python code that runs a check on a subject."""
     written = "".join(f", {key}={value!r}" for key, value in keywords.items())
     parts = {type(part) for value in (subject, *keywords.values()) for part in _values(value)} | {type(subject)}
     imports = {f"from {part.__module__} import {part.__qualname__}" for part in parts}
@@ -151,7 +151,7 @@ class Judge:
     def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
         """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
         stderr = float(values.std()) / math.sqrt(len(values))
-        # What varies by rounding alone has no standard error to speak of.
+        # Values that differ only by rounding have a standard error of nearly 0, hence the last term.
         self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))
 
     def same_law(self, a: Tensor, b: Tensor) -> None:
@@ -162,7 +162,7 @@ class Judge:
             self.broken("a value that is not finite", "finite values")
         for x, y in zip(a.flatten(1).unbind(1), b.flatten(1).unbind(1), strict=True):
             scale = max(float(x.abs().max()), float(y.abs().max()), 1e-300)
-            # Values that differ by rounding are the same: without this, a constant would be two distributions.
+            # Rounded, because a constant computed in two ways would count as two distributions.
             a_, b_ = ((column / scale).round(decimals=9).numpy() for column in (x, y))
             p = float(ks_2samp(a_, b_, method="asymp").pvalue)
             self.true(p >= P, f"p-value {p:.2g}", f"p-value at least {P:g}")
@@ -188,14 +188,14 @@ def search(
     example: C | None,
     examples: int,
 ) -> float:
-    """Looks for an example that breaks a law, and shrinks it; with ``example`` given, tries that one only.
+    """Searches for an example that breaks a law, and shrinks it; if ``example`` is not None, tries only that one.
 
     Arguments:
         check: The law's function, which takes the example as its keyword ``case``.
         subject: Its subject.
         strategy: Source of the examples.
         body: The comparison.
-        example: The one example to try.
+        example: The only example to try, or None.
         examples: Number of examples to try.
     Returns:
         The worst figure.
@@ -218,8 +218,8 @@ def search(
     @hypothesis.settings(
         max_examples=examples,
         deadline=None,  # torch's first call is slow
-        database=None,  # a law leaves nothing behind
-        derandomize=True,  # and gives the same verdict each time
+        database=None,  # a law leaves no files behind
+        derandomize=True,  # the same verdict each time
         suppress_health_check=list(HealthCheck),
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
         print_blob=False,
@@ -234,7 +234,7 @@ def search(
 
 
 def round_trip(judge: Judge) -> float:
-    """Breaks the law unless the subject comes back from pickle, repr and TOML as an equal value with an equal hash."""
+    """Breaks the law unless pickle, repr and TOML reproduce the subject with an equal value and hash."""
     subject, cls = judge.subject, type(judge.subject)
     registry = Registry.from_entry_points()
     for part in (subject, *_values(subject)):
@@ -257,7 +257,7 @@ def round_trip(judge: Judge) -> float:
 
 
 def _install(cls: type[Any], registry: Registry) -> None:
-    """Gives a class that is not installed a name, in this registry alone."""
+    """Registers a class that is not installed under a name, in this registry only."""
     if getattr(cls, "kind", None) not in KINDS:
         return
     try:
@@ -269,7 +269,7 @@ def _install(cls: type[Any], registry: Registry) -> None:
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """A value and the attrs values within it."""
+    """Yields the value and all attrs values within it."""
     if attrs.has(type(value)):
         yield value
         for field in attrs.fields(type(value)):
@@ -280,5 +280,5 @@ def _values(value: Any) -> Iterator[Any]:
 
 
 def accepts_examples(check: Callable[..., Any]) -> bool:
-    """Whether a law searches for examples, and so takes their number."""
+    """Whether a law searches for examples, and so accepts their number."""
     return "examples" in inspect.signature(check).parameters

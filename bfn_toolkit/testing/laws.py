@@ -1,4 +1,4 @@
-"""All laws: plain functions ``check_<law>(subject)``, by the kind of their subject.
+"""All laws, as plain functions ``check_<law>(subject)``.
 
 >>> from bfn_gaussian import Gaussian
 >>> check_bayes_rule(Gaussian()) <= 1.0

@@ -14,18 +14,18 @@ from bfn_toolkit.testing.schedule_laws import SHAPES
 
 
 def _networks(builder: NetworkBuilder) -> list[tuple[NetworkIO, nn.Module]]:
-    """The network for several sizes, or for those that the builder names as its ``example_shapes``."""
-    found = []
+    """Networks for several sizes, or for the builder's ``example_shapes``."""
+    networks = []
     for shape in getattr(builder, "example_shapes", SHAPES):
         for features, raw in ((1, 1), (2, 3)):
             io = NetworkIO(shape, features, raw)
             with seeded(0, "network"):
-                found.append((io, builder.build(io).eval()))
-    return found
+                networks.append((io, builder.build(io).eval()))
+    return networks
 
 
 def _stir(network: nn.Module) -> None:
-    """Moves every weight: a layer that starts at zero may hide what reaches it."""
+    """Moves every weight, because a layer that starts at zero hides its inputs."""
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.1 * torch.sin(torch.arange(weight.numel(), dtype=weight.dtype)).reshape(weight.shape))
@@ -38,7 +38,7 @@ def _inputs(io: NetworkIO, rows: int = 16) -> tuple[Tensor, Tensor]:
 
 @law("network", "features (B, *site, F) and t (B,) give finite raw numbers (B, *site, R)")
 def check_network_fits_its_sizes(builder: NetworkBuilder) -> float:
-    """Any declared site shape, any batch, any F and R."""
+    """The network works for every declared site shape, batch size, F and R."""
     judge = Judge(check_network_fits_its_sizes, builder)
     for io, network in _networks(builder):
         for rows in (1, 16):
@@ -54,7 +54,7 @@ def check_network_fits_its_sizes(builder: NetworkBuilder) -> float:
 
 @law("network", "row i of the result depends on row i of the arguments alone, in eval mode")
 def check_network_rows_are_independent(builder: NetworkBuilder) -> float:
-    """A sample does not depend on what else is in its batch (float32, 1e-4 of the scale)."""
+    """A sample does not depend on the other rows of its batch (float32, 1e-4 of the scale)."""
     judge = Judge(check_network_rows_are_independent, builder)
     for io, network in _networks(builder):
         features, t = _inputs(io)
@@ -66,7 +66,7 @@ def check_network_rows_are_independent(builder: NetworkBuilder) -> float:
 
 @law("network", "raw depends on t")
 def check_network_sees_the_time(builder: NetworkBuilder) -> float:
-    """A network that ignores t cannot know how far to trust the beliefs."""
+    """A network that ignores t cannot know how accurate the beliefs are."""
     judge = Judge(check_network_sees_the_time, builder)
     for io, network in _networks(builder):
         _stir(network)
@@ -82,9 +82,9 @@ def _says(builder: NetworkBuilder) -> bool:
 
 @law("network", "raw depends on each condition that is declared, and on no other", applies=_says)
 def check_declared_conditions_are_read(builder: NetworkBuilder) -> float:
-    """What ``conditions`` says decides whether a condition that is asked for is refused, so it has to be true.
+    """The declaration ``conditions`` decides which conditions are refused, so it must be true.
 
-    A condition is tried as a class and as a number for each example; one of another form is taken at its word.
+    A condition is tried as a class and as a number for each example; conditions of another form are not tested.
     """
     judge = Judge(check_declared_conditions_are_read, builder)
     declared = set(builder.conditions or ())
@@ -99,17 +99,17 @@ def check_declared_conditions_are_read(builder: NetworkBuilder) -> float:
                     zero, one = (network(*arguments, **{name: value}) for value in values)
                 except Exception:
                     continue
-                found = f"'{name}' {'changes nothing' if torch.equal(zero, one) else 'changes raw'} for {io}"
+                effect = f"'{name}' {'changes nothing' if torch.equal(zero, one) else 'changes raw'} for {io}"
                 if name in declared:
-                    judge.true(not torch.equal(zero, one), found, "a change")
+                    judge.true(not torch.equal(zero, one), effect, "a change")
                     break
-                judge.true(torch.equal(zero, one) and torch.equal(zero, silent), found, "no change")
+                judge.true(torch.equal(zero, one) and torch.equal(zero, silent), effect, "no change")
     return judge.figure
 
 
 @law("network", "the gradient of a sum of squares reaches every parameter, and is finite")
 def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
-    """No parameter is dead (layers that start at zero are moved first)."""
+    """No parameter is dead; weights are moved first, because some layers start at zero."""
     judge = Judge(check_gradients_reach_every_parameter, builder)
     for io, network in _networks(builder):
         _stir(network)
@@ -124,7 +124,7 @@ def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
 
 @law("network", "a network with the state_dict of another is that network")
 def check_state_dict_is_complete(builder: NetworkBuilder) -> float:
-    """What a checkpoint saves is all that the network is: parameters and buffers."""
+    """A checkpoint determines the network completely, by its parameters and buffers."""
     judge = Judge(check_state_dict_is_complete, builder)
     for io, network in _networks(builder):
         with seeded(1, "another"):
@@ -136,7 +136,7 @@ def check_state_dict_is_complete(builder: NetworkBuilder) -> float:
 
 @law("network", "the weights are drawn from torch's generator alone")
 def check_weights_are_a_function_of_the_seed(builder: NetworkBuilder) -> float:
-    """Two builds from one seed are one network."""
+    """Two builds from one seed give equal networks."""
     judge = Judge(check_weights_are_a_function_of_the_seed, builder)
     for (io, a), (_, b) in zip(_networks(builder), _networks(builder), strict=True):
         judge.close(a(*_inputs(io)), b(*_inputs(io)), 0.0)

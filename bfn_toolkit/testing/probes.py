@@ -1,4 +1,4 @@
-"""How laws look at a family: its beliefs by their log-densities, its params by their tensors."""
+"""Helpers of the laws: beliefs by their log-densities, params by their tensors."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
 from bfn_toolkit.testing.cases import data
 from bfn_toolkit.testing.draws import seeded
 
-EXACT = 1e-9  # of the largest number that enters, in float64
-MANY = 20_000  # rows of a statistical law
+EXACT = 1e-9  # tolerance in float64, relative to the largest number that enters
+MANY = 20_000  # rows in a statistical law
 
 
 def is_stepped(family: Any) -> bool:
-    """Whether the family, or a part of it, is tied to a table of messages."""
+    """Whether the family, or a part of it, has a fixed table of messages."""
     return isinstance(family, Family) and family.n_steps is not None
 
 
 def probe(family: Family[Any], params: Any, x: Data) -> Tensor:
-    """Log-densities (B, 4) that beliefs give to the data and to three points that are far from special."""
+    """Log-densities (B, 4) that beliefs give to the data and to three random points."""
     points = [x, *(data(family, batch_size(x), seed) for seed in (101, 102, 103))]
     belief = family.input(params)
     return torch.stack([belief.log_prob(point) for point in points], -1)
 
 
 def scale(*values: Tensor) -> Tensor:
-    """1 plus the largest magnitude in each row."""
+    """Largest magnitude in each row, plus 1."""
     return 1.0 + torch.stack([value.abs().flatten(1).amax(1) for value in values]).amax(0).unsqueeze(-1)
 
 
 def tensors(params: Any) -> dict[str, Tensor]:
-    """The tensors of params, by field; of nested params too."""
+    """The tensors of params by field, including nested params."""
     if isinstance(params, Tensor):
         return {"": params}
     if not isinstance(params, dict):
@@ -47,7 +47,7 @@ def tensors(params: Any) -> dict[str, Tensor]:
 
 
 def rows_of(params: Any, index: Tensor) -> Any:
-    """The params of some rows."""
+    """The rows ``index`` of params or data."""
     if isinstance(params, Tensor):
         return params[index]
     if isinstance(params, dict):
@@ -56,7 +56,7 @@ def rows_of(params: Any, index: Tensor) -> Any:
 
 
 def repeat(value: Any, rows: int) -> Any:
-    """The first row of data or params, many times."""
+    """The first row of data or params, repeated."""
     return rows_of(value, torch.zeros(rows, dtype=torch.long))
 
 
@@ -71,7 +71,7 @@ def cast(x: Data, dtype: torch.dtype, device: str = "cpu") -> Data:
 
 
 def raw_numbers(family: Family[Any], rows: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """What an untrained network might return."""
+    """Raw numbers as an untrained network might return them."""
     io = family.network_io
     with seeded(seed, "raw"):
         return torch.randn(rows, *io.site_shape, io.out_features, dtype=dtype)
@@ -83,7 +83,7 @@ def alphas(rows: int, accuracy: float) -> Tensor:
 
 
 class DrawnDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Scope that collects the floating dtypes of the random numbers that are drawn in it."""
+    """Scope that collects the floating dtypes of all random numbers drawn in it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -97,7 +97,7 @@ class DrawnDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def reads_values(distribution: Distribution) -> bool:
-    """Whether a draw has to read values, as rejection sampling does; for a distribution on the meta device."""
+    """Whether a draw reads values, as rejection sampling does; for a distribution on the meta device."""
     try:
         distribution.sample()
     except RuntimeError as error:
@@ -111,7 +111,7 @@ def steps_of(family: Family[Any]) -> int:
 
 
 def fold(family: Family[Any], x: Data, accuracy: list[Any]) -> Any:
-    """The prior after messages of these accuracies, by sender and update alone."""
+    """The prior after messages of these accuracies, by sender and update only."""
     params = family.prior(batch_size(x), dtype=torch.float64)
     for alpha in accuracy:
         params = family.update(params, family.sender(x, alpha).sample(), alpha)
@@ -125,18 +125,18 @@ def fold_one(family: Family[Any]) -> Any:
 
 
 def tame(log_ratio: Callable[[float], Tensor], accuracy: float) -> Tensor:
-    """Logarithms of density ratios, at the largest accuracy where they spread by less than 1.
+    """Log density ratios at the largest accuracy for which their standard deviation is below 1.
 
-    The mean of ratios is then nearly normal for a family of any number of sites; at a large accuracy a few rows in a
-    million would carry all of it.
+    Then the mean of the ratios is nearly normal for any number of sites; at a large accuracy a few rows in a million
+    would dominate it.
 
     Arguments:
-        log_ratio: The logarithms, at an accuracy.
-        accuracy: Where to begin; halved up to fourteen times.
+        log_ratio: Function from an accuracy to the log ratios.
+        accuracy: First accuracy; halved up to fourteen times.
     """
     values = log_ratio(accuracy)
     for _ in range(14):
-        if not float(values.std()) > 1.0:  # NaN goes to the judge
+        if not float(values.std()) > 1.0:  # NaN is left to the judge
             break
         accuracy /= 2
         values = log_ratio(accuracy)

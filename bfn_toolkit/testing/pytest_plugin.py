@@ -1,6 +1,6 @@
 """``pytest --bfn-check SUBJECT`` runs the laws on a plugin without a test file.
 
-Every pytest run in an environment with bfn-toolkit imports this module, so it imports nothing heavy by itself.
+Every pytest run in an environment with bfn-toolkit imports this module, so its own imports are light.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="SUBJECT",
-        help="Test a registered name, a plugin's module, module:attribute or path/file.py:attribute by its laws.",
+        help="Run the laws on a registered name, a plugin's module, module:attribute or path/file.py:attribute.",
     )
 
 
 class LawItem(pytest.Item):
-    """A law on a subject."""
+    """Test item: one law on one subject."""
 
     def __init__(self, *, law: Law, subject: Any, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.law, self.subject = law, subject
 
     def runtest(self) -> None:
-        """Tries the law."""
+        """Checks the law."""
         self.law.check(self.subject)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The law's own words, without a traceback."""
+        """The message of the broken law, without a traceback."""
         from bfn_toolkit.testing.law import LawBroken
 
         return str(excinfo.value) if isinstance(excinfo.value, LawBroken) else super().repr_failure(excinfo)

@@ -27,7 +27,7 @@ def _toy() -> Toy:
 
 @law("sampler", "sample(n) has shape (n, *site) and is finite")
 def check_samples_have_the_shape_of_the_data(sampler: Sampler[Any]) -> float:
-    """As many samples as were asked for."""
+    """The requested number of samples is drawn."""
     judge = Judge(check_samples_have_the_shape_of_the_data, sampler)
     toy = _toy()
     for n in (1, 5):
@@ -40,7 +40,7 @@ def check_samples_have_the_shape_of_the_data(sampler: Sampler[Any]) -> float:
 
 @law("sampler", "one seed gives one sample, another seed another")
 def check_samples_are_a_function_of_the_seed(sampler: Sampler[Any]) -> float:
-    """Same seed, same bytes."""
+    """Samples from one seed are bit-identical."""
     judge = Judge(check_samples_are_a_function_of_the_seed, sampler)
     drawn = []
     for seed in (0, 0, 1):
@@ -64,8 +64,8 @@ def check_an_oracle_is_sampled_correctly(sampler: Sampler[Any]) -> float:
     return judge.figure
 
 
-class _Asked(Model):
-    """A model that writes down when it is asked."""
+class _Recorder(Model):
+    """Model that records the times of its evaluations."""
 
     def __init__(self, model: Model) -> None:
         self.family, self._model, self.times = model.family, model, list[float]()
@@ -77,22 +77,22 @@ class _Asked(Model):
 
 @law("sampler", "n steps ask the network nfe(n) times, each time later than the one before")
 def check_evaluations_are_counted(sampler: Sampler[Any]) -> float:
-    """What a sample costs is what the sampler says, and no evaluation is made twice."""
+    """A sample takes exactly the declared number of evaluations, and none is repeated."""
     judge = Judge(check_evaluations_are_counted, sampler)
     for n in (1, 2, 7):
-        asked = _Asked(_toy().oracle)
-        x = sampler.sample(asked, 3, n_steps=n, dtype=torch.float64)
+        model = _Recorder(_toy().oracle)
+        x = sampler.sample(model, 3, n_steps=n, dtype=torch.float64)
         judge.true(bool(torch.isfinite(x).all()), "values that are not finite", "finite values")
-        found, expected = len(asked.times), sampler.nfe(n)
-        judge.true(found == expected, f"{found} evaluations for n = {n}", f"{expected}")
-        later = all(s < t for s, t in pairwise(asked.times))
-        judge.true(later, f"evaluations at {asked.times}", "times that increase")
+        nfe, expected = len(model.times), sampler.nfe(n)
+        judge.true(nfe == expected, f"{nfe} evaluations for n = {n}", f"{expected}")
+        later = all(s < t for s, t in pairwise(model.times))
+        judge.true(later, f"evaluations at {model.times}", "times that increase")
     return judge.figure
 
 
 @law("sampler", "p_O = delta(x - c) at all times: theta ~ p_F(. | c; 1)", lambda sampler: sampler.exact_for_constants)
 def check_a_constant_output_gives_the_flow(sampler: Sampler[Any]) -> float:
-    """Where the network always says c, the last beliefs are those of the flow for c, for any number of steps."""
+    """If the output is always c, the last beliefs follow the flow for c, for any number of steps."""
     judge = Judge(check_a_constant_output_gives_the_flow, sampler)
     line = Line()
     model = Oracle(line, lambda params: Delta(torch.full_like(params.v, 0.5)))
@@ -112,9 +112,9 @@ def check_a_constant_output_gives_the_flow(sampler: Sampler[Any]) -> float:
 
 @law("sampler", "error(n) ~ n^-order, on a log-SNR grid", lambda sampler: getattr(sampler, "order", None) is not None)
 def check_the_error_falls_as_claimed(sampler: Solver) -> float:
-    """The order of a solver of the probability flow, within 0.25, for normal data: they are as smooth as it gets.
+    """The order of a solver of the probability flow, within 0.25, on normal data, whose flow is smooth.
 
-    From what halving the step of 64, then of 128, changes in the last beliefs.
+    It is estimated from the changes of the last beliefs when 64, then 128 steps are halved.
     """
     judge = Judge(check_the_error_falls_as_claimed, sampler)
     solver: Any = attrs.evolve(sampler, grid=LogSnrGrid(start=1e-2))  # type: ignore[misc]

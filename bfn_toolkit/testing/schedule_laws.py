@@ -1,4 +1,4 @@
-"""The laws of schedules, networks, data sets and samplers."""
+"""Laws of schedules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_nothing_is_told_at_the_start(schedule: AccuracySchedule) -> float:
 
 @law("schedule", "s < t implies beta(s) < beta(t)")
 def check_accuracy_increases(schedule: AccuracySchedule) -> float:
-    """Every message tells something."""
+    """Every message carries information."""
     judge = Judge(check_accuracy_increases, schedule)
     beta = schedule.beta(torch.linspace(0.0, 1.0, 1001, dtype=torch.float64))
     judge.true(bool((beta.diff() > 0).all()), f"a step of {float(beta.diff().min()):.3g}", "steps above 0")
@@ -32,12 +32,12 @@ def check_accuracy_increases(schedule: AccuracySchedule) -> float:
 def check_rate_is_the_derivative(
     schedule: AccuracySchedule, *, case: float | None = None, examples: int = EXAMPLES
 ) -> float:
-    """The rate that the continuous-time loss uses is that of the accuracy (derivative by automatic differentiation)."""
+    """The rate in the continuous-time loss is the derivative of beta (by automatic differentiation)."""
 
     def body(judge: Judge, t: float) -> None:
-        moment = torch.tensor([t], dtype=torch.float64, requires_grad=True)
-        (rate,) = torch.autograd.grad(schedule.beta(moment).sum(), moment)
-        alpha = schedule.alpha(moment.detach())
+        time = torch.tensor([t], dtype=torch.float64, requires_grad=True)
+        (rate,) = torch.autograd.grad(schedule.beta(time).sum(), time)
+        alpha = schedule.alpha(time.detach())
         judge.close(alpha, rate, 1e-9 * (1.0 + rate.abs()))
 
     return search(check_rate_is_the_derivative, schedule, times(), body, case, examples)
@@ -45,7 +45,7 @@ def check_rate_is_the_derivative(
 
 @law("schedule", "sum of the accuracies of n steps = beta(1)")
 def check_steps_add_up(schedule: AccuracySchedule) -> float:
-    """The accuracy of a step is the difference of beta, to 1e-12 in all."""
+    """The accuracy of a step is the difference of beta; the sum agrees to 1e-12."""
     judge = Judge(check_steps_add_up, schedule)
     n_steps = getattr(schedule, "n_steps", None)
     for n in (n_steps,) if n_steps else (1, 7, 1000):
@@ -58,7 +58,7 @@ def check_steps_add_up(schedule: AccuracySchedule) -> float:
 
 @law("schedule", "beta(t) in float32 is within 4e-6 of float64, down to t = 1e-6")
 def check_accuracy_is_precise_near_the_start(schedule: AccuracySchedule) -> float:
-    """No difference of nearly equal numbers: 1 - x**t loses everything at small t, expm1 does not."""
+    """Small t needs forms without cancellation: 1 - x**t loses all digits, expm1 does not."""
     judge = Judge(check_accuracy_is_precise_near_the_start, schedule)
     t = torch.tensor([1e-6, 1e-4, 1e-2, 0.5, 1.0])
     exact = schedule.beta(t.double())
@@ -68,7 +68,7 @@ def check_accuracy_is_precise_near_the_start(schedule: AccuracySchedule) -> floa
 
 @law("schedule", "beta(time(b)) = b for 0 < b <= beta(1)")
 def check_time_inverts_the_accuracy(schedule: AccuracySchedule) -> float:
-    """The time grids of the solvers go from accuracies to times."""
+    """The time grids of the solvers need the inverse of beta."""
     judge = Judge(check_time_inverts_the_accuracy, schedule)
     share = torch.tensor([1e-6, 1e-3, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
     beta = share * schedule.beta(torch.ones((), dtype=torch.float64))

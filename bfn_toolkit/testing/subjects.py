@@ -1,4 +1,4 @@
-"""Finds what to test: a registered name, a module and what is in it, or a file and what is in it."""
+"""Finds the subjects of laws by a registered name, a module, or a file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from bfn_toolkit.testing.laws import LAWS
 
 
 def find_subjects(name: str, registry: Registry) -> list[Any]:
-    """The instances that a name stands for.
+    """Finds the instances that a name stands for.
 
     Arguments:
-        name: A registered name (its examples), ``module:attribute``, ``path/file.py:attribute``, or the module or file
-            of a plugin alone (the examples of all of its entries).  The attribute is an instance, or a class or factory
-            that needs no arguments.
+        name: A registered name (for its examples), ``module:attribute``, ``path/file.py:attribute``, or just the module
+            or file of a plugin (for the examples of all its entries).  The attribute is an instance, or a class or
+            factory that needs no arguments.
         registry: Registry that resolves the names.
     Raises:
-        ConfigError: If nothing has that name.
-        PluginError: If its module cannot be imported, or it cannot be made.
+        ConfigError: If nothing has this name.
+        PluginError: If the module cannot be imported, or an instance cannot be built.
     """
     registered = _registered(name, registry)
     if registered:
@@ -53,13 +53,13 @@ def find_subjects(name: str, registry: Registry) -> list[Any]:
 
 
 def _registered(name: str, registry: Registry) -> list[Registered]:
-    found = []
+    entries = []
     for kind in KINDS:
         try:
-            found.append(registry.get(kind, name))
+            entries.append(registry.get(kind, name))
         except UnknownPlugin:
             continue
-    return found
+    return entries
 
 
 def _examples(entries: Sequence[Registered]) -> list[Any]:
@@ -92,13 +92,13 @@ def _make(build: Any, name: str) -> Any:
         raise
     except Exception as error:
         raise PluginError(
-            f"{name} cannot be made without arguments: {type(error).__name__}: {error}; name an instance"
+            f"{name} cannot be built without arguments: {type(error).__name__}: {error}; name an instance"
         ) from error
 
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """Modules beside the user are found, as ``python -m`` finds them."""
+    """Scope in which modules in the working directory can be imported, as with ``python -m``."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()
@@ -141,7 +141,7 @@ def _import(place: str) -> ModuleType:
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """To try a file leaves no folder beside it."""
+    """Scope without bytecode files, so that checking a file leaves no folder beside it."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

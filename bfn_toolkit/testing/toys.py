@@ -1,11 +1,11 @@
-r"""Enumerable toys: data that take a few known values, whose posterior every family can compute for itself.
+r"""Enumerable toys: data that take a few known values, whose posterior every family can compute.
 
-Give value x_k the probability w_k.  By Bayes' rule the messages that led from theta_0 to theta have changed the odds of
-the values by :math:`p_I(x \mid \theta) / p_I(x \mid \theta_0)`, so the exact posterior is
+Let value x_k have the probability w_k.  By Bayes' rule, the messages that led from theta_0 to theta have changed the
+odds of the values by :math:`p_I(x \mid \theta) / p_I(x \mid \theta_0)`, so the exact posterior is
 
 .. math:: p(x_k \mid \theta) \propto w_k \; p_I(x_k \mid \theta) \, / \, p_I(x_k \mid \theta_0)
 
-whatever the family.  It is the network that a perfect training would find.
+for every family.  A perfectly trained network would return it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Atoms:
     """Output distribution on a few values of whole examples.
 
     Arguments:
-        values: The K values, with shape (K, *site) or a mapping of such.
+        values: The K values, with shape (K, *site), or a mapping of such tensors.
         logits: Unnormalised log-weights, with shape (B, K).
     """
 
@@ -57,7 +57,7 @@ class Atoms:
         return rows_of(self.values, choice)
 
     def log_prob(self, x: Data) -> Tensor:
-        """Log-probability of values, each of which is one of the K."""
+        """Log-probability of x, whose rows are among the K values."""
         same = (columns(x).unsqueeze(1) == columns(self.values)).all(-1)
         return self.logits.log_softmax(-1).masked_fill(~same, -torch.inf).logsumexp(-1)
 
@@ -88,7 +88,7 @@ class Evidence:
 
 @attrs.frozen
 class Line(ChannelFamily[Evidence]):
-    """One real number through a Gaussian channel: the plainest family, on which samplers are tested."""
+    """One real number through a Gaussian channel: the simplest family, on which samplers are tested."""
 
     schedule: GeometricSchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
     network_io: NetworkIO = NetworkIO((1,))  # noqa: RUF009
@@ -163,5 +163,5 @@ class Toy:
 
     @property
     def oracle(self) -> Oracle:
-        """The model that a perfect network would make."""
+        """The model of a perfect network."""
         return Oracle(self.family, self.posterior)

@@ -1,13 +1,13 @@
-r"""residual-mlp: a residual perceptron that the time modulates, a network for bfn-toolkit.
+r"""residual-mlp: a residual perceptron modulated by the time, a network for bfn-toolkit.
 
-With the time embedding e and the layer norm n, each block adds to what is there:
+With the time embedding e and the layer norm n, each block adds to the hidden state h:
 
 .. math::
     e(t) &= (\cos \omega_j t, \, \sin \omega_j t)_j, \qquad \omega_j \text{ geometric from 1 to 100} \\
     h_{l+1} &= h_l + B_l \, \mathrm{silu}\big(A_l \, (n(h_l) \odot (1 + S_l e(t)) + T_l e(t))\big)
 
-All B, and the last layer, start at zero: a fresh network is constant, and what it says of the data is what the beliefs
-say.
+All B, and the last layer, start at zero.  So a fresh network returns zeros, and its output distribution is that of the
+beliefs alone.
 
 Source: He et al. 2015 (arXiv 1512.03385) for the blocks, Vaswani et al. 2017 (arXiv 1706.03762) for the embedding,
 Peebles and Xie 2022 (arXiv 2212.09748) for the modulation and the zeros.
@@ -51,7 +51,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """Hidden numbers (B, width) from such, and the embedded times (B, 2 * frequencies)."""
+        """New hidden state (B, width) from the old one and the embedded times (B, 2 * frequencies)."""
         scale, shift = self.time(e).chunk(2, -1)
         change: Tensor = self.outer(F.silu(self.inner(self.norm(h) * (1.0 + scale) + shift)))
         return h + change
@@ -85,9 +85,9 @@ class ResidualMLP(NetworkBuilder):
     """Residual perceptron for data of any site shape, which it flattens.
 
     Arguments:
-        width: Numbers in the hidden state.
+        width: Size of the hidden state.
         depth: Number of blocks.
-        frequencies: Frequencies of the time embedding.
+        frequencies: Number of frequencies in the time embedding.
     """
 
     width: int = field(default=128, validator=validators.integer(ge=1))
@@ -95,7 +95,7 @@ class ResidualMLP(NetworkBuilder):
     frequencies: int = field(default=16, validator=validators.integer(ge=1))
 
     def build(self, io: NetworkIO) -> nn.Module:
-        """Makes the network with fresh weights."""
+        """Builds the network with fresh weights."""
         return ResidualMLPModule(self, io)
 
 

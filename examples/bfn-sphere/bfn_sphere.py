@@ -1,16 +1,16 @@
 r"""sphere-points: unit vectors in space, a distribution family for bfn-toolkit; sphere-caps: a data set of them.
 
-The family is the Gaussian channel of :math:`\phi(x) = x`.  As :math:`\lVert x \rVert = 1`, the likelihood of a message
-is :math:`e^{y \cdot x}` up to what is the same for every x, so the beliefs are von Mises-Fisher and messages add up:
+The family is the Gaussian channel of :math:`\phi(x) = x`.  Since :math:`\lVert x \rVert = 1`, the likelihood of a
+message is :math:`e^{y \cdot x}` up to a factor common to all x, so beliefs are von Mises-Fisher and messages add up:
 
 .. math::
     y &\sim N(\alpha x, \alpha I), \qquad p(x \mid v) = C(k) \, e^{v \cdot x}, \qquad v' = v + y, \\
     k &= \lVert v \rVert, \qquad C(k) = \frac{k}{4 \pi \sinh k}, \qquad E[x] = \Big(\coth k - \frac{1}{k}\Big)
     \frac{v}{k}
 
-The output is von Mises-Fisher too, with natural parameters v + raw: what the messages have said, and what the network
-adds.  Every point inside the ball is the mean of one such distribution, so the continuous-time loss can reach its
-optimum.  The receiver is exact, by Bayes' rule read backwards, at any x:
+The output is von Mises-Fisher too, with natural parameters v + raw: the sum of the messages, and the network's raw
+numbers.  Every point inside the ball is the mean of one such distribution, so the continuous-time loss can reach its
+optimum.  The receiver is exact; Bayes' rule, solved for the evidence, holds at any x:
 
 .. math:: p_R(y) = \frac{p_O(x) \, p_S(y \mid x; \alpha)}{p_O(x \mid y)}
 
@@ -66,18 +66,18 @@ class VonMisesFisher(Distribution):
 
     @property
     def concentration(self) -> Tensor:
-        """Length k of v, with shape (..., 1); never quite 0, so that one can divide by it."""
+        """Length k of v, with shape (..., 1); clamped above 0 for divisions."""
         return self._square.clamp_min(torch.finfo(self.v.dtype).tiny).sqrt()
 
     @property
     def mode(self) -> Tensor:
-        """Direction of v; a pole where v has none."""
+        """Direction of v, or a pole where v is 0."""
         pole = torch.eye(3, dtype=self.v.dtype, device=self.v.device)[2]
         return torch.where(self._square < torch.finfo(self.v.dtype).tiny, pole, self.v / self.concentration)
 
     @property
     def mean(self) -> Tensor:
-        """E[x], a point inside the ball: (coth k - 1 / k) / k times v; below k = 1 by its continued fraction."""
+        """E[x], a point inside the ball: (coth k - 1 / k) / k times v; for k < 1 by its continued fraction."""
         square = self._square
         fraction = torch.full_like(square, 17.0)
         for odd in (15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
@@ -86,14 +86,14 @@ class VonMisesFisher(Distribution):
         return torch.where(square < 1.0, 1.0 / fraction, (1.0 / k.tanh() - 1.0 / k) / k) * self.v
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density in nats, with v . x - k as a square, which does not cancel."""
+        """Log-density in nats; v . x - k is written as a square, to avoid cancellation."""
         k = self.concentration
         normaliser = (k / (-2.0 * math.pi * torch.expm1(-2.0 * k))).log()
         density: Tensor = normaliser.squeeze(-1) - 0.5 * (k * (value - self.mode).square()).sum(-1)
         return density
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws with shape sample_shape + (..., 3): the cosine with v by inversion, the rest uniform on its circle."""
+        """Draws with shape sample_shape + (..., 3): the cosine with v by inversion, then a uniform angle around v."""
         with torch.no_grad():
             k, mode = self.concentration, self.mode
             normal = torch.randn((*sample_shape, *self.v.shape), dtype=self.v.dtype, device=self.v.device)
@@ -105,15 +105,15 @@ class VonMisesFisher(Distribution):
 
 
 def von_mises_fisher(v: Tensor) -> Distribution:
-    """von Mises-Fisher distributions (B,) with independent sites, of natural parameters v (B, *sites, 3)."""
+    """von Mises-Fisher distributions (B,) with independent sites and natural parameters v (B, *sites, 3)."""
     return Independent(VonMisesFisher(v), v.ndim - 2, validate_args=False)
 
 
 class Received(Distribution):
-    """A message about a point of which the receiver believes a von Mises-Fisher distribution.
+    """Receiver distribution: a message about a point with a von Mises-Fisher output distribution.
 
     Arguments:
-        v: Natural parameters of the beliefs, with shape (B, *sites, 3).
+        v: Natural parameters of the output, with shape (B, *sites, 3).
         sender: The sender, as a function of the point.
     """
 
@@ -124,7 +124,7 @@ class Received(Distribution):
         super().__init__(v.shape[:1], torch.Size((*v.shape[1:], 1)), validate_args=False)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log-density in nats per example: p(x) p(y | x) / p(x | y), at the most probable x after y."""
+        """Log-density in nats per example: p(x) p(y | x) / p(x | y), at the mode x of p(x | y)."""
         before, after = von_mises_fisher(self.v), von_mises_fisher(self.v + y.squeeze(-1))
         x = after.mode
         density: Tensor = before.log_prob(x) + self.sender(x).log_prob(y) - after.log_prob(x)
@@ -149,7 +149,7 @@ class FisherOutput:
 
     @property
     def mean(self) -> Tensor:
-        """E[x], with shape (B, *sites, 3): inside the ball, not on the sphere."""
+        """E[x], with shape (B, *sites, 3); it lies inside the ball, not on the sphere."""
         return von_mises_fisher(self.v).mean
 
     @property
@@ -167,11 +167,11 @@ class FisherOutput:
         return density
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)] of an affine function, exact: the function at the mean."""
+        """E[function(x)], exact only for affine functions: the function at the mean."""
         return function(self.mean)
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """The receiver; exact where the kernel is the sender of :class:`SpherePoints`."""
+        """The receiver; exact if the kernel is the sender of :class:`SpherePoints`."""
         return Received(self.v, kernel)
 
 
@@ -181,7 +181,7 @@ class SphereParams:
 
     Arguments:
         v: Natural parameters, the sum of the messages, with shape (B, *sites, 3).
-        accuracy: The accuracy they had together, with shape (B,).
+        accuracy: Total accuracy of the messages, with shape (B,).
     """
 
     v: Tensor
@@ -197,13 +197,13 @@ def _of_vectors(_: object, attribute: Any, value: tuple[int, ...]) -> None:
 class SpherePoints(ChannelFamily[SphereParams]):
     """Unit vectors in space, one at each site.
 
-    To the network and to the channel each coordinate is a site of its own, with one feature and one raw number.  The
-    schedule is geometric, so that for a network that returns 0 and uniform data the loss rate about doubles over time
-    and needs no loss weight.
+    For the network and the channel each coordinate is a separate site, with one feature and one raw number.  Under the
+    geometric schedule, the loss rate of a network that returns 0 about doubles over time on uniform data, so no loss
+    weight is needed.
 
     Arguments:
-        site_shape: Shape of one example; its last axis is that of the three coordinates.
-        sigma_1: Angle in radians to which the messages fix a direction; the accuracy at t = 1 is sigma_1^-2 - 1.
+        site_shape: Shape of one example; the last axis has the three coordinates.
+        sigma_1: Resolution of a direction at t = 1, in radians; the accuracy there is sigma_1^-2 - 1.
     """
 
     site_shape: tuple[int, ...] = field(default=(3,), converter=as_shape, validator=_of_vectors)
@@ -237,16 +237,16 @@ class SpherePoints(ChannelFamily[SphereParams]):
         return von_mises_fisher(params.v)
 
     def features(self, params: SphereParams) -> Tensor:
-        """v, drawn into the ball."""
+        """v / sqrt(1 + |v|^2), which lies inside the ball."""
         inside = params.v * (1.0 + params.v.square().sum(-1, keepdim=True)).rsqrt()
         return inside.unsqueeze(-1)
 
     def output(self, raw: Tensor, params: SphereParams) -> FisherOutput:
-        """The beliefs, and what the network adds to their natural parameters."""
+        """The beliefs, with the raw numbers added to their natural parameters."""
         return FisherOutput(params.v + raw.squeeze(-1))
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, floating point, and unit length to 1e-4."""
+        """Checks shape, floating dtype, and unit length to 1e-4."""
         super().check_data(x)
         if not x.is_floating_point():
             raise DataError(f"SpherePoints expects floating-point data, found {x.dtype}; convert with x.float()")
@@ -271,7 +271,7 @@ def _directions(_: object, attribute: Any, value: tuple[tuple[float, ...], ...])
 
 @attrs.frozen
 class SphereCaps(Dataset):
-    """Points on the sphere in round caps: von Mises-Fisher draws, equally many from each.
+    """Points on the sphere in round caps: von Mises-Fisher draws, the same number from each cap.
 
     Arguments:
         centres: A vector towards the centre of each cap, of any length.
@@ -279,7 +279,7 @@ class SphereCaps(Dataset):
             wide.
         count: Number of points in each cap.
         seed: Seed of the draws.
-        valid_fraction: Share of the points held out for validation.
+        valid_fraction: Fraction of the points held out for validation.
     """
 
     centres: tuple[tuple[float, ...], ...] = field(
@@ -310,7 +310,7 @@ class SphereCaps(Dataset):
         return points.rows(train if name == "train" else valid)
 
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
-        """Share of the points that are nearest to each centre."""
+        """Fraction of the points nearest to each centre."""
         nearest = (x @ self._centres.to(x).T).argmax(-1)
         shares = torch.bincount(nearest, minlength=len(self.centres)) / len(x)
         return {str(centre): share for centre, share in zip(self.centres, shares.tolist(), strict=True)}

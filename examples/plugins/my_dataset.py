@@ -27,9 +27,9 @@ class Ising(Dataset):
         spins: Length n of a chain.
         coupling: J; above 0 neighbours agree more often than not.
         count: Number of chains.
-        given_first: Whether the first spin is handed to the network, as the condition "first".
+        given_first: Whether the network receives the first spin, as the condition "first".
         seed: Seed of the draws.
-        valid_fraction: Share of the chains held out for validation.
+        valid_fraction: Fraction of the chains held out for validation.
     """
 
     spins: int = field(default=4, validator=validators.integer(ge=1))
@@ -46,7 +46,7 @@ class Ising(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Options of the family and the network that follow from the data."""
+        """Facts about the data, the defaults of family and network options of the same names."""
         return {"site_shape": self.site_shape, "conditions": ("first",) if self.given_first else ()}
 
     def split(self, name: Split) -> Batch:
@@ -69,7 +69,7 @@ class Ising(Dataset):
         return logsigmoid(2.0 * self.coupling * x[:, 1:] * x[:, :-1]).sum(1) - math.log(2.0)
 
     def entropy(self) -> float:
-        """Exact entropy in nats: of a chain, or of all but its first spin where that one is given."""
+        """Exact entropy in nats: of a chain, or of the other spins given the first if it is a condition."""
         agree = 2.0 * self.coupling * torch.tensor([1.0, -1.0], dtype=torch.float64)
         pair = -float((agree.sigmoid() * logsigmoid(agree)).sum())
         return (self.spins - 1) * pair + (0.0 if self.given_first else math.log(2.0))

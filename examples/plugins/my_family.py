@@ -1,7 +1,7 @@
 r"""spins: data of -1 and +1, a distribution family for bfn-toolkit.
 
-The family is the Gaussian channel of :math:`\phi(x) = x`.  As :math:`x^2 = 1`, the likelihood of the messages v is
-:math:`e^{v x}` up to what is the same for both spins, so
+The family is the Gaussian channel of :math:`\phi(x) = x`.  Since :math:`x^2 = 1`, the likelihood of the messages v is
+:math:`e^{v x}` up to a factor common to both spins, so
 
 .. math::
     y \sim N(\alpha x, \alpha), \qquad v' = v + y, \qquad
@@ -46,7 +46,7 @@ class Spin(Distribution):
 
 @attrs.frozen(eq=False)
 class SpinParams:
-    """Beliefs about spins: the messages added up, and what they are worth in all."""
+    """Beliefs about spins: the sum of the messages, and their total accuracy."""
 
     v: Tensor  # (B, *site)
     accuracy: Tensor  # (B,)
@@ -54,7 +54,7 @@ class SpinParams:
 
 @attrs.frozen
 class Spins(ChannelFamily[SpinParams]):
-    """Spins; with the default schedule the last beliefs guess one spin in 44 wrongly.
+    """Spins; with the default schedule the last beliefs are wrong for one spin in 44.
 
     Arguments:
         site_shape: Shape of one example.
@@ -91,7 +91,7 @@ class Spins(ChannelFamily[SpinParams]):
         return self.input(params).mean.unsqueeze(-1)
 
     def output(self, raw: Tensor, params: SpinParams) -> Finite:
-        """sigma(2 (v + raw) x): the network says what the beliefs do not."""
+        """sigma(2 (v + raw) x): the network adds to the beliefs."""
         v = params.v.unsqueeze(-1) + raw
         return Finite(torch.tensor([-1.0, 1.0], dtype=v.dtype, device=v.device), torch.cat([-v, v], -1))
 

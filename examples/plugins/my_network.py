@@ -14,7 +14,7 @@ from bfn_toolkit import Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
 
 class TinyMLPModule(nn.Module):
-    """The network itself; all numbers of an example are one vector."""
+    """The network itself; it sees all numbers of an example as one vector."""
 
     def __init__(self, config: "TinyMLP", io: NetworkIO) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class TinyMLPModule(nn.Module):
 
     def forward(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""
-        told = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
-        h = self.first(torch.cat([features.flatten(1), torch.stack([t, *told], -1)], -1))
+        values = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
+        h = self.first(torch.cat([features.flatten(1), torch.stack([t, *values], -1)], -1))
         raw: Tensor = self.last(nn.functional.silu(h))
         return raw.reshape(*features.shape[:-1], self.raw)
 
@@ -37,14 +37,14 @@ class TinyMLP(NetworkBuilder):
 
     Arguments:
         width: Width of the hidden layer.
-        conditions: Names of the conditions that it uses, each one number per example; one that is not given is 0.
+        conditions: Names of the conditions that it reads, each one number per example; a missing one counts as 0.
     """
 
     width: int = field(default=64, validator=validators.integer(ge=1))
     conditions: tuple[str, ...] = field(default=(), converter=tuple)
 
     def build(self, io: NetworkIO) -> nn.Module:
-        """Makes the network with fresh weights."""
+        """Builds the network with fresh weights."""
         return TinyMLPModule(self, io)
 
 

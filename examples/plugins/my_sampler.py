@@ -1,9 +1,9 @@
-r"""redraw: a sampler for bfn-toolkit that draws the beliefs at each time anew, from the flow about its last guess.
+r"""redraw: a sampler for bfn-toolkit that draws new beliefs at each time, from the flow of its last guess.
 
 .. math:: x' \sim p_O(\cdot \mid \theta_{i-1}; t_{i-1}), \qquad \theta_i \sim p_F(\cdot \mid x'; t_i)
 
-Where the ancestral sampler sends one more message about the guess, this one forgets all that came before.  Both are
-exact for every number of steps if the output is.
+The ancestral sampler sends one more message about the guess; this one forgets all earlier messages.  Both are exact for
+every number of steps if the output is.
 
 Source: "end_back" of MolCRAFT (Qu et al. 2024, arXiv 2404.12141).
 """
@@ -17,7 +17,7 @@ from bfn_toolkit import Condition, Entry, Model, Sampler, SamplerState, hookimpl
 
 @attrs.frozen
 class Redraw(Sampler[SamplerState]):
-    """Draws the beliefs anew at each step, for data that are one tensor."""
+    """Draws new beliefs at each step, for data that are one tensor."""
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
         """The prior."""
@@ -26,7 +26,7 @@ class Redraw(Sampler[SamplerState]):
     def step(
         self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
     ) -> SamplerState:
-        """One draw of the output, and the flow about it."""
+        """One draw of the output, then a draw of its flow."""
         x = model.output(state.params, s, condition).sample()
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         return SamplerState(model.family.flow(x, t.to(x.device, dtype).expand(len(x))))

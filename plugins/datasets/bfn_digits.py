@@ -1,10 +1,10 @@
-r"""Digits (plugin): the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships, with their labels.
+r"""Digits (plugin): the 1,797 handwritten digits of 8 x 8 pixels in scikit-learn, with their labels.
 
-A pixel is a grey level g in 0..16.  It comes as the centre of one of 17 equal bins of [-1, 1],
+A pixel is a grey level g in 0..16.  It is returned as the centre of one of 17 equal bins of [-1, 1],
 
 .. math:: x = \frac{2 g + 1}{17} - 1 ,
 
-for a Gaussian family with a discretised output, or as a class: the level itself, or whether it is above 8.
+for a Gaussian family with a discretised output, or as a class: the level g, or whether g is above 8.
 
 Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits (its test set), UCI Machine Learning
 Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
@@ -24,7 +24,7 @@ from torch import Tensor
 from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows, validators
 
 LEVELS = 17
-ONE_IN = 6  # images are for the test
+ONE_IN = 6  # every sixth image is in the test set
 
 
 @lru_cache(maxsize=1)
@@ -42,14 +42,14 @@ def _digits() -> tuple[Tensor, Tensor]:
 class Digits(Dataset):
     """Handwritten digits, with the condition "label" in 0..9.
 
-    Every sixth image is for the test, whatever the seed; "all" is the others.  The recipe is for bins: classes and
-    black and white are for the family "categorical".
+    Every sixth image is in the test set for every seed; "all" means the other images.  The default configuration is for
+    bins; "classes" and "binary" need the family "categorical".
 
     Arguments:
-        pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, "binary" for black and
-            white, both as int64.
-        seed: Of the split into training and validation rows.
-        valid_fraction: Share of the images that are not for the test that is held out for validation.
+        pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, or "binary" for black
+            and white, both as int64.
+        seed: Seed of the split into training and validation rows.
+        valid_fraction: Fraction held out for validation, of the images outside the test set.
     Raises:
         ConfigError: From :meth:`split`, if scikit-learn is not installed.
 

@@ -1,6 +1,6 @@
 r"""Mixture of Gaussians (plugin): a generator whose posterior, entropy and log-density are known.
 
-The posterior of x under beliefs that have received v = rho mu with accuracy beta = rho - 1 is again a mixture.  For
+Under beliefs with v = rho mu and accumulated accuracy beta = rho - 1, the posterior of x is again a mixture.  For
 components in D dimensions with weights pi_k, means m_k and standard deviations s_k, and with c_k = 1 + s_k^2 beta,
 
 .. math::
@@ -8,8 +8,8 @@ components in D dimensions with weights pi_k, means m_k and standard deviations 
     \ln w_k = \ln \pi_k - \frac{D}{2} \ln c_k
              + \frac{m_k \cdot v + s_k^2 \lVert v \rVert^2 / 2 - \beta \lVert m_k \rVert^2 / 2}{c_k} + \text{const},
 
-which holds down to beta = 0.  With it as the output distribution, samples and likelihoods must come out exactly right
-without any training: see :class:`~bfn_toolkit.Oracle`.
+which also holds for beta = 0.  With it as the output distribution, samples and likelihoods must be exact without any
+training: see :class:`~bfn_toolkit.Oracle`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class GaussianMixture(Dataset):
     The defaults are the four Gaussians of https://proger.github.io/posts/bfn/normal.html, with the same draws.
 
     Arguments:
-        means: One number for each component, or one point of D numbers.
-        std: Standard deviation, common or one for each component.
-        count: Number of points, common or one for each component; the weights of the mixture follow from them.
+        means: Mean of each component: a number, or a point of D numbers.
+        std: Standard deviation: one number for all components, or one for each.
+        count: Number of points: one number for all components, or one for each; it determines the mixture's weights.
         seed: Seed of the draws.
-        valid_fraction: Share of the points held out for validation.
+        valid_fraction: Fraction of the points held out for validation.
 
     >>> GaussianMixture().split("all").x.shape
     torch.Size([4000, 1])
@@ -138,7 +138,7 @@ class GaussianMixture(Dataset):
     def entropy(self, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
         """Entropy in nats, and its standard error.
 
-        For D = 1 by quadrature, with error 0; else the mean of -ln p over ``samples`` stratified draws.
+        For D = 1 by quadrature, with error 0; otherwise the mean of -ln p over ``samples`` stratified draws.
         """
         if self.site_shape == (1,):
             reach = 12.0 * float(self._stds.max())
@@ -148,11 +148,11 @@ class GaussianMixture(Dataset):
             return float(torch.trapezoid(-log_p.exp() * log_p, grid.squeeze(-1))), 0.0
         with seeded(seed, "entropy"):
             x = self._prior(torch.empty(samples, 1, dtype=torch.float64)).sample()
-        price = -self.log_prob(x)
-        return float(price.mean()), float(price.std() / math.sqrt(samples))
+        nats = -self.log_prob(x)
+        return float(nats.mean()), float(nats.std() / math.sqrt(samples))
 
     def exact_output(self, params: Beliefs) -> NormalMixture:
-        """The exact posterior p(x | theta) under Gaussian beliefs: the oracle that a perfect network would be."""
+        """The exact posterior p(x | theta) under Gaussian beliefs, which a perfect network would return."""
         rho = expand(params.precision, params.mean)
         v = (params.mean * rho).unsqueeze(1)  # (B, 1, D)
         beta = params.precision.reshape(-1, 1) - 1.0  # (B, 1)
@@ -164,7 +164,7 @@ class GaussianMixture(Dataset):
         return NormalMixture(logits, centres, (variances / c).sqrt())
 
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
-        """Share of points whose nearest mean is each of the means."""
+        """Fraction of the points that are nearest to each mean."""
         nearest = torch.cdist(x.flatten(1).double(), self._means.to(x.device)).argmin(1)
         shares = torch.bincount(nearest, minlength=len(self.means)) / len(x)
         return {str(mean): share for mean, share in zip(self.means, shares.tolist(), strict=True)}

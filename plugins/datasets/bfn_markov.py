@@ -4,8 +4,8 @@ r"""Markov chain (plugin): sequences of classes whose probability and entropy ar
     p(x) = \pi(x_1) \prod_{l=2}^L P(x_l \mid x_{l-1}), \qquad \pi P = \pi, \qquad
     H = H(\pi) + (L - 1) \sum_i \pi_i H(P_i)
 
-The chain starts from its stationary distribution, so that every position has the same marginal distribution and only
-the pairs tell the chain from independent classes.
+The chain starts from its stationary distribution, so every position has the same marginal distribution, and only pairs
+of positions distinguish the chain from independent classes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Markov(Dataset):
         classes: Number K of classes.
         length: Length L of a sequence.
         count: Number of sequences.
-        concentration: Of the Dirichlet distribution from which each row of the transition matrix is drawn; the smaller,
-            the more predictable the chain.
-        transition: The transition matrix itself, K rows that add up to 1, instead of one from the seed.
+        concentration: Concentration of the Dirichlet distribution from which each row of the transition matrix is
+            drawn; smaller values make the chain more predictable.
+        transition: Transition matrix with K rows that add up to 1; None to draw it from the seed.
         seed: Seed of the matrix and of the draws.
-        valid_fraction: Share of the sequences held out for validation.
+        valid_fraction: Fraction of the sequences held out for validation.
     Raises:
-        ConfigError: If the matrix is none of K classes, or has no unique stationary distribution.
+        ConfigError: If the matrix is not a transition matrix of K classes, or has no unique stationary distribution.
 
     >>> Markov(classes=2, length=3, count=10, transition=((0.9, 0.1), (0.1, 0.9))).log_prob(torch.tensor([[0, 0, 1]]))
     tensor([-3.1011], dtype=torch.float64)
@@ -69,7 +69,7 @@ class Markov(Dataset):
             raise ConfigError(f"the rows of transition must be probabilities that add up to 1, got {self.transition}")
         if int(torch.linalg.matrix_rank(torch.eye(k) - matrix, atol=1e-9)) < k - 1:
             drawn = f"another seed, or a concentration above {self.concentration}"
-            cure = drawn if self.transition is None else "a matrix by which some class is reached from all others"
+            cure = drawn if self.transition is None else "a matrix with a class that can be reached from all others"
             raise ConfigError(f"the chain has no unique stationary distribution; use {cure}")
 
     @property
@@ -83,7 +83,7 @@ class Markov(Dataset):
 
     @property
     def stationary(self) -> Tensor:
-        """Stationary distribution (K,) in float64: of (I - P^T) pi = 0 and the sum 1, added up."""
+        """Stationary distribution (K,) in float64, from the sum of (I - P^T) pi = 0 and sum(pi) = 1."""
         ones = torch.ones(self.classes, self.classes, dtype=torch.float64)
         system = torch.eye(self.classes) - self.matrix.T + ones
         start: Tensor = torch.linalg.solve(system, ones[0])
@@ -109,13 +109,13 @@ class Markov(Dataset):
         return sequences.rows(train if name == "train" else valid)
 
     def _draw(self) -> Tensor:
-        """Each class by inverting its distribution function with one uniform number."""
+        """Draws each class by inverting its distribution function with one uniform number."""
         u = torch.rand(self.count, self.length, 1, dtype=torch.float64)
         cdf = self.matrix.cumsum(1)
         step = self.stationary.cumsum(0).expand(self.count, -1)
         x = torch.empty(self.count, self.length, dtype=torch.int64)
         for site in range(self.length):
-            # Scaled by the total, which may round to something below 1, u meets no class of probability 0.
+            # The total may round to less than 1; scaled by it, u selects no class of probability 0.
             x[:, site] = torch.searchsorted(step.contiguous(), u[:, site] * step[:, -1:], right=True).squeeze(1)
             step = cdf[x[:, site]]
         return x

@@ -1,13 +1,13 @@
-r"""Mixed data (plugin): a class, an angle and a position that depend on each other, with their joint density.
+r"""Mixed data (plugin): a class, an angle and a position that depend on each other, with a known joint density.
 
-Class k has a centre :math:`c_k` on a circle, and points away from it with an angle a; the position is a step from the
-centre in that direction:
+Class k has a centre :math:`c_k` on a circle and a distribution of angles a around the outward direction; the position
+is one step from the centre in direction a:
 
 .. math::
     k \sim U\{0, \dots, K - 1\}, \quad a \mid k \sim \mathrm{vM}(2 \pi k / K, \kappa), \quad
     x \mid k, a \sim N(c_k + r \, (\cos a, \sin a), s^2 I)
 
-so that by the chain rule, with :math:`A = I_1 / I_0`,
+By the chain rule, with :math:`A = I_1 / I_0`,
 
 .. math:: H = \ln K + \ln(2 \pi I_0(\kappa)) - \kappa A(\kappa) + \ln(2 \pi e s^2) .
 """
@@ -34,7 +34,7 @@ def _unit(angle: Tensor) -> Tensor:
 
 @attrs.frozen
 class Mixed(Dataset):
-    """Points of the plane with a class and an angle, as a mapping with the parts "position", "type" and "angle".
+    """Points in the plane with a class and an angle, as a mapping with the parts "position", "type" and "angle".
 
     Arguments:
         classes: Number K of classes.
@@ -43,7 +43,7 @@ class Mixed(Dataset):
         concentration: Concentration kappa of the angle.
         count: Number of points.
         seed: Seed of the draws.
-        valid_fraction: Share of the points held out for validation.
+        valid_fraction: Fraction of the points held out for validation.
 
     >>> {name: (part.dtype, tuple(part.shape)) for name, part in Mixed().split("all").x.items()}
     {'position': (torch.float32, (40000, 2)), 'type': (torch.int64, (40000, 1)), 'angle': (torch.float32, (40000, 1))}
@@ -70,7 +70,7 @@ class Mixed(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """The parts of a product family for these data."""
+        """Parts of a product family for these data."""
         resultant = 1.0 - float(self._direction(torch.zeros(1, dtype=torch.int64)).variance)
         # E |c + r e|^2 = R^2 + r^2 + 2 R r E cos(a - m), over two coordinates.
         square = 0.5 * (RADIUS**2 + self.step**2) + RADIUS * self.step * resultant + self.noise**2
@@ -118,12 +118,12 @@ class Mixed(Dataset):
     def entropy(self) -> tuple[float, float]:
         """Exact joint entropy in nats, and its standard error: 0."""
         direction = self._direction(torch.zeros(1, dtype=torch.int64))
-        # ln(2 pi I_0) - kappa A is minus the log-density at the mean, plus kappa (1 - A).
+        # ln(2 pi I_0) - kappa A equals the negative log-density at the mean, plus kappa (1 - A).
         of_angle = float(-direction.log_prob(direction.mean) + self.concentration * direction.variance)
         return math.log(self.classes) + of_angle + math.log(2.0 * math.pi * math.e * self.noise**2), 0.0
 
     def mode_shares(self, x: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Share of points of each class."""
+        """Fraction of the points of each class."""
         shares = torch.bincount(x["type"].flatten(), minlength=self.classes) / len(x["type"])
         return {str(kind): share for kind, share in enumerate(shares.tolist())}
 

@@ -1,11 +1,11 @@
-r"""Tables (plugin): continuous data or classes from a file of the user's own.
+r"""Tables (plugin): continuous data or classes from a file of the user.
 
-Continuous columns may be brought to a common scale by what the training rows say,
+Continuous columns may be scaled by the training rows,
 
 .. math:: x' = (x - a) / b ,
 
-with a and b their mean and standard deviation ("standard"), or the middle and half of their range ("range").  A column
-whose training rows are all the same has no scale: b = 1.
+where a and b are mean and standard deviation ("standard"), or centre and half-width of the range ("range").  A column
+that is constant in the training rows has b = 1.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookim
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LARGEST = float(np.finfo(np.float32).max)
-MOST_CLASSES = 2**16  # more are a mistake, unless the configuration says their number
-COMPARED = 100_000  # rows that are compared with each other
-SHOWN = 5  # names in a message
+MOST_CLASSES = 2**16  # more count as a mistake, unless the configuration sets their number
+COMPARED = 100_000  # largest number of rows compared with each other
+SHOWN = 5  # largest number of names in a message
 
 
 def _names(_: object, __: attrs.Attribute[Any], names: Sequence[str] | None) -> None:
@@ -40,14 +40,14 @@ def _names(_: object, __: attrs.Attribute[Any], names: Sequence[str] | None) -> 
 
 @attrs.frozen
 class Columns(FileDataset):
-    """Rows of a file, in some of its columns, with the condition "label" if a column is named for it.
+    """Rows of selected columns of a file, with the condition "label" if a label column is named.
 
     Arguments:
         path: A file that ends in .csv, .csv.gz, .npy, .npz or .safetensors.
-        columns: Names of the columns of a table (x1, x2, ... where it has no header, and in .npy), or of arrays; by
-            default all columns that are numbers, or the only array.
-        label: Name of a column or array of integers 0...K-1, which is no column of the data.
-        on_nan: "error" for rows with a missing number, or "drop" to leave them out.
+        columns: Names of the columns of a table (x1, x2, ... without a header and in .npy), or of arrays; by default
+            all columns of numbers, or the only array.
+        label: Name of a column or array of integers 0...K-1 outside the data; None for no labels.
+        on_nan: Treatment of rows with a missing number: "error", or "drop" to leave them out.
     """
 
     endings: ClassVar[tuple[str, ...]] = FORMATS
@@ -61,11 +61,11 @@ class Columns(FileDataset):
     )
 
     def read(self) -> tuple[Values, Values | None, Array]:
-        """Data and labels as they stand in the file, and which rows have no number missing.
+        """Data and labels as in the file, and a mask of the rows without missing numbers.
 
         Raises:
-            ConfigError: If there are no columns of these names.
-            DataError: If there is no row, or a number is missing and may not be.
+            ConfigError: If there are no columns with these names.
+            DataError: If there is no row, or a number is missing and ``on_nan`` is "error".
         """
         data, label = read_columns(self.path, self.columns, self.label)
         if not data.numbers.size:
@@ -90,7 +90,7 @@ class Columns(FileDataset):
 
 @attrs.frozen(eq=False)
 class TableContent(Content):
-    """What a table has read, and by what it was scaled: (x - shift) / scale at each site, in float64."""
+    """Content of a table, and its scaling (x - shift) / scale at each site, in float64."""
 
     shift: Tensor
     scale: Tensor
@@ -104,8 +104,8 @@ class Table(Columns):
     ``test_fraction`` and ``seed``.
 
     Arguments:
-        scale: "standard" for mean 0 and variance 1 in each column, "range" for [-1, 1], as the training rows have it;
-            "none" for the numbers as they are.
+        scale: Scaling by the training rows: "standard" for mean 0 and variance 1 in each column, "range" for [-1, 1],
+            "none" for no scaling.
     """
 
     default_config: ClassVar[Mapping[str, object]] = {
@@ -122,13 +122,13 @@ class Table(Columns):
         """The scaled rows.
 
         Raises:
-            ConfigError: If there are no columns of these names.
+            ConfigError: If there are no columns with these names.
             DataError: If the file is malformed, has too few rows, or was written since.
         """
         return _table(self, self.unchanged())
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Data or samples (B, *site) as the file would have them, in float64."""
+        """Data or samples (B, *site) in the units of the file, in float64."""
         content = self.content
         return x.double() * content.scale.to(x.device) + content.shift.to(x.device)
 
@@ -157,7 +157,7 @@ class ClassesTable(Columns):
         """The rows of classes.
 
         Raises:
-            ConfigError: If there are no columns of these names.
+            ConfigError: If there are no columns with these names.
             DataError: If the file is malformed, has too few rows, or was written since.
         """
         return _classes_table(self, self.unchanged())
@@ -166,13 +166,13 @@ class ClassesTable(Columns):
 @lru_cache(maxsize=2)
 def _table(dataset: Table, _: Fingerprint) -> TableContent:
     data, label, whole = dataset.read()
-    with np.errstate(over="ignore"):  # to inf, of numbers that are longer than float64
+    with np.errstate(over="ignore"):  # numbers beyond float64 become inf
         numbers = data.numbers.astype(np.float64)
     too_large = np.abs(numbers) > LARGEST
     if too_large.any():
         index = np.argwhere(too_large)[0]
-        found = data.numbers[tuple(index)]
-        raise DataError(f"{data.place(index)}: {found} overflows float32, whose largest number is 3.4e38")
+        value = data.numbers[tuple(index)]
+        raise DataError(f"{data.place(index)}: {value} overflows float32, whose largest number is 3.4e38")
     x = torch.from_numpy(numbers if whole.all() else numbers[whole])
     x = x.unsqueeze(1) if x.ndim == 1 else x
     splits = dataset.partition(len(x))
@@ -199,7 +199,7 @@ def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale = x.mean(0), x.std(0, correction=0)
     else:
         shift, scale = low / 2.0 + high / 2.0, (high - low) / 2.0
-    # The mean of equal numbers is one of them only up to rounding.
+    # The mean of equal numbers may differ from them by rounding.
     return torch.where(constant, low, shift), torch.where(constant | (scale == 0.0), 1.0, scale)
 
 
@@ -207,8 +207,8 @@ def _warn_of_repeats(dataset: Table, x: Tensor) -> None:
     rows = x[:COMPARED].flatten(1).numpy()
     repeats = len(rows) - len({row.tobytes() for row in rows})
     if repeats:
-        found = f"{repeats} of {len(rows)} rows are duplicates of others"
-        warnings.warn(f"{dataset.path}: {found}; one may be trained on and another judged by", BFNWarning, stacklevel=2)
+        message = f"{repeats} of {len(rows)} rows are duplicates; copies may be in both training and validation rows"
+        warnings.warn(f"{dataset.path}: {message}", BFNWarning, stacklevel=2)
 
 
 @lru_cache(maxsize=2)
@@ -223,25 +223,25 @@ def _classes_table(dataset: ClassesTable, _: Fingerprint) -> Content:
 
 
 def _classes(values: Values, whole: Array, classes: int | None) -> tuple[Tensor, int]:
-    """The whole rows as int64, and the number of classes."""
+    """The rows without missing numbers as int64, and the number of classes."""
     numbers = values.numbers
     if numbers.dtype.kind == "f":
-        numbers = numbers.astype(np.float64)  # float16 does not reach the number of classes
+        numbers = numbers.astype(np.float64)  # the largest float16 is below MOST_CLASSES
     right = (numbers >= 0) & (numbers < (classes or MOST_CLASSES)) & (numbers == np.floor(numbers))
     whole_sites = whole.reshape(-1, *[1] * (numbers.ndim - 1))
     wrong = whole_sites & ~right
     k = classes or max(2, int(numbers.max(initial=0, where=right)) + 1)
     if wrong.any():
         index = np.argwhere(wrong)[0]
-        found = values.numbers[tuple(index)]
-        raise DataError(f"{values.place(index)}: expected a class, an integer in 0...{k - 1}, got {found}")
+        value = values.numbers[tuple(index)]
+        raise DataError(f"{values.place(index)}: expected a class, an integer in 0...{k - 1}, got {value}")
     return torch.from_numpy(numbers[whole].astype(np.int64)), k
 
 
 def _condition(
     dataset: Columns, label: Values | None, whole: Array, train: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The labels of the whole rows, and how many there are: nothing, if there is no column of labels."""
+    """Labels of the rows without missing numbers, and their number of classes; empty without a label column."""
     if label is None:
         return {}, {}
     index, labels = _classes(label, whole, None)
@@ -250,7 +250,7 @@ def _condition(
 
 
 def warn_of_missing(dataset: FileDataset, what: str, train: Tensor, classes: int) -> None:
-    """Warns of classes that no training row has."""
+    """Warns of classes that occur in no training row."""
     missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
     if len(missing):
         numbers = _few([str(number) for number in missing[: SHOWN + 1].tolist()])
@@ -263,5 +263,5 @@ def _few(names: Sequence[str]) -> str:
 
 @hookimpl
 def bfn_datasets() -> Sequence[Entry]:
-    """The data sets, whose examples would need a file."""
+    """The data sets, without examples, because these would need a file."""
     return [Entry("table", Table), Entry("classes-table", ClassesTable)]

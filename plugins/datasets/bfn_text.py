@@ -1,7 +1,7 @@
 """Text (plugin): the characters of a UTF-8 file as classes, in windows that do not overlap.
 
-The text is cut into windows of L characters from its beginning, and an end that fills no window is left out.  Line ends
-are characters as any others, as they stand in the file.
+The text is divided into windows of L characters, from its beginning; an incomplete last window is left out.  Line ends
+are ordinary characters, kept as in the file.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from torch import Tensor
 from bfn_files.reading import Content, FileDataset, Fingerprint, reading
 from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl, validators
 
-SHOWN = 5  # characters in a message
+SHOWN = 5  # largest number of characters in a message
 
 
 def _different(_: object, __: attrs.Attribute[Any], alphabet: str | None) -> None:
     if alphabet is not None and (len(alphabet) < 2 or len(set(alphabet)) < len(alphabet)):
         doubled = next((c for c in alphabet if alphabet.count(c) > 1), None)
-        found = f"two of {doubled!r}" if doubled else repr(alphabet)
-        raise ConfigError(f"alphabet: expected two or more different characters, got {found}")
+        got = f"{doubled!r} twice" if doubled else repr(alphabet)
+        raise ConfigError(f"alphabet: expected two or more different characters, got {got}")
 
 
 @attrs.frozen(eq=False)
 class TextContent(Content):
-    """What a text has read, and its alphabet."""
+    """Content of a text, and its alphabet."""
 
     alphabet: str
 
 
 @attrs.frozen
 class Text(FileDataset):
-    """Windows of a text, as int64 numbers of characters in an alphabet.
+    """Windows of a text, as int64 indices of characters in an alphabet.
 
     Arguments:
-        path: A text in UTF-8, whatever its name.
-        length: Characters L of a window.
+        path: A text file in UTF-8, with any name.
+        length: Number L of characters in a window.
         alphabet: The characters, in the order of their classes; by default those of the file, sorted.
-        valid_fraction: Share of the windows that are not for the test that is held out for validation.
-        test_fraction: Share of the windows that is put aside for the test.
-        seed: Of the splits.
+        valid_fraction: Fraction held out for validation, of the windows outside the test set.
+        test_fraction: Fraction of the windows held out for the test set.
+        seed: Seed of the splits.
     """
 
     default_config: ClassVar[Mapping[str, object]] = {
@@ -65,7 +65,7 @@ class Text(FileDataset):
         """The windows.
 
         Raises:
-            DataError: If the file is no text in this alphabet, is too short, or was written since.
+            DataError: If the file is not text in this alphabet, is too short, or was written since.
         """
         return _text(self, self.unchanged())
 
@@ -105,23 +105,25 @@ def _text(dataset: Text, _: Fingerprint) -> TextContent:
 
 
 def _alphabet_of(text: str, place: str) -> str:
-    """The characters of a text, sorted; control characters are of another kind of file."""
+    """The characters of a text, sorted; control characters are refused, because they suggest a binary file."""
     if not text:
         raise DataError(f"{place}: no rows: the file is empty")
-    found = sorted(set(text))
-    strange = next((c for c in found if c < " " and c not in "\t\n\r\f"), None)
+    alphabet = sorted(set(text))
+    strange = next((c for c in alphabet if c < " " and c not in "\t\n\r\f"), None)
     if strange is not None:
         raise DataError(
-            f"{place}: no text: the control character {_shown(strange)} at offset {text.index(strange)}; "
-            "name the characters that may be in it: alphabet"
+            f"{place}: not text: the control character {_shown(strange)} at offset {text.index(strange)}; "
+            "if it belongs there, list all characters in the option alphabet"
         )
-    if len(found) < 2:
-        raise DataError(f"{place}: a text of {_shown(text[0])} alone has nothing to learn; expected two characters")
-    return "".join(found)
+    if len(alphabet) < 2:
+        raise DataError(
+            f"{place}: a text of {_shown(text[0])} only has nothing to learn; expected two different characters"
+        )
+    return "".join(alphabet)
 
 
 def _classes(text: str, alphabet: str, place: str) -> Tensor:
-    """Class of each character; the first that is not in the alphabet is told by its code point and its offset."""
+    """Class of each character; the error for one outside the alphabet names its code point and its offset."""
     known = _code_points(alphabet)
     order = np.argsort(known)
     points = _code_points(text)
@@ -148,5 +150,5 @@ def _shown(character: str) -> str:
 
 @hookimpl
 def bfn_datasets() -> Sequence[Entry]:
-    """The data set, whose examples would need a file."""
+    """The data set, without examples, because these would need a file."""
     return [Entry("text", Text)]

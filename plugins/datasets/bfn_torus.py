@@ -4,7 +4,7 @@ With mean angles :math:`m_k`, concentrations :math:`\kappa_k` and weights :math:
 
 .. math:: p(x) = \sum_k \pi_k \prod_d \frac{e^{\kappa_k \cos(x_d - m_{kd})}}{2 \pi I_0(\kappa_k)}
 
-Within a component the angles are independent; together, through the choice of component, they are not.
+Within a component the angles are independent; in the mixture they are not.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Torus(Dataset):
     The defaults are three regions like those of the backbone angles of proteins.
 
     Arguments:
-        means: One angle for each component, or one point of D angles, in radians.
-        concentration: Common or one for each component, in [0, 10000]; 0 is uniform.
-        count: Number of points, common or one for each component; the weights of the mixture follow from them.
+        means: Mean of each component in radians: an angle, or a point of D angles.
+        concentration: Concentration in [0, 10000], one number for all components or one for each; 0 is uniform.
+        count: Number of points: one number for all components, or one for each; it determines the mixture's weights.
         seed: Seed of the draws.
-        valid_fraction: Share of the points held out for validation.
+        valid_fraction: Fraction of the points held out for validation.
 
     >>> Torus().split("all").x.shape
     torch.Size([40000, 2])
@@ -117,7 +117,7 @@ class Torus(Dataset):
     def entropy(self, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
         """Entropy in nats, and its standard error.
 
-        For D of at most 2 by quadrature, with error 0; else the mean of -ln p over about ``samples`` stratified draws.
+        For D <= 2 by quadrature, with error 0; otherwise the mean of -ln p over about ``samples`` stratified draws.
         """
         (d,) = self.site_shape
         if d <= 2:
@@ -128,11 +128,11 @@ class Torus(Dataset):
             return float(-(log_p.exp() * log_p).sum() * (2.0 * math.pi / n) ** d), 0.0
         counts = [max(1, round(samples * n / sum(self._counts))) for n in self._counts]
         with seeded(seed, "entropy"):
-            price = -self.log_prob(self._draw(counts).double())
-        return float(price.mean()), float(price.std() / math.sqrt(len(price)))
+            nats = -self.log_prob(self._draw(counts).double())
+        return float(nats.mean()), float(nats.std() / math.sqrt(len(nats)))
 
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
-        """Share of points whose nearest mean, by the sum of the cosines of the differences, is each of the means."""
+        """Fraction of the points nearest to each mean, by the sum of the cosines of the differences."""
         means = self._means.to(x.device)
         nearest = (x.detach().flatten(1).double().unsqueeze(1) - means).cos().sum(-1).argmax(1)
         shares = torch.bincount(nearest, minlength=len(means)) / len(x)

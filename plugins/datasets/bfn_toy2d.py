@@ -1,17 +1,17 @@
 r"""Toy densities in the plane (plugin): moons, rings, checkerboard, pinwheel and spirals, each with its density.
 
-All but the checkerboard are J curves :math:`c_j(u)`, drawn with equal probability and blurred by normal noise,
+All but the checkerboard are J curves :math:`c_j(u)`, chosen with equal probability and blurred by normal noise,
 
 .. math::
     x = c_j(u) + s z, \quad u \sim U(0, 1), \quad z \sim N(0, I), \qquad
     p(x) = \frac{1}{J} \sum_j \int_0^1 N(x; c_j(u), s^2 I) \, du ,
 
-whose integral is a Gauss-Legendre sum with nodes a fraction of s apart.  The checkerboard is uniform on J squares
-:math:`[a_j, b_j]`, blurred in the same way, and its density is made of normal probabilities of intervals:
+The integral is computed as a Gauss-Legendre sum, with nodes a fraction of s apart.  The checkerboard is uniform on J
+squares :math:`[a_j, b_j]`, blurred in the same way; its density is a sum of products of normal interval probabilities:
 
 .. math:: p(x) = \frac{1}{J} \sum_j \prod_d \frac{\Phi((b_{jd} - x_d) / s) - \Phi((a_{jd} - x_d) / s)}{b_{jd} - a_{jd}}
 
-Every shape has zero mean and, without its noise, lies in [-1, 1].
+Every shape has zero mean and, without noise, lies in [-1, 1].
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, see
 Shape: TypeAlias = Literal["moons", "rings", "checkerboard", "pinwheel", "spirals"]
 
 SHAPES: tuple[Shape, ...] = ("moons", "rings", "checkerboard", "pinwheel", "spirals")
-SIDE = 0.5  # of a square of the checkerboard
-ROWS = 1024  # whose densities are computed at once
+SIDE = 0.5  # side length of a square of the checkerboard
+ROWS = 1024  # number of rows whose densities are computed together
 
 
 def _curves(shape: Shape, u: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _squares() -> Tensor:
 
 
 def _nodes(shape: Shape, noise: float) -> tuple[Tensor, Tensor]:
-    """Points (J, M, 2) and weights (M,) of panels of 16, in each of which no curve goes further than 3 noises."""
+    """Points (J, M, 2) and weights (M,) of panels of 16 nodes; in a panel each curve advances at most 3 * noise."""
     way = _curves(shape, torch.linspace(0.0, 1.0, 1001, dtype=torch.float64))
     panels = math.ceil(1000.0 * float(way.diff(dim=1).norm(dim=-1).max()) / (3.0 * noise))
     node, weight = (torch.from_numpy(part) / 2.0 for part in np.polynomial.legendre.leggauss(16))
@@ -83,9 +83,9 @@ class Toy2d(Dataset):
     Arguments:
         shape: "moons" (2), "rings" (2), "checkerboard" (8 squares of 16), "pinwheel" (5 blades) or "spirals" (2 arms).
         count: Number of points.
-        noise: Standard deviation of the noise, in [0.02, 1]; the checkerboard may have none.
+        noise: Standard deviation of the noise, in [0.02, 1]; 0 is allowed for the checkerboard.
         seed: Seed of the draws.
-        valid_fraction: Share of the points held out for validation.
+        valid_fraction: Fraction of the points held out for validation.
 
     >>> rings = Toy2d("rings", count=100)
     >>> rings.split("train").x.shape
@@ -146,7 +146,7 @@ class Toy2d(Dataset):
         return self._log_pieces(x, self.noise).logsumexp(1)
 
     def _log_pieces(self, x: Tensor, noise: float) -> Tensor:
-        """Shares of the J curves or squares in the density, as logarithms (B, J)."""
+        """Logarithms (B, J) of the contributions of the J curves or squares to the density."""
         if self.shape == "checkerboard":
             low = _squares().to(x)
             near, far = low - x.unsqueeze(1), low + SIDE - x.unsqueeze(1)  # (B, J, 2)
@@ -174,7 +174,7 @@ class Toy2d(Dataset):
         return float(-(log_p.exp() * log_p).sum() * (axis[1] - axis[0]).square()), 0.0
 
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
-        """Share of points that come most likely from each of the curves or squares, by number."""
+        """Fraction of the points that most probably come from each curve or square, by index."""
         pieces = self._log_pieces(x.detach().flatten(1).double(), max(self.noise, 0.02))
         shares = torch.bincount(pieces.argmax(1), minlength=pieces.shape[1]) / len(x)
         return {str(j): share for j, share in enumerate(shares.tolist())}

@@ -1,7 +1,7 @@
 r"""Classes: the discrete family, its receiver and its schedules.
 
 With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated accuracy, the beliefs are
-:math:`\mathrm{softmax}(v)`, and everything is linear in the natural parameters v, in which a constant is nothing:
+:math:`\mathrm{softmax}(v)`, and everything is linear in the natural parameters v, which matter only up to a constant:
 
 .. math::
     y &\sim N(\alpha (K e_x - 1), \alpha K I) && \text{(eq. 141)} \\
@@ -9,8 +9,8 @@ With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated a
     v &\sim N(\beta K e_x, \beta K I) && \text{(eq. 185)} \\
     \text{rate} &= \tfrac{1}{2} K \lVert e_x - \hat e \rVert^2 && \text{(eq. 205)}
 
-It is the channel of :math:`\phi(x) = e_x` with B = K beta.  Nothing here is larger than B x site x K: no one-hot code
-is made on the way of a training step, and the receiver's K components are summed where they stand.
+It is the channel of :math:`\phi(x) = e_x` with B = K beta.  No tensor is larger than B x site x K: a training step
+needs no one-hot code, and the receiver sums its K components in place.
 
 Source: Graves et al. 2023, section 6.
 """
@@ -56,7 +56,7 @@ class CategoricalParams:
 
     Arguments:
         logits: Natural parameters v, the sum of all y + alpha, with shape (B, *site, K); not normalised.
-        accuracy: The accuracy beta they had together, with shape (B,).
+        accuracy: Total accuracy beta of the messages, with shape (B,).
     """
 
     logits: Tensor
@@ -84,11 +84,11 @@ class Receiver(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of space."""
+        """All real vectors."""
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log-density in nats per example: all components share their quadratic term."""
+        """Log-density in nats per example; all components share the quadratic term."""
         k = self.logits.shape[-1]
         variance, centred = k * self.alpha, y + self.alpha
         density = -0.5 * (centred.square() / variance + (2.0 * math.pi * variance).log())
@@ -102,7 +102,7 @@ class Receiver(Distribution):
 
 
 def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
-    """Makes normal noise (B, *site, K) into y + alpha, where y is a message about x, in place."""
+    """Turns normal noise (B, *site, K) in place into y + alpha, where y is a message about x."""
     variance = (alpha * noise.shape[-1]).to(noise.dtype)
     index = x.unsqueeze(-1)
     return noise.mul_(variance.sqrt()).scatter_add_(-1, index, variance.expand(index.shape))
@@ -137,10 +137,10 @@ def _entropy_linear_table(classes: int, beta_1: float) -> tuple[Tensor, Tensor, 
 
 @attrs.frozen
 class EntropyLinearSchedule(AccuracySchedule):
-    """The schedule by which the expected entropy of the beliefs about one class falls at a constant rate.
+    """Schedule under which the expected entropy of the beliefs about one class falls at a constant rate.
 
-    The quadratic one is off by up to 0.27 ln K from that.  The expected entropy is a Monte Carlo estimate with fixed
-    draws, inverted by a monotone cubic.
+    Under the quadratic schedule it deviates from this by up to 0.27 ln K.  The expected entropy is a Monte Carlo
+    estimate with fixed draws, inverted by a monotone cubic.
 
     Arguments:
         classes: Number K of classes.
@@ -166,7 +166,7 @@ class EntropyLinearSchedule(AccuracySchedule):
         return a + curve
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Its derivative."""
+        """Derivative of beta."""
         u, width, a, b, da, db = self._piece(t)
         rise = b - a
         slope = 2.0 * (3.0 * rise / width - 2.0 * da - db) + 3.0 * u * (da + db - 2.0 * rise / width)
@@ -177,16 +177,17 @@ class EntropyLinearSchedule(AccuracySchedule):
 class Categorical(ChannelFamily[CategoricalParams]):
     """Discrete data: classes 0..K-1 at each site, as int64.
 
-    With two classes the network sees one number at each site, the probability of class 1 scaled to [-1, 1], and returns
-    one, its logit.
+    With two classes, the network sees one number at each site (the probability of class 1, scaled to [-1, 1]) and
+    returns one (the logit of class 1).
 
     Arguments:
         site_shape: Shape of one example.
         classes: Number K of classes.
-        beta_1: Accuracy at t = 1; by default 18 / K, among the published (9 for K = 2, 0.5625 for K = 27).
-        skip: Whether the network's raw numbers are added to the beliefs' own log-odds, so that it has to say only what
-            the other sites tell; else they are the logits themselves, as published.
-        entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); else beta is
+        beta_1: Accuracy at t = 1; by default 18 / K, which lies among the published values (9 for K = 2, 0.5625 for
+            K = 27).
+        skip: Whether raw numbers are added to the log-odds of the beliefs, so that the network needs to add only the
+            information from other sites; otherwise they are the logits, as published.
+        entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); otherwise beta is
             quadratic in time (eq. 182).
 
     >>> c = Categorical(site_shape=(2,), classes=3)
@@ -198,7 +199,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     classes: int = field(default=2, validator=validators.integer(ge=2))
     beta_1: float = field(
-        # Defaults come before the validators of other fields, and there may be no classes.
+        # Defaults are computed before the validators of other fields, so classes may be invalid.
         default=attrs.Factory(lambda self: 18.0 / max(2, self.classes), takes_self=True),
         validator=validators.number(gt=0),
     )
@@ -229,19 +230,19 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return one_hot(x, self.classes).to(torch.get_default_dtype())
 
     def natural_params(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
-        """v, and B = K beta."""
+        """Returns v and B = K beta."""
         return params.logits, self.classes * params.accuracy
 
     def from_natural(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
-        """v, and beta = B / K."""
+        """Stores v and beta = B / K."""
         return CategoricalParams(v, accuracy / self.classes)
 
     def snr(self, alpha: Tensor) -> Tensor:
-        """K alpha."""
+        """Returns K alpha."""
         return self.classes * alpha
 
     def mean_embedding(self, output: Output) -> Tensor:
-        """The probabilities of the classes, without their codes."""
+        """The probabilities of the classes."""
         return output.logits.softmax(-1) if isinstance(output, Finite) else super().mean_embedding(output)
 
     def input(self, params: CategoricalParams) -> Distribution:
@@ -259,7 +260,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return CategoricalParams(params.logits + (y + expand(alpha, y)), params.accuracy + alpha)
 
     def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
-        """The message is drawn around its class alone."""
+        """Draws a message about x and adds it to v, without a one-hot code."""
         message = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
         return CategoricalParams(message.add_(params.logits), params.accuracy + alpha)
 
@@ -276,18 +277,18 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return super().receiver(output, alpha)
 
     def features(self, params: CategoricalParams) -> Tensor:
-        """Probabilities scaled to [-1, 1]; of class 1 alone where there are two."""
+        """Probabilities scaled to [-1, 1]; for two classes only that of class 1."""
         if self.classes == 2:
             return (0.5 * (params.logits[..., 1:] - params.logits[..., :1])).tanh()
         return params.logits.softmax(-1).mul_(2.0).sub_(1.0)
 
     def output(self, raw: Tensor, params: CategoricalParams) -> Output:
-        """Logits of the classes; of class 1 against class 0 where there are two."""
+        """Distribution over the classes with logits from the raw numbers; for two classes the logit of class 1."""
         logits = pad(raw, (1, 0)) if self.classes == 2 else raw
         return Finite(None, logits + params.logits if self.skip else logits)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
-        """Half of K times the squared distance of the one-hot code from the probabilities, without the code."""
+        """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
         p = self.mean_embedding(output)
         hit = p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
@@ -299,11 +300,12 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
-        r"""Eq. 190 with what all components share left out, and a control variate for the noise at small accuracies.
+        r"""Eq. 190 without the terms common to all components, and with a control variate for small accuracies.
 
         .. math:: -E \ln \sum_k p_k e^{d_k}, \quad d_k = y_k - y_x, \quad E \sum_k p_k d_k = -\alpha K (1 - p_x)
 
-        The sum is the first order of the logarithm; its share e^(-alpha K) vanishes where that tells nothing.
+        The control variate is the first order of the logarithm, times e^(-alpha K), since it does not help at large
+        accuracies.
         """
         if not isinstance(output, Finite):
             return super().step_loss(x, output, alpha, samples)
@@ -320,7 +322,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return per_example(loss / samples)
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, int64, and 0..K-1."""
+        """Checks shape, dtype int64, and the range 0..K-1."""
         super().check_data(x)
         if x.dtype != torch.int64:
             raise DataError(f"Categorical expects classes as torch.int64, found {x.dtype}; convert with x.long()")
@@ -340,6 +342,6 @@ def bfn_families() -> Sequence[Entry]:
 
 @hookimpl
 def bfn_schedules() -> Sequence[Entry]:
-    """The schedule of linear entropy."""
+    """The entropy-linear schedule."""
     examples = (EntropyLinearSchedule(), EntropyLinearSchedule(classes=5, beta_1=3.0))
     return [Entry("entropy-linear", EntropyLinearSchedule, examples)]

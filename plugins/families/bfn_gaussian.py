@@ -4,7 +4,7 @@ Beliefs are a mean and a precision at each site, starting from N(0, 1).  With se
 
 .. math:: \rho' = \rho + \alpha, \qquad \mu' = \mu + \frac{\alpha}{\rho'} (y - \mu),
 
-the difference form, which returns mu to the bit where alpha = 0.  With gamma(t) = 1 - sigma_1^{2t} the flow is
+the difference form, which leaves mu bit-identical if alpha = 0.  With gamma(t) = 1 - sigma_1^{2t} the flow is
 
 .. math:: \mu \sim N\big(\gamma x, \gamma (1 - \gamma)\big), \qquad \rho = \sigma_1^{-2t}.
 
@@ -57,7 +57,7 @@ class GaussianParams:
 
     Arguments:
         mean: mu, with shape (B, *site).
-        precision: rho, with shape (B,), or like the mean where sites differ.
+        precision: rho, with shape (B,), or the shape of the mean if sites differ.
     """
 
     mean: Tensor
@@ -68,7 +68,7 @@ Head = OutputHead[GaussianParams]
 
 
 class PointHead(Head):
-    """Heads that read a raw number as an estimate of x: an affine function of it, whose slope is its scale."""
+    """Head whose estimate of x is an affine function of a raw number; its slope is the scale of the raw number."""
 
     @abc.abstractmethod
     def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
@@ -84,11 +84,11 @@ class DataHead(PointHead):
         return params.mean.unsqueeze(-1)
 
     def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
-        """The raw numbers themselves."""
+        """The raw numbers, at scale 1."""
         return raw, torch.ones_like(params.precision)
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
-        """The raw number itself."""
+        """A point at the raw number."""
         return Delta(raw.squeeze(-1), family.sigma_1)
 
 
@@ -100,8 +100,8 @@ class NoiseHead(PointHead):
               \hat x = 0 \text{ for } t < t_{min}
 
     Arguments:
-        clip: x_hat is clipped to [-clip, clip]; inf for no clipping.
-        t_min: Time before which x_hat is 0, because 1 / gamma grows without bound.
+        clip: Bound of x_hat, which is clipped to [-clip, clip]; inf for no clipping.
+        t_min: Time before which x_hat is 0, because 1 / gamma is unbounded.
 
     Source: Graves et al. 2023, eq. 84.
     """
@@ -114,7 +114,7 @@ class NoiseHead(PointHead):
         return params.mean.unsqueeze(-1)
 
     def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
-        """The mean with the noise taken out, finite with a finite gradient at every t; before t_min 0, at scale 1."""
+        """The mean without the noise, with a finite value and gradient at every t; before t_min it is 0, at scale 1."""
         beta, mean = params.precision - 1.0, params.mean.unsqueeze(-1)
         early = beta < math.expm1(family.schedule.rate * self.t_min)
         # The early rows are computed with beta = 1, because a gradient of where(early, 0, inf) would be NaN.
@@ -124,7 +124,7 @@ class NoiseHead(PointHead):
         return torch.where(expand(early, x_hat), 0.0, x_hat), torch.where(early, 1.0, scale)
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
-        """The estimate, clipped."""
+        """A point at the clipped estimate."""
         x_hat = self.estimates(family, raw, params)[0].squeeze(-1)
         return Delta(x_hat if math.isinf(self.clip) else x_hat.clamp(-self.clip, self.clip), family.sigma_1)
 
@@ -135,17 +135,17 @@ class NoiseHead(PointHead):
 
 @attrs.frozen
 class SkipHead(PointHead):
-    r"""Bounded form: the best linear estimate of x, plus the raw number at the scale of its residual.
+    r"""Bounded form: the best linear estimate of x, plus the raw number times the scale of the residual.
 
     With data variance v and beta = rho - 1,
 
     .. math:: \hat x = \frac{v \rho}{1 + v \beta} \mu + \sqrt{\frac{v}{1 + v \beta}} \, F(c \mu, t), \qquad
               c = \frac{\rho}{\sqrt{\beta (1 + v \beta)}} ,
 
-    so that features and target of the network have unit scale at every t, and nothing grows at either end.
+    so that features and target of the network have unit scale at every t and stay bounded at both ends of time.
 
     Arguments:
-        data_variance: v, the mean square of the data (the configuration takes the data set's).
+        data_variance: Mean square v of the data (in a configuration, the default is the data set's value).
 
     Source: the preconditioning of Karras et al. 2022 (arXiv 2206.00364), for this family as in BSI (arXiv 2502.07580).
     """
@@ -167,23 +167,23 @@ class SkipHead(PointHead):
         return x_hat, deviation
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
-        """The estimate."""
+        """A point at the estimate."""
         return Delta(self.estimates(family, raw, params)[0].squeeze(-1), family.sigma_1)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
-        """The weight that makes the rate the squared error of the raw number."""
+        """Weight that turns the rate into the squared error of the raw number."""
         schedule = family.schedule
         return (1.0 / self.data_variance + schedule.beta(t)) * 2.0 / schedule.alpha(t)
 
 
 @attrs.frozen
 class Gaussian(ChannelFamily[GaussianParams]):
-    """Continuous data of zero mean and about unit range.
+    """Continuous data with mean near 0 and values of order 1.
 
     Arguments:
         site_shape: Shape of one example.
-        sigma_1: Standard deviation of the beliefs at t = 1, to which the data are resolved; in [1e-8, 1).
-        head: How raw numbers become the output distribution.
+        sigma_1: Standard deviation of the beliefs at t = 1, the resolution of the data; in [1e-8, 1).
+        head: Head that turns raw numbers into the output distribution.
 
     >>> g = Gaussian(site_shape=(1,), sigma_1=0.1)
     >>> belief = g.update(g.prior(1), torch.tensor([[0.5]]), torch.tensor([3.0]))
@@ -244,15 +244,15 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return GaussianParams(mean, precision)
 
     def features(self, params: GaussianParams) -> Tensor:
-        """Features that the head shows the network."""
+        """Features of the head."""
         return self.head.features(self, params)
 
     def output(self, raw: Tensor, params: GaussianParams) -> Output:
-        """The output that the head makes of the raw numbers."""
+        """Output of the head."""
         return self.head.output(self, raw, params)
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """The weight of the head."""
+        """Loss weight of the head."""
         return self.head.loss_weight(self, t)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
@@ -288,7 +288,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return GaussianParams(w.squeeze(-1) * (q / rho), precision)
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, floating point and finite; then what the head asks for."""
+        """Checks shape, floating dtype and finite values, then the requirements of the head."""
         super().check_data(x)
         check_finite(self, x)
         self.head.check_data(self, x)
@@ -296,11 +296,11 @@ class Gaussian(ChannelFamily[GaussianParams]):
 
 @attrs.frozen
 class UnsquaredNormLoss(Loss):
-    r"""Continuous-time loss with the norm of the error where the paper has its square: the recipe of the blog post.
+    r"""Continuous-time loss with the norm of the error instead of its square, as in the blog post.
 
     .. math:: -\ln \sigma_1 \; E_t \; \sigma_1^{-2t} \lVert x - \hat x \rVert
 
-    It is not a likelihood: its minimiser is the conditional median.  At zero error torch's vector norm has gradient 0.
+    It is not a likelihood: its minimiser is the conditional median.  At zero error the gradient of the norm is 0.
 
     Source: https://proger.github.io/posts/bfn/normal.html
     """

@@ -1,11 +1,11 @@
-r"""Heads that give the Gaussian family a distribution for its output (plugin).
+r"""Heads of the Gaussian family whose output is a distribution instead of a point (plugin).
 
-At each site the network gives C normal components.  With a scale s(t) and the estimate :math:`\hat x(r)` of a point
-head (:class:`bfn_gaussian.SkipHead`, :class:`bfn_gaussian.NoiseHead`) of a raw number r,
+At each site the network returns C normal components.  With a scale s(t) and the estimate :math:`\hat x(r)` of a point
+head (:class:`bfn_gaussian.SkipHead`, :class:`bfn_gaussian.NoiseHead`) from a raw number r,
 
 .. math:: \mu_c = \hat x(r_c), \qquad \sigma_c = s(t) \, e^{\ell_c}, \qquad w = \mathrm{softmax}(q),
 
-where the raw numbers are :math:`(q, r, \ell)`, without the weights where C = 1.
+where the raw numbers are :math:`(q, r, \ell)`, without the weights if C = 1.
 
 * :class:`MixtureHead`: continuous data with the density :math:`\sum_c w_c N(x; \mu_c, \sigma_c^2)`; the receiver is
   :math:`\sum_c w_c N(y; \mu_c, \sigma_c^2 + 1 / \alpha)`.
@@ -14,11 +14,11 @@ where the raw numbers are :math:`(q, r, \ell)`, without the weights where C = 1.
 
   .. math:: p_O(k) = F(k_r) - F(k_l), \qquad p_R(y) = \sum_k p_O(k) N(y; k_c, 1 / \alpha),
 
-  where the first and the last bin reach to infinity (``form="clipped"``), or draws outside of [-1, 1] are left out
+  where the first and the last bin extend to infinity (``form="clipped"``), or p_O is conditioned on [-1, 1]
   (``form="renormalised"``).
 
-The continuous-time loss sees only the mean of the output.  Of the bins it teaches mean and scale, because both move
-it; of a mixture neither scales nor weights, so train that with the discrete-time loss.
+The continuous-time loss sees only the mean of the output.  For bins it trains mean and scale, because both change that
+mean.  For a mixture it trains neither scales nor weights separately, so use the discrete-time loss.
 
 Source: Graves et al. 2023 (arXiv 2308.07037), section 5: eq. 105, 106 (components), 107 to 109 (bins), 113 (receiver).
 """
@@ -37,7 +37,7 @@ from torch import Tensor
 from bfn_gaussian import Gaussian, GaussianParams, Head, NoiseHead, PointHead, SkipHead
 from bfn_toolkit import Binned, Entry, Output, SiteNormalMixture, check_values, expand, hookimpl, validators
 
-REACH = 10.0  # largest size of a raw log-scale, so that neither a scale nor its reciprocal overflows
+REACH = 10.0  # largest magnitude of a raw log-scale, so that neither a scale nor its reciprocal overflows
 
 
 _is_point_head = validators.instance_of(PointHead)
@@ -45,11 +45,11 @@ _is_point_head = validators.instance_of(PointHead)
 
 @attrs.frozen
 class ComponentsHead(Head):
-    """Heads whose raw numbers are normal components at each site.
+    """Head whose raw numbers are normal components at each site.
 
     Arguments:
-        point: How a raw number becomes a mean: ``SkipHead``, bounded at both ends of time, or ``NoiseHead``, as
-            published (not clipped here).
+        point: Head that turns a raw number into a mean: ``SkipHead``, bounded at both ends of time, or ``NoiseHead``,
+            as published (here without clipping).
     """
 
     point: PointHead = field(factory=SkipHead, validator=_is_point_head, kw_only=True)
@@ -69,7 +69,7 @@ class ComponentsHead(Head):
         return self.point.features(family, params)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
-        """The weight of the point head."""
+        """Loss weight of the point head."""
         return self.point.loss_weight(family, t)
 
     def normals(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> SiteNormalMixture:
@@ -86,7 +86,7 @@ class MixtureHead(ComponentsHead):
 
     Arguments:
         components: Number of components C.
-        point: How a raw number becomes a mean.
+        point: Head that turns a raw number into a mean.
     """
 
     components: int = field(default=8, validator=validators.integer(ge=1))
@@ -102,14 +102,15 @@ class MixtureHead(ComponentsHead):
 
 @attrs.frozen
 class BinsHead(ComponentsHead):
-    """Heads for data in equal bins of [-1, 1].
+    """Head for data in equal bins of [-1, 1].
 
     Arguments:
         bins: Number of bins K.
-        form: "clipped" lets the outermost bins reach to infinity; "renormalised" leaves out what is beyond [-1, 1], and
-            takes a time and a memory that grow with K.
-        point: How a raw number becomes a mean.  Bins bound the mean of the output whatever this is, so it is as
-            published: on 16-bin digits the likelihood bound was 1 to 4 % below that of ``SkipHead``.
+        form: "clipped" extends the outermost bins to infinity; "renormalised" conditions on [-1, 1], with time and
+            memory that grow with K.
+        point: Head that turns a raw number into a mean.  Bins bound the mean of the output under any head, so the
+            default is the published one: on 16-bin digits its likelihood bound was 1 to 4 % below that of
+            ``SkipHead``.
     """
 
     point: PointHead = field(factory=NoiseHead, validator=_is_point_head, kw_only=True)
@@ -119,12 +120,12 @@ class BinsHead(ComponentsHead):
     )
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
-        """The bins into which draws of the components fall."""
+        """Distribution of the bin into which a draw of the components falls."""
         binned = Binned(self.normals(family, raw, params), self.bins)
         return binned if self.form == "clipped" else binned.truncated
 
     def check_data(self, family: Gaussian, x: Tensor) -> None:
-        """In [-1, 1], up to rounding."""
+        """Checks that the data are in [-1, 1], up to rounding."""
         check_values(self, x, x.abs() > 1.0 + 1e-6, "data in [-1, 1]", "; scale bytes by x / 127.5 - 1")
 
 

@@ -1,4 +1,4 @@
-"""The product of families, under its name (plugin)."""
+"""Registers the product of families (plugin)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""von Mises family: angles told in steps, as published for crystals (plugin).
+r"""von Mises family: angles in a fixed number of messages, as published for crystals (plugin).
 
 Beliefs are von Mises distributions with natural parameters v = c (cos m, sin m).  The sender's message is von Mises
 too, and Bayes' rule adds vectors:
@@ -10,16 +10,16 @@ part of the model, and there is no continuous-time loss.  The n-step loss has a 
 
 .. math:: \mathrm{KL} = 2 \alpha A(\alpha) \sin^2 \big((x - \hat x) / 2\big)
 
-Messages are independent given x, so the flow is a sum of n draws that can be made at once.  The accuracies are such
-that the entropy of a belief with the expected concentration falls linearly; the expectation is the root of
+Messages are independent given x, so the flow is a sum of n draws, which can be made together.  The accuracies are such
+that the entropy of a belief with the expected concentration falls linearly, where the square of that concentration is
 
 .. math:: E|v_i|^2 = \sum_j \alpha_j^2 + 2 \sum_{j < k} \alpha_j \alpha_k A(\alpha_j) A(\alpha_k) .
 
 For an additive family of angles see ``circle`` (``bfn_directional``), the limit of many messages.
 
-Source: CrysBFN (arXiv 2502.02016).  Differences: vectors are added as such, without an offset in the angle; the price
-is the divergence, not the squared distance; samplers update beliefs, and do not draw them anew from the flow; the
-expected concentration is a root mean square in closed form where theirs is a Monte Carlo mean.
+Source: CrysBFN (arXiv 2502.02016).  Differences: vectors are added without an offset in the angle; the loss is the
+divergence, not the squared distance; samplers update beliefs instead of drawing them anew from the flow; the expected
+concentration is a root mean square in closed form, theirs a Monte Carlo mean.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from bfn_toolkit import (
     von_mises,
 )
 
-AT_ONCE = 2**10  # messages about one row in one draw, or their sites
+CHUNK = 2**10  # messages times sites of one row in one draw
 
 
 def entropy(concentration: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ def entropy(concentration: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def entropy_linear_accuracies(n_steps: int, beta_1: float) -> tuple[float, ...]:
-    """Accuracies of n messages by which the entropy at the expected concentration falls linearly.
+    """Accuracies of n messages for which the entropy at the expected concentration falls linearly.
 
     Arguments:
         n_steps: Number of messages n.
-        beta_1: Root mean square of the concentration after all of them.
+        beta_1: Root mean square of the concentration after all messages.
 
     >>> [round(alpha, 3) for alpha in entropy_linear_accuracies(3, 20.0)]
     [2.199, 4.389, 14.521]
@@ -105,10 +105,10 @@ def unit(x: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class Direction(Delta):
-    """An angle, known for certain; its log-density is that of a von Mises distribution of deviation ``std``."""
+    """A certain angle; its log-density is that of a von Mises distribution with standard deviation ``std``."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats per example, of concentration std^-2."""
+        """Log-density in nats per example, with concentration std^-2."""
         if self.std is None:
             return super().log_prob(x)
         return von_mises(unit(self.value) / self.std**2).log_prob(x)
@@ -122,7 +122,7 @@ def _(given: Direction, free: Any, weight: float) -> Output:
 
 @attrs.frozen(eq=False)
 class VonMisesParams:
-    """Beliefs of natural parameters v at each site, independent.
+    """Beliefs with natural parameters v at each site, independent.
 
     Arguments:
         v: Concentration times mean direction, with shape (B, *site, 2).
@@ -133,7 +133,7 @@ class VonMisesParams:
 
 @attrs.frozen
 class VonMises(SteppedFamily[VonMisesParams]):
-    """Angles in radians, told in n steps; any real number is accepted, and samples are in (-pi, pi].
+    """Angles in radians, in n messages; any real number is accepted, and samples are in (-pi, pi].
 
     Arguments:
         site_shape: Shape of one example.
@@ -178,19 +178,19 @@ class VonMises(SteppedFamily[VonMisesParams]):
         return VonMisesParams(params.v + expand(alpha, params.v) * unit(y))
 
     def flow(self, x: Tensor, t: Tensor) -> VonMisesParams:
-        """The sum of the messages up to t, drawn many at a time."""
+        """The sum of the messages up to t, drawn in chunks."""
         sent, v, x = expand(self.schedule.step(t), x).unsqueeze(1), torch.zeros_like(unit(x)), x.unsqueeze(1)
         alphas = torch.tensor(self.schedule.accuracies, device=x.device, dtype=x.dtype)
         numbers = torch.arange(len(alphas), device=x.device)
-        for block in torch.split(numbers, max(1, AT_ONCE // math.prod(self.site_shape))):
-            number, alpha = (a.reshape(-1, *(1,) * len(self.site_shape)) for a in (block, alphas[block]))
+        for chunk in torch.split(numbers, max(1, CHUNK // math.prod(self.site_shape))):
+            number, alpha = (a.reshape(-1, *(1,) * len(self.site_shape)) for a in (chunk, alphas[chunk]))
             y = von_mises(alpha.unsqueeze(-1) * unit(x)).sample()  # (B, messages, *site)
-            heard = torch.where(number < sent, alpha, 0.0)
-            v = v + (heard.unsqueeze(-1) * unit(y)).sum(1)
+            received = torch.where(number < sent, alpha, 0.0)
+            v = v + (received.unsqueeze(-1) * unit(y)).sum(1)
         return VonMisesParams(v)
 
     def features(self, params: VonMisesParams) -> Tensor:
-        """E[(cos x, sin x)], and the logarithm of 1 + c scaled to [0, 1]: concentrations differ from path to path."""
+        """E[(cos x, sin x)], and ln(1 + c) scaled to [0, 1], because the concentration c is random at each t."""
         c = torch.linalg.vector_norm(params.v, dim=-1, keepdim=True)
         most = math.log1p(sum(self.schedule.accuracies))
         return torch.cat([params.v * _shrinkage(c), torch.log1p(c) / most], -1)
@@ -202,7 +202,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
         return Direction(torch.atan2(tilted[..., 1], tilted[..., 0]), self.beta_1**-0.5)
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, floating point and finite."""
+        """Checks shape, floating dtype and finite values."""
         super().check_data(x)
         check_finite(self, x, "angles")
 

@@ -4,11 +4,11 @@ r"""Residual multilayer perceptron (plugin): a network for vectors, with time an
     h_0 &= W [\text{features}, \sin \omega t, \cos \omega t] + E_{\text{label}}, \\
     h_l &= h_{l-1} + B_l \, \mathrm{silu}(A_l \, \mathrm{norm}(h_{l-1})), \qquad \text{raw} = U h_L
 
-U starts at zero, so that a fresh network returns zeros: under a head with a skip path, the best linear estimate.
+U starts at zero, so a fresh network returns zeros; under a head with a skip path that is the best linear estimate.
 
 Source: He et al. 2015 (arXiv 1512.03385) for the residual blocks, with the norm first as in Xiong et al. 2020
 (arXiv 2002.04745); Vaswani et al. 2017 (arXiv 1706.03762) for the waves; Ho and Salimans 2022 (arXiv 2207.12598) for
-leaving out labels.
+dropping labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bfn_toolkit import ConfigError, Entry, NetworkBuilder, NetworkIO, hookimpl, validators
 
-WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10: faster ones fit noise
+WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10; higher ones fit noise
 
 
 class MLPModule(nn.Module):
@@ -59,7 +59,7 @@ class MLPModule(nn.Module):
         return raw.reshape(*features.shape[:-1], self.raw)
 
     def _index(self, label: Tensor) -> Tensor:
-        """Rows of the embedding: the last for no label."""
+        """Rows of the embedding; the last one means no label."""
         none = label < 0
         if self.training and self.label_dropout:
             none = none | (torch.rand(label.shape, device=label.device) < self.label_dropout)
@@ -70,15 +70,15 @@ class MLPModule(nn.Module):
 class MLP(NetworkBuilder):
     """Residual multilayer perceptron for data of any site shape, which it flattens.
 
-    The condition "label" is used where ``labels`` is above 0.  One that is negative, or not given, means no label.  All
-    other conditions are ignored, so that the same network runs on data with and without them.
+    The condition "label" is used if ``labels`` is above 0; a negative or missing one means no label.  All other
+    conditions are ignored, so that the same network runs on data with and without them.
 
     Arguments:
         width: Width of the hidden layers.
-        depth: Number of residual blocks, of two layers each.
-        labels: Number of labels; 0 for a network that ignores them (the configuration takes the data set's).
-        dropout: Share of the hidden numbers of a block that are left out in training.
-        label_dropout: Share of the labels that are left out in training, from which it learns to go without.
+        depth: Number of residual blocks, with two layers each.
+        labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
+        dropout: Dropout probability of the hidden numbers of a block in training.
+        label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
     """
 
     width: int = field(default=256, validator=validators.integer(ge=2))
@@ -89,14 +89,14 @@ class MLP(NetworkBuilder):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The label, where there are labels."""
+        """Returns "label" if there are labels."""
         return ("label",) if self.labels else ()
 
     def check_condition(self, name: str, value: Tensor) -> None:
-        """Labels are integers below ``labels``; a negative one means no label.
+        """Checks that labels are integers below ``labels``; a negative one means no label.
 
         Raises:
-            ConfigError: If one is not.
+            ConfigError: If they are not.
         """
         if value.is_floating_point() or value.is_complex() or value.ndim != 1:
             raise ConfigError(
@@ -106,7 +106,7 @@ class MLP(NetworkBuilder):
             raise ConfigError(f"{name} {highest} is beyond the labels 0 to {self.labels - 1} of the network")
 
     def build(self, io: NetworkIO) -> nn.Module:
-        """Makes the network with fresh weights."""
+        """Builds the network with fresh weights."""
         return MLPModule(self, io)
 
 

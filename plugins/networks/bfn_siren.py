@@ -2,8 +2,9 @@ r"""Siren network (plugin): a multilayer perceptron with sine activations, bandw
 
 .. math:: h_1 = \sin(\omega W_1 [\text{features}, t]), \quad h_{l+1} = \sin(\omega W_l h_l), \quad \text{raw} = W h_L
 
-Weights start uniform, the first layer in (-1/2, 1/2) and the others in (-l, l) with
-:math:`l = \sqrt{6 / \text{fan-in}} / \omega`, which keeps the pre-activations standard normal through the depth.
+Weights start uniform: in (-1/2, 1/2) for the first layer, and in (-l, l) with
+:math:`l = \sqrt{6 / \text{fan-in}} / \omega` for the others, which keeps the pre-activations standard normal at every
+depth.
 
 Source: Sitzmann et al. 2020 (arXiv 2006.09661); the defaults are those of https://proger.github.io/posts/bfn/normal.html.
 """
@@ -46,7 +47,7 @@ class SirenModule(nn.Module):
     def forward(self, features: Tensor, t: Tensor, /, **_: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
         shape = (*features.shape[:-1], self.raw)
-        if self.shared:  # every position of the leading axes is an example of its own
+        if self.shared:  # every position of the leading axes is a separate example
             t = t.repeat_interleave(math.prod(features.shape[1:-2]))
             features = features.flatten(0, -3)
         h = torch.cat([features.flatten(1), t.unsqueeze(-1)], -1)
@@ -63,10 +64,10 @@ class Siren(NetworkBuilder):
     Arguments:
         width: Width of the hidden layers.
         depth: Number of sine layers.
-        bandwidth: Factor omega before each sine: larger values fit faster wiggles.
+        bandwidth: Factor omega inside each sine; larger values fit faster oscillations.
         bias: Whether the layers have biases.
-        channels: Size of the last axis of the site; given, the network is applied at each position of the other axes
-            with shared weights, instead of to all of them at once.
+        channels: Size of the last axis of the site, if the network is to be applied at each position of the other axes
+            with shared weights; None to apply it to all positions together.
     """
 
     width: int = field(default=128, validator=validators.integer(ge=1))
@@ -77,11 +78,11 @@ class Siren(NetworkBuilder):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """None."""
+        """Returns no names."""
         return ()
 
     def build(self, io: NetworkIO) -> nn.Module:
-        """Makes the network with fresh weights."""
+        """Builds the network with fresh weights."""
         return SirenModule(self, io)
 
 

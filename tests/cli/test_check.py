@@ -59,7 +59,7 @@ def test_a_part_that_needs_a_file_leaves_its_namesake_to_be_checked(capsys: pyte
     (schedule,) = json.loads(capsys.readouterr().out)["subjects"]
     assert schedule["instance"].startswith("TableSchedule")
     assert main(["check", "text"]) == 5
-    assert "cannot be made without arguments" in capsys.readouterr().err
+    assert "cannot be built without arguments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subject", ["author.py:broken", "author.py:Broken", "author:broken"])
@@ -107,13 +107,13 @@ def test_examples_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         (2, ["gausian"], "Did you mean 'gaussian'"),
         (2, ["author.py:brken"], "Did you mean 'broken'"),
         (2, ["missing.py:x"], "no file missing.py"),
-        (2, ["author.py:nothing"], "which is of no kind"),
+        (2, ["author.py:nothing"], "which has no kind"),
         (2, ["gaussian", "--law", "bayes-rul"], "Did you mean 'bayes-rule'"),
         (2, ["gaussian", "--expect", "bayes-rule"], "the reason is missing"),
         (2, ["gaussian", "--expect", "bayes-rul=why"], "Did you mean 'bayes-rule'"),
         (2, ["gaussian", "--examples", "0"], "--examples"),
         (2, ["continuous-time"], "there are laws for"),
-        (5, ["author.py:choosy"], "cannot be made without arguments"),
+        (5, ["author.py:choosy"], "cannot be built without arguments"),
         (5, ["raises.py:x"], "cannot be imported: ZeroDivisionError"),
     ],
 )

@@ -203,7 +203,7 @@ def test_no_condition_is_what_a_network_makes_of_none(labelled: str, tmp_path: P
         (("--condition", "label=nan"), "must be an integer"),
         (("--condition", "label"), "NAME=NUMBER or NAME=none"),
         (("--condition", "label=three"), "NAME=NUMBER or NAME=none"),
-        (("--condition", "label=none", "--guidance", "1"), "guidance needs a condition"),
+        (("--condition", "label=none", "--guidance", "1"), "guidance needs a guiding condition"),
         (("--guidance", "inf"), "finite number"),
     ],
 )

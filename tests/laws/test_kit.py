@@ -340,7 +340,7 @@ def test_a_law_of_another_claim_is_no_law_of_the_subject() -> None:
 def test_a_subject_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="check_network expects a network"):
         check_network(Classes())
-    with pytest.raises(ConfigError, match="is of no kind"):
+    with pytest.raises(ConfigError, match="has no kind"):
         check_network(Independent(Normal(torch.zeros(2), 1.0), 1))
 
 

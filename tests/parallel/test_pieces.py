@@ -224,7 +224,7 @@ def test_a_draw_that_has_no_rows_is_an_error_outside_of_a_scope_that_says_so(nam
 def test_layers_that_draw_within_torch_are_errors(layer: nn.Module) -> None:
     x = torch.zeros(2, 3, 4)
     inputs = (x, x, x) if isinstance(layer, nn.MultiheadAttention) else (x,)
-    with Shard(2, 2, 8), pytest.raises(PluginError, match=r"random numbers that cannot be shared out"):
+    with Shard(2, 2, 8), pytest.raises(PluginError, match=r"random numbers that cannot be divided"):
         layer(*inputs)
 
 

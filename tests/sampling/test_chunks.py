@@ -89,7 +89,7 @@ def test_samples_are_the_same_bits_where_memory_is_short(name: str, rows: int) -
 
 def test_no_memory_for_a_few_rows_is_an_error_with_status_7() -> None:
     """One row at a time would fit, and would be other bits: a product with one row has a kernel of its own."""
-    with pytest.raises(ResourceError, match="even with 16 rows at once") as caught:
+    with pytest.raises(ResourceError, match="even with only 16 rows together") as caught:
         draw(model_of("gaussian, siren", rows=1), 4)
     assert caught.value.exit_status == 7
 

@@ -390,7 +390,7 @@ def test_a_pinned_output_expects_the_value() -> None:
     # 1e-5: the design's sum and the closed form agree to some roundings of float32
     assert torch.allclose(family.mean_embedding(free), family.mean_embedding(output), rtol=0, atol=1e-5)
     for ask in (lambda: pinned.log_prob(values), lambda: pinned.mix(lambda x: x)):  # type: ignore[arg-type, return-value]
-        with pytest.raises(ConfigError, match="pinned"):
+        with pytest.raises(ConfigError, match="clamped"):
             ask()
 
 

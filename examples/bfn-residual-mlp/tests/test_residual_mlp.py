@@ -1,4 +1,4 @@
-"""Laws that every network obeys, and what this one claims beyond them."""
+"""Laws that every network obeys, and further claims of this one."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ def directed(concentration, direction=(2.0, -1.0, 2.0)):
 
 
 def cosine_cdf(k):
-    """Distribution function of the cosine with the mean direction: (e^kw - e^-k) / (e^k - e^-k), for arrays."""
+    """Distribution function of the cosine with the mean direction, for arrays: (e^kw - e^-k) / (e^k - e^-k)."""
     if k < 1e-9:
         return lambda w: (1.0 + w) / 2.0
     return lambda w: np.exp(k * (w - 1.0)) * np.expm1(-k * (1.0 + w)) / np.expm1(-2.0 * k)
@@ -53,7 +53,7 @@ def cosine_cdf(k):
 
 @pytest.mark.parametrize("k", CONCENTRATIONS)
 def test_the_density_integrates_to_one(k):
-    depth = min(2.0, 60.0 / max(k, 1.0))  # of the cap that has all but e^-60 of it
+    depth = min(2.0, 60.0 / max(k, 1.0))  # depth of a cap that holds all but e^-60 of the probability
     below = torch.linspace(0.0, depth, 100_001, dtype=torch.float64)
     x = torch.stack([(below * (2.0 - below)).sqrt(), torch.zeros_like(below), 1.0 - below], -1)
     density = VonMisesFisher(directed(k, (0.0, 0.0, 1.0))).log_prob(x).exp()
@@ -70,7 +70,7 @@ def test_the_mean_is_the_gradient_of_the_normaliser(k):
     log_z = near if k < 1e-2 else length + torch.log(-torch.expm1(-2.0 * length) / (2.0 * length))
     (expected,) = torch.autograd.grad(log_z, v)
     mean = VonMisesFisher(v.detach()).mean
-    # The series of ln Z goes on with k^6 / 2835; the rest is rounding.
+    # The next term of the series of ln Z is k^6 / 2835; the rest is rounding.
     torch.testing.assert_close(mean, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -163,7 +163,7 @@ def test_the_caps_are_learned():
     with seeded(0):
         x = model.sample(1000, n_steps=50)
     torch.testing.assert_close(torch.linalg.vector_norm(x, dim=-1), torch.ones(1000))
-    # A third each: 0.05 is over 3 standard errors of 1,000 samples, and 0.1 is left for so short a training.
+    # A third each: 0.05 is over 3 standard errors of 1,000 samples, and 0.1 allows for the short training.
     assert all(abs(share - 1.0 / 3.0) < 0.15 for share in data.mode_shares(x).values())
     nearest = (x @ torch.eye(3)).amax(-1)
     assert nearest.mean() > 0.9  # 0.98 for the data, 0.84 for directions at random

@@ -1,1 +1,1 @@
-"""What datasets of files stand on: reading a file once and unchanged, and tables of numbers with their places."""
+"""Base of the datasets that read files: safe reading, and tables of numbers with their places."""

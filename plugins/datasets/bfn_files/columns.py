@@ -1,7 +1,7 @@
 """Columns of numbers in files: .csv, .csv.gz, .npy, .npz and .safetensors, without pickle and with places.
 
-Every fault of a file is told with the line or the row, and the column, in which it stands.  A table is read twice where
-that is needed for it: quickly by numpy, and where numpy is in doubt, record by record.
+Every fault of a file is reported with its line or row, and its column.  A table is read quickly by numpy; if numpy
+fails, it is read again record by record.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from bfn_toolkit import ConfigError, DataError
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 FORMATS = (".csv", ".csv.gz", ".npy", ".npz", ".safetensors")
-ROWS = 10_000  # of a table that are read at once
-LINE = 10**6  # characters of the longest line
-SHOWN = 20  # names in a message
+ROWS = 10_000  # rows of a table that are read together
+LINE = 10**6  # smallest number of characters of a line that is refused
+SHOWN = 20  # largest number of names in a message
 
 
 @attrs.frozen(eq=False)
 class Values:
-    """Numbers, and where each stands.
+    """Numbers and their places in the file.
 
     Arguments:
-        numbers: With shape (B, *site), of any real dtype.
-        names: Of the D columns of numbers (B, D), or of the one array.
-        row: Gives the place of a row.
+        numbers: Numbers, with shape (B, *site), of any real dtype.
+        names: Names of the D columns of numbers (B, D), or of the only array.
+        row: Function from the index of a row to its place in the file.
     """
 
     numbers: Array
@@ -50,27 +50,27 @@ class Values:
     row: Callable[[int], str]
 
     def place(self, index: Sequence[int]) -> str:
-        """Where the number with an index stands."""
+        """Place, in words, of the number with this index."""
         row, *site = map(int, index)
         return f"{self.row(row)}: {self.column(site)}"
 
     def column(self, site: Sequence[int]) -> str:
-        """What the numbers of a site are called."""
+        """Name of the column or array element of a site."""
         if self.numbers.ndim <= 2 and len(self.names) == math.prod(self.numbers.shape[1:]):
             return f"column '{self.names[site[0] if site else 0]}'"
         return f"array '{self.names[0]}' at {list(site)}"
 
 
 def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
-    """Reads the columns that are asked for, or all that are numbers, and one of labels.
+    """Reads the named columns, or all columns of numbers, and optionally a column of labels.
 
     Arguments:
         path: A file whose name ends in one of :data:`FORMATS`.
-        columns: Names of columns of a table, or of arrays.
-        label: Name of a column or an array (B,) that is none of them.
+        columns: Names of columns of a table, or of arrays; None for all columns of numbers.
+        label: Name of another column or array (B,), which holds labels; None for no labels.
     Raises:
-        ConfigError: If there are no columns of these names.
-        DataError: If the file is damaged, or something in it is no number.
+        ConfigError: If there are no columns with these names.
+        DataError: If the file is damaged, or a value is not a number.
     """
     name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
@@ -85,7 +85,7 @@ def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -
 def _chosen(
     path: Path, names: Sequence[str], columns: Sequence[str] | None, label: str | None, default: Sequence[str]
 ) -> list[str]:
-    """The columns of the data: those asked for, or the default ones but the label."""
+    """Names of the data's columns: the named ones, or the default ones without the label."""
     for name in (*(columns or ()), *([label] if label else ())):
         if name not in names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -99,7 +99,7 @@ def _chosen(
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines (of their ends) and fields of the records that are not blank."""
+    """Yields the last line number and the fields of each record that is not blank."""
     with _text(path) as lines:
         reader = csv.reader(lines, strict=True)
         try:
@@ -112,10 +112,10 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 @contextmanager
 def _text(path: Path) -> Iterator[Iterator[str]]:
-    """Lines of a table, packed or not."""
+    """Lines of a table, compressed or not."""
     with reading(path) as file:
-        packed = path.name.lower().endswith(".gz")
-        with gzip.GzipFile(fileobj=file) if packed else file as plain:
+        compressed = path.name.lower().endswith(".gz")
+        with gzip.GzipFile(fileobj=file) if compressed else file as plain:
             text = io.TextIOWrapper(plain, "utf-8-sig", newline="")
             try:
                 yield _lines(path, text)
@@ -127,12 +127,12 @@ def _text(path: Path) -> Iterator[Iterator[str]]:
 def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
     for number, line in enumerate(iter(partial(text.readline, LINE), ""), 1):
         if len(line) == LINE:
-            raise DataError(f"{path}:{number}: a line of {LINE:,} characters or more is no row of a table")
+            raise DataError(f"{path}:{number}: a line of {LINE:,} characters or more is not a row of a table")
         yield line
 
 
 def _check_packed(path: Path) -> None:
-    """Unpacks a table once, to throw it away: much cheaper than to find out while its rows pile up."""
+    """Unpacks a table once and discards it, so that a too large one is refused before its rows fill the memory."""
     with reading(path) as file, gzip.GzipFile(fileobj=file) as plain:
         packed, unpacked = path.stat().st_size, 0
         while block := plain.read(2**20):
@@ -141,7 +141,7 @@ def _check_packed(path: Path) -> None:
 
 
 def _not_utf8(path: Path) -> int:
-    """The first line that is not UTF-8."""
+    """Number of the first line that is not UTF-8."""
     opened: BinaryIO | gzip.GzipFile
     with reading(path) as file:
         opened = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
@@ -154,7 +154,7 @@ def _not_utf8(path: Path) -> int:
 
 
 def _number(text: str) -> float:
-    """Nothing is a missing number; Python's 1_0 and the digits of other scripts are none."""
+    """Parses a number; blank text is NaN, and Python's 1_0 and digits of other scripts are refused."""
     if not text or text.isspace():
         return math.nan
     if "_" in text or not text.isascii():
@@ -183,7 +183,9 @@ def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> t
         raise DataError(f"{path}: no column of numbers among {', '.join(names[:SHOWN])}")
     left_out = [repr(name) for name in names if name not in {*chosen, label}]
     if left_out and not columns:
-        warnings.warn(f"{path}: left out what begins with no number: {', '.join(left_out[:SHOWN])}", stacklevel=2)
+        warnings.warn(
+            f"{path}: left out columns that do not begin with a number: {', '.join(left_out[:SHOWN])}", stacklevel=2
+        )
     take = [names.index(name) for name in [*chosen, *([label] if label else [])]]
     matrix = _quickly(path, names, header, take)
     if matrix is None:
@@ -197,10 +199,10 @@ def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> t
 
 
 def _columns_of(path: Path) -> tuple[list[str], int, list[str]]:
-    """Names, number of headers (0 or 1), and names of those that begin with a number or with nothing.
+    """Names of all columns, number of headers (0 or 1), and names of the columns that begin with a number or a blank.
 
-    The first record is a header if it has a text above a number, or no number at all; without one, the columns are x1,
-    x2, ...  One that has no name, as pandas writes the numbers of the rows, is none of the numeric ones.
+    The first record is a header if it has text above a number, or no number at all; without a header, the columns are
+    x1, x2, ...  A column without a name, such as the row index of pandas, does not count as numeric.
     """
     records = [fields for _, fields in islice(_records(path), 2)]
     if not records:
@@ -222,7 +224,7 @@ def _columns_of(path: Path) -> tuple[list[str], int, list[str]]:
 
 
 def _quickly(path: Path, names: Sequence[str], header: int, take: Sequence[int]) -> Array | None:
-    """The columns, or None if anything is not plain: a quote, a blank, a fault."""
+    """Reads the columns with numpy; None if there is a quote, a blank line or a fault."""
     parts = []
     with _text(path) as lines:
         for text in islice(lines, header):
@@ -240,7 +242,7 @@ def _quickly(path: Path, names: Sequence[str], header: int, take: Sequence[int])
 
 
 def _carefully(path: Path, names: Sequence[str], header: int, take: Sequence[int]) -> Array:
-    """The columns, or what is wrong with them and where."""
+    """Reads the columns record by record; raises DataError with the place of the first fault."""
     parts, records = [], islice(_records(path), header, None)
     while chunk := list(islice(records, ROWS)):
         for line, fields in chunk:
@@ -262,10 +264,10 @@ def _carefully(path: Path, names: Sequence[str], header: int, take: Sequence[int
 
 
 def _all_numbers(texts: Sequence[str]) -> Array:
-    """What :func:`_number` gives for each of many texts, none of them blank."""
+    """Applies :func:`_number` to many texts quickly; raises ValueError if one is blank or not a plain number."""
     together = "".join(texts)
     if "_" in together or not together.isascii():
-        raise ValueError("no plain numbers")
+        raise ValueError("not plain numbers")
     return np.fromiter(map(float, texts), np.float64, len(texts))
 
 
@@ -281,7 +283,7 @@ def _read_npy(path: Path, columns: Sequence[str] | None, label: str | None) -> t
         array = _array(path, "the array", file, path.stat().st_size)
     if array.ndim != 2:
         if columns or label:
-            raise ConfigError(f"{path}: only an array (B, D) has columns, and this has the shape {array.shape}")
+            raise ConfigError(f"{path}: only an array (B, D) has columns, and this one has the shape {array.shape}")
         return _read_arrays(path, ["x"], lambda _: array, ["x"], None)
     names = [f"x{i + 1}" for i in range(array.shape[1])]
     chosen = _chosen(path, names, columns, label, names)
@@ -299,7 +301,7 @@ def _read_arrays(
 ) -> tuple[Values, Values | None]:
     chosen = _chosen(path, names, columns, label, names)
     if not chosen:
-        raise DataError(f"{path}: no rows: it holds no array{' but the label' if names else ''}")
+        raise DataError(f"{path}: no rows: it holds no array{' except the label' if names else ''}")
     if not columns and len(chosen) > 1:
         more = ", ..." if len(chosen) > SHOWN else ""
         raise ConfigError(
@@ -324,7 +326,7 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
 
 
 def _array(path: Path, what: str, stream: Any, size: int) -> Array:
-    """The array of a .npy stream of so many bytes, whose header is believed only after it was compared with them."""
+    """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -358,7 +360,7 @@ def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
             check_unpacked(path, f"array '{name}'", info.file_size, info.compress_size)
             with archive.open(info) as stream:
                 array = _array(path, f"array '{name}'", stream, info.file_size)
-                stream.read(1)  # the end, where the checksum is compared
+                stream.read(1)  # reaches the end, where zipfile checks the checksum
             return array
 
         yield list(members), load

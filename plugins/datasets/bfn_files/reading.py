@@ -1,7 +1,7 @@
-"""Files of the user's own: regular, the same at each reading, and with rows that are split once and for all.
+"""Files of the user: only regular files, unchanged between readings, with fixed splits.
 
-What a file says is a function of the file and of the options of the data set, so it is read when it is first asked for
-and kept.  A file that was written since then is refused, because an epoch of other rows would be of no experiment.
+The content of a data set is a function of the file and of the options, so it is read on first use and cached.  A file
+that was written since then is refused, because epochs with different rows would belong to no single experiment.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, S
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
-PACKED = 100  # an honest file is not packed more than so many times ...
-UNPACKED = 256 * 10**6  # ... unless it is small: bytes
+PACKED = 100  # largest compression ratio of an honest file ...
+UNPACKED = 256 * 10**6  # ... unless its unpacked size is at most this many bytes
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, NotImplementedError)
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """What tells a file from any other, and from itself before it was written again.
+    """Fingerprint of a file, which differs for other files and changes when the file is written.
 
     Raises:
-        DataError: If it is no regular file: a FIFO would block, and a device never end.
+        DataError: If it is not a regular file: a FIFO would block, and a device would never end.
     """
     try:
         status = path.stat()
@@ -49,11 +49,11 @@ def fingerprint(path: Path) -> Fingerprint:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """Opens a regular file, and tells what goes wrong while it is read.
+    """Opens a regular file, and turns faults while it is read into errors for the user.
 
     Raises:
-        DataError: If it is no regular file, truncated or damaged.
-        ResourceError: If it may not be read, or what it holds does not fit into memory.
+        DataError: If it is not a regular file, or is truncated or damaged.
+        ResourceError: If it may not be read, or its content does not fit into memory.
     """
     size = fingerprint(path)[2]
     try:
@@ -63,33 +63,35 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: truncated or damaged: {error}") from error
     except PermissionError as error:
         raise ResourceError(f"{path}: may not be read: {error.strerror}") from error
-    except OSError as error:  # of gzip, too
+    except OSError as error:  # also from gzip
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise ResourceError(f"{path}: its {size:,} bytes hold more than fits into memory") from error
 
 
 def check_unpacked(path: Path, what: str, unpacked: int, packed: int) -> None:
-    """Refuses what would fill the memory from a small file.
+    """Refuses a small file that would unpack to an enormous size.
 
     Raises:
-        DataError: If it is both large and packed more than any data are.
+        DataError: If the unpacked size is large and the compression ratio is too high for real data.
     """
     if unpacked > max(UNPACKED, PACKED * packed):
         raise DataError(
             f"{path}: {what} has {unpacked / 1e6:,.0f} MB or more, packed into {packed / 1e6:,.1f} MB: above the size "
-            f"limit of {UNPACKED // 10**6} MB for what is packed {PACKED} times or more; save it without compression"
+            f"limit of {UNPACKED // 10**6} MB for compression ratios above {PACKED}; save it without compression"
         )
 
 
 def partition(rows: int, valid_fraction: float, test_fraction: float, seed: int) -> Mapping[Split, Tensor]:
-    """Row numbers of every split: disjoint, shuffled, fixed by the seed, and at least one each.
+    """Row indices of every split: disjoint, shuffled, fixed by the seed, and at least one each.
 
     Raises:
         DataError: If there are too few rows.
     """
     if rows < 3:
-        raise DataError(f"cannot split {rows} row{'s' * (rows != 1)}; expected 3 or more: to train, validate and test")
+        raise DataError(
+            f"cannot split {rows} row{'s' * (rows != 1)}; expected 3 or more: for training, validation and test"
+        )
     rest, test = split_rows(rows, max(test_fraction, 1.0 / rows), seed)
     train, valid = split_rows(len(rest), max(valid_fraction, 1.0 / len(rest)), seed)
     return {"train": rest[train], "valid": rest[valid], "test": test, "all": rest}
@@ -97,11 +99,11 @@ def partition(rows: int, valid_fraction: float, test_fraction: float, seed: int)
 
 @attrs.frozen(eq=False)
 class Content:
-    """What a data set has read.
+    """Content of a data set.
 
     Arguments:
         rows: All examples.
-        splits: Row numbers of every split.
+        splits: Row indices of every split.
         metadata: The metadata of the data set.
     """
 
@@ -119,12 +121,12 @@ def _a_file(dataset: FileDataset, _: attrs.Attribute[Path], path: Path) -> None:
         raise ConfigError("path: expected the name of a file, got one with a NUL character")
     if dataset.endings and not path.name.lower().endswith(dataset.endings):
         endings = ", ".join(dataset.endings)
-        raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name has to end in {endings}")
+        raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name must end in {endings}")
 
 
 def _fraction(default: float) -> float:
-    found: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
-    return found
+    fraction: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
+    return fraction
 
 
 @attrs.frozen
@@ -132,15 +134,15 @@ class FileDataset(Dataset):
     """Examples in a file.
 
     Arguments:
-        path: The file; a run keeps its absolute path.
-        valid_fraction: Share of the rows that are not for the test that is held out for validation; at least one row.
-        test_fraction: Share of the rows that is put aside for the test; at least one row.
-        seed: Of the splits.
+        path: The file; a run stores its absolute path.
+        valid_fraction: Fraction held out for validation, of the rows outside the test set; at least one row.
+        test_fraction: Fraction of the rows held out for the test set; at least one row.
+        seed: Seed of the splits.
     Raises:
-        DataError: From what reads the file, if there is none, or it is malformed or was written since.
+        DataError: When the file is read, if it does not exist, is malformed, or was written since.
     """
 
-    endings: ClassVar[tuple[str, ...]] = ()  # of the names of files; all, if there are none
+    endings: ClassVar[tuple[str, ...]] = ()  # accepted endings of file names; empty for all
 
     path: Path = field(converter=_absolute, repr=lambda path: repr(str(path)), validator=_a_file)
     valid_fraction: float = _fraction(0.1)
@@ -149,15 +151,15 @@ class FileDataset(Dataset):
     _found: Fingerprint | None = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        found = None
-        with suppress(DataError):  # a run can be sampled without its file, and whoever reads it is told
-            found = fingerprint(self.path)
-        object.__setattr__(self, "_found", found)
+        current = None
+        with suppress(DataError):  # a run can be sampled without its file; reading it raises later
+            current = fingerprint(self.path)
+        object.__setattr__(self, "_found", current)
 
     @property
     @abc.abstractmethod
     def content(self) -> Content:
-        """What the file says, read once in a process."""
+        """Content of the file, read once per process."""
 
     def unchanged(self) -> Fingerprint:
         """The fingerprint of the file.
@@ -165,16 +167,16 @@ class FileDataset(Dataset):
         Raises:
             DataError: If it was written since the data set was built.
         """
-        found = fingerprint(self.path)
-        if found != self._found:
+        current = fingerprint(self.path)
+        if current != self._found:
             raise DataError(f"{self.path}: changed while it was in use: its fingerprint differs; start again")
-        return found
+        return current
 
     def partition(self, rows: int) -> Mapping[Split, Tensor]:
-        """Row numbers of every split of so many rows.
+        """Row indices of every split of ``rows`` rows.
 
         Raises:
-            DataError: If there are too few.
+            DataError: If there are too few rows.
         """
         try:
             return partition(rows, self.valid_fraction, self.test_fraction, self.seed)
@@ -190,7 +192,7 @@ class FileDataset(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape, and what else the file says."""
+        """Site shape, and the metadata of the file's content."""
         return {"site_shape": self.site_shape, **self.content.metadata}
 
     def split(self, name: Split) -> Batch:

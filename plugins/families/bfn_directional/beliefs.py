@@ -10,7 +10,7 @@ belief                  phi(x)          distribution    Z(v)
                                         Fisher
 ======================= =============== =============== =======================================
 
-Rotations have one too: :class:`bfn_directional.matrix_fisher.MatrixFisher`.
+For rotations see :class:`bfn_directional.matrix_fisher.MatrixFisher`.
 
 Source: Mardia and Jupp 2000.
 """
@@ -27,13 +27,13 @@ from torch.distributions import Distribution, constraints
 
 from bfn_toolkit import VonMises
 
-TINY = 1e-12  # a length below which there is no direction
+TINY = 1e-12  # length below which a vector has no direction
 
 
 class Belief(Protocol):
     r"""Distribution with density exp(v . phi(x)) / Z(v), for natural parameters v of shape (..., d).
 
-    ``design`` gives n points with :math:`\sum_j \phi_j = 0` and :math:`\sum_j \phi_j \phi_j^T \propto I`.
+    ``design`` holds n points with :math:`\sum_j \phi_j = 0` and :math:`\sum_j \phi_j \phi_j^T \propto I`.
     """
 
     square: ClassVar[float]  # |phi|^2
@@ -66,7 +66,7 @@ class Belief(Protocol):
 
 
 class Angular(VonMises):
-    """Beliefs about angles: von Mises, per radian."""
+    """Beliefs about angles: von Mises distributions, with densities per radian."""
 
     square: ClassVar[float] = 1.0
     linear: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class Angular(VonMises):
 
 
 class VonMisesFisher(Distribution):
-    """von Mises-Fisher distribution on the unit sphere in three dimensions, per unit of its surface.
+    """von Mises-Fisher distribution on the unit sphere in three dimensions, with densities per unit of area.
 
     Arguments:
         v: Natural parameters with shape (..., 3), the concentration times the mean direction; zero is uniform.
@@ -117,7 +117,7 @@ class VonMisesFisher(Distribution):
 
     @staticmethod
     def embed(x: Tensor) -> Tensor:
-        """x itself."""
+        """Returns x."""
         return x
 
     @property
@@ -148,7 +148,7 @@ class VonMisesFisher(Distribution):
 
     @property
     def expectation(self) -> Tensor:
-        """(coth(kappa) - 1 / kappa) along v, by its series where that would cancel."""
+        """(coth(kappa) - 1 / kappa) along v, by its series where the difference would cancel."""
         kappa = self.concentration
         large, square = kappa.clamp_min(0.3), kappa.clamp_max(0.3).square()
         inner = 1.0 - square * (1.0 - square / 9.9) / 10.0
@@ -157,7 +157,7 @@ class VonMisesFisher(Distribution):
         return self.v * torch.where(kappa < 0.3, series, closed).unsqueeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density in nats, without a difference of large numbers."""
+        """Log-density in nats, computed without cancellation."""
         return -0.5 * self.concentration * (value - self.mean).square().sum(-1) - self._log_excess
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -1,7 +1,8 @@
 r"""Directions: angles, unit vectors and rotations, each a Gaussian channel with a one-shot flow (plugin).
 
-Let phi embed a direction in R^d so that :math:`|\phi|^2` is constant.  The channel's likelihood is then
-:math:`e^{y \cdot \phi(x)}` up to a factor without x, and beliefs that start uniform stay in one exponential family:
+Let phi embed a direction in R^d so that :math:`|\phi|^2` is constant.  Then the channel's likelihood is
+:math:`e^{y \cdot \phi(x)}` up to a factor that does not depend on x, and beliefs that start uniform stay in one
+exponential family:
 
 .. math:: v \mid x \sim N(B \phi(x), B I), \qquad p(x \mid v) = e^{v \cdot \phi(x)} / Z(v)
 
@@ -13,10 +14,10 @@ family             phi(x)          beliefs
 :class:`Rotations` R in R^9        matrix Fisher (:class:`~bfn_directional.matrix_fisher.MatrixFisher`)
 ================== =============== ======================================================================
 
-The output is a mixture of the same family (:mod:`bfn_directional.outputs`), the beliefs tilted by what the network
-returns: a lone component by nothing, for 0; several by different vectors, because equal ones would stay equal.  Several
-components matter where there are few steps; the continuous-time loss sees the mean of phi alone, and one component can
-have any.
+The output is a mixture of distributions of the same family (:mod:`bfn_directional.outputs`): the beliefs, tilted by the
+network's raw numbers.  If these are 0, a single component has no tilt; several components have different tilts, because
+equal ones would stay equal.  Several components matter for few steps; the continuous-time loss sees only the mean of
+phi, and one component can have any mean.
 
 Source: the channel is the limit of many messages of CrysBFN (arXiv 2502.02016).
 """
@@ -57,8 +58,8 @@ class DirectionalParams:
     """Beliefs p(x | v) at each site, independent.
 
     Arguments:
-        v: The messages' sum, with shape (B, *sites, d).
-        accuracy: The accuracy B they had together, with shape (B,).
+        v: Sum of the messages, with shape (B, *sites, d).
+        accuracy: Their total accuracy B, with shape (B,).
     """
 
     v: Tensor
@@ -67,15 +68,15 @@ class DirectionalParams:
 
 @attrs.frozen
 class Directional(ChannelFamily[DirectionalParams]):
-    """The mathematics that circle, sphere and rotations share; the class of the beliefs tells them apart.
+    """Base of circle, sphere and rotations, which differ in the class of the beliefs.
 
-    Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  All of it is
-    the site shape that networks see, so the coordinates of a vector are sites to them.
+    Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  Networks see
+    all of (*sites, *event) as site shape, so each coordinate of a vector is a site to them.
 
     Arguments:
         site_shape: Shape of one example, (*sites, *event).
         sigma_1: Resolution of the beliefs at t = 1 in radians; the accuracy there is sigma_1^-2 - 1.
-        components: Components K of the output at each site.
+        components: Number K of components of the output at each site.
     """
 
     belief: ClassVar[type[Belief]]
@@ -105,7 +106,7 @@ class Directional(ChannelFamily[DirectionalParams]):
 
     @property
     def network_io(self) -> NetworkIO:
-        """A tilt for each coordinate and component; and weights, if there are several, as sums over coordinates."""
+        """A raw number per coordinate and component; with several components also weights, summed over coordinates."""
         weights = self.components if self.components > 1 else 0
         return NetworkIO(self.site_shape, self.channels, self.channels * self.components + weights)
 
@@ -114,17 +115,17 @@ class Directional(ChannelFamily[DirectionalParams]):
         return self.belief.embed(x).reshape(*x.shape, self.channels)
 
     def mean_embedding(self, output: Output) -> Tensor:
-        """E[phi], without the points of a design."""
+        """E[phi], in closed form."""
         if not isinstance(output, BeliefMixture):
             return super().mean_embedding(output)
         return output.expectation.reshape(-1, *self.site_shape, self.channels)
 
     def natural_params(self, params: DirectionalParams) -> tuple[Tensor, Tensor]:
-        """v and B."""
+        """Returns v and B."""
         return params.v.reshape(-1, *self.site_shape, self.channels), params.accuracy
 
     def from_natural(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
-        """v and B."""
+        """Stores v and B."""
         return DirectionalParams(v.reshape(len(v), *self._sites, -1), accuracy)
 
     def input(self, params: DirectionalParams) -> Distribution:
@@ -137,7 +138,7 @@ class Directional(ChannelFamily[DirectionalParams]):
         return self.belief(params.v).expectation.reshape(-1, *self.site_shape, self.channels)
 
     def output(self, raw: Tensor, params: DirectionalParams) -> Output:
-        """The beliefs tilted by the raw numbers, in units of sqrt(1 + B): by about one standard deviation."""
+        """The beliefs, tilted by the raw numbers times sqrt(1 + B), which is about one standard deviation."""
         k, v = self.components, params.v
         raw = raw.reshape(*v.shape[:-1], -1, raw.shape[-1])  # (B, *sites, coordinates, R)
         tilt = raw[..., : k * self.channels].reshape(*raw.shape[:-1], k, self.channels).movedim(-2, -3).flatten(-2)
@@ -148,11 +149,11 @@ class Directional(ChannelFamily[DirectionalParams]):
         return BeliefMixture(self.belief, logits, v.unsqueeze(-2) + scale * tilt)
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """The factor that brings the rate of the beliefs' own error, alpha / (1 + B) / 2, to unit scale."""
+        """Factor that scales the loss rate of the beliefs alone, alpha / (1 + B) / 2, to 1."""
         return 2.0 * (1.0 + self.schedule.beta(t)) / self.schedule.alpha(t)
 
     def check_data(self, x: Tensor) -> None:
-        """Shape, floating point, finite, and :meth:`_fault` below the tolerance of 1e-3."""
+        """Checks shape, floating dtype, finite values, and that :meth:`_fault` is at most 1e-3."""
         super().check_data(x)
         check_finite(self, x)
         check_values(self, x, self._fault(x) > 1e-3, self.domain)
@@ -163,7 +164,7 @@ class Directional(ChannelFamily[DirectionalParams]):
 
 
 def _spread(k: int, d: int, like: Tensor) -> Tensor:
-    """K vectors of d numbers, all different: components that begin alike would get the same gradient for ever."""
+    """K different vectors of d numbers; components that start equal would always get equal gradients."""
     number = torch.arange(1, k * d + 1, device=like.device, dtype=like.dtype).reshape(k, d)
     return (2.399963 * number).sin()  # by the golden angle
 
@@ -173,9 +174,9 @@ class Circle(Directional):
     """Angles in radians; any real number is accepted, and samples are in [-pi, pi].
 
     Arguments:
-        site_shape: Shape of one example, one angle at each site.
+        site_shape: Shape of one example, with one angle at each site.
         sigma_1: Resolution of the beliefs at t = 1 in radians.
-        components: Components K of the output at each site.
+        components: Number K of components of the output at each site.
 
     >>> circle = Circle(site_shape=(1,))
     >>> belief = circle.update(circle.prior(1), torch.tensor([[[0.0, 3.0]]]), torch.tensor([2.0]))
@@ -194,7 +195,7 @@ class Sphere(Directional):
     Arguments:
         site_shape: Shape of one example, (*sites, 3).
         sigma_1: Resolution of the beliefs at t = 1 in radians, along each tangent.
-        components: Components K of the output at each site.
+        components: Number K of components of the output at each site.
 
     >>> sphere = Sphere()
     >>> belief = sphere.update(sphere.prior(1), torch.tensor([[[0.0], [0.0], [3.0]]]), torch.tensor([2.0]))
@@ -218,8 +219,8 @@ class Rotations(Directional):
 
     Arguments:
         site_shape: Shape of one example, (*sites, 3, 3).
-        sigma_1: Resolution of the beliefs at t = 1; the angle about any axis has the deviation sigma_1 / sqrt(2).
-        components: Components K of the output at each site.
+        sigma_1: Resolution of the beliefs at t = 1; the angle about any axis has standard deviation sigma_1 / sqrt(2).
+        components: Number K of components of the output at each site.
 
     >>> rotations = Rotations()
     >>> belief = rotations.update(rotations.prior(1), torch.eye(3).reshape(1, 3, 3, 1), torch.tensor([2.0]))

@@ -3,7 +3,7 @@ r"""Beliefs about rotations: the matrix Fisher distribution, with phi(R) the nin
 .. math:: p(R \mid F) = e^{\mathrm{tr}(F^T R)} / Z(F), \qquad Z(F) = \int e^{\mathrm{tr}(F^T R)} dR, \qquad
           E[R \mid F] = \nabla \ln Z(F)
 
-Z depends on F through s alone, where F = U diag(s) V^T with rotations U and V.  The distribution is a
+Z depends only on s, where F = U diag(s) V^T with rotations U and V.  The distribution is a
 :class:`~bfn_directional.beliefs.Belief`.
 
 Source: Mardia and Jupp 2000; Kume and Wood 2005 for the normaliser.
@@ -25,9 +25,9 @@ from bfn_toolkit import streams
 
 @lru_cache(maxsize=8)
 def _contour(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes z and weights of an inverse Laplace transform at 1, of those 28 nodes that have no conjugate among them.
+    """Nodes z and weights of an inverse Laplace transform at 1: one of each conjugate pair among 28 nodes.
 
-    They go round the negative real axis, and converge like exp(-1.36 n) wherever on it the singularities are.
+    They encircle the negative real axis, and converge like exp(-1.36 n) wherever the singularities lie on it.
 
     Source: Dingfelder and Weideman 2015 (Numerical Algorithms 68, 167-183).
     """
@@ -40,7 +40,7 @@ def _contour(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotations U and V and numbers s_1 >= s_2 >= |s_3| with F = U diag(s) V^T; zeros for what is not finite."""
+    """Rotations U and V and numbers s_1 >= s_2 >= |s_3| with F = U diag(s) V^T; a non-finite F counts as 0."""
     u, s, vt = torch.linalg.svd(_finite(f))
     signs = [torch.linalg.det(part).sign() for part in (u, vt)]
     last = torch.tensor([0.0, 0.0, 1.0], device=f.device, dtype=f.dtype)
@@ -49,7 +49,7 @@ def _proper_svd(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _proper_singular_values(f: Tensor) -> Tensor:
-    """The numbers s alone, in a third of the time."""
+    """Only the numbers s, in a third of the time."""
     f = _finite(f)
     s = torch.linalg.svdvals(f)
     return torch.cat([s[..., :2], s[..., 2:] * torch.linalg.det(f).sign().unsqueeze(-1)], -1)
@@ -60,9 +60,9 @@ def _finite(f: Tensor) -> Tensor:
 
 
 def _integrand(s: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Nodes z + d_i, with shape (..., 3, n), and what is to be summed over the nodes, of which the real part counts.
+    r"""Nodes z + d_i, with shape (..., 3, n), and terms whose sum over the nodes has the real part e^(-sum s) Z.
 
-    A rotation as a quaternion q has a Bingham distribution, of which the normaliser is an inverse Laplace transform:
+    A rotation as a quaternion q has a Bingham distribution, whose normaliser is an inverse Laplace transform:
 
     .. math:: Z = \frac{1}{2 \pi i} \int e^{z + s_1 + s_2 + s_3} \frac{dz}{\sqrt{z (z + d_1) (z + d_2) (z + d_3)}},
               \qquad d_i = 2 (s_1 + s_2 + s_3 - s_i)
@@ -75,12 +75,12 @@ def _integrand(s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _decay(s: Tensor) -> Tensor:
-    """Numbers d: the quaternion has the density exp(-d . q^2), where q is its imaginary part."""
+    """Numbers d; the quaternion has the density exp(-d . q^2), where q is its imaginary part."""
     return 2.0 * (s.sum(-1, keepdim=True) - s)
 
 
 def _log_z(s: Tensor) -> Tensor:
-    """Ln Z of a matrix Fisher distribution."""
+    """Log-normaliser ln Z of a matrix Fisher distribution."""
     return s.sum(-1) + _integrand(s)[1].sum(-1).real.log()
 
 
@@ -100,9 +100,9 @@ def _mean_rotation(f: Tensor) -> Tensor:
 class _Expectation(torch.autograd.Function):
     """E[R] as a function of F.
 
-    Its derivative is the Hessian of ln Z, which is symmetric: so the gradient is a derivative along a direction, which
-    is taken by central differences, to about 1e-8.  The derivative of a singular value decomposition would be infinite
-    where two singular values are the same, as they are at the start.
+    Its derivative is the Hessian of ln Z, which is symmetric.  So the gradient is a directional derivative, computed by
+    central differences to about 1e-8.  The derivative of a singular value decomposition would be infinite for equal
+    singular values, as at the start.
     """
 
     @staticmethod
@@ -136,16 +136,16 @@ class _LogNormaliser(torch.autograd.Function):
 
 
 def _tetrahedral() -> tuple[Any, ...]:
-    """The 12 rotations of a tetrahedron: even permutations of the axes, with an even number of signs turned."""
+    """The 12 rotations of a tetrahedron: even permutations of the axes, with an even number of signs flipped."""
     turns = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
     corners = [((a, 0.0, 0.0), (0.0, b, 0.0), (0.0, 0.0, c)) for a, b, c in turns]
     return tuple((*rows[shift:], *rows[:shift]) for rows in corners for shift in range(3))
 
 
 class MatrixFisher(Distribution):
-    """Matrix Fisher distribution on rotations, with respect to the uniform distribution (whose log-density is 0).
+    """Matrix Fisher distribution on rotations, with densities relative to the uniform distribution.
 
-    Normaliser and moments are computed in float64, by quadrature: to 1e-11 for F of up to 2e4.
+    Normaliser and moments are computed by quadrature in float64, to 1e-11 for F up to 2e4.
 
     Arguments:
         v: Natural parameters F, with shape (..., 9), row by row; zero is uniform.
@@ -176,7 +176,7 @@ class MatrixFisher(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The rotation nearest to F; without a gradient."""
+        """The rotation nearest to F, without a gradient."""
         u, _, v = _proper_svd(self._matrix.detach())
         return (u @ v.mT).to(self.v.dtype)
 
@@ -209,7 +209,7 @@ class MatrixFisher(Distribution):
 
 
 def _bingham(decay: Tensor) -> Tensor:
-    """Draws unit quaternions of density exp(-sum decay q^2), where the first decay is 0; under an angular Gaussian."""
+    """Draws unit quaternions with density exp(-sum decay q^2), first decay 0, by rejection from an angular Gaussian."""
     low, high = torch.ones_like(decay[..., :1]), torch.full_like(decay[..., :1], 4.0)
     for _ in range(40):  # sum 1 / (b + 2 decay) = 1 makes the envelope tight
         b = 0.5 * (low + high)
@@ -218,8 +218,8 @@ def _bingham(decay: Tensor) -> Tensor:
     omega, peak = 1.0 + 2.0 * decay / b, (0.5 * (4.0 - b) + 2.0 * (b / 4.0).log()).squeeze(-1)
     q = torch.zeros_like(decay)
     waits = torch.ones_like(peak, dtype=torch.bool)
-    with streams()("Bingham"):  # of its own: how often one row is drawn again changes nothing that is drawn later
-        for _ in range(200):  # more than a third are accepted: 1e-35 for one to be left
+    with streams()("Bingham"):  # a separate stream, so that the number of rejections does not affect later draws
+        for _ in range(200):  # more than a third are accepted: one is left with probability 1e-35
             z = torch.nn.functional.normalize(torch.randn_like(decay) / omega.sqrt(), dim=-1)
             square = z.square()
             log_ratio = 2.0 * (omega * square).sum(-1).log() - (decay * square).sum(-1) + peak
@@ -231,7 +231,7 @@ def _bingham(decay: Tensor) -> Tensor:
 
 
 def _rotation(q: Tensor) -> Tensor:
-    """Rotation matrices of unit quaternions (..., 4), the real part first."""
+    """Rotation matrices of unit quaternions (..., 4), whose real part is first."""
     w, x, y, z = q.unbind(-1)
     rows = (
         (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),

@@ -1,13 +1,13 @@
-r"""Output distributions over directions: mixtures of beliefs, and what the channel makes of them.
+r"""Output distributions over directions: mixtures of beliefs, and their receivers.
 
-With beliefs :math:`p(x \mid v) = e^{v \cdot \phi(x)} / Z(v)` and components of natural parameters v + u_k,
+With beliefs :math:`p(x \mid v) = e^{v \cdot \phi(x)} / Z(v)` and components with natural parameters v + u_k,
 
 .. math:: p_O(x) = \sum_k w_k \, p(x \mid v + u_k), \qquad
           p_R(y) = N(y; 0, \alpha I) \, e^{-\alpha |\phi|^2 / 2} \sum_k w_k \frac{Z(v + u_k + y)}{Z(v + u_k)}
 
-That form is exact: if the data have the density :math:`\sum_k \pi_k \, p(x \mid u_k)`, so has their posterior, with
-:math:`w_k \propto \pi_k Z(v + u_k) / Z(u_k)`.  The receiver is exact too, because p is conjugate to the sender, and the
-likelihood bound is one of a density: no grid, no bins.
+This form is exact: if the data have the density :math:`\sum_k \pi_k \, p(x \mid u_k)`, their posterior is p_O with
+:math:`w_k \propto \pi_k Z(v + u_k) / Z(u_k)`.  The receiver is exact too, because p is conjugate to the sender.  The
+likelihood bound is that of a density, without grid or bins.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class BeliefMixture:
 
     @property
     def mode(self) -> Tensor:
-        """Mean direction of the component with the largest weight (the mode, where components do not overlap)."""
+        """Mean direction of the component with the largest weight (the mode, if components do not overlap)."""
         return self._chosen(self.logits.argmax(-1)).mean
 
     def sample(self) -> Tensor:
-        """Draws x, independent over the sites."""
+        """Draws x, with independent sites."""
         gumbel = -torch.empty_like(self.logits).exponential_().log()
         return self._chosen((self.logits + gumbel).argmax(-1)).sample()
 
@@ -71,8 +71,8 @@ class BeliefMixture:
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         r"""E[function(x)] of a function that is affine in phi, exact.
 
-        By its values at the points of the design, with weights :math:`(1 + d / |\phi|^2 \; E[\phi] \cdot \phi_j) / n`
-        (some may be negative).
+        It is a sum over the points of the design, with weights :math:`(1 + d / |\phi|^2 \; E[\phi] \cdot \phi_j) / n`,
+        some of which may be negative.
 
         Raises:
             ConfigError: If the function is not affine in phi; values are read to find out.
@@ -91,18 +91,18 @@ class BeliefMixture:
 
         with seeded(0, "affine"):
             draws = [self.sample() for _ in range(3)]
-        for x in draws:  # an affine function is its own average at any point
-            found, expected = function(x), average(self.belief.embed(x))
-            size = torch.stack(values).abs().amax() + found.abs().amax()
-            if not bool(((found - expected).abs() <= 1e-3 * size).all()):
+        for x in draws:  # for an affine function, the weighted sum at phi(x) is function(x)
+            value, expected = function(x), average(self.belief.embed(x))
+            size = torch.stack(values).abs().amax() + value.abs().amax()
+            if not bool(((value - expected).abs() <= 1e-3 * size).all()):
                 raise ConfigError(
-                    f"a mixture of {self.belief.__name__} has exact expectations of functions that are affine in its "
-                    "embedding, and this function is not; write function(output.sample()) and average over draws"
+                    f"a mixture of {self.belief.__name__} has exact expectations only for functions affine in its "
+                    "embedding, and this one is not; write function(output.sample()) and average over draws"
                 )
         return average(self.expectation)
 
     def mix(self, kernel: Kernel) -> Distribution:
-        """The receiver, exact, for the kernel of the channel: N(alpha phi(x), alpha I)."""
+        """The receiver; exact for the kernel of the channel, N(alpha phi(x), alpha I)."""
         variance = kernel(self.mode).variance
         return Receiver(self, kernel, variance.reshape(*self.v.shape[:-2], -1)[..., :1])
 
@@ -114,11 +114,11 @@ def _(given: BeliefMixture, free: Any, weight: float) -> Output:
 
 
 class Receiver(Distribution):
-    """A :class:`BeliefMixture` seen through the channel.
+    """Receiver distribution of a :class:`BeliefMixture`.
 
     Arguments:
         output: The mixture.
-        kernel: The sender as a function of the data.
+        kernel: The sender, as a function of the data.
         alpha: Accuracy of the message, with shape (B, *sites, 1).
     """
 
@@ -138,6 +138,6 @@ class Receiver(Distribution):
         return per_example(noise + mixture - 0.5 * belief.square * self.alpha.squeeze(-1))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws by ancestry, with shape sample_shape + (B, *site, d)."""
+        """Ancestral draws, with shape sample_shape + (B, *site, d)."""
         draws = [self.kernel(self.output.sample()).sample() for _ in range(math.prod(sample_shape))]
         return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)

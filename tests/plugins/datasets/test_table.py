@@ -107,7 +107,7 @@ def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
     expected = [[i + 0.5, i / 7] for i in range(50)]
     assert np.array_equal(rows.x.numpy(), np.float32(expected))
     assert rows.condition["label"].tolist() == [i % 3 for i in range(50)]
-    with pytest.warns(UserWarning, match="left out what begins with no number: 'kind'"):
+    with pytest.warns(UserWarning, match="left out columns that do not begin with a number: 'kind'"):
         assert Table(path, label="class").site_shape == (3,)
 
 

@@ -78,7 +78,7 @@ def test_a_text_that_changes_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_alphabet_is_of_different_characters(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two of 'a'"):
+    with pytest.raises(ConfigError, match="'a' twice"):
         Text(put(tmp_path, LINES), alphabet="aba")
 
 

@@ -260,18 +260,18 @@ def test_expectation_of_an_affine_function_is_exact(family: Directional) -> None
 @EACH
 def test_expectation_of_another_function_is_refused(family: Directional) -> None:
     output = mixture(family)
-    with pytest.raises(ConfigError, match="affine in its embedding, and this function is not"):
+    with pytest.raises(ConfigError, match="affine in its embedding, and this one is not"):
         output.expect(lambda x: family.embed(x).square())
-    with pytest.raises(ConfigError, match="affine in its embedding, and this function is not"):
+    with pytest.raises(ConfigError, match="affine in its embedding, and this one is not"):
         output.expect(lambda x: x.abs())
 
 
 def test_an_angle_has_no_mean_but_a_mean_cosine() -> None:
     family = Circle(components=3)
     output, guess = mixture(family), torch.linspace(-3.0, 3.0, 5, dtype=DOUBLE).reshape(5, 1)
-    with pytest.raises(ConfigError, match="affine in its embedding, and this function is not"):
+    with pytest.raises(ConfigError, match="affine in its embedding, and this one is not"):
         output.expect(lambda x: x - 1.0)
-    with pytest.raises(ConfigError, match="affine in its embedding, and this function is not"):
+    with pytest.raises(ConfigError, match="affine in its embedding, and this one is not"):
         output.expect(lambda x: (x + x).cos())
     cosine, sine = output.expectation.unbind(-1)
     found = output.expect(lambda x: (guess - x).cos())

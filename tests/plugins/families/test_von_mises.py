@@ -190,7 +190,7 @@ def test_flow_is_the_fold_of_messages_row_by_row(monkeypatch: pytest.MonkeyPatch
     with seeded(4, "fold"):
         fold = SteppedFamily.flow(family, x, t).v
         whole = family.flow(x, t).v
-        monkeypatch.setattr(bfn_von_mises, "AT_ONCE", 2 * 2)
+        monkeypatch.setattr(bfn_von_mises, "CHUNK", 2 * 2)
         blocks = family.flow(x, t).v
     for v in (whole, blocks):
         for a, b in zip(v.reshape(5, n, 4), fold.reshape(5, n, 4), strict=True):

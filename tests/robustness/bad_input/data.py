@@ -366,7 +366,7 @@ CASES += [
     text("D24-nul", "ab" * 50 + "\0", 3, "control character U+0000 '\\x00' at offset 100"),
     text("D24-not-utf-8", b"ab" * 50 + b"\xff", 3, "not UTF-8 at byte 100"),
     text("D24-utf-16", TEXT.encode("utf-16"), 3, "not UTF-8 at byte 0"),
-    text("D24-alphabet-with-a-double", TEXT, 2, "alphabet", "two of 'a'", options="--dataset.alphabet aba"),
+    text("D24-alphabet-with-a-double", TEXT, 2, "alphabet", "'a' twice", options="--dataset.alphabet aba"),
     text("D24-alphabet-of-one", TEXT, 2, "alphabet", options="--dataset.alphabet a"),
     text(
         "D25-shorter-than-a-window",
