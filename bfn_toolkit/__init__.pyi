@@ -65,6 +65,7 @@ from .outputs import (
     NormalMixture as NormalMixture,
     Output as Output,
     SiteNormalMixture as SiteNormalMixture,
+    affine_expectation as affine_expectation,
 )
 from .parallel.signals import Interrupted as Interrupted
 from .product_family import Joint as Joint, JointOutput as JointOutput, ProductFamily as ProductFamily

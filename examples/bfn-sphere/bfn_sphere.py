@@ -36,6 +36,7 @@ from bfn_toolkit import (
     Kernel,
     NetworkIO,
     Split,
+    affine_expectation,
     as_shape,
     hookimpl,
     seeded,
@@ -167,8 +168,12 @@ class FisherOutput:
         return density
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """E[function(x)], exact only for affine functions: the function at the mean."""
-        return function(self.mean)
+        """E[function(x)], exact for affine functions: the function at the mean.
+
+        Raises:
+            ConfigError: If the function is not affine.
+        """
+        return affine_expectation(function, self.mean, torch.ones_like(self.mean))
 
     def mix(self, kernel: Kernel) -> Distribution:
         """The receiver; exact if the kernel is the sender of :class:`SpherePoints`."""
