@@ -41,7 +41,7 @@ class NonFiniteStep(NonFiniteError):  # noqa: N818 - the step, not the class of 
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
         super().__init__(
-            f"step {step}: the loss is {loss} and the norm of the gradient {norm}; expected finite numbers"
+            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, where finite numbers are expected"
         )
         self.step, self.loss, self.norm = step, loss, norm
 

@@ -354,7 +354,7 @@ def text(id: str, content: str | bytes, status: int, *words: Word, options: str 
 CASES += [
     text("D1-empty-text", "", 3, "no rows: the file is empty"),
     text("D2-two-windows", "abcde" * 5, 3, "cannot split 2 rows", options="--dataset.length 10"),
-    text("D2-one-character", "aaaaaaaaaa", 3, "U+0061 'a' alone", options="--dataset.length 2"),
+    text("D2-one-character", "aaaaaaaaaa", 3, "U+0061 'a' only", options="--dataset.length 2"),
     text("D11-character-not-trained", "ab" * 50, 0, "warning: ", options="--dataset.length 2 --dataset.alphabet abc"),
     text(
         "D24-emoji",

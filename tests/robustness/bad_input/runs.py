@@ -171,7 +171,7 @@ CASES: list[Case] = [
     ),
     go_on("F3-resume-from-the-older", newest_damaged, 0, "warning: passed over: ", "optimizer.safetensors is damaged"),
     go_on("F3-all-damaged", all_damaged, 4, "no checkpoint that can be used", "step-00000004", "step-00000002"),
-    sample("F4-model-of-format-99", with_facts(format=99), 4, "model.json has format 99", "upgrade bfn-toolkit"),
+    sample("F4-model-of-format-99", with_facts(format=99), 4, "model.json has format 99", "Upgrade bfn-toolkit"),
     sample(
         "F5-width",
         replaced("width = 8", "width = 16"),
