@@ -17,7 +17,7 @@ PAGE = """\
 
 What the toolkit adds to bare torch, as ratios of CPU time on one thread, made by
 
-```text
+```bash
 {command}
 ```
 
