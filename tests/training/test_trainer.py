@@ -179,7 +179,7 @@ class Broken(NetworkBuilder):
 
 
 def test_a_loss_that_is_nan_stops_training_and_saves_nothing(tmp_path: Path) -> None:
-    named = r"step 1: the loss is nan.*expected finite numbers, of network test_trainer\.Broken, family bfn_gau"
+    named = r"step 1: the loss is nan.*finite numbers are expected, of network test_trainer\.Broken, family bfn_gau"
     with pytest.raises(NonFiniteError, match=named):
         train(attrs.evolve(experiment(), network=Broken("nan")))
 
