@@ -142,7 +142,7 @@ def measure(subject: Subject, *, networks: int, draws: int, grids: Sequence[str]
 def _default(subject: Subject, measured: Sequence[Row]) -> Row:
     """The row of what ``default_sampler`` chooses at each number of evaluations."""
     family, by_name = subject.experiment(0).family, {row.name: row for row in measured}
-    chosen = {str(e): default_sampler(family, e)[0] for e in ALL}
+    chosen = {str(e): default_sampler(family, e) for e in ALL}
     names = [(sampler, name) for name, sampler, _ in samplers(["log-snr"], starts=False)]
     return Row("default", {e: by_name[dict(names)[sampler]].cells[e] for e, sampler in chosen.items()})
 
@@ -158,7 +158,7 @@ def default_run(seeds: int) -> dict[str, list[float]]:
     for seed in range(seeds):
         model = subject.model(seed)
         with seeded(seed, "default run"):
-            x = default_sampler(model.family, 10)[0].sample(model, 1000, n_steps=10)
+            x = default_sampler(model.family, 10).sample(model, 1000, n_steps=10)
         shares = GaussianMixture().mode_shares(x).values()
         found.append({"W1": w1(x, data), "share": max(shares, key=lambda share: abs(share - 0.25))})
     return _columns(found)

@@ -303,6 +303,11 @@ class OutputHead(abc.ABC, Generic[P]):
     kind: ClassVar[str] = "head"
 
     @property
+    def data_variance(self) -> float:
+        """Mean square of the data that the head is made for; 1 if it has no field for it."""
+        return 1.0
+
+    @property
     def features_per_site(self) -> int:
         """Features F of the beliefs at one site."""
         return 1
@@ -376,6 +381,11 @@ class ChannelFamily(AdditiveFamily[P]):
     @abc.abstractmethod
     def channels(self) -> int:
         """Dimension d of the embedding at one site."""
+
+    @property
+    def embedding_variance(self) -> float:
+        """Mean square of a number of phi(x) over the data, roughly; time grids start where B is well below 1 / this."""
+        return 1.0
 
     @abc.abstractmethod
     def embed(self, x: Tensor) -> Tensor:

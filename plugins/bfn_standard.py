@@ -60,7 +60,7 @@ def bfn_grids() -> Sequence[Entry]:
         Entry("uniform", UniformGrid, (UniformGrid(), UniformGrid(0.1))),
         Entry("log-snr", LogSnrGrid, (LogSnrGrid(), LogSnrGrid(1e-4))),
         Entry("karras", KarrasGrid, (KarrasGrid(), KarrasGrid(0.1, rho=2.0))),
-        Entry("given", GivenGrid, (GivenGrid(), GivenGrid((0.5,)))),
+        Entry("given", GivenGrid, (GivenGrid(), GivenGrid((0.2, 1.0)))),
     ]
 
 

@@ -32,8 +32,8 @@ sampler                 a             b                       c                 
 
 All but Euler-Maruyama are exact for a constant D.  At t = 0 the beliefs are the prior, and w is pure noise.  The step
 to the grid's first time leaves w unchanged and needs no evaluation; the evaluation at that time is the first one, and
-its drift covers the time since 0.  So n steps take n evaluations of the network, at the n times of the grid, and
-the sample is drawn from the last output.
+its drift covers the time since 0, in the middle of which it is (:mod:`~bfn_toolkit.sampling.time_grids`).  So n steps
+take n evaluations of the network, at the n times of the grid, and the sample is drawn from the last output.
 
 Source: Xue et al. 2024 (arXiv 2404.15766), theorems 4.1 and 5.1: BFN-Solver 1 and 2, SDE-BFN-Solver 1 and 2.  The
 re-noising sampler is that of MolCRAFT (Qu et al. 2024, arXiv 2404.12141), its temperature that of ChemBFN.
@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import abc
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
@@ -54,8 +55,10 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit import validators
+from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
+from bfn_toolkit.outputs import Delta
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
@@ -180,15 +183,16 @@ def _start(part: Part, state: SolverState, t: float) -> SolverPath:
     return SolverPath(state.paths[part.name].w, math.sqrt(_accuracy(part.as_channel(), t)), 0.0)
 
 
-def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope) -> Tensor:
-    """D: the embedding in the middle of the step to q, on the line through the last two evaluations; a new tensor.
+def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope, *, mean_q: float) -> Tensor:
+    """D: the mean of the embedding over the step to q, on the line through the last two evaluations; a new tensor.
 
-    The line is in lambda = ln q ("log-snr") or in q ("signal").
+    The line is in lambda = ln q ("log-snr"), where the published solvers take its value in the middle of the step, or
+    in q ("signal"), where the mean is the value at ``mean_q``.
     """
     if path.phi is None:
         return phi.clone()
     if slope == "signal":
-        r = 0.5 * (q - path.q) / (path.q - path.q_phi)
+        r = (mean_q - path.q) / (path.q - path.q_phi)
     else:
         r = 0.5 * math.log(q / path.q) / math.log(path.q / path.q_phi)
     return torch.lerp(path.phi, phi, 1.0 + r)  # phi + r (phi - phi_before)
@@ -203,6 +207,10 @@ def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
     return w.add_(torch.randn_like(w), alpha=c)
 
 
+NARROW = BFNWarning(
+    "the flow sampler draws new beliefs about points, which makes the samples too narrow at any number of steps; "
+    "write sampler=ODE2(), on the command line --sampler ode-2, or a head whose output has a spread"
+)
 _IS_GRID = validators.instance_of(TimeGrid)
 _IS_SLOPE = validators.one_of("log-snr", "signal")
 
@@ -240,7 +248,7 @@ class ODE2(Solver):
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        D = _extrapolated(path, phi, q, self.slope)
+        D = _extrapolated(path, phi, q, self.slope, mean_q=0.5 * (path.q + q))  # dw = phi dq
         w = D.mul_(q - path.q_0).add_(path.w)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
@@ -298,7 +306,8 @@ class SDE2(Solver):
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        D = _extrapolated(path, phi, q, self.slope)
+        mean_q = (2.0 / 3.0) * (q**3 - path.q**3) / (q**2 - path.q**2)  # dv = phi dB, with B = q^2
+        D = _extrapolated(path, phi, q, self.slope, mean_q=mean_q)
         w = _sde_step(path, D, q, alpha)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
@@ -332,10 +341,13 @@ class EulerMaruyama(Solver):
 class FlowSampler(Solver):
     """Draws new beliefs at each time from the flow of the last guess, so that no noise is carried between steps.
 
+    It needs an output with a spread: about points, its samples are too narrow at any number of steps, and a warning
+    says so.
+
     Arguments:
         grid: Times of the evaluations.
         guess: "sample", a draw of the output, which gives the beliefs the right distribution if the output is exact;
-            or "mean", E[phi], which is not a possible value if the output is undecided.
+            or "mean", E[phi], as published, which makes a point of every output.
         temperature: Variance of the noise, in units of the flow's; below 1 for likelier samples.
     """
 
@@ -345,6 +357,8 @@ class FlowSampler(Solver):
 
     def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
         """Embedding of the guess."""
+        if self.guess == "mean" or isinstance(output, Delta):
+            warnings.warn(NARROW, stacklevel=2)
         if self.guess == "mean":
             return family.mean_embedding(output)
         return family.embed(output.sample()).to(w.dtype)

@@ -5,7 +5,7 @@ beliefs, which is the accuracy B of the channel.  With
 
 .. math:: \lambda(t) = \tfrac12 \ln B(t), \qquad \sigma(t) = B(t)^{-1/2} = e^{-\lambda(t)}
 
-a grid spaces the times evenly in
+a grid spaces the times from the second on evenly in
 
 ===================== ==========================================================
 :class:`UniformGrid`  t
@@ -14,15 +14,24 @@ a grid spaces the times evenly in
 :class:`GivenGrid`    nothing: the user lists the times
 ===================== ==========================================================
 
-The first time is the *start*, because lambda has no value at t = 0.  By default B is 0.1 there (or a hundredth of B(1),
-if that is less), so that noise still dominates the signal for every family.
+The first time is the *start*.  Up to there a solver takes the beliefs for noise alone, which is wrong by terms of the
+order of B times the mean square v of the embedded data (:attr:`~bfn_toolkit.ChannelFamily.embedding_variance`).  So by
+default it falls with the number of times, :math:`B(t_1) = 1 / (n^2 v)`, and the error with it; it is at most 0.1 / v,
+and at most a hundredth of B(1).
+
+The second time doubles the signal, :math:`B(t_2) = 4 B(t_1)`.  Then the first evaluation is in the middle of the first
+step from 0 to :math:`\sqrt{B(t_2)}`, in the variable in which the probability flow is smooth, and the step is of second
+order.
+
+The parts of a product share their times.  The first two are those of the part that starts first; the others space the
+mean progress of the parts evenly.
 """
 
 from __future__ import annotations
 
 import abc
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -36,24 +45,34 @@ from bfn_toolkit.errors import StepCountError
 from bfn_toolkit.families import ChannelFamily, Family, check_n_steps
 
 
+@lru_cache(maxsize=256)
+def _cached(grid: TimeGrid, family: Family[Any], n: int) -> Tensor:
+    check_n_steps(n)
+    return grid.spaced([part.as_channel() for part in family.walk()], n)
+
+
 class TimeGrid(abc.ABC):
     """Choice of times: a field of the samplers that offer a choice."""
 
     kind: ClassVar[str] = "grid"
 
     @abc.abstractmethod
-    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
+    def spaced(self, parts: Sequence[ChannelFamily[Any]], n: int) -> Tensor:
         """Times 0 < t_1 < ... < t_n = 1, or only the start for n = 1: float64, on the CPU, with shape (n,)."""
 
     def times(self, family: Family[Any], n: int) -> Tensor:
-        """Times for a family; for a product all parts share the mean of the times for each part.
+        """Times for a family; the parts of a product share them.
 
         Raises:
             StepCountError: If n is not an integer of at least 1, or the grid does not allow it.
             ConfigError: If a part is not a channel.
         """
-        check_n_steps(n)
-        return torch.stack([self.spaced(part.as_channel(), n) for part in family.walk()]).mean(0)
+        return _cached(self, family, n).clone()
+
+
+def _accuracy(family: ChannelFamily[Any], t: Tensor) -> Tensor:
+    """B at time t."""
+    return family.snr(family.schedule.beta(t))
 
 
 def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
@@ -61,87 +80,112 @@ def _time(family: ChannelFamily[Any], accuracy: Tensor) -> Tensor:
     return family.schedule.time(accuracy / family.snr(torch.ones((), dtype=torch.float64)))
 
 
-def _ends(family: ChannelFamily[Any], start: float | None) -> tuple[float, float, float]:
-    """The first time, B at the first time, and B at the end."""
-    last = family.snr(family.schedule.beta(torch.ones((), dtype=torch.float64)))
-    if start is None:
-        first = (0.01 * last).clamp_max(0.1)
-        return _time(family, first).item(), first.item(), last.item()
-    t = torch.tensor(start, dtype=torch.float64)
-    return start, family.snr(family.schedule.beta(t)).item(), last.item()
+class SpacedGrid(TimeGrid):
+    """Grid whose times are even in a coordinate that grows with the time."""
+
+    start: float | None
+
+    @abc.abstractmethod
+    def coordinate(self, family: ChannelFamily[Any], t: Tensor) -> Tensor:
+        """Coordinate in which times are even, increasing, with the shape of t."""
+
+    def first(self, family: ChannelFamily[Any], n: int) -> Tensor:
+        """The first of n times."""
+        if self.start is not None:
+            return torch.tensor(self.start, dtype=torch.float64)
+        last, v = _accuracy(family, torch.ones((), dtype=torch.float64)), family.embedding_variance
+        return _time(family, (0.01 * last).clamp_max(min(1.0 / n**2, 0.1) / v))
+
+    def spaced(self, parts: Sequence[ChannelFamily[Any]], n: int) -> Tensor:
+        """The start, the time at which the signal has doubled, and even times from there up to 1."""
+        one = torch.ones((), dtype=torch.float64)
+        starts = [self.first(part, n) for part in parts]
+        doubled = [_time(part, 4.0 * _accuracy(part, t)) for part, t in zip(parts, starts, strict=True)]
+        start, second = torch.stack(starts).amin(), torch.stack(doubled).amin()
+        if n <= 2:
+            return torch.stack([start, one])[:n]
+        if not second < 1.0:
+            second = 0.5 * (start + 1.0)
+
+        ranges = [
+            self.coordinate(part, torch.stack([t.maximum(second), one])) for part, t in zip(parts, starts, strict=True)
+        ]
+
+        def progress(t: Tensor) -> Tensor:
+            """Mean over the parts of the way from their second time to the end, in [0, 1]."""
+            ways = [
+                ((self.coordinate(part, t) - low) / (high - low)).clamp_min(0.0)
+                for part, (low, high) in zip(parts, ranges, strict=True)
+            ]
+            return torch.stack(ways).mean(0)
+
+        times = _inverse(progress, torch.linspace(0.0, 1.0, n - 1, dtype=torch.float64), float(second))
+        times[0], times[-1] = second, 1.0
+        return torch.cat([start.reshape(1), times])
 
 
-def _between(first: float, last: float, n: int) -> Tensor:
-    return torch.linspace(first, last, n, dtype=torch.float64)
+def _inverse(function: Callable[[Tensor], Tensor], values: Tensor, low: float) -> Tensor:
+    """Arguments in [low, 1] at which an increasing function has these values, by bisection to the last bit."""
+    lower, upper = torch.full_like(values, low), torch.ones_like(values)
+    for _ in range(60):
+        middle = 0.5 * (lower + upper)
+        less = function(middle) < values
+        lower, upper = torch.where(less, middle, lower), torch.where(less, upper, middle)
+    return 0.5 * (lower + upper)
 
 
 _WITHIN = validators.optional(validators.number(gt=0, lt=1))
 
 
 @attrs.frozen
-class UniformGrid(TimeGrid):
+class UniformGrid(SpacedGrid):
     """Times spaced evenly.
 
     Arguments:
-        start: First time; None for the time at which B = 0.1.
+        start: First time; None for one that falls with the number of times.
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
 
-    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
-        return _between(_ends(family, self.start)[0], 1.0, n)
-
-
-class _NoiseGrid(TimeGrid):
-    """Times spaced evenly in a function of the accuracy."""
-
-    start: float | None
-
-    @abc.abstractmethod
-    def accuracies(self, first: float, last: float, n: int) -> Tensor:
-        """Accuracies from the first to the last, with shape (n,)."""
-
-    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:
-        """Times of the accuracies; both ends are set exactly."""
-        start, first, last = _ends(family, self.start)
-        times = _time(family, self.accuracies(first, last, n))
-        times[-1], times[0] = 1.0, start
-        return times
+    def coordinate(self, family: ChannelFamily[Any], t: Tensor) -> Tensor:
+        """The time."""
+        return t
 
 
 @attrs.frozen
-class LogSnrGrid(_NoiseGrid):
+class LogSnrGrid(SpacedGrid):
     """Times spaced evenly in the logarithm of the signal-to-noise ratio.
 
     Arguments:
-        start: First time; None for the time at which B = 0.1.
+        start: First time; None for one that falls with the number of times.
 
     >>> from bfn_gaussian import Gaussian
     >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
-    tensor([0.0100, 0.1025, 0.4705, 1.0000], dtype=torch.float64)
+    tensor([0.0100, 0.0387, 0.3303, 1.0000], dtype=torch.float64)
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
 
-    def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
-        return _between(math.log(first), math.log(last), n).exp()
+    def coordinate(self, family: ChannelFamily[Any], t: Tensor) -> Tensor:
+        """Logarithm of B."""
+        return _accuracy(family, t).log()
 
 
 @attrs.frozen
-class KarrasGrid(_NoiseGrid):
+class KarrasGrid(SpacedGrid):
     """Times spaced evenly in a root of the noise: denser where the noise is small.
 
     Arguments:
-        start: First time; None for the time at which B = 0.1.
+        start: First time; None for one that falls with the number of times.
         rho: Order of the root; 1 spaces evenly in the noise, and infinity would be :class:`LogSnrGrid`.
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
     rho: float = field(default=7.0, validator=validators.number(ge=1, le=1e3))
 
-    def accuracies(self, first: float, last: float, n: int) -> Tensor:  # noqa: D102
-        power = -0.5 / self.rho
-        return _between(first**power, last**power, n).pow(1.0 / power)
+    def coordinate(self, family: ChannelFamily[Any], t: Tensor) -> Tensor:
+        """The negative root of the noise."""
+        return -_accuracy(family, t).pow(-0.5 / self.rho)
 
 
 def _numbers(value: Iterable[float]) -> tuple[float, ...]:
@@ -149,8 +193,8 @@ def _numbers(value: Iterable[float]) -> tuple[float, ...]:
 
 
 def _increasing(_: object, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
-    if not value or not all(s < t for s, t in pairwise((0.0, *value))) or value[-1] > 1.0:
-        raise ValueError(f"{attribute.name} must increase from above 0 to at most 1, got {value}")
+    if not value or not all(s < t for s, t in pairwise((0.0, *value))) or value[-1] != 1.0:
+        raise ValueError(f"{attribute.name} must increase from above 0 and end at 1, got {value}")
 
 
 @attrs.frozen
@@ -158,12 +202,12 @@ class GivenGrid(TimeGrid):
     """Times listed by the user; their number is the number of evaluations.
 
     Arguments:
-        at: The times, increasing, in (0, 1].
+        at: The times, increasing from above 0, the last one 1, at which the sample is drawn.
     """
 
     at: tuple[float, ...] = field(default=(0.01, 0.1, 1.0), converter=_numbers, validator=_increasing)
 
-    def spaced(self, family: ChannelFamily[Any], n: int) -> Tensor:  # noqa: D102
+    def spaced(self, parts: Sequence[ChannelFamily[Any]], n: int) -> Tensor:  # noqa: D102
         if n != len(self.at):
             raise StepCountError(f"GivenGrid has {len(self.at)} times; got n_steps={n}. Use n_steps={len(self.at)}")
         return torch.tensor(self.at, dtype=torch.float64)

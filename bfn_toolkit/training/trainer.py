@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
+import torch
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.loader import batches, fetched_batches
-from bfn_toolkit.errors import ConfigError, DataError, NonFiniteError, ResourceError
+from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, NonFiniteError, ResourceError
+from bfn_toolkit.families import Family
 from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes, signals
 from bfn_toolkit.parallel.devices import make_accelerator
@@ -33,6 +37,7 @@ from bfn_toolkit.runs.directory import check_out, cut_metrics, describe, make_fo
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, environment, fingerprint
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
+from bfn_toolkit.shapes import Data
 from bfn_toolkit.storage.folders import sweep
 from bfn_toolkit.storage.locks import locked
 from bfn_toolkit.storage.safetensors_files import check_savable
@@ -238,6 +243,7 @@ class _Training:
             if not len(rows):
                 raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
             experiment.family.check_data(rows.x)
+        _check_scale(experiment.family, self.data.x, warn=processes.is_main_process())
         if processes.is_main_process():
             warn_of_unread(experiment.network, self.data.condition)
         data = fingerprint(self.data, valid)
@@ -276,3 +282,27 @@ class _Training:
             )
         if processes.is_main_process():
             self.metrics.history = list(cut_metrics(folder, self.step, self.validation.step))
+
+
+def _check_scale(family: Family[Any], x: Data, *, warn: bool) -> None:
+    """Warns of embedded data whose mean square is far from 1, the scale at which beliefs begin.
+
+    Raises:
+        DataError: If squares of the data overflow.
+    """
+    for part in family.walk(x):
+        (rows,) = part.values
+        if part.family.is_discrete:
+            continue
+        with suppress(ConfigError):  # not a channel
+            phi = part.as_channel().embed(rows)
+            square = float(phi.double().square().mean())
+            name = f"part '{part.name}': " if part.name else ""
+            cure = "scale them to mean 0 and variance 1, for a table with --dataset.scale standard"
+            if square > torch.finfo(phi.dtype).max:
+                raise DataError(
+                    f"{name}the mean square of the data is {square:.2g}, which overflows {phi.dtype}; {cure}"
+                )
+            if warn and not 0.01 <= square <= 10.0:
+                message = f"{name}the mean square of the data is {square:.2g}, far from 1; {cure}"
+                warnings.warn(message, BFNWarning, stacklevel=2)

@@ -207,6 +207,11 @@ class Gaussian(ChannelFamily[GaussianParams]):
     def channels(self) -> int:  # noqa: D102
         return 1
 
+    @property
+    def embedding_variance(self) -> float:
+        """The data variance of the head."""
+        return self.head.data_variance
+
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> GaussianParams:

@@ -60,6 +60,11 @@ class ComponentsHead(Head):
         """Number of components C."""
 
     @property
+    def data_variance(self) -> float:
+        """Data variance of the point head."""
+        return self.point.data_variance
+
+    @property
     def raw_per_site(self) -> int:
         """Weight, mean and log-scale of each component; a single one needs no weight."""
         return 3 * self.count if self.count > 1 else 2

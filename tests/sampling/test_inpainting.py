@@ -55,6 +55,7 @@ from every_family import EVERY_FAMILY, network
 from significance import ks_two_sample
 from toy_families import SteppedGaussian
 
+pytestmark = pytest.mark.filterwarnings("ignore:the flow sampler draws")
 YES = torch.tensor([True, False])
 SAMPLERS = (AncestralSampler(), ODE1(), ODE2(), ODEMidpoint(), SDE1(), SDE2(), FlowSampler())
 EVERY_SAMPLER = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)

@@ -52,6 +52,7 @@ from bfn_von_mises import VonMises
 from significance import Z, z_of_mean
 from toy_families import SteppedGaussian
 
+pytestmark = pytest.mark.filterwarnings("ignore:the flow sampler draws")
 GOLDEN = json.loads(File(__file__).parents[1].joinpath("golden.json").read_text())
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SOLVERS = (
@@ -89,12 +90,15 @@ def test_times_of_a_grid_increase_from_its_start_to_one(family: Any, grid: TimeG
     assert bool((times.diff() > 0).all())
     if isinstance(grid, GivenGrid):
         assert times.tolist() == list(grid.at)
-    elif grid.start is None:  # where B is 0.1, or a hundredth of what it is at the end
+    elif grid.start is None:  # where B falls with the number of times
         b = family.snr(family.schedule.beta(torch.stack([times[0], torch.ones((), dtype=DOUBLE)])))
-        assert b[0] == pytest.approx(min(0.1, 0.01 * b[1]), rel=1e-9)
+        assert b[0] == pytest.approx(min(0.1, 1.0 / n**2, 0.01 * b[1]), rel=1e-9)
     else:
         assert times[0] == grid.start
     assert n == 1 or times[-1] == 1.0
+    if n > 2 and not isinstance(grid, GivenGrid):  # the signal doubles, so that the first evaluation is in the middle
+        first, second = family.snr(family.schedule.beta(times[:2])).tolist()
+        assert second == pytest.approx(4.0 * first, rel=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -104,9 +108,9 @@ def test_grids_are_even_in_what_they_say(family: Any) -> None:
         return torch.allclose(steps, steps.mean().expand_as(steps), rtol=1e-8, atol=0)  # a table's cubic is inverted
 
     def beta(grid: TimeGrid) -> Tensor:
-        return family.schedule.beta(grid.times(family, 12))
+        return family.schedule.beta(grid.times(family, 12)[1:])
 
-    assert even(UniformGrid().times(family, 12))
+    assert even(UniformGrid().times(family, 12)[1:])
     assert even(beta(LogSnrGrid()).log())
     assert even(beta(KarrasGrid()).pow(-0.5 / 7.0))
     assert even(beta(KarrasGrid(rho=1.0)).rsqrt())
@@ -120,8 +124,8 @@ def test_the_closed_inverse_of_a_schedule_is_that_of_bisection(schedule: Any) ->
     assert torch.allclose(schedule.time(beta), bisected, rtol=1e-7, atol=1e-16)  # bisection ends at 2^-60
 
 
-@pytest.mark.parametrize("values", [(), (0.0, 1.0), (0.5, 0.5), (0.5, 1.1), (float("nan"),)])
-def test_times_that_do_not_increase_are_refused(values: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("values", [(), (0.0, 1.0), (0.5, 0.5), (0.5, 1.1), (0.1, 0.5), (float("nan"),)])
+def test_times_that_do_not_increase_to_one_are_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="at must increase"):
         GivenGrid(values)
 
@@ -261,7 +265,10 @@ def means_only(sigma_1: float) -> Oracle:
 )
 def test_the_error_falls_with_the_order_of_the_solver(sampler: Solver, order: int) -> None:
     model = means_only(0.1)  # as smooth as the mixture allows at steps of 1/20 in lambda
-    exact = ended(ODE2(), model, 50, 3201, "order").params.mean
+    # By default the grid begins earlier for more times; here it has one range.
+    sampler = attrs.evolve(sampler, grid=LogSnrGrid(start=1e-3))  # type: ignore[misc]
+    reference = ODE2(LogSnrGrid(start=1e-3)) if order == 1 else sampler  # whose first step is its own
+    exact = ended(reference, model, 50, 3201, "order").params.mean
     errors = [
         float((ended(sampler, model, 50, n, "order").params.mean - exact).square().mean().sqrt())
         for n in (101, 201, 401)
@@ -346,9 +353,23 @@ def test_a_product_of_channels_is_solved_part_by_part(sampler: Any) -> None:
     with seeded(1):
         x = sampler.sample(model, 5, n_steps=6)
     model.family.check_data(x)
-    grid = sampler.grid
-    own = torch.stack([grid.times(part, 6) for part in model.family.parts.values()])
-    assert torch.equal(sampler.times(model, 6)[1:], own.mean(0))
+    assert len(sampler.times(model, 6)) == 7
+
+
+@pytest.mark.parametrize("grid", [UniformGrid(), LogSnrGrid(), KarrasGrid()], ids=str)
+def test_the_parts_of_a_product_share_times_that_are_fine_for_each(grid: TimeGrid) -> None:
+    wide, classes = Gaussian(sigma_1=0.01), Categorical((1,), 3)
+    times = grid.times(ProductFamily({"a": wide, "b": classes}), 21)
+    assert torch.equal(times, grid.times(ProductFamily({"b": classes, "a": wide}), 21))
+    assert torch.allclose(grid.times(ProductFamily({"a": wide, "b": wide}), 21), grid.times(wide, 21), atol=1e-15)
+    assert bool((times.diff() > 0).all())
+    assert float(times[-1]) == 1.0
+    for part in (wide, classes):  # each part begins with noise alone
+        assert float(part.snr(part.schedule.beta(times[0]))) <= 1.0 / 21**2 * (1.0 + 1e-9)
+    if isinstance(grid, LogSnrGrid):  # and a step is at most twice as long as alone
+        steps = wide.schedule.beta(times[1:]).log().diff()
+        alone = wide.schedule.beta(grid.times(wide, 21)[1:]).log().diff()
+        assert float(steps.max()) <= 2.0 * float(alone.max())
 
 
 def test_the_parts_of_a_product_draw_from_streams_of_their_own() -> None:
