@@ -14,8 +14,8 @@ from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
-FEW = 10  # steps; with fewer, the noise of SDE2 harms real-valued samples more than it corrects
-MANY = 16  # sites; with as many, it does so at any number of steps
+FEW = 50  # steps; with fewer, the bias of SDE2 is larger than the errors of the network that its noise corrects
+MANY = 16  # sites; with as many, ODE2 is better at any number of steps
 
 
 def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
@@ -42,7 +42,7 @@ def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
             return AncestralSampler(), f"because a solver needs a ChannelFamily, which {name} is not"
     real = [not part.family.is_discrete for part in family.walk()]
     if all(real) and n_steps < FEW:
-        return ODE2(), f"because real-valued data need no added noise in as few as {n_steps} steps"
+        return ODE2(), f"because its bias for real-valued data is the smallest in as few as {n_steps} steps"
     if all(real) and sum(math.prod(part.family.network_io.site_shape) for part in family.walk()) >= MANY:
         return ODE2(), "because it is second-order, and data of many real numbers need no added noise"
     reason = "because it is second-order, and its noise corrects errors of the network"

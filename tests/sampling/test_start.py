@@ -97,10 +97,9 @@ def test_a_rare_mode_far_away_keeps_its_share(n: int) -> None:
     means, weights = torch.tensor([[0.0, 20.0], [0.998, 0.002]], dtype=torch.float64)
     square = 1.0 + 0.002 * 400.0
     model = Oracle(Gaussian(head=SkipHead(square)), lambda params: cloud(params, means, weights, 1.0))
-    rows = 100_000
+    rows = 50_000
     share = float((drawn(model, rows, n) > 10.0).double().mean())
-    # Beside the sampling error, a tenth: what the approximation of the start leaves.
-    assert abs(share - 0.002) <= Z * math.sqrt(0.002 / rows) + 0.0002
+    assert abs(share - 0.002) <= Z * math.sqrt(0.002 / rows)
 
 
 @pytest.mark.parametrize("n", STEPS)
@@ -121,13 +120,11 @@ def test_the_real_part_of_a_product_with_classes(n: int) -> None:
 
 @pytest.mark.parametrize("sampler", [ODE2(), SDE2()], ids=str)
 def test_the_bias_falls_with_the_number_of_steps(sampler: Any) -> None:
-    # One set of noise for all n: for a normal law the samples are the noise times the deviation.
     def error(n: int) -> float:
-        return abs(float(drawn(normal(0.0, 1.0, 64), 20_000, n, sampler=sampler).std()) - 1.0)
+        return abs(float(drawn(normal(0.0, 1.0, 64), 2_000, n, sampler=sampler).std()) - 1.0)
 
-    assert error(20) <= 0.025
-    assert error(80) <= 0.25 * error(20) + Z / math.sqrt(2.0 * 20_000 * 64)
-    assert error(320) <= 0.25 * error(80) + Z / math.sqrt(2.0 * 20_000 * 64)
+    assert error(20) <= 0.03
+    assert error(160) <= 0.125 * error(20) + Z / math.sqrt(2.0 * 2_000 * 64)
 
 
 @pytest.mark.parametrize("n", [3, 10, 40])
