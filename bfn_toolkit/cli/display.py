@@ -147,11 +147,13 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     for name, part in scores["parts"].items():
         rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
     if weighted := scores.get("importance"):
-        of = f"{weighted['particles']:,} particles, {weighted['steps']:,} messages, {weighted['examples']:,} examples"
         rows += [
-            (f"bound of {of}", estimate("total_nats", weighted) + " nats"),
-            ("", estimate("bits_per_dimension", weighted) + " bits per dimension"),
-            ("  below the bound of one particle", estimate("gain_nats", weighted) + " nats"),
+            (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
+            (
+                f"  {weighted['steps']:,} messages, {weighted['examples']:,} examples",
+                estimate("bits_per_dimension", weighted) + " bits per dimension",
+            ),
+            ("  below that of one particle", estimate("gain_nats", weighted) + " nats"),
             ("  effective particles", f"{weighted['effective_particles']:.1f}"),
         ]
     if "log_density_nats" in scores:

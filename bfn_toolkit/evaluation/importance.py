@@ -1,6 +1,6 @@
 r"""Importance-weighted likelihood of the n-step model, whose samples the ancestral sampler draws.
 
-That model draws messages from the receiver, then x from the last output:
+That model draws messages from the receiver, then x from the last output (a point is blurred by its ``std``):
 :math:`p(x) = E_{y_i \sim p_R(\cdot \mid \theta_{i-1}; t_{i-1}, \alpha_i)} \, p_O(x \mid \theta_n; 1)`.  A sender who
 knows x proposes better messages.  With P independent series of them, the *particles*,
 

@@ -133,7 +133,9 @@ def test_evaluate_weighs_particles(trained: Path, capsys: pytest.CaptureFixture[
     assert weighted["total_nats"] == bound.total.value
     assert weighted["gain_nats_stderr"] == bound.gain.stderr
     assert main(["evaluate", *options, "--steps", "5"]) == 0
-    assert "bound of 4 particles, 5 messages, 30 examples" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bound of 4 particles" in out
+    assert "5 messages, 30 examples" in out
 
 
 def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
