@@ -28,6 +28,7 @@ from .errors import (
 )
 from .evaluation.density import LogDensity as LogDensity, log_density as log_density
 from .evaluation.distances import mmd as mmd, sliced_w1 as sliced_w1, w1 as w1
+from .evaluation.importance import ImportanceBound as ImportanceBound, importance_bound as importance_bound
 from .evaluation.likelihood import (
     Estimate as Estimate,
     LikelihoodBound as LikelihoodBound,

@@ -35,7 +35,10 @@ COMMAND = re.compile(r"(?:\w+=\S* )*(?:bfn|hf|make|pip|pytest|python|ruff|mypy|t
 SIZES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
     "train": ({"--training.steps": 3}, {"--training.warmup": 1, "--processes": 1}),
     "sample": ({"-n": 8, "--steps": 3}, {}),
-    "evaluate": ({"-n": 64, "--sample-steps": 3, "--draws": 1}, {"--steps": 3, "--density": 4}),
+    "evaluate": (
+        {"-n": 64, "--sample-steps": 3, "--draws": 1},
+        {"--steps": 3, "--density": 4, "--particles": 2, "--examples": 4},
+    ),
     "plot": ({"-n": 64, "--steps": 3}, {}),
     "check": ({"--examples": 1}, {}),
 }

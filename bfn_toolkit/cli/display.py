@@ -133,7 +133,7 @@ def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[st
 def scores_table(scores: Mapping[str, Any]) -> None:
     """Prints the scores of :func:`~bfn_toolkit.reports.report.evaluate`."""
 
-    def estimate(key: str) -> str:
+    def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
         return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
 
     samples = scores["samples"]
@@ -146,6 +146,16 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     ]
     for name, part in scores["parts"].items():
         rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+    if weighted := scores.get("importance"):
+        rows += [
+            (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
+            (
+                f"  {weighted['steps']:,} messages, {weighted['examples']:,} examples",
+                estimate("bits_per_dimension", weighted) + " bits per dimension",
+            ),
+            ("  below that of one particle", estimate("gain_nats", weighted) + " nats"),
+            ("  effective particles", f"{weighted['effective_particles']:.1f}"),
+        ]
     if "log_density_nats" in scores:
         rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
         rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))

@@ -114,6 +114,7 @@ Examples:
   bfn evaluate runs/001
   bfn evaluate runs/001 --steps 20 --json
   bfn evaluate runs/001 --density 1000
+  bfn evaluate runs/001 --steps 20 --particles 64   a tighter bound, of the model with 20 messages
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
 )
 @click.argument("run", type=PATH)
@@ -135,6 +136,16 @@ Examples:
     metavar="N",
     help="Also compute the exact log-density of N examples (continuous data only).",
 )
+@click.option(
+    "--particles",
+    type=Integer(min=0),
+    default=0,
+    metavar="P",
+    help="Also compute the importance-weighted bound of P particles, with N messages of --steps, else --sample-steps.",
+)
+@click.option(
+    "--examples", type=POSITIVE, help="Number of examples for --particles  [default: about a million evaluations]"
+)
 @click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @plan_options
@@ -144,6 +155,8 @@ def evaluate(
     split: Any,
     draws: int | None,
     density: int,
+    particles: int,
+    examples: int | None,
     sample_steps: int | None,
     as_json: bool,
     **choice: Any,
@@ -153,10 +166,14 @@ def evaluate(
     from bfn_toolkit.reports.report import evaluate as evaluate_run
     from bfn_toolkit.storage.files import to_json
 
+    if examples and not particles:
+        raise ConfigError("--examples goes with --particles P")
     opened = open_run(run, choice)
     plan = make_plan(opened, sample_steps, **choice)
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
-    scores = evaluate_run(plan, n_steps=n_steps, split=split, draws=draws, density=density)
+    scores = evaluate_run(
+        plan, n_steps=n_steps, split=split, draws=draws, density=density, particles=particles, examples=examples
+    )
     if not is_main_process():
         return
     if as_json:

@@ -43,6 +43,11 @@ class Estimate:
         values = values.double()
         return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan)
 
+    def bits_per(self, dimensions: int) -> Estimate:
+        """Nats as bits, divided by a number of dimensions."""
+        scale = 1.0 / (dimensions * math.log(2.0))
+        return Estimate(self.value * scale, self.stderr * scale)
+
 
 @attrs.frozen
 class CodeLength:
@@ -88,8 +93,7 @@ class LikelihoodBound(CodeLength):
     @property
     def bits_per_dimension(self) -> Estimate:
         """The total in bits, divided by the dimensions."""
-        scale = 1.0 / (self.dimensions * math.log(2.0))
-        return Estimate(self.total.value * scale, self.total.stderr * scale)
+        return self.total.bits_per(self.dimensions)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ import torch
 from bfn_toolkit.data.dataset import Batch, Split
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances
+from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
 from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
 from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes
@@ -56,6 +57,8 @@ def evaluate(
     draws: int | None = None,
     samples: Data | None = None,
     density: int = 0,
+    particles: int = 0,
+    examples: int | None = None,
 ) -> dict[str, Any]:
     """The likelihood bound on a split and the quality of samples, as one JSON object.
 
@@ -66,6 +69,9 @@ def evaluate(
         draws: Number of draws of the time per example.
         samples: The samples of the plan, if they are already drawn.
         density: Number of examples for the exact log-density (:func:`~bfn_toolkit.log_density`).
+        particles: Number of particles for the importance-weighted bound (:func:`~bfn_toolkit.importance_bound`), of
+            ``n_steps`` messages, or for None those of the plan.
+        examples: Number of examples for that bound; by default as many as take about a million evaluations.
     """
     run, wanted = plan.run, plan.plan
     device = next(run.model.parameters()).device
@@ -82,6 +88,7 @@ def evaluate(
         "bits_per_dimension": bound.bits_per_dimension.value,
         "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
         **(_density(run, data, density, wanted.seed) if density else {}),
+        **({"importance": _importance(plan, data, n_steps or wanted.steps, particles, examples)} if particles else {}),
         "parts": {name: _code_length(part) for name, part in bound.parts.items()},
         "samples": {
             "n": wanted.n,
@@ -94,8 +101,33 @@ def evaluate(
     }
 
 
+def _first_rows(data: Batch, examples: int) -> Batch:
+    return data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+
+
+def _importance(
+    plan: ResolvedPlan, data: Batch, n_steps: int, particles: int, examples: int | None
+) -> dict[str, float]:
+    rows = _first_rows(data, examples or affordable_examples(n_steps, particles))
+    bound = importance_bound(
+        plan.run.model, rows, n_steps=n_steps, particles=particles, seed=plan.plan.seed, deal=deal_chunks
+    )
+    return {
+        "steps": bound.n_steps,
+        "particles": bound.particles,
+        "effective_particles": bound.effective_particles,
+        "examples": bound.examples,
+        "total_nats": bound.total.value,
+        "total_nats_stderr": bound.total.stderr,
+        "gain_nats": bound.gain.value,
+        "gain_nats_stderr": bound.gain.stderr,
+        "bits_per_dimension": bound.bits_per_dimension.value,
+        "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
+    }
+
+
 def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float]:
-    rows = data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+    rows = _first_rows(data, examples)
     probes = 0 if rows.x[0].numel() <= 64 else 16
     with seeded(seed, "density", device=device_of(rows.x)):
         found = log_density(run.model, rows.x, probes=probes, condition=readable(run.model, rows.condition))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from bfn_toolkit import load_run
+from bfn_gaussian_mixture import GaussianMixture
+from bfn_toolkit import importance_bound, load_run
 from bfn_toolkit.cli import BUG, main
 from bfn_toolkit.cli.options import parse_overrides
 
@@ -119,6 +121,21 @@ def test_evaluate_prints_one_json_object(trained: Path, steps: str, capsys: pyte
     assert (samples["n"], samples["steps"], samples["sampler"]) == (50, 5, "ode-2")
     assert samples["w1"] >= 0
     assert sum(samples["mode_shares"].values()) == pytest.approx(1.0)
+
+
+def test_evaluate_weighs_particles(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [str(trained), "--draws", "2", "-n", "20", "--sample-steps", "3", "--particles", "4", "--examples", "30"]
+    assert main(["evaluate", *options, "--json"]) == 0
+    weighted = json.loads(capsys.readouterr().out)["importance"]
+    assert (weighted["steps"], weighted["particles"], weighted["examples"]) == (3, 4, 30)
+    rows = GaussianMixture(count=50).split("test").rows(torch.arange(30))
+    bound = importance_bound(load_run(trained), rows, n_steps=3, particles=4)
+    assert weighted["total_nats"] == bound.total.value
+    assert weighted["gain_nats_stderr"] == bound.gain.stderr
+    assert main(["evaluate", *options, "--steps", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "bound of 4 particles" in out
+    assert "5 messages, 30 examples" in out
 
 
 def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,6 +155,7 @@ CASES: list[Case] = [
     option("L10-empty", "sample run --out ''", "--out", "expected a path, got nothing"),
     option("L10-long", f"sample run --out {'x' * 300}.npy", "--out", "too long"),
     option("L10-sampler", "sample run --sampler ancestrl", "Did you mean 'ancestral'"),
+    option("L10-examples-without-particles", "evaluate run --examples 5", "--examples goes with --particles P"),
     option("L10-split", "evaluate run --split al", "--split", "'all'"),
     option("L10-no-such-run", "sample nowhere", "nowhere is not a run directory: it does not exist", status=4),
     case("L11-no-arguments", [], 2, "Usage: bfn", "train"),
