@@ -15,6 +15,7 @@ Of a Markov chain the posterior of each class is found by messages from both end
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor
 from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian, GaussianParams
 from bfn_markov import Markov
-from bfn_toolkit import Delta, Finite, Oracle, expand
+from bfn_mixed import RADIUS, Mixed
+from bfn_toolkit import Delta, Finite, JointOutput, Oracle, ProductFamily, expand
 
 
 def cloud(family: Gaussian, centres: Tensor, weights: Tensor, std: float) -> Oracle:
@@ -55,5 +57,46 @@ def chain(family: Categorical, dataset: Markov) -> Oracle:
             backward.append(message / message.sum(-1, keepdim=True))
         p = torch.stack(forward, 1) * theta * torch.stack(backward[::-1], 1)
         return Finite(None, p.clamp_min(1e-30).log())
+
+    return Oracle(family, posterior)
+
+
+def copies(family: Categorical, x: Tensor) -> Oracle:
+    """The posterior of each class if the data are the rows x, (N, L) with equal weights."""
+    codes = torch.nn.functional.one_hot(x, family.classes).flatten(1).float()
+
+    def posterior(params: Any) -> Any:
+        shares = (params.log_probs.flatten(1) @ codes.T).softmax(1)
+        p = (shares @ codes).reshape(params.logits.shape)
+        return Finite(None, p.clamp_min(1e-30).log())
+
+    return Oracle(family, posterior)
+
+
+def mixed(family: ProductFamily, dataset: Mixed, angles: int = 90) -> Oracle:
+    """The posterior means of mixed data, by a sum over the classes and a grid of angles."""
+    angle = torch.arange(angles) * (2.0 * math.pi / angles)
+    kind = torch.arange(dataset.classes)
+    outwards = dataset._outwards(kind).float()
+    heading = torch.stack([angle.cos(), angle.sin()], -1)
+    log_prior = dataset.concentration * outwards @ heading.T  # (K, A)
+    centres = (RADIUS * outwards.unsqueeze(1) + dataset.step * heading).flatten(0, 1)  # (K A, 2)
+
+    def posterior(params: Any) -> Any:
+        position, variance = params["position"], dataset.noise**2
+        accuracy = position.precision.unsqueeze(-1) - 1.0
+        v = position.mean * position.precision.unsqueeze(-1)
+        c = 1.0 + variance * accuracy
+        place = (v @ centres.T - 0.5 * accuracy * centres.square().sum(1)) / c
+        told = params["type"].log_probs[:, 0, :, None] + (params["angle"].v[:, 0] @ heading.T).unsqueeze(1)
+        log_w = (place.unflatten(1, (dataset.classes, angles)) + told + log_prior).flatten(1).log_softmax(1)
+        w = log_w.unflatten(1, (dataset.classes, angles))
+        return JointOutput(
+            {
+                "position": Delta((log_w.exp() @ centres + variance * v) / c),
+                "type": Finite(None, w.logsumexp(2).unsqueeze(1)),
+                "angle": Finite(angle, w.logsumexp(1).unsqueeze(1)),
+            }
+        )
 
     return Oracle(family, posterior)

@@ -18,9 +18,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian, NoiseHead
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
+from bfn_mixed import Mixed
 from bfn_mlp import MLP
 from bfn_toolkit import BFN, Batch, ContinuousTimeLoss, Dataset, FlowModel, NetworkIO, Split, mmd, seeded
 from bfn_toolkit.config.experiment import Experiment, Training
@@ -31,6 +33,10 @@ from . import distances, oracles
 
 CACHE = Path(tempfile.gettempdir()) / "bfn-bench-quality"
 HELD_OUT = 600  # digits
+# Four clusters in 16 columns, each of mean 0 and variance 1; and a mode of 0.2 % of the rows at 20 deviations.
+SIGNS = torch.tensor([[1, 1, 1, 1, -1, -1, -1, -1] * 2, [1, -1, 1, -1, 1, -1, -1, 1] * 2])
+TABLE = tuple(tuple(row) for row in (0.9 * torch.cat([SIGNS, -SIGNS])).tolist())
+TAILS = GaussianMixture((0.0, 20.0), 1.0, count=(49_900, 100))
 RING = tuple((0.8 * math.cos(k * math.pi / 4), 0.8 * math.sin(k * math.pi / 4)) for k in range(8))
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -52,6 +58,20 @@ class ReferenceDigits(Dataset):
         with seeded(0, "digits"):
             order = torch.randperm(len(x))
         return Batch(x[order[:HELD_OUT] if name in ("test", "valid") else order[HELD_OUT:]])
+
+
+@attrs.frozen
+class BinaryDigits(Dataset):
+    """The same digits, of whose pixels it is known whether they are at least half dark."""
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """(64,)."""
+        return (64,)
+
+    def split(self, name: Split) -> Batch:
+        """The splits of the reference digits."""
+        return Batch((ReferenceDigits().split(name).x >= 0.0).long())
 
 
 def kept(name: str, key: str, make: Callable[[], nn.Module], fresh: nn.Module) -> nn.Module:
@@ -135,6 +155,7 @@ class Subject:
         oracle: The model that knows the posterior.
         peer: Whether flow matching is trained too.
         starts: Whether grids that start elsewhere are tried.
+        columns: What is compared of an example, as one row of numbers.
     """
 
     name: str
@@ -144,6 +165,7 @@ class Subject:
     oracle: Callable[[Any], FlowModel]
     peer: bool = False
     starts: bool = False
+    columns: Callable[[Any], Tensor] = lambda x: x
 
     @cached_property
     def reference(self) -> Tensor:
@@ -156,12 +178,12 @@ class Subject:
             return attrs.evolve(self.configuration, seed=seed)
         return Experiment.from_mapping({**self.configuration, "seed": seed}, base="default")
 
-    @cache  # noqa: B019 - there are five
+    @cache  # noqa: B019 - there are few
     def model(self, seed: int) -> BFN:
         """The trained model."""
         return bfn(self.name.replace(" ", "-"), self.experiment(seed))
 
-    @cache  # noqa: B019 - there are five
+    @cache  # noqa: B019 - there are few
     def flow(self, seed: int) -> LinearFlow:
         """The trained peer."""
         experiment = self.experiment(seed)
@@ -184,9 +206,8 @@ def rows_of(dataset: Callable[[int], Dataset], rows: int) -> Callable[[int], Ten
     return draw
 
 
-def digits_rows(seed: int) -> Tensor:
+def digits_rows(seed: int, data: Dataset = ReferenceDigits()) -> Tensor:
     """The held-out digits, or as many of the others."""
-    data = ReferenceDigits()
     if seed == 0:
         return data.split("test").x
     x = data.split("train").x
@@ -194,9 +215,10 @@ def digits_rows(seed: int) -> Tensor:
         return x[torch.randperm(len(x))[:HELD_OUT]]
 
 
-def _mixture(means: Any, std: float) -> Callable[[Gaussian], FlowModel]:
+def _mixture(means: Any, std: float, weights: Any = None) -> Callable[[Gaussian], FlowModel]:
     centres = torch.tensor(means, dtype=torch.float64).reshape(len(means), -1)
-    return lambda family: oracles.cloud(family, centres, torch.full((len(centres),), 1.0 / len(centres)), std)
+    shares = torch.full((len(centres),), 1.0 / len(centres)) if weights is None else torch.tensor(weights)
+    return lambda family: oracles.cloud(family, centres, shares, std)
 
 
 def _moons(family: Gaussian) -> FlowModel:
@@ -207,6 +229,21 @@ def _moons(family: Gaussian) -> FlowModel:
 def _copies(family: Gaussian) -> FlowModel:
     x = ReferenceDigits().split("train").x
     return oracles.cloud(family, x, torch.full((len(x),), 1.0 / len(x)), 0.0)
+
+
+def _bits(family: Any) -> FlowModel:
+    return oracles.copies(family, BinaryDigits().split("train").x)
+
+
+def _row(x: Mapping[str, Tensor]) -> Tensor:
+    """A row of mixed data as numbers: position, direction, and one-hot class."""
+    kind = nn.functional.one_hot(x["type"].squeeze(1), Mixed().classes)
+    return torch.cat([x["position"], x["angle"].cos(), x["angle"].sin(), kind], 1)
+
+
+def _mixed_rows(seed: int) -> Tensor:
+    with seeded(seed, "rows"):
+        return _row(Mixed(count=2000, seed=seed + 10).split("test").x)
 
 
 PLANE: Mapping[str, Distance] = {
@@ -227,6 +264,8 @@ def subjects() -> Mapping[str, Subject]:
         ContinuousTimeLoss("unit"),
         Training(steps=6000, batch_size=128, lr=1e-3, ema_decay=0.999),
     )
+    table = GaussianMixture(TABLE, 0.436, 2000)
+    bits = attrs.evolve(reference, dataset=BinaryDigits(), family=Categorical((64,), 2))
     return {
         "four": Subject(
             "four Gaussians",
@@ -265,5 +304,41 @@ def subjects() -> Mapping[str, Subject]:
             _copies,
             peer=True,
             starts=True,
+        ),
+        "bits": Subject(
+            "binary digits",
+            bits,
+            lambda seed: digits_rows(seed, BinaryDigits()),
+            {
+                "8 x sliced W2": lambda a, b: 8.0 * distances.sliced(a, b, 2),
+                "TV of pairs": distances.pairs,
+                "1000 MMD": PLANE["1000 MMD"],
+            },
+            _bits,
+        ),
+        "table": Subject(
+            "standardised table of 16 columns",
+            {"dataset": {"name": "gaussian-mixture", "means": TABLE, "std": 0.436, "count": 2000}, "network": "mlp"},
+            rows_of(lambda seed: attrs.evolve(table, count=10_000, seed=seed), 4000),
+            PLANE,
+            _mixture(TABLE, 0.436),
+        ),
+        "tails": Subject(
+            "a rare mode far away",
+            {"dataset": {"name": "gaussian-mixture", "means": (0.0, 20.0), "std": 1.0, "count": (49_900, 100)}},
+            rows_of(lambda seed: attrs.evolve(TAILS, seed=seed), 20_000),
+            {
+                "W1": lambda a, b: distances.sliced(a, b, 1),
+                "% beyond 10": lambda a, _: 100.0 * float((a > 10.0).double().mean()),
+            },
+            _mixture((0.0, 20.0), 1.0, (0.998, 0.002)),
+        ),
+        "mixed": Subject(
+            "mixed data",
+            {"dataset": "mixed"},
+            _mixed_rows,
+            PLANE,
+            lambda family: oracles.mixed(family, Mixed()),
+            columns=_row,
         ),
     }
