@@ -86,9 +86,9 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
 
     With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Up to 13 bins,
     this is the sum.  With more bins it is an integral with the Euler-Maclaurin corrections at both ends, if the scale
-    is at least 1.2 h, and otherwise the sum over the 12 edges around the mean, since erf is 1 or -1 at all others.  Both
-    are within 3e-7 h of the sum, and their first derivatives within 1.1e-5.  The derivatives are computed in the same
-    pass; there are no second derivatives.
+    is at least 1.2 h, and otherwise the sum over the 12 edges around the mean, since erf is 1 or -1 at all others.
+    Both are within 3e-7 h of the sum, and their first derivatives within 1.1e-5.  The derivatives are computed in the
+    same pass; there are no second derivatives.
 
     Rounding adds 4 machine epsilons, and the effect of a relative error of that size in the mean, which is large if the
     scale is small and the mean near an edge.

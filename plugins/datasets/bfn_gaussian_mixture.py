@@ -1,8 +1,8 @@
 r"""Mixture of Gaussians (plugin): a generator whose posterior, entropy and log-density are known.
 
-Under beliefs with mean mu, precision rho and accumulated accuracy beta = rho - 1, the posterior of x is again a mixture.
-For components in D dimensions with weights pi_k, means m_k and standard deviations s_k, and with c_k = 1 + s_k^2 beta
-and the distance d_k = m_k - mu, so that no term is a difference of large numbers,
+Under beliefs with mean mu and precision 1 + beta, the posterior of x is again a mixture.  For components in D
+dimensions with weights pi_k, means m_k and standard deviations s_k, and with c_k = 1 + s_k^2 beta and the distance
+d_k = m_k - mu, so that no term is a difference of large numbers,
 
 .. math::
     p(x \mid \theta) = \sum_k w_k \, N\Big(x; \mu + \frac{d_k + s_k^2 \mu}{c_k}, \frac{s_k^2}{c_k} I\Big), \qquad
@@ -26,7 +26,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, expand, hookimpl, seeded, split_rows, validators
+from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, hookimpl, seeded, split_rows, validators
 
 PANELS = 2**13  # number of panels of the quadrature that are computed together
 
