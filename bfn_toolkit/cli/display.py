@@ -138,13 +138,14 @@ def scores_table(scores: Mapping[str, Any]) -> None:
 
     samples = scores["samples"]
     messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
-    unit = f", of data in {scores['unit']}" if scores["unit"] else ""
     rows = [
         (messages, estimate("loss_nats") + " nats"),
         ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
         ("bound on -ln p(x)", estimate("total_nats") + " nats"),
-        ("", estimate("bits_per_dimension") + f" bits per dimension{unit}"),
+        ("", estimate("bits_per_dimension") + " bits per dimension"),
     ]
+    if scores["unit"]:
+        rows.append(("unit of the density", scores["unit"]))
     for name, part in scores["parts"].items():
         rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
     if "log_density_nats" in scores:

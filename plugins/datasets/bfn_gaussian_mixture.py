@@ -152,10 +152,10 @@ class GaussianMixture(Dataset):
     def _entropy_on_a_line(self) -> tuple[float, float]:
         """16 nodes of Gauss and Legendre in panels of half a standard deviation of every component that is near."""
         steps = torch.arange(-18, 19, dtype=torch.float64) / 2.0
-        edges = (self._means + self._stds.unsqueeze(1) * steps).unique()
+        edges = (self._means + self._stds.unsqueeze(1) * steps).flatten().sort().values
         node, weight = map(torch.from_numpy, np.polynomial.legendre.leggauss(16))
         total = mass = 0.0
-        for low, half in zip(edges[:-1].split(PANELS), (edges.diff() / 2.0).split(PANELS), strict=True):
+        for low, half in zip(*(torch.split(u, PANELS) for u in (edges[:-1], edges.diff() / 2.0)), strict=True):
             log_p = self.log_prob(((low + half).unsqueeze(1) + half.outer(node)).reshape(-1, 1))
             p = log_p.exp() * half.outer(weight).flatten()
             total, mass = total - float((p * log_p).sum()), mass + float(p.sum())
