@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bfn_toolkit import Batch, Dataset, Entry, NormalMixture, Split, hookimpl, seeded, split_rows, validators
 
-PANELS = 2**13  # number of panels of the quadrature that are computed together
+PANELS = 2**10  # number of panels of the quadrature that are computed together
 
 
 class Beliefs(Protocol):
