@@ -143,10 +143,11 @@ def von_mises(v: Tensor) -> Distribution:
 
 @register_kl(VonMises, VonMises)  # type: ignore[no-untyped-call, untyped-decorator]
 def _kl_von_mises(p: VonMises, q: VonMises) -> Tensor:
-    resultant = mean_resultant(p.concentration)
-    pull = (p.v * (p.v - q.v)).sum(-1) / p.concentration.clamp_min(torch.finfo(p.v.dtype).tiny)
+    towards, away = (torch.nn.functional.normalize(law.v, dim=-1) for law in (p, q))
+    turn = 0.5 * q.concentration * (towards - away).square().sum(-1)  # concentration times 1 - cosine
+    resultant, excess = mean_resultant(p.concentration), p.concentration - q.concentration
     normalisers = (torch.special.i0e(q.concentration) / torch.special.i0e(p.concentration)).log()
-    divergence: Tensor = resultant * pull + normalisers + q.concentration - p.concentration
+    divergence: Tensor = resultant * turn - p.variance * excess + normalisers
     return divergence
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -198,13 +199,39 @@ def test_a_split_without_rows_is_refused(n: int, fraction: float) -> None:
 def test_entropy_by_quadrature_is_that_by_draws() -> None:
     for mixture in (BLOG, UNEVEN):
         exact, error = mixture.entropy()
-        assert error == 0
+        assert error <= 1e-12
         assert z_of_mean(-log_density(mixture, draw(mixture, 200_000, "mc")), exact) <= Z
     exact, error = PLANE.entropy()
     points, cell = grid(PLANE)
     log_p = PLANE.log_prob(points)
     assert 0 < error <= 0.005
     assert abs(exact + float((log_p.exp() * log_p).sum() * cell)) <= Z * error
+
+
+@pytest.mark.parametrize("std", [1e-8, 1e-6, 1e-3])
+@pytest.mark.parametrize(
+    "means", [(0.1, 0.9, -7.0), ((0.1, 0.0), (0.9, 1.0), (-7.0, 2.0)), ((1.0,) * 40, (1.5,) * 40)], ids=len
+)
+def test_entropy_of_separate_modes_is_the_closed_form(means: tuple[Any, ...], std: float) -> None:
+    stds, counts = (std, 0.01, std)[: len(means)], (1, 3, 6)[: len(means)]
+    mixture = GaussianMixture(means=means, std=stds, count=counts)
+    (d,), total = mixture.site_shape, sum(counts)
+    alone = (
+        0.5 * d * math.log(2 * math.pi * math.e * s**2) - math.log(n / total) for s, n in zip(stds, counts, strict=True)
+    )
+    expected = sum(n / total * nats for nats, n in zip(alone, counts, strict=True))
+    exact, error = mixture.entropy(samples=20_000)
+    assert error <= 1e-6
+    assert abs(exact - expected) <= error + 1e-12 * abs(expected)
+
+
+@pytest.mark.parametrize("means", [(0.0, 0.0), (0.0, 0.01), ((0.0, 0.0), (0.3, 0.3))], ids=str)
+def test_entropy_of_a_narrow_mode_in_a_broad_one(means: tuple[Any, ...]) -> None:
+    mixture = GaussianMixture(means=means, std=(1e-3, 1.0), count=(40, 60))
+    exact, error = mixture.entropy()
+    assert error <= 1e-3
+    nats = -mixture.log_prob(draw(mixture, 200_000, "narrow"))
+    assert abs(float(nats.mean()) - exact) <= Z * math.hypot(error, float(nats.std()) / math.sqrt(200_000))
 
 
 def test_mode_shares_and_facts_are_those_of_the_definition() -> None:

@@ -144,6 +144,8 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         ("bound on -ln p(x)", estimate("total_nats") + " nats"),
         ("", estimate("bits_per_dimension") + " bits per dimension"),
     ]
+    if scores["unit"]:
+        rows.append(("unit of the density", scores["unit"]))
     for name, part in scores["parts"].items():
         rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
     if weighted := scores.get("importance"):

@@ -91,6 +91,11 @@ class Dataset(abc.ABC):
         """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
 
+    @property
+    def unit(self) -> str:
+        """Unit in which a likelihood is a density, if the numbers are not those of the source; otherwise ""."""
+        return ""
+
     def mode_shares(self, x: Data) -> Mapping[str, float] | None:
         """Fraction of the examples near each mode of the distribution; None if the data set does not know its modes."""
         return None

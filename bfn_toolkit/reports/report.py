@@ -87,6 +87,7 @@ def evaluate(
         **_code_length(bound),
         "bits_per_dimension": bound.bits_per_dimension.value,
         "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
+        "unit": run.experiment.dataset.unit,
         **(_density(run, data, density, wanted.seed) if density else {}),
         **({"importance": _importance(plan, data, n_steps or wanted.steps, particles, examples)} if particles else {}),
         "parts": {name: _code_length(part) for name, part in bound.parts.items()},

@@ -40,7 +40,7 @@ class Mixed(Dataset):
         classes: Number K of classes.
         step: Length r of the step from the centre of the class.
         noise: Standard deviation s of the position.
-        concentration: Concentration kappa of the angle.
+        concentration: Concentration kappa of the angle, in [0, 1e8].
         count: Number of points.
         seed: Seed of the draws.
         valid_fraction: Fraction of the points held out for validation.
@@ -58,7 +58,7 @@ class Mixed(Dataset):
     classes: int = field(default=4, validator=validators.integer(ge=2))
     step: float = field(default=0.3, validator=validators.number(ge=0))
     noise: float = field(default=0.15, validator=validators.number(gt=0))
-    concentration: float = field(default=2.0, validator=validators.number(ge=0))
+    concentration: float = field(default=2.0, validator=validators.number(ge=0, le=1e8))
     count: int = field(default=40_000, validator=validators.integer(ge=2))
     seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
     valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
@@ -116,7 +116,7 @@ class Mixed(Dataset):
         return VonMises(self.concentration * outwards).log_prob(angle) + place - math.log(self.classes)
 
     def entropy(self) -> tuple[float, float]:
-        """Exact joint entropy in nats, and its standard error: 0."""
+        """Joint entropy in nats, to 1e-8, and its standard error: 0."""
         direction = self._direction(torch.zeros(1, dtype=torch.int64))
         # ln(2 pi I_0) - kappa A equals the negative log-density at the mean, plus kappa (1 - A).
         of_angle = float(-direction.log_prob(direction.mean) + self.concentration * direction.variance)

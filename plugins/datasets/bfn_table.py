@@ -127,6 +127,13 @@ class Table(Columns):
         """
         return _table(self, self.unchanged())
 
+    @property
+    def unit(self) -> str:
+        """Unit of the scaled numbers."""
+        return {"standard": "standard deviations of each column", "range": "half-ranges of each column"}.get(
+            self.scale, ""
+        )
+
     def unscale(self, x: Tensor) -> Tensor:
         """Data or samples (B, *site) in the units of the file, in float64."""
         content = self.content

@@ -88,11 +88,13 @@ class Receiver(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log-density in nats per example; all components share the quadratic term."""
-        k = self.logits.shape[-1]
-        variance, centred = k * self.alpha, y + self.alpha
-        density = -0.5 * (centred.square() / variance + (2.0 * math.pi * variance).log())
-        mixture = (self.logits.log_softmax(-1) + centred).logsumexp(-1) - 0.5 * variance.squeeze(-1)
+        """Log-density in nats per example; the quadratic term is that of the class with the largest density."""
+        variance = self.logits.shape[-1] * self.alpha
+        centred, log_p = y + self.alpha, self.logits.log_softmax(-1)
+        best = (log_p + centred).argmax(-1, keepdim=True)
+        far = centred.scatter_add(-1, best, -variance.to(centred.dtype).expand(best.shape))
+        density = -0.5 * (far.square() / variance + (2.0 * math.pi * variance).log())
+        mixture = (log_p + (centred - centred.gather(-1, best))).logsumexp(-1)
         return per_example(density.sum(-1) + mixture)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -289,15 +291,16 @@ class Categorical(ChannelFamily[CategoricalParams]):
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
-        p = self.mean_embedding(output)
-        hit = p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
-        return 0.5 * self.classes * (p.square().sum(-1) - 2.0 * hit + 1.0)
+        return 0.5 * self.classes * self._error(x, output).square().sum(-1)
 
     def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
+        return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
+
+    def _error(self, x: Tensor, output: Output) -> Tensor:
+        """Probabilities minus the one-hot code."""
         p, index = self.mean_embedding(output), x.unsqueeze(-1)
-        error = p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
-        return error.square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
+        return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
         r"""Eq. 190 without the terms common to all components, and with a control variate for small accuracies.

@@ -31,6 +31,7 @@ from torch.distributions import Distribution
 from bfn_toolkit import (
     ChannelFamily,
     Condition,
+    DataError,
     Delta,
     Entry,
     GeometricSchedule,
@@ -182,7 +183,8 @@ class Gaussian(ChannelFamily[GaussianParams]):
 
     Arguments:
         site_shape: Shape of one example.
-        sigma_1: Standard deviation of the beliefs at t = 1, the resolution of the data; in [1e-8, 1).
+        sigma_1: Standard deviation of the beliefs at t = 1, the resolution of the data; in [1e-8, 1).  Data of order 1
+            resolve 5e-7 in float32, less than that only in float64.
         head: Head that turns raw numbers into the output distribution.
 
     >>> g = Gaussian(site_shape=(1,), sigma_1=0.1)
@@ -293,9 +295,16 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return GaussianParams(w.squeeze(-1) * (q / rho), precision)
 
     def check_data(self, x: Tensor) -> None:
-        """Checks shape, floating dtype and finite values, then the requirements of the head."""
+        """Checks shape, floating dtype, finite values and their resolution, then the requirements of the head."""
         super().check_data(x)
         check_finite(self, x)
+        size = max(1.0, float(x.double().square().mean().sqrt()))
+        least = 4.0 * torch.finfo(x.dtype).eps * size  # a rounding is then a sixteenth of sigma_1, and costs 0.01 nats
+        if self.sigma_1 < least:
+            raise DataError(
+                f"sigma_1 = {self.sigma_1:g} is finer than the rounding of {x.dtype} at the root mean square of the "
+                f"data, {size:.3g}; write sigma_1 = {1.05 * least:.1e}, or use float64: x.double()"
+            )
         self.head.check_data(self, x)
 
 

@@ -110,7 +110,7 @@ class BinsHead(ComponentsHead):
     """Head for data in equal bins of [-1, 1].
 
     Arguments:
-        bins: Number of bins K.
+        bins: Number of bins K, at most 2**24.
         form: "clipped" extends the outermost bins to infinity; "renormalised" conditions on [-1, 1], with time and
             memory that grow with K.
         point: Head that turns a raw number into a mean.  Bins bound the mean of the output under any head, so the
@@ -119,7 +119,7 @@ class BinsHead(ComponentsHead):
     """
 
     point: PointHead = field(factory=NoiseHead, validator=_is_point_head, kw_only=True)
-    bins: int = field(default=256, validator=validators.integer(ge=2))
+    bins: int = field(default=256, validator=validators.integer(ge=2, le=2**24))  # exact in float32
     form: Literal["clipped", "renormalised"] = field(
         default="clipped", validator=validators.one_of("clipped", "renormalised")
     )

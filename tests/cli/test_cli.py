@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_toolkit import importance_bound, load_run
 from bfn_toolkit.cli import BUG, main
+from bfn_toolkit.cli.display import scores_table
 from bfn_toolkit.cli.options import parse_overrides
 
 SMALL = ["--training.steps", "6", "--dataset.count", "50", "--network.width", "16"]
@@ -143,6 +144,10 @@ def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "bits per dimension" in out
     assert "±" in out
+    scores = json.loads((trained / "evaluation.json").read_text())
+    assert scores["unit"] == ""
+    scores_table({**scores, "unit": "standard deviations of each column"})
+    assert "standard deviations of each column" in capsys.readouterr().out
 
 
 def test_samples_of_the_plane_are_scored_by_sliced_w1_and_mmd(capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    # One step of this size makes the next output overflow, weighted by up to 1e16.
+    # One step of this size makes the next output overflow, weighted by up to 1e12.
     options = [
         "--training.lr",
         "1e3",
@@ -252,7 +257,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys: pytest.CaptureFixture[s
         "paper",
     ]
     fails(capsys, 6, "step", "Lower training.lr")(
-        "train", "--out", "run", *SMALL, *options, "--family.head", "data", "--family.sigma_1", "1e-8"
+        "train", "--out", "run", *SMALL, *options, "--family.head", "data", "--family.sigma_1", "1e-6"
     )
     assert not Path("run/model.safetensors").exists()
     assert main(["checkpoint", "verify", "run"]) == 0  # of the step before

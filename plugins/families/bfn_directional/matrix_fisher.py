@@ -193,8 +193,9 @@ class MatrixFisher(Distribution):
         return mean.flatten(-2).to(self.v.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density in nats."""
-        f = self._matrix
+        """Log-density in nats, at the rotation that is nearest to ``value``."""
+        f, value = self._matrix, value.double()
+        value = 1.5 * value - 0.5 * value @ value.mT @ value  # rounding along F would be multiplied by its size
         log_z: Tensor = _LogNormaliser.apply(f)  # type: ignore[no-untyped-call]
         return ((f * value).sum((-2, -1)) - log_z).to(self.v.dtype)
 

@@ -3,7 +3,10 @@ r"""Output distributions over directions: mixtures of beliefs, and their receive
 With beliefs :math:`p(x \mid v) = e^{v \cdot \phi(x)} / Z(v)` and components with natural parameters v + u_k,
 
 .. math:: p_O(x) = \sum_k w_k \, p(x \mid v + u_k), \qquad
-          p_R(y) = N(y; 0, \alpha I) \, e^{-\alpha |\phi|^2 / 2} \sum_k w_k \frac{Z(v + u_k + y)}{Z(v + u_k)}
+          p_R(y) = \sum_k w_k \, N(y; \alpha \phi(x), \alpha I) \, \frac{p(x \mid v + u_k)}{p(x \mid v + u_k + y)}
+
+for any x, by Bayes' rule.  With x the mean direction of the beliefs after the message, no term is a difference of
+numbers of the size of the accuracy.
 
 This form is exact: if the data have the density :math:`\sum_k \pi_k \, p(x \mid u_k)`, their posterior is p_O with
 :math:`w_k \propto \pi_k Z(v + u_k) / Z(u_k)`.  The receiver is exact too, because p is conjugate to the sender.  The
@@ -130,12 +133,13 @@ class Receiver(Distribution):
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log-density in nats per example."""
-        belief, v = self.output.belief, self.output.v
-        y = y.reshape(*v.shape[:-2], v.shape[-1])
-        noise = -0.5 * (y.square() / self.alpha + (2.0 * math.pi * self.alpha).log()).sum(-1)
-        growth = belief(v + y.unsqueeze(-2)).log_normaliser - belief(v).log_normaliser
-        mixture = (self.output.logits.log_softmax(-1) + growth).logsumexp(-1)
-        return per_example(noise + mixture - 0.5 * belief.square * self.alpha.squeeze(-1))
+        belief, v, alpha = self.output.belief, self.output.v, self.alpha.unsqueeze(-2)
+        y = y.reshape(*v.shape[:-2], 1, v.shape[-1])
+        after = belief(v + y)
+        x = after.mean.detach()  # the density is the same for every x
+        noise = (y - alpha * belief.embed(x)).square() / alpha + (2.0 * math.pi * alpha).log()
+        terms = belief(v).log_prob(x) - after.log_prob(x) - 0.5 * noise.sum(-1)
+        return per_example((self.output.logits.log_softmax(-1) + terms).logsumexp(-1))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Ancestral draws, with shape sample_shape + (B, *site, d)."""

@@ -154,6 +154,7 @@ def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp
     dataset, plain = Table(path, scale=scale), Table(path, scale="none")
     x = dataset.split("train").x.double()
     eps = 2.0**-24  # of float32, in which the rows are
+    assert ("column" in dataset.unit, plain.unit) == (True, "")
     if scale == "standard":
         assert float(x.mean(0).abs().max()) <= 8 * eps
         assert float((x.std(0, correction=0) - 1.0).abs().max()) <= 8 * eps
