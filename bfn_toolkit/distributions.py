@@ -66,7 +66,7 @@ def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
     losses = [p.log_prob(y) - q.log_prob(y) for y in messages]
     near = moments_near(q, p) if isinstance(p, Independent) and isinstance(p.base_dist, Normal) else None
     if near is not None:
-        (mean, variance), (loc, scale) = near, (p.base_dist.loc, p.base_dist.scale)
+        (mean, variance), loc, scale = near, p.mean, p.stddev
         shift, ratio = (mean - loc) / scale, variance / scale.square()
         losses = [
             loss + control_variate((y - loc) / scale, shift, ratio) for y, loss in zip(messages, losses, strict=True)
@@ -314,7 +314,7 @@ def _(q: Mixture, p: Distribution) -> tuple[Tensor, Tensor] | None:
         return None
     normals, axes = q.components.base_dist, q.components.reinterpreted_batch_ndims
     mean, variance = (_beside(v, q.components, q.sites) for v in (p.mean, p.variance))
-    widened = Independent(_Normal(normals.loc, (normals.scale.square() + variance).sqrt()), axes, validate_args=False)
+    widened: Any = Independent(_Normal(normals.loc, (normals.scale.square() + variance).sqrt()), axes)
     near = Mixture(q.logits + widened.log_prob(mean).movedim(q._axis, -1), q.components, q._axis)
     return near.mean, near.variance
 
