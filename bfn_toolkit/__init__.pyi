@@ -9,7 +9,9 @@ from .distributions import (
     Mixture as Mixture,
     VonMises as VonMises,
     as_batch as as_batch,
+    control_variate as control_variate,
     kl as kl,
+    moments_near as moments_near,
     normal as normal,
     von_mises as von_mises,
 )

@@ -24,12 +24,16 @@ from torch.distributions import (
 )
 
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, expand, map_data
+from bfn_toolkit.shapes import Data, expand, map_data, per_example
 
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
-    """Normal distribution with independent sites; mean (B, *site), scale (B,) or the shape of the mean."""
-    return Independent(_Normal(mean, expand(scale, mean)), mean.ndim - 1, validate_args=False)
+    """Normal distribution with independent sites; mean (B, *site), scale (B,), () or the shape of the mean.
+
+    Draws have the device and dtype of the mean.
+    """
+    scale = expand(scale, mean).to(mean.device, mean.dtype, non_blocking=True)
+    return Independent(_Normal(mean, scale), mean.ndim - 1, validate_args=False)
 
 
 class _Normal(Normal):
@@ -51,13 +55,48 @@ def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
     """KL(p || q) in nats per example, with shape (B,).
 
     In closed form if torch has one registered (``torch.distributions.kl.register_kl``); otherwise the unbiased Monte
-    Carlo estimate from ``samples`` draws of p.
+    Carlo estimate from ``samples`` draws of p, with a :func:`control_variate` if p is normal and :func:`moments_near`
+    knows q.
     """
     try:
         return kl_divergence(p, q)
     except NotImplementedError:
-        messages = [p.sample() for _ in range(samples)]
-        return torch.stack([p.log_prob(y) - q.log_prob(y) for y in messages]).mean(0)
+        pass
+    messages = [p.sample() for _ in range(samples)]
+    losses = [p.log_prob(y) - q.log_prob(y) for y in messages]
+    near = moments_near(q, p) if isinstance(p, Independent) and isinstance(p.base_dist, Normal) else None
+    if near is not None:
+        (mean, variance), loc, scale = near, p.mean, p.stddev
+        shift, ratio = (mean - loc) / scale, variance / scale.square()
+        losses = [
+            loss + control_variate((y - loc) / scale, shift, ratio) for y, loss in zip(messages, losses, strict=True)
+        ]
+    return torch.stack(losses).mean(0)
+
+
+def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor) -> Tensor:
+    r"""Number of mean 0 that takes most of the noise out of ln p(y) - ln q(y) for y ~ p, with shape (B,).
+
+    p is normal, and at y it has the standard normal noise :math:`\epsilon`.  If q is normal too, with mean m and
+    variance r in units of p, the sum of both is constant:
+
+    .. math:: c = \sum \frac{m \epsilon + (r - 1) (\epsilon^2 - 1) / 2}{r}
+
+    Arguments:
+        noise: (y - mean of p) / standard deviation of p, with shape (B, *event).
+        shift: m, with the same shape; for a q that is not normal, any m and r leave the mean at 0.
+        ratio: r, with the same shape.
+    """
+    return per_example(torch.addcmul(shift * noise, ratio - 1.0, noise.square() - 1.0, value=0.5) / ratio)
+
+
+@singledispatch
+def moments_near(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and variance, (B, *event), of the part of q where the draws of a normal p fall; None if they are unknown.
+
+    They need not be exact: they determine how much noise :func:`kl` takes out, and nothing else.
+    """
+    return None
 
 
 class VonMises(Distribution):
@@ -218,10 +257,14 @@ class Mixture(Distribution):
         return f"Mixture(logits: {tuple(self.logits.shape)}, components: {self.components})"
 
     @property
+    def sites(self) -> int:
+        """Number of axes of sites, each with its own choice of component."""
+        return self.logits.ndim - 1 - self._axis
+
+    @property
     def support(self) -> constraints.Constraint:
         """The support of the components."""
-        sites = self.logits.ndim - 1 - self._axis
-        return constraints.independent(self.components.support, sites)  # type: ignore[no-untyped-call]
+        return constraints.independent(self.components.support, self.sites)  # type: ignore[no-untyped-call]
 
     @property
     def _log_weights(self) -> Tensor:
@@ -247,10 +290,9 @@ class Mixture(Distribution):
         """Log-density in nats per example, with shape (B,)."""
         if self._validate_args:
             self._validate_sample(y)
-        sites = self.logits.ndim - 1 - self._axis
-        terms = self.components.log_prob(_beside(y, self.components, sites)) + self._log_weights
-        density = terms.logsumexp(-1 - sites)
-        return density.flatten(-sites).sum(-1) if sites else density
+        terms = self.components.log_prob(_beside(y, self.components, self.sites)) + self._log_weights
+        density = terms.logsumexp(-1 - self.sites)
+        return density.flatten(-self.sites).sum(-1) if self.sites else density
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Data:
         """Draws with shape sample_shape + (B,) + event shape."""
@@ -264,6 +306,18 @@ class Mixture(Distribution):
             return draw.gather(axis, index.expand(*draw.shape[:axis], 1, *draw.shape[axis + 1 :])).squeeze(axis)
 
         return map_data(chosen, draws)
+
+
+@moments_near.register
+def _(q: Mixture, p: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Each component counts by its mean density at draws of p: far from p, there is often only one."""
+    if not (isinstance(q.components, Independent) and isinstance(q.components.base_dist, Normal)):
+        return None
+    normals, axes = q.components.base_dist, q.components.reinterpreted_batch_ndims
+    mean, variance = (_beside(v, q.components, q.sites) for v in (p.mean, p.variance))
+    widened: Any = Independent(_Normal(normals.loc, (normals.scale.square() + variance).sqrt()), axes)
+    near = Mixture(q.logits + widened.log_prob(mean).movedim(q._axis, -1), q.components, q._axis)
+    return near.mean, near.variance
 
 
 def _beside(y: Data, components: Any, sites: int) -> Data:

@@ -175,7 +175,10 @@ class Family(abc.ABC, Generic[P]):
 
     @abc.abstractmethod
     def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
-        """Bayesian update h(theta, y, alpha): the beliefs after message y of accuracy alpha, by Bayes' rule."""
+        """Bayesian update h(theta, y, alpha): the beliefs after message y of accuracy alpha, by Bayes' rule.
+
+        The dtype of the params is kept: samplers pass accuracies in float64 whatever that is.
+        """
 
     @abc.abstractmethod
     def flow(self, x: Tensor, t: Tensor) -> P:
@@ -432,7 +435,7 @@ class ChannelFamily(AdditiveFamily[P]):
     def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
         """v' = v + y, B' = B + alpha."""
         v, accuracy = self.natural_params(params)
-        return self.from_natural(v + y, accuracy + alpha)
+        return self.from_natural(v + y.to(v.dtype), accuracy + alpha.to(v.dtype))
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """Half the squared distance of phi(x) from its expectation under the output."""

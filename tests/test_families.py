@@ -12,7 +12,10 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
+from bfn_categorical import Categorical
+from bfn_directional import Circle as DirectionalCircle
 from bfn_gaussian import Gaussian
+from bfn_gaussian_heads import DiscretisedMixtureHead, MixtureHead
 from bfn_toolkit import (
     ConfigError,
     ContinuousTimeLoss,
@@ -23,6 +26,7 @@ from bfn_toolkit import (
     Finite,
     NormalMixture,
     Oracle,
+    SiteNormalMixture,
     StepCountError,
     TableSchedule,
     kl,
@@ -204,6 +208,50 @@ def test_monte_carlo_divergence_is_unbiased(alpha: float) -> None:
     assert 3 <= once.var() / often.var() <= 5  # four draws have a quarter of the variance
     sure = family.receiver(Finite(torch.tensor([x], dtype=DOUBLE), torch.zeros(N, 1, dtype=DOUBLE)), full(alpha))
     assert kl(sender, sure).abs().max() <= 1e-13  # at the truth there is nothing to pay, draw by draw
+
+
+@pytest.mark.parametrize("alpha", [full(2.0, 1)[0], torch.logspace(-6, 8, 40, dtype=DOUBLE)], ids=["scalar", "rows"])
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 20.0])
+def test_price_of_a_normal_output_has_no_noise(scale: float, alpha: Tensor) -> None:
+    """Also where the ratio of the densities has no variance: alpha scale^2 > 1."""
+    x, family = torch.linspace(-1, 1, 120, dtype=DOUBLE).reshape(40, 3), Gaussian(site_shape=(3,))
+    shape = (40, 3, 1)
+    means, scales = torch.zeros(shape, dtype=DOUBLE) + 0.3, torch.full(shape, scale, dtype=DOUBLE)
+    output = SiteNormalMixture(torch.zeros(shape, dtype=DOUBLE), means, scales)
+    with seeded(6, "normal"):
+        found = family.step_loss(x, output, alpha, samples=2)
+    ratio = 1 + alpha.expand(40)[:, None] * scale**2  # of the variances
+    exact = 0.5 * (ratio.log() + (1 + alpha.expand(40)[:, None] * (x - 0.3) ** 2) / ratio - 1)
+    # The densities are differences of terms of alpha (x - 0.3)^2.
+    assert torch.allclose(found, exact.sum(1), rtol=1e-9, atol=1e-15 * float(alpha.max()) + 1e-13)
+
+
+SPREAD = (
+    Gaussian((2,), sigma_1=0.02, head=MixtureHead(components=3)),
+    Gaussian((2,), sigma_1=0.02, head=DiscretisedMixtureHead(bins=32, components=2)),
+    DirectionalCircle((2,), sigma_1=0.05, components=3),
+    Categorical((2,), classes=2),
+    Categorical((2,), classes=27),
+)
+
+
+@pytest.mark.parametrize(("n", "factor"), [(2, 1.5), (10, 4.0), (100, 30.0), (1000, 200.0)])
+@pytest.mark.parametrize("family", SPREAD, ids=lambda family: type(getattr(family, "head", family)).__name__)
+def test_price_has_the_mean_of_the_log_ratio_and_less_noise(family: Any, n: int, factor: float) -> None:
+    io, rows, draws = family.network_io, 500, 10
+    with seeded(7, type(family).__name__, n):
+        raw = 0.5 * torch.randn(rows, 2, io.out_features, dtype=DOUBLE)
+        x = family.output(raw, family.prior(rows, dtype=DOUBLE)).sample()
+        u = torch.arange(rows) % n  # rows of one batch at different steps
+        s, t = family.times(n)[u], family.times(n)[u + 1]
+        params, alpha = family.flow(x, s), family.accuracy(s, t)
+        output = family.output(raw, params)
+        sender, receiver = family.sender(x, alpha), family.receiver(output, alpha)
+        messages = [sender.sample() for _ in range(draws)]
+        defined = n * torch.stack([sender.log_prob(y) - receiver.log_prob(y) for y in messages])
+        price = n * torch.stack([family.step_loss(x, output, alpha) for _ in range(draws)])
+    assert z_of_mean((price - defined).mean(0), 0.0) <= Z
+    assert float(price.var(0).mean()) * factor <= float(defined.var(0).mean())
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-4])

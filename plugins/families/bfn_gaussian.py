@@ -231,11 +231,13 @@ class Gaussian(ChannelFamily[GaussianParams]):
 
     def update(self, params: GaussianParams, y: Tensor, alpha: Tensor) -> GaussianParams:
         """Eq. 49 and 50, in the difference form."""
+        y, alpha = (value.to(params.mean.dtype) for value in (y, alpha))
         precision = params.precision + expand(alpha, params.precision)
         return GaussianParams(torch.lerp(params.mean, y, expand(alpha, y) / expand(precision, y)), precision)
 
     def draw_update(self, params: GaussianParams, x: Tensor, alpha: Tensor) -> GaussianParams:
         """Eq. 52: the sender's noise enters the mean at scale sqrt(alpha) / rho', so that no 1 / alpha is formed."""
+        alpha = alpha.to(params.mean.dtype)
         precision = params.precision + expand(alpha, params.precision)
         alpha, rho = expand(alpha, x), expand(precision, x)
         mean = torch.lerp(params.mean, x, alpha / rho)

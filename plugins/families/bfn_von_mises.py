@@ -175,6 +175,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
 
     def update(self, params: VonMisesParams, y: Tensor, alpha: Tensor) -> VonMisesParams:
         """v' = v + alpha (cos y, sin y)."""
+        y, alpha = (value.to(params.v.dtype) for value in (y, alpha))
         return VonMisesParams(params.v + expand(alpha, params.v) * unit(y))
 
     def flow(self, x: Tensor, t: Tensor) -> VonMisesParams:

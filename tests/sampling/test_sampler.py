@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
+from torch import Tensor
 
 from bfn_gaussian import DataHead, Gaussian, NoiseHead, SkipHead
 from bfn_siren import Siren
 from bfn_toolkit import (
     BFN,
     AncestralSampler,
+    Condition,
     ConfigError,
     Delta,
+    Family,
+    Model,
     Oracle,
     PluginError,
+    Sampler,
+    SamplerState,
     StepCountError,
     default_sampler,
     seeded,
 )
+from every_family import EVERY_FAMILY, network, numbers
 from toy_families import SteppedGaussian
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
@@ -127,3 +135,43 @@ def test_condition_reaches_the_network() -> None:
     bfn, label = BFN(Gaussian(head=DataHead()), Echo()), torch.tensor([1.0, 2.0])
     assert torch.equal(bfn.sample(2, n_steps=3, condition={"label": label}), label.unsqueeze(1))
     assert bfn.nll(torch.zeros(2, 1), condition={"label": label}).shape == (2,)
+
+
+@attrs.frozen
+class ByDefinition(Sampler[SamplerState]):
+    """The ancestral sampler in the words of the paper: a message, then an update."""
+
+    each_row: bool
+
+    def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> SamplerState:
+        return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
+
+    def step(
+        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        family, x = model.family, model.output(state.params, s, condition).sample()
+        if self.each_row:
+            s, t = s.expand(len(numbers(x)[0])), t.expand(len(numbers(x)[0]))
+        alpha = family.accuracy(s, t)
+        with seeded(0, "messages"):
+            y = family.sender(x, alpha).sample()
+        params = family.update(state.params, y, alpha)
+        drawn = family.draw_update(state.params, x, alpha)
+        for before, after in ((state.params, params), (state.params, drawn)):
+            assert [v.dtype for v in numbers(before)] == [v.dtype for v in numbers(after)]
+        return SamplerState(params)
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("each_row", [False, True])
+def test_a_message_and_an_update_keep_the_dtype_of_the_beliefs(family: Family[Any], each_row: bool) -> None:
+    """Times, and so accuracies, are float64: as scalars, or one for each row."""
+    bfn = network(family)
+    kinds = {}
+    for dtype in (torch.float32, DOUBLE):
+        with seeded(1, "samples"):
+            x = bfn.to(dtype).sample(20, n_steps=6, sampler=ByDefinition(each_row))
+        assert all(bool(torch.isfinite(v).all()) for v in numbers(x))
+        kinds[dtype] = [v.dtype for v in numbers(x)]
+    assert kinds[DOUBLE] == [DOUBLE if kind.is_floating_point else kind for kind in kinds[torch.float32]]
+    assert DOUBLE not in kinds[torch.float32]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_directional.beliefs import Belief
-from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, per_example, seeded
+from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, moments_near, per_example, seeded
 
 
 @attrs.frozen(eq=False)
@@ -106,8 +106,8 @@ class BeliefMixture:
 
     def mix(self, kernel: Kernel) -> Distribution:
         """The receiver; exact for the kernel of the channel, N(alpha phi(x), alpha I)."""
-        variance = kernel(self.mode).variance
-        return Receiver(self, kernel, variance.reshape(*self.v.shape[:-2], -1)[..., :1])
+        sent = kernel(self.mode)
+        return Receiver(self, kernel, sent.variance.reshape(*self.v.shape[:-2], -1)[..., :1], sent.event_shape)
 
 
 @guide.register
@@ -123,13 +123,14 @@ class Receiver(Distribution):
         output: The mixture.
         kernel: The sender, as a function of the data.
         alpha: Accuracy of the message, with shape (B, *sites, 1).
+        event_shape: Shape of a message, (*site, d).
     """
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, output: BeliefMixture, kernel: Kernel, alpha: Tensor) -> None:
+    def __init__(self, output: BeliefMixture, kernel: Kernel, alpha: Tensor, event_shape: torch.Size) -> None:
         self.output, self.kernel, self.alpha = output, kernel, alpha
-        super().__init__(alpha.shape[:1], validate_args=False)
+        super().__init__(alpha.shape[:1], event_shape, validate_args=False)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log-density in nats per example."""
@@ -145,3 +146,18 @@ class Receiver(Distribution):
         """Ancestral draws, with shape sample_shape + (B, *site, d)."""
         draws = [self.kernel(self.output.sample()).sample() for _ in range(math.prod(sample_shape))]
         return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)
+
+
+@moments_near.register
+def _(receiver: Receiver, sender: Distribution) -> tuple[Tensor, Tensor]:
+    """After half a message without noise; the variance is the average over the coordinates, as |phi| is constant."""
+    output, alpha = receiver.output, receiver.alpha
+    belief, logits, v = output.belief, output.logits, output.v
+    tilted = v + 0.5 * sender.mean.reshape(*logits.shape[:-1], 1, v.shape[-1])
+    if logits.shape[-1] > 1:
+        logits = logits + belief(tilted).log_normaliser - belief(v).log_normaliser
+    phi = BeliefMixture(belief, logits, tilted).expectation
+    spread = (belief.square - phi.square().sum(-1, keepdim=True)) / phi.shape[-1]
+    mean, variance = alpha * phi, (alpha * (1.0 + alpha * spread)).expand_as(phi)
+    shape = (-1, *receiver.event_shape)
+    return mean.reshape(shape), variance.reshape(shape)
