@@ -28,7 +28,7 @@ from torch import Tensor
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.model import Condition, Model
-from bfn_toolkit.shapes import expand
+from bfn_toolkit.shapes import expand, per_example
 
 # Each row: where an evaluation takes place within the step, and the weights of the evaluations before it.  The last
 # one is the result, of order 5, and the first evaluation of the next step.
@@ -98,7 +98,7 @@ def log_density(
     q, error = rows + flow.last, rows
     remaining = q.log1p()  # the clock of the steps: even in q near the prior, and in ln q near the data
     step = longest = LONGEST * remaining
-    state = torch.cat([flow.last * x.double().flatten(1), rows.unsqueeze(1).repeat(1, max(probes, 1))], 1)
+    state = torch.cat([flow.last * x.double().reshape(len(x), -1), rows.unsqueeze(1).repeat(1, max(probes, 1))], 1)
     slope = flow.slope(state, q)
     while unfinished := int((remaining > 0.0).sum()):  # the only time that a step waits for the device
         if flow.evaluations + len(STAGES) > max_evaluations:
@@ -181,16 +181,16 @@ class _Flow:
         def pulled(direction: Tensor) -> Tensor:
             """The direction times the Jacobian of x_hat, with shape (B, D)."""
             if not mean.requires_grad:
-                return torch.zeros_like(w).flatten(1)
+                return torch.zeros_like(w).reshape(len(w), -1)
             (back,) = torch.autograd.grad(mean, w, direction, retain_graph=True, materialize_grads=True)
-            return back.flatten(1)
+            return back.reshape(len(w), -1)
 
         if len(self.signs):
-            traces = [(sign.flatten(1) * pulled(sign)).sum(1) for sign in self.signs]
+            traces = [(sign.reshape(len(w), -1) * pulled(sign)).sum(1) for sign in self.signs]
         else:
             units = torch.eye(w[0].numel(), device=w.device, dtype=w.dtype)
             traces = [torch.stack([pulled(e.view_as(w[0]).expand_as(w))[:, i] for i, e in enumerate(units)]).sum(0)]
-        return torch.cat([mean.detach().flatten(1), torch.stack(traces, 1)], 1).double()
+        return torch.cat([mean.detach().reshape(len(w), -1), torch.stack(traces, 1)], 1).double()
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -210,7 +210,7 @@ class _Flow:
         pulled = torch.zeros_like(w)
         if mean.requires_grad:
             (pulled,) = torch.autograd.grad(mean.sum(), w, materialize_grads=True)
-        differences, gradients = changes.flatten(1).sum(1), (2.0 * size * pulled).flatten(1).sum(1)
+        differences, gradients = per_example(changes), per_example(2.0 * size * pulled)
         off = (differences - gradients).abs().sum()
         if bool(off > 0.1 * (differences.abs() + gradients.abs()).sum()):
             raise ConfigError(

@@ -176,7 +176,7 @@ def test_too_few_evaluations_are_told() -> None:
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 0.1, math.nan])
 def test_a_tolerance_out_of_range_is_refused(tolerance: float) -> None:
-    with pytest.raises(ConfigError, match="tolerance must be above 0 and at most 0.01 nats"):
+    with pytest.raises(ConfigError, match=r"tolerance must be above 0 and at most 0\.01 nats"):
         log_density(model(LINE), torch.zeros(1, 1), tolerance=tolerance)
 
 
@@ -184,3 +184,10 @@ def test_other_data_are_refused_with_what_to_use() -> None:
     bfn = BFN(Categorical(classes=3), Siren(width=8))
     with pytest.raises(ConfigError, match=r"Categorical has no density.*use the bound"):
         log_density(bfn, torch.zeros(2, 1, dtype=torch.int64))
+
+
+def test_the_number_may_be_the_whole_example() -> None:
+    line = Oracle(Gaussian(site_shape=()), lambda params: Delta(0.5 * params.mean))
+    column = Oracle(Gaussian(site_shape=(1,)), lambda params: Delta(0.5 * params.mean))
+    x = torch.linspace(-1.0, 1.0, 5, dtype=DOUBLE)
+    assert torch.allclose(log_density(line, x).value, log_density(column, x.unsqueeze(1)).value, rtol=1e-12)
