@@ -265,14 +265,13 @@ class Oracle(FlowModel):
 
     Arguments:
         family: Distribution family.
-        posterior: Function from params to the exact p(x | theta).
+        posterior: Function from params to the exact p(x | theta); differentiable, for a density or a gradient.
     """
 
     def __init__(self, family: Family[Any], posterior: Callable[[Any], Output]) -> None:
         super().__init__(family)
         self.posterior = posterior
 
-    @torch.no_grad()
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """Returns the posterior, which does not depend on t."""
         return self.posterior(params)

@@ -238,6 +238,13 @@ class Family(abc.ABC, Generic[P]):
         """
         yield Part("", self, values)
 
+    def factors(self, output: Output, *values: Any) -> Iterator[Part]:
+        """Yields the parts that are independent under an output, like ``walk(output, *values)``.
+
+        Parts that depend on each other stay together: they are one part, named "", whose family is the product itself.
+        """
+        yield Part("", self, (output, *values))
+
     def join(self, values: Mapping[str, Any]) -> Any:
         """Joins the values of the parts into one, the inverse of :meth:`walk`.
 

@@ -68,7 +68,11 @@ class NatsLoss(Loss):
 
     @abc.abstractmethod
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
-        """Loss of each part by name, with shape (B,); a family that is not a product has one part, named ""."""
+        """Loss of each part by name, with shape (B,).
+
+        A family that is not a product has one part, named "", and so have parts that depend on each other under the
+        output (:meth:`~bfn_toolkit.Family.factors`).
+        """
 
     def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
         return reduce(torch.add, self.part_losses(model, x, condition).values())
@@ -120,9 +124,9 @@ class DiscreteTimeLoss(NatsLoss):
         s, t = times[step - 1], times[step]
         output = model.output(family.flow(x, s), s, condition)
         stream, losses = streams(), {}
-        for part in family.walk(x, output):
+        for part in family.factors(output, x):
             with stream(part.name):
-                data, p_o = part.values
+                p_o, data = part.values
                 alpha = part.family.accuracy(s, t)
                 losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
         return {name: self.n_steps * nats for name, nats in losses.items()}
@@ -136,7 +140,7 @@ class ReconstructionLoss(NatsLoss):
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
         output = model.output(model.family.flow(x, t), t, condition)
         losses = {}
-        for part in model.family.walk(x, output):
-            data, p_o = part.values
+        for part in model.family.factors(output, x):
+            p_o, data = part.values
             losses[part.name] = -p_o.log_prob(data)
         return losses

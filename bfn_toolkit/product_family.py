@@ -4,6 +4,9 @@ r"""Products: data of several parts, each with its own family, under one network
 
 Every verb maps over the parts.  Data, params, messages and accuracies are mappings by the parts' names; a tensor in
 place of a mapping (a time, an accuracy) is shared by all parts.  Draws of one part do not disturb those of another.
+
+Under the outputs of a network the parts are independent (:class:`JointOutput`).  Under any other output over mappings
+they may depend on each other: their messages are priced together, and ``output[name]`` is the marginal of a part.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from attrs import field
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bfn_toolkit.distributions import as_batch, kl
+from bfn_toolkit.distributions import as_batch
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
 from bfn_toolkit.networks import NetworkIO
@@ -169,6 +172,10 @@ class ProductFamily(Family[Beliefs]):
             raise ValueError(f"parts must be families by name, at least one, got {list(parts)}")
         if not all(isinstance(part, Family) for part in parts.values()):
             raise ValueError(f"parts must be families, got {[type(part).__name__ for part in parts.values()]}")
+        for name, part in parts.items():
+            if part.has_parts:
+                flat = ", ".join(f"'{name}_{inner}': ..." for inner in part.parts)
+                raise ValueError(f"part '{name}' is itself a product; write its parts in its place: {{{flat}}}")
 
     @property
     def is_discrete(self) -> bool:
@@ -188,6 +195,10 @@ class ProductFamily(Family[Beliefs]):
         """The parts in their order."""
         for name, family in self.parts.items():
             yield Part(name, family, tuple(part_of(value, name) for value in values))
+
+    def factors(self, output: Output, *values: Any) -> Iterator[Part]:
+        """The parts, if they are independent under the output."""
+        return self.walk(output, *values) if isinstance(output, JointOutput) else super().factors(output, *values)
 
     def join(self, values: Mapping[str, Any]) -> Beliefs:
         """The mapping itself."""
@@ -292,16 +303,23 @@ class ProductFamily(Family[Beliefs]):
         return JointOutput(self._each(output, shares, params))
 
     def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
-        """Sum of the losses of the parts, if the outputs are independent; otherwise the KL of the joint messages."""
+        """Sum of the losses of the parts, if the outputs are independent; otherwise the KL of the joint messages.
+
+        On average the sum over the marginals of dependent parts is larger, by what one part's message says about the
+        others; the difference vanishes for many steps.
+        """
         if not isinstance(output, JointOutput):
-            return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
+            return super().step_loss(x, output, alpha, samples)
         losses = self._draw(
             lambda family, x, output, alpha: family.step_loss(x, output, alpha, samples), x, output, alpha
         )
         return sum_of(list(losses.values()))
 
     def loss_rate(self, x: Data, output: Any, t: Any) -> Tensor:
-        """Sum of the rates; t may be a mapping."""
+        """Sum of the rates, of the marginals where the parts are dependent; t may be a mapping.
+
+        It is exact for both, because in a short time a part's message says nothing about another's.
+        """
         rates = self._each(lambda family, x, output, t: family.loss_rate(x, output, t), x, output, t)
         return sum_of(list(rates.values()))
 

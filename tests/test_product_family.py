@@ -13,9 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bfn_categorical import Categorical
+from bfn_directional import Circle
 from bfn_gaussian import Gaussian
 from bfn_toolkit import (
     BFN,
+    ODE2,
+    SDE1,
+    AncestralSampler,
     Batch,
     ConfigError,
     ContinuousTimeLoss,
@@ -25,9 +29,13 @@ from bfn_toolkit import (
     DiscreteTimeLoss,
     Entry,
     Finite,
+    FlowSampler,
+    InpaintedModel,
     JointOutput,
     NatsLoss,
     NetworkIO,
+    Observed,
+    Oracle,
     ProductFamily,
     ReconstructionLoss,
     Split,
@@ -40,6 +48,8 @@ from bfn_toolkit import (
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.registry.registry import Registry
 from bfn_toolkit.runs.sampling import write_samples
+from bfn_toolkit.testing.toys import Toy
+from significance import Z, z_of_mean
 from toy_families import SteppedGaussian
 
 POSITION, TYPE = Gaussian(site_shape=(2,), sigma_1=0.1), Categorical(classes=3)
@@ -297,3 +307,99 @@ def test_samples_of_parts_are_written_by_name(tmp_path: Path) -> None:
     assert json.loads(f"[{lines[1]}]") == pytest.approx([*data(5)["position"][0].tolist(), int(data(5)["type"][0])])
     with pytest.raises(ConfigError, match=r"not a single array; write .safetensors"):
         write_samples(tmp_path / "x.npy", data(5))
+
+
+# Dependent parts
+
+
+def parts_of(name: str) -> dict[str, Any]:
+    circle = Circle(sigma_1=0.2)
+    pairs = {"gaussian, categorical": {"a": POSITION, "b": TYPE}, "circle, circle": {"a": circle, "b": circle}}
+    return pairs[name]
+
+
+def marginals(toy: Toy) -> Oracle:
+    """The exact posterior of each part, as if the parts were independent."""
+    names = toy.family.parts
+    return Oracle(toy.family, lambda params: JointOutput({name: toy.posterior(params)[name] for name in names}))
+
+
+def price(model: Oracle, x: Any, n_steps: int | None) -> Tensor:
+    message = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
+    with seeded(0, "dependent", n_steps or 0):
+        return message(model, x) + ReconstructionLoss()(model, x)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 10, None])
+@pytest.mark.parametrize("parts", ["gaussian, categorical", "circle, circle"])
+def test_dependent_parts_are_priced_together_and_conserve_information(parts: str, n_steps: int | None) -> None:
+    toy = Toy.of(ProductFamily(parts_of(parts)), k=4)
+    with seeded(1, "dependent"):
+        x = toy.sample(20_000)
+    assert z_of_mean(price(toy.oracle, x, n_steps), toy.entropy) <= Z
+    # Each part by itself costs more, for what its message says about the other: nothing in a short step.
+    alone = price(marginals(toy), x, n_steps)
+    if n_steps is None:
+        assert z_of_mean(alone, toy.entropy) <= Z
+    elif n_steps <= 3:
+        assert float(alone.mean() - toy.entropy) > Z * float(alone.std()) / len(alone) ** 0.5
+
+
+def test_dependent_parts_are_one_factor() -> None:
+    toy = Toy.of(BOTH)
+    x, t = toy.sample(64), torch.full((64,), 0.5, dtype=torch.float64)
+    output = toy.oracle.output(BOTH.flow(x, t), t)
+    assert [(part.name, part.family) for part in BOTH.factors(output, x)] == [("", BOTH)]
+    apart = BOTH.join_outputs({name: output[name] for name in BOTH.parts})
+    assert [(part.name, part.family) for part in BOTH.factors(apart, x)] == [("position", POSITION), ("type", TYPE)]
+    assert list(DiscreteTimeLoss(3).part_losses(toy.oracle, x)) == [""]
+    assert list(ContinuousTimeLoss().part_losses(toy.oracle, x)) == ["position", "type"]  # exact by marginals
+    assert torch.allclose(BOTH.loss_rate(x, output, t), BOTH.loss_rate(x, apart, t), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_steps", [5, None])
+def test_the_bound_of_dependent_parts_is_reported_as_one(n_steps: int | None) -> None:
+    toy = Toy.of(BOTH)
+    with seeded(0, "bound"):
+        bound = likelihood_bound(toy.oracle, Batch(toy.sample(400)), n_steps=n_steps, draws=20)
+    assert bound.parts == {}
+    assert abs(bound.total.value - toy.entropy) <= Z * bound.total.stderr
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler(), ODE2(), SDE1(), FlowSampler()])
+def test_samplers_keep_the_parts_together(sampler: Any) -> None:
+    toy, n = Toy.of(BOTH), 4000
+    with seeded(0, "together"):
+        x = sampler.sample(toy.oracle, n, n_steps=50, dtype=torch.float64)
+    found = toy.posterior(BOTH.prior(n, dtype=torch.float64)).log_prob(x)
+    assert bool(found.isfinite().all())  # no mixture of two examples
+    for k, weight in enumerate(toy.weights.tolist()):
+        share = float((x["position"] == toy.values["position"][k]).all(1).double().mean())
+        assert abs(share - weight) <= Z * (weight / n) ** 0.5 + 0.03
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler(), ODE2()])
+def test_known_values_of_dependent_parts_are_kept(sampler: Any) -> None:
+    toy = Toy.of(BOTH)
+    value, mask = torch.tensor([0.25, 0.0], dtype=torch.float64), torch.tensor([True, False])
+    observed = Observed.of(BOTH, {"position": (value, mask)}, 50)
+    with seeded(0, "known"):
+        drawn = sampler.sample(InpaintedModel(toy.oracle, observed), 50, n_steps=5, dtype=torch.float64)
+    assert bool((drawn["position"][:, 0] == 0.25).all())
+    assert bool(torch.isin(drawn["position"][:, 1], toy.values["position"][:, 1]).all())
+    output = toy.oracle.output(BOTH.prior(50, dtype=torch.float64), torch.zeros(()))
+    clamped = observed.clamp(output)
+    for read in (lambda p_o: p_o.mean, lambda p_o: p_o.mode):
+        free, held = read(output), read(clamped)
+        assert torch.equal(held["type"], free["type"])
+        assert torch.equal(held["position"][:, 1], free["position"][:, 1])
+        assert torch.equal(clamped["position"].mode, clamped.mode["position"])
+        assert bool((held["position"][:, 0] == 0.25).all())
+
+
+# What is refused
+
+
+def test_a_product_of_products_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r"part 'atoms' is itself a product; write .*: \{'atoms_position': \.\.\., "):
+        ProductFamily({"atoms": BOTH, "angle": Circle()})

@@ -20,7 +20,7 @@ def w1(a: Tensor, b: Tensor) -> float:
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.flatten(1).double().cpu()
+    return x.reshape(len(x), -1).double().cpu()
 
 
 def sliced_w1(a: Tensor, b: Tensor, directions: int = 128, seed: int = 0) -> float:
@@ -55,7 +55,7 @@ def distances(samples: Data, data: Data) -> dict[str, Any]:
     """Distances between samples and data, chosen by the kind of data; for a mapping, part by part."""
     if isinstance(data, Mapping):
         return {"parts": {name: distances(samples[name], part) for name, part in data.items()}}
-    samples, data = samples.flatten(1).cpu(), data.flatten(1).cpu()
+    samples, data = (x.reshape(len(x), -1).cpu() for x in (samples, data))
     if data.is_floating_point():
         if data.shape[1] == 1:
             return {"w1": w1(samples, data)}

@@ -81,7 +81,7 @@ class LikelihoodBound(CodeLength):
         dimensions: Numbers in one example.
         examples: Number of examples.
         draws: Number of draws of the time per example.
-        parts: Code length of each part of a product; empty for other families.
+        parts: Code length of each part of a product; empty for other families, and for dependent parts.
     """
 
     n_steps: int | None
@@ -130,19 +130,20 @@ def likelihood_bound(
     def chunk_losses(chunk: int) -> dict[str, Tensor]:
         """Sums over the draws for the rows of a chunk, by part: (CHUNK, 2)."""
         index = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, device=device).remainder_(n)
-        sums = {name: torch.zeros(CHUNK, 2, dtype=torch.float64, device=device) for name in model.family.parts}
+        zeros = torch.zeros(CHUNK, 2, dtype=torch.float64, device=device)
+        sums: dict[str, Tensor] = {}
         for together in torch.split(torch.arange(draws), ROWS // CHUNK):
             batch = data.rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
                 for name, nats in loss.part_losses(model, batch.x, batch.condition).items():
-                    sums[name][:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
+                    sums.setdefault(name, zeros.clone())[:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
         return sums
 
     sums = map_chunks(
         range(n), CHUNK, chunk_losses, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
     )
     messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
-    parts = {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items() if name}
+    parts = {} if "" in sums else {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items()}
     whole = CodeLength.of(messages, reconstruction)
     return LikelihoodBound(
         whole.messages,

@@ -98,7 +98,8 @@ def _limits(*values: Tensor) -> tuple[float, float]:
 
 def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
     """One number: paths that grow with the time, and a histogram that approaches that of the data."""
-    tracks, expected, reference = beliefs.flatten(2)[..., 0], means.flatten(2)[..., 0], flattened(data)[:, 0]
+    tracks, expected = (numbers.reshape(*numbers.shape[:2], -1)[..., 0] for numbers in (beliefs, means))
+    reference = flattened(data)[:, 0]
     limits = _limits(reference, tracks[:, :PATHS])
     edges = torch.linspace(*limits, 81, dtype=torch.float64)
     highest = 1.3 * float(torch.histogram(reference, edges, density=True)[0].max())

@@ -20,7 +20,7 @@ BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 def flattened(x: Tensor) -> Tensor:
     """The numbers of each example in a row (B, D), in float64 on the CPU."""
-    return x.detach().flatten(1).double().cpu()
+    return x.detach().reshape(len(x), -1).double().cpu()
 
 
 def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = None) -> None:

@@ -46,29 +46,38 @@ class Clamped:
 
     Arguments:
         output: Distribution of the other sites.
-        values: Values, with shape (B, *site); arbitrary where the mask is false.
-        mask: True where a value is known, with the same shape.
+        values: Values, with shape (B, *site), arbitrary where the mask is false; a mapping from some parts for data of
+            several parts.
+        mask: True where a value is known, of the same form.
     """
 
     output: Output
-    values: Tensor
-    mask: Tensor
+    values: Data
+    mask: Data
 
-    def _with_values(self, other: Tensor, values: Tensor | None = None) -> Tensor:
+    def __getitem__(self, name: str) -> Output:
+        """The marginal of a part, for dependent parts."""
+        part = self.output[name]  # type: ignore[index]
+        return clamp(part, self.values[name], self.mask[name]) if name in self.mask else part
+
+    def _with_values(self, other: Data, values: Data | None = None) -> Data:
+        if isinstance(other, Mapping):
+            known = {name: Clamped(self.output, self.values[name], mask) for name, mask in self.mask.items()}
+            return {name: known[name]._with_values(part) if name in known else part for name, part in other.items()}
         values = self.values if values is None else values
         return torch.where(expand(self.mask, other), values.to(other.dtype), other)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Data:
         """E[x], which is the known value at known sites."""
         return self._with_values(self.output.mean)
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Data:
         """The mode of the other sites, and the values."""
         return self._with_values(self.output.mode)
 
-    def sample(self) -> Tensor:
+    def sample(self) -> Data:
         """A draw of the other sites, and the values."""
         return self._with_values(self.output.sample())
 
@@ -76,7 +85,8 @@ class Clamped:
         """E[function(x)], which is the function of the known value at known sites."""
         expected = self.output.expect(function)
         values = self._with_values(self.output.mode)  # in the function's domain at every site
-        return self._with_values(expected, function(values))
+        held: Tensor = self._with_values(expected, function(values))
+        return held
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Refused: the distribution has no density at known sites.

@@ -58,7 +58,7 @@ from bfn_toolkit import validators
 from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
-from bfn_toolkit.outputs import Delta
+from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
@@ -138,9 +138,13 @@ class Solver(Sampler[SolverState]):
             alpha: Accuracy that the beliefs gain in the step.
         """
 
-    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
+    def guess_of(self, output: Output) -> Any:
+        """What a step makes of the output before it looks at the parts: by default the output itself."""
+        return output
+
+    def embedding(self, family: ChannelFamily[Any], guess: Any, w: Tensor) -> Tensor:
         """Estimate of the data's embedding for the step, with the shape and dtype of w: its expectation by default."""
-        return family.mean_embedding(output)
+        return family.mean_embedding(guess)
 
     def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
         """Accuracy B that the beliefs gain over (s, t]."""
@@ -170,8 +174,8 @@ class Solver(Sampler[SolverState]):
         at, to = s.item(), t.item()  # on the CPU: no device sync
         if at == 0.0:
             return SolverState.at(model.family, {part.name: _start(part, state, to) for part in model.family.walk()})
-        paths, output = {}, model.output(state.params, s, condition)
-        for part in _in_streams(model.family, output):
+        paths, guess = {}, self.guess_of(model.output(state.params, s, condition))
+        for part in _in_streams(model.family, guess):
             family, path = part.as_channel(), state.paths[part.name]
             phi, q = self.embedding(family, part.values[0], path.w), math.sqrt(_accuracy(family, to))
             paths[part.name] = self.advance(path, phi, q, self.accuracy(family, at, to))
@@ -355,13 +359,16 @@ class FlowSampler(Solver):
     guess: Literal["sample", "mean"] = field(default="sample", validator=validators.one_of("sample", "mean"))
     temperature: float = field(default=1.0, validator=validators.number(ge=0, le=100))
 
-    def embedding(self, family: ChannelFamily[Any], output: Any, w: Tensor) -> Tensor:
-        """Embedding of the guess."""
-        if self.guess == "mean" or isinstance(output, Delta):
+    def guess_of(self, output: Output) -> Any:
+        """A draw of all parts together, or the output."""
+        parts = getattr(output, "parts", {"": output}).values()
+        if self.guess == "mean" or any(isinstance(part, Delta) for part in parts):
             warnings.warn(NARROW, stacklevel=2)
-        if self.guess == "mean":
-            return family.mean_embedding(output)
-        return family.embed(output.sample()).to(w.dtype)
+        return output if self.guess == "mean" else output.sample()
+
+    def embedding(self, family: ChannelFamily[Any], guess: Any, w: Tensor) -> Tensor:
+        """Embedding of the guess."""
+        return family.mean_embedding(guess) if self.guess == "mean" else family.embed(guess).to(w.dtype)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))

@@ -232,7 +232,7 @@ def _check_density(judge: Judge, output: Output, neighbour: Output, n: int) -> N
         return
     with seeded(0, "output"):
         x, near = output.sample(), neighbour.sample()
-    values, which, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
+    values, which, counts = torch.unique(x.reshape(n, -1), dim=0, return_inverse=True, return_counts=True)
     for k in counts.argsort(descending=True)[:3].tolist() if len(values) < n // 2 else ():
         value = values[k].reshape(1, *x.shape[1:]).expand_as(x)
         judge.mean((which == k).double(), float(output.log_prob(value)[0].exp()))
@@ -295,7 +295,7 @@ class _Receiving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    def walk(self, *values: Any) -> Iterator[Part]:
+    def factors(self, *values: Any) -> Iterator[Part]:
         yield Part("", self, values)  # type: ignore[arg-type]
 
     def step_loss(self, x: Any, output: Output, alpha: Any, samples: int = 1) -> Tensor:

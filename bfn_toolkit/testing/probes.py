@@ -62,7 +62,7 @@ def repeat(value: Any, rows: int) -> Any:
 
 def columns(x: Data) -> Tensor:
     """All numbers of data side by side, with shape (B, D), in float64."""
-    return torch.cat([leaf.double().flatten(1) for leaf in leaves(x)], 1)
+    return torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in leaves(x)], 1)
 
 
 def cast(x: Data, dtype: torch.dtype, device: str = "cpu") -> Data:

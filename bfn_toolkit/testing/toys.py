@@ -10,7 +10,7 @@ for every family.  A perfectly trained network would return it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -41,9 +41,15 @@ class Atoms:
     values: Data
     logits: Tensor
 
+    def __getitem__(self, name: str) -> Atoms:
+        """The marginal of a part, for values that are a mapping."""
+        return Atoms(self.values[name], self.logits)
+
     @property
     def mean(self) -> Data:
         """E[x], for data that can be averaged."""
+        if isinstance(self.values, Mapping):
+            return {name: self[name].mean for name in self.values}
         return self.expect(lambda x: x)
 
     @property

@@ -325,7 +325,7 @@ class UnsquaredNormLoss(Loss):
         family: Any = model.family
         t = draw_times(x)
         output = model.output(family.flow(x, t), t, condition)
-        error: Tensor = torch.linalg.vector_norm((x - output.mean).flatten(1), dim=1)
+        error: Tensor = torch.linalg.vector_norm((x - output.mean).reshape(len(x), -1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error
 
