@@ -133,7 +133,7 @@ def test_the_schedule_keeps_its_digits_in_float32(beta_1: float) -> None:
 @pytest.mark.parametrize("schedule", [LogLinearSchedule(), LogLinearSchedule(1.0), QuadraticSchedule(4.0)], ids=str)
 def test_messages_and_reconstruction_cost_the_entropy(n: int | None, schedule: Any) -> None:
     """For dependent sites too, and at a beta_1 that leaves sites masked, whose price is the reconstruction loss."""
-    toy, rows = chain(schedule=schedule), 40_000
+    toy, rows = chain(schedule=schedule), 20_000
     loss = ContinuousTimeLoss() if n is None else DiscreteTimeLoss(n)
     with seeded(0, "information", str(n)):
         x = toy.sample(rows)
@@ -158,44 +158,70 @@ def distance(x: Tensor, toy: Toy) -> float:
     return 0.5 * float((shares - toy.weights).abs().sum())
 
 
-@pytest.mark.parametrize("sampler", [AncestralSampler(), ChurnSampler(), ChurnSampler(5.0)], ids=str)
-@pytest.mark.parametrize("n", [1, 2, 10])
+@pytest.mark.parametrize("sampler", [AncestralSampler(), ChurnSampler(5.0)], ids=str)
+@pytest.mark.parametrize("n", [1, 4])
 def test_an_oracle_is_sampled_exactly_in_any_number_of_steps(sampler: Any, n: int) -> None:
-    toy, rows = chain(), 60_000
+    toy = chain()
     with seeded(0, "samples"):
-        x = sampler.sample(toy.oracle, rows, n_steps=n, dtype=DOUBLE)
+        x = sampler.sample(toy.oracle, 20_000, n_steps=n, dtype=DOUBLE)
     shares = (x.unsqueeze(1) == SEQUENCES).all(-1).double()
     often = toy.weights > 1e-3
     assert z_of_mean(shares[:, often], toy.weights[often]) <= Z
 
 
-@pytest.mark.parametrize("sampler", [AncestralSampler(), ChurnSampler(2.0)], ids=str)
-def test_the_error_of_independent_sites_falls_as_one_over_n(sampler: Any) -> None:
-    toy, found = chain(), []
-    for n in (4, 32):
+def independent(n: int, churn: float) -> float:
+    """Probability that two sites end as an independent pair: last unmasked in one step, by one output."""
+    none, one, right, wrong = 1.0, 0.0, 0.0, 0.0  # known sites: none, one, both after another, both at once
+    fall = -math.expm1(-10.0)
+    for i in range(n):
+        s, t = i / n, (i + 1) / n
+        q = -math.expm1(-churn / n)  # a known site is masked again
+        both = right + wrong
+        none, one = none + q * one + q * q * both, (1 - q) * one + 2 * q * (1 - q) * both
+        right, wrong = right * (1 - q) ** 2, wrong * (1 - q) ** 2
+        r = s * (1 - q)
+        u = fall * (t - r) / (1 - fall * r)  # a masked site is unmasked
+        right, wrong = right + u * one, wrong + u * u * none
+        none, one = (1 - u) ** 2 * none, (1 - u) * one + 2 * u * (1 - u) * none
+    return wrong + none
+
+
+@pytest.mark.parametrize("churn", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_the_error_of_independent_sites_is_that_of_pairs_unmasked_at_once(churn: float, n: int) -> None:
+    """With exact outputs for each site, about 1 / n of the pairs lose what one site says of the other."""
+    family = Masked((2,), 2)
+
+    def output(params: MaskedParams) -> Finite:
+        other = params.x.flip(1).unsqueeze(-1)  # of two sites that agree with probability 0.9
+        p = torch.where(other == 2, 0.5, torch.where(other == torch.arange(2), 0.9, 0.1))
+        return Finite(None, torch.where(params.x.unsqueeze(-1) == 2, p.log(), family.output(p, params).logits))
+
+    for sampler in (ChurnSampler(churn), *([] if churn else [AncestralSampler()])):
         with seeded(0, "samples"):
-            found.append(distance(sampler.sample(marginals(toy), 40_000, n_steps=n, dtype=DOUBLE), toy))
-    assert found[1] < found[0] / 4  # 1/8, and the noise of 40,000 draws
-    assert found[1] < 0.03
+            x = sampler.sample(Oracle(family, output), 40_000, n_steps=n, dtype=DOUBLE)
+        assert z_of_mean((x[:, 0] == x[:, 1]).double(), 0.9 - 0.4 * independent(n, churn)) <= Z
+    assert independent(n, 0.0) == pytest.approx(1 / n, rel=1e-3)
 
 
 def test_remasking_revises_early_mistakes() -> None:
-    """A network that is wrong while it knows little: half of the time it takes any class."""
+    """A network that draws half of its classes at random as long as it knows nothing."""
     toy, exact = chain(), marginals(chain())
 
     def output(params: MaskedParams) -> Finite:
         known = (params.x < 3).double().mean(1)
-        doubt = 0.5 * (known < 0.5).double().reshape(-1, 1, 1) * (params.x == 3).unsqueeze(-1)
+        doubt = 0.5 * (known == 0).double().reshape(-1, 1, 1) * (params.x == 3).unsqueeze(-1)
         p = exact.output(params, torch.zeros(())).logits.softmax(-1)
         return Finite(None, ((1 - doubt) * p + doubt / 3).log())
 
     found = []
-    for sampler in (AncestralSampler(), ChurnSampler(10.0)):
+    for sampler in (AncestralSampler(), ChurnSampler(5.0)):
         with seeded(0, "samples"):
-            x = sampler.sample(Oracle(toy.family, output), 20_000, n_steps=100, dtype=DOUBLE)
-        found.append(distance(x, toy))
-    assert found[0] > 0.1
-    assert found[1] < 0.5 * found[0]
+            x = sampler.sample(Oracle(toy.family, output), 4000, n_steps=20, dtype=DOUBLE)
+        shares = (x.unsqueeze(1) == SEQUENCES).all(-1).double().mean(0)
+        found.append(0.5 * float((shares - toy.weights).abs().sum()))
+    assert found[0] > 0.15
+    assert found[1] < 0.6 * found[0]
 
 
 def test_the_default_sampler_is_ancestral_and_no_known_class_changes() -> None:
@@ -234,8 +260,8 @@ def test_a_known_site_is_certain_whatever_the_network_says(dtype: torch.dtype) -
     gradient = torch.as_tensor(raw.grad)[0]
     assert bool((gradient[1] == 0).all())
     assert bool((gradient[0] != 0).all())
-    rate = one.kl_rate(torch.tensor([[1, 2, 3]]), output)[0]
-    assert float(rate[1]) == 0.0
+    rate = one.kl_rate(torch.tensor([[1, 2, 3]]), output)[0].detach()
+    assert torch.equal(rate[1], torch.zeros((), dtype=dtype))
     assert torch.allclose(rate[[0, 2]], torch.full((2,), math.log(5), dtype=dtype), rtol=1e-5)
 
 
@@ -245,7 +271,7 @@ def test_guided_models_stay_certain_and_follow_their_guide() -> None:
     with seeded(0, "samples"):
         plain = bfn.sample(300, n_steps=8, condition={"label": label})
         guided = Guided(bfn, 3.0).sample(300, n_steps=8, condition={"label": label})
-        pushed = GradientGuided(bfn, lambda p: 4.0 * p[..., 2].sum(1)).sample(300, n_steps=8)
+        pushed = GradientGuided(bfn, lambda p: 20.0 * p[..., 2].sum(1)).sample(300, n_steps=8)
     assert not torch.equal(plain, guided)
     assert set(guided.unique().tolist()) <= {0, 1, 2}
     assert float((pushed == 2).double().mean()) > 0.9
@@ -256,7 +282,7 @@ def test_known_values_are_kept_and_inform_the_others() -> None:
     model = marginals(toy)
     values, mask = torch.tensor([2, 0, 0]), torch.tensor([True, False, False])
     with seeded(0, "samples"):
-        x = model.sample(20_000, n_steps=30, known=(values, mask))
+        x = model.sample(3000, n_steps=10, known=(values, mask))
     assert bool((x[:, 0] == 2).all())
     assert model.family.is_discrete
     free = CHAIN.stationary @ CHAIN.matrix
@@ -281,6 +307,7 @@ def test_messages_about_float32_beliefs_are_drawn_in_float32(alpha: Tensor) -> N
     params, x = one.prior(2, dtype=torch.float32), torch.tensor([[0, 1, 2], [3, 3, 3]])
     with seeded(0, "draw"):
         after = one.draw_update(params, x, alpha)
+    with seeded(0, "draw"):
         y = one.sender(x, alpha.float()).sample()
     assert after.accuracy.dtype == torch.float32
     assert torch.equal(after.x, one.update(params, y, alpha).x)
