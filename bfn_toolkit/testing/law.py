@@ -143,10 +143,10 @@ class Judge:
         self.figure = max(self.figure, float(ratio.max()))
 
     def close(self, a: Tensor, b: Tensor, tolerance: Tensor | float) -> None:
-        """Breaks the law unless a and b have one shape and are within the tolerance."""
+        """Breaks the law unless a and b have one shape and are within the tolerance, or both -inf (a probability 0)."""
         if a.shape != b.shape:
             self.broken(f"shape {tuple(a.shape)}", f"shape {tuple(b.shape)}")
-        self.error((a - b).detach().abs(), tolerance)
+        self.error(torch.where(a.isneginf() & b.isneginf(), 0.0, (a - b).detach().abs()), tolerance)
 
     def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
         """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
@@ -155,12 +155,18 @@ class Judge:
         self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))
 
     def same_law(self, a: Tensor, b: Tensor) -> None:
-        """Breaks the law unless two samples could come from one distribution (Kolmogorov-Smirnov, each column)."""
+        """Breaks the law unless two samples could come from one distribution (Kolmogorov-Smirnov, each column).
+
+        Log-densities of -inf, a probability of 0, count as one value below all others.
+        """
         from scipy.stats import ks_2samp
 
-        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
-            self.broken("a value that is not finite", "finite values")
+        for sample in (a, b):
+            finite = torch.isfinite(sample) | sample.isneginf()
+            self.true(bool(finite.all()), f"{sample[~finite][:1].tolist()} among the values", "finite values")
         for x, y in zip(a.flatten(1).unbind(1), b.flatten(1).unbind(1), strict=True):
+            least = torch.cat([x, y]).nan_to_num(neginf=0.0).amin().double()
+            x, y = (torch.where(column.isneginf(), 2.0 * least - 1.0, column) for column in (x, y))
             scale = max(float(x.abs().max()), float(y.abs().max()), 1e-300)
             # Rounded, because a constant computed in two ways would count as two distributions.
             a_, b_ = ((column / scale).round(decimals=9).numpy() for column in (x, y))
