@@ -17,7 +17,7 @@ from bfn_mlp import MLP
 from bfn_toolkit import BFN, ChurnSampler, ConfigError, Delta, Oracle, ProductFamily, seeded
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.testing.cases import data
-from bfn_toolkit.testing.probes import alphas, fold, repeat, tensors
+from bfn_toolkit.testing.probes import repeat, tensors
 from bfn_von_mises import VonMises
 from every_family import FAMILIES
 from significance import Z, ks_two_sample, z_of_mean
@@ -42,11 +42,13 @@ def numbers(params: Any) -> Tensor:
 def test_forgetting_reverses_an_update(family: Any, kept: float, forgotten: float) -> None:
     """The beliefs before and after a message have one joint law, whichever was drawn first."""
     x = repeat(data(family, 1), ROWS)
+    prior = family.prior(ROWS, dtype=DOUBLE)
+    first, second = (torch.full((ROWS,), accuracy, dtype=DOUBLE) for accuracy in (kept, forgotten))
     with seeded(0, "forget"):
-        early = fold(family, x, [alphas(ROWS, kept)])
-        late = family.draw_update(early, x, alphas(ROWS, forgotten))
-        after = fold(family, x, [alphas(ROWS, kept + forgotten)])
-        before = family.forget(after, alphas(ROWS, forgotten))
+        early = family.draw_update(prior, x, first)
+        late = family.draw_update(early, x, second)
+        after = family.draw_update(prior, x, first + second)
+        before = family.forget(after, second)
     for name, value in tensors(before).items():
         if name.endswith("accuracy"):
             assert torch.allclose(value, torch.full_like(value, kept), rtol=1e-12)
