@@ -301,7 +301,9 @@ class Family(abc.ABC, Generic[P]):
         return torch.ones_like(t)
 
     def check_data(self, x: Tensor) -> None:
-        """Checks data at a public entry, once: shape and domain.
+        """Checks data at a public entry, once: shape, dtype (int64 if :attr:`is_discrete`), finite values and domain.
+
+        A family whose domain is smaller overrides it, and calls it first.
 
         Raises:
             DataError: If x is not of shape (B, *site) or has values outside the family's domain.
@@ -310,6 +312,11 @@ class Family(abc.ABC, Generic[P]):
         if tuple(x.shape[1:]) != site:
             expected, found = ", ".join(["B", *map(str, site)]), tuple(x.shape)
             raise DataError(f"{type(self).__name__} expects data of shape ({expected}), found {found}")
+        if not self.is_discrete:
+            check_finite(self, x)
+        elif x.dtype != torch.int64:
+            name = type(self).__name__
+            raise DataError(f"{name} expects classes as torch.int64, found {x.dtype}; convert with x.long()")
 
 
 class OutputHead(abc.ABC, Generic[P]):

@@ -74,6 +74,23 @@ def check_steps_telescope(family: AdditiveFamily[Any]) -> float:
     return judge.figure
 
 
+@law("family", "loss rate = alpha(t) times the KL rate, summed over the sites, at every t", is_additive)
+def check_loss_rate_is_alpha_times_the_kl_rate(family: AdditiveFamily[Any]) -> float:
+    """The rate at times near both ends and between, in one batch of different data."""
+    judge = Judge(check_loss_rate_is_alpha_times_the_kl_rate, family)
+    t = torch.tensor([1e-4, 0.1, 0.5, 0.9, 0.999, 1.0], dtype=torch.float64)
+    x = data(family, len(t), 4)
+    with seeded(0, "rate"):
+        output = family.output(raw_numbers(family, len(t)), family.flow(x, t))
+    slopes = family.kl_rate(x, output)
+    judge.true(slopes.shape == x.shape[: slopes.ndim], f"kl_rate of shape {tuple(slopes.shape)}", f"{tuple(x.shape)}")
+    slope = per_example(slopes)
+    rate, expected = family.loss_rate(x, output, t), family.schedule.alpha(t) * slope
+    judge.close(rate, expected, EXACT * (1.0 + expected.abs()))
+    judge.error(-slope, EXACT)
+    return judge.figure
+
+
 @law("family", "loss rate = alpha(t) lim KL(p_S || p_R) / alpha, for alpha to 0", is_additive)
 def check_loss_rate_is_the_limit_of_the_step_loss(family: AdditiveFamily[Any]) -> float:
     """The continuous-time loss is the limit of many small messages.

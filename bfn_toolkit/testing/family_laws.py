@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +26,7 @@ from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.shapes import Data, map_data
 from bfn_toolkit.testing.cases import Case, accuracy_near, cases, data, is_stepped, times
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.law import Judge, law, round_trip, search
+from bfn_toolkit.testing.law import Judge, Z, law, round_trip, search
 from bfn_toolkit.testing.probes import (
     EXACT,
     MANY,
@@ -157,8 +158,8 @@ def check_draw_update_is_the_update_of_a_message(family: Family[Any]) -> float:
 def check_beliefs_are_a_martingale(family: Family[Any]) -> float:
     """The tower property: on average a message does not change the beliefs.
 
-    So x and a draw of the later beliefs have one law (two-sample test), and the mean of the later probabilities of three
-    points is the present one.  A family with a table has no accuracy small enough for the second comparison.
+    So x and a draw of the later beliefs have one law (two-sample test), and the later probabilities of three points have
+    the mean that they have now.  A family with a table has no accuracy small enough for the second comparison.
     """
     judge = Judge(check_beliefs_are_a_martingale, family)
     n, one = MANY // 2, fold_one(family)
@@ -229,7 +230,7 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
 def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
     """The output's density sums to one and matches its draws.
 
-    If draws repeat, their frequencies are compared with the probabilities; otherwise p_O is compared with a neighbour.
+    It is compared with the draws (:func:`check_mass`), and with a neighbour.
     A :class:`~bfn_toolkit.Delta` has no density and is not tested.
     """
     judge = Judge(check_output_density_is_that_of_its_draws, family)
@@ -247,12 +248,38 @@ def _check_density(judge: Judge, output: Output, neighbour: Output, n: int) -> N
         judge.true(bool(torch.isfinite(output.value).all()), "a point that is not finite", "finite numbers")
         return
     with seeded(0, "output"):
-        x, near = output.sample(), neighbour.sample()
-    values, which, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
-    for k in counts.argsort(descending=True)[:3].tolist() if len(values) < n // 2 else ():
-        value = values[k].reshape(1, *x.shape[1:]).expand_as(x)
-        judge.mean((which == k).double(), float(output.log_prob(value)[0].exp()))
+        check_mass(judge, output, n)
+        near = neighbour.sample()
     judge.mean((output.log_prob(near) - neighbour.log_prob(near)).exp(), 1.0)
+
+
+def check_mass(judge: Judge, p: Distribution | Output, rows: int) -> None:
+    """Breaks the law unless a density is that of its draws, all rows being equal.
+
+    If draws repeat, their frequencies are compared.  Otherwise E_p[q / p] = 1 for a narrow normal q, in up to six
+    numbers.  That takes an open set of numbers: not unit vectors or rotations, whose numbers obey an equation.
+    """
+    x = p.sample()
+    flat = x.double().flatten(1)
+    values, which, counts = torch.unique(flat, dim=0, return_inverse=True, return_counts=True)
+    if len(values) < rows // 2:
+        for k in counts.argsort(descending=True)[:3].tolist():
+            value = values[k].reshape(1, *x.shape[1:]).expand(x.shape).to(x.dtype)
+            expected = p.log_prob(value)[0].exp()
+            stderr = (expected * (1.0 - expected) / rows).clamp_min(0.0).sqrt()
+            judge.error((counts[k] / rows - expected).abs(), Z * stderr + Z * Z / rows)
+        return
+    norms = flat.norm(dim=1)
+    if flat.shape[1] > 6 or float(norms.std()) < 1e-3 * float(norms.mean()):
+        return
+    centre = flat.median(0).values
+    turns = p.log_prob(x + 2.0 * math.pi) - p.log_prob(x)
+    if bool((turns.abs() < 1e-6).all()):  # angles
+        centre = torch.atan2(flat.sin().mean(0), flat.cos().mean(0))
+        flat = torch.remainder(flat - centre + math.pi, 2.0 * math.pi) + centre - math.pi
+    width = 0.3 * (flat.quantile(0.84, 0) - flat.quantile(0.16, 0))
+    log_q = (-0.5 * ((flat - centre) / width).square() - width.log() - 0.5 * math.log(2.0 * math.pi)).sum(1)
+    judge.mean((log_q - p.log_prob(x)).exp(), 1.0, slack=0.2)
 
 
 @law("family", "KL(p_S || p_R) = E[ln p_S(y) - ln p_R(y)] >= 0, and 0 where the output is certain of the truth")
