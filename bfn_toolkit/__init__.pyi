@@ -83,6 +83,7 @@ from .registry.hookspecs import HOOK_API as HOOK_API, Entry as Entry, hookimpl a
 from .registry.registry import Registry as Registry
 from .runs.run import Run as Run, load_run as load_run
 from .sampling.ancestral import AncestralSampler as AncestralSampler
+from .sampling.churn import ChurnSampler as ChurnSampler
 from .sampling.default import default_reason as default_reason, default_sampler as default_sampler
 from .sampling.draws import Draws as Draws
 from .sampling.inpainting import (

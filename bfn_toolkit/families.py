@@ -288,12 +288,32 @@ class Family(abc.ABC, Generic[P]):
         """Draws theta' ~ p_U(. | theta, x; alpha): the beliefs after one message about x."""
         return self.update(params, self.sender(x, alpha).sample(), alpha)
 
+    def forget(self, params: P, alpha: Tensor) -> P:
+        r"""Draws the beliefs before the last message, of accuracy alpha, given those after it: an update reversed.
+
+        .. math:: \theta' \sim p(\theta_{\beta - \alpha} \mid \theta_\beta)
+
+        Beliefs say all that the messages said about the data, so this law is the same for every x.
+
+        Arguments:
+            params: Beliefs after messages of total accuracy beta.
+            alpha: Accuracy, at most beta.
+        Raises:
+            ConfigError: If the family does not define it; channels do.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot forget a message; write sampler=AncestralSampler(), on the command line "
+            "--sampler ancestral"
+        )
+
     def loss_weight(self, t: Tensor) -> Tensor:
         """Factor, with shape (B,), that brings the loss rate of a fresh network to unit scale at every t."""
         return torch.ones_like(t)
 
     def check_data(self, x: Tensor) -> None:
-        """Checks data at a public entry, once: shape and domain.
+        """Checks data at a public entry, once: shape, dtype (int64 if :attr:`is_discrete`), finite values and domain.
+
+        A family whose domain is smaller overrides it, and calls it first.
 
         Raises:
             DataError: If x is not of shape (B, *site) or has values outside the family's domain.
@@ -302,6 +322,11 @@ class Family(abc.ABC, Generic[P]):
         if tuple(x.shape[1:]) != site:
             expected, found = ", ".join(["B", *map(str, site)]), tuple(x.shape)
             raise DataError(f"{type(self).__name__} expects data of shape ({expected}), found {found}")
+        if not self.is_discrete:
+            check_finite(self, x)
+        elif x.dtype != torch.int64:
+            name = type(self).__name__
+            raise DataError(f"{name} expects classes as torch.int64, found {x.dtype}; convert with x.long()")
 
 
 class OutputHead(abc.ABC, Generic[P]):
@@ -443,6 +468,15 @@ class ChannelFamily(AdditiveFamily[P]):
         """v' = v + y, B' = B + alpha."""
         v, accuracy = self.natural_params(params)
         return self.from_natural(v + y.to(v.dtype), accuracy + alpha.to(v.dtype))
+
+    def forget(self, params: P, alpha: Tensor) -> P:
+        """A Brownian bridge: N(c v, c a I) with a = snr(alpha) and c = (B - a) / B."""
+        v, accuracy = self.natural_params(params)
+        a = self.snr(alpha)
+        left = (accuracy - a).clamp_min(0.0)
+        c = left / accuracy.clamp_min(torch.finfo(accuracy.dtype).tiny)  # 0 at the prior
+        noise = torch.randn_like(v)
+        return self.from_natural(expand(c, v) * v + expand((c * a).sqrt(), v) * noise, left)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """Half the squared distance of phi(x) from its expectation under the output."""

@@ -58,6 +58,11 @@ class Loss(abc.ABC):
 
     kind: ClassVar[str] = "loss"
 
+    @property
+    def in_nats(self) -> bool:
+        """Whether the loss is in nats: with a perfect network its mean is an entropy."""
+        return False
+
     @abc.abstractmethod
     def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:
         """Loss of each example, with shape (B,)."""
@@ -65,6 +70,10 @@ class Loss(abc.ABC):
 
 class NatsLoss(Loss):
     """Loss in nats: the sum of the losses of the parts of the data."""
+
+    @property
+    def in_nats(self) -> bool:  # noqa: D102
+        return True
 
     @abc.abstractmethod
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
@@ -89,6 +98,11 @@ class ContinuousTimeLoss(NatsLoss):
     """
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether the weighting is "paper"."""
+        return self.weighting == "paper"
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
         t = draw_times(x)

@@ -283,6 +283,10 @@ class ProductFamily(Family[Beliefs]):
         """Updates, each with its own random stream."""
         return self._draw(lambda family, params, x, alpha: family.draw_update(params, x, alpha), params, x, alpha)
 
+    def forget(self, params: Beliefs, alpha: Any) -> Beliefs:
+        """Forgets part by part, each with its own random stream."""
+        return self._draw(lambda family, params, alpha: family.forget(params, alpha), params, alpha)
+
     def flow(self, x: Data, t: Any) -> Beliefs:
         """Flows, each with its own random stream; t may be a mapping."""
         return self._draw(lambda family, x, t: family.flow(x, t), x, t)

@@ -10,6 +10,7 @@ from bfn_toolkit import (
     SDE1,
     SDE2,
     AncestralSampler,
+    ChurnSampler,
     ContinuousTimeLoss,
     DiscreteTimeLoss,
     Entry,
@@ -42,6 +43,7 @@ def bfn_samplers() -> Sequence[Entry]:
     """The sampler of the paper, and the solvers."""
     return [
         Entry("ancestral", AncestralSampler, (AncestralSampler(),)),
+        Entry("churn", ChurnSampler, (ChurnSampler(), ChurnSampler(churn=5.0))),
         Entry("ode-1", ODE1, (ODE1(),)),
         Entry("ode-2", ODE2, (ODE2(), ODE2(UniformGrid(0.05), slope="signal"))),
         Entry("ode-midpoint", ODEMidpoint, (ODEMidpoint(KarrasGrid()),)),

@@ -13,6 +13,7 @@ from bfn_categorical import Categorical
 from bfn_directional import Circle, Rotations
 from bfn_gaussian import Gaussian, NoiseHead
 from bfn_gaussian_heads import DiscretisedHead, MixtureHead
+from bfn_masked import Masked
 from bfn_mlp import MLP
 from bfn_toolkit import (
     BFN,
@@ -27,7 +28,12 @@ from bfn_von_mises import VonMises
 FAMILIES: tuple[Family[Any], ...] = (
     *(Gaussian((2,)), Gaussian((2,), head=NoiseHead()), Gaussian((2,), head=MixtureHead(3))),
     *(Gaussian((2,), head=DiscretisedHead(16)), Categorical((2,), classes=2), Categorical((2,), classes=5)),
-    *(Circle((2,)), Rotations(sigma_1=0.2, components=2), VonMises((2,), n_steps=6, beta_1=20.0)),
+    *(
+        Masked((2,), classes=3),
+        Circle((2,)),
+        Rotations(sigma_1=0.2, components=2),
+        VonMises((2,), n_steps=6, beta_1=20.0),
+    ),
     ProductFamily({"x": Gaussian((2,)), "k": Categorical((2,), classes=3), "angle": Circle((2,))}),
 )
 ROWS = 30

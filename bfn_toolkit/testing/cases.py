@@ -7,6 +7,7 @@ family needs to declare nothing.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -14,9 +15,8 @@ import attrs
 import hypothesis
 import torch
 from hypothesis import HealthCheck, strategies as st
-from torch import Tensor
 
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import Family, SteppedFamily
 from bfn_toolkit.shapes import Data
 from bfn_toolkit.testing.draws import seeded
 
@@ -34,8 +34,6 @@ def register_profiles() -> None:
 
 def accuracies(low: float = 1e-3, high: float = 1e3) -> st.SearchStrategy[float]:
     """Accuracies, log-uniform in [low, high], shrinking to 1."""
-    import math
-
     return st.floats(math.log10(low), math.log10(high)).map(lambda power: 10.0**power)
 
 
@@ -66,17 +64,40 @@ class Case:
         """Beliefs about the data after the messages."""
         x, params = self.data(family), family.prior(self.rows, dtype=torch.float64)
         for i, accuracy in enumerate(self.accuracies):
-            params = family.update(params, self.message(family, x, accuracy, i), self.alpha(accuracy))
+            params = family.update(params, self.message(family, x, accuracy, i), self.alpha(family, accuracy))
         return params
 
     def message(self, family: Family[Any], x: Data, accuracy: float, number: int) -> Data:
         """Message about x, seeded by its index ``number``."""
         with seeded(self.seed, "message", number):
-            return family.sender(x, self.alpha(accuracy)).sample()
+            return family.sender(x, self.alpha(family, accuracy)).sample()
 
-    def alpha(self, accuracy: float) -> Tensor:
-        """The accuracy as a tensor (B,)."""
-        return torch.full((self.rows,), accuracy, dtype=torch.float64)
+    def alpha(self, family: Family[Any], accuracy: float) -> Any:
+        """The accuracy, or the nearest one that the family has: see :func:`accuracy_near`."""
+        return accuracy_near(family, self.rows, accuracy)
+
+
+def is_stepped(family: Any) -> bool:
+    """Whether the family, or a part of it, has a fixed table of messages."""
+    return isinstance(family, SteppedFamily) or (isinstance(family, Family) and family.n_steps is not None)
+
+
+def accuracy_near(family: Family[Any], rows: int, accuracy: float) -> Any:
+    """An accuracy that the family has, for all rows: (B,), or a mapping by part for a product with a table.
+
+    Arguments:
+        family: The family.
+        rows: Number of rows B.
+        accuracy: The accuracy that is asked for.  A family with a table of messages has only those of the table, and
+            gets the nearest one.
+    """
+    if is_stepped(family) and family.has_parts:
+        return {name: accuracy_near(part, rows, accuracy) for name, part in family.parts.items()}
+    if is_stepped(family):
+        grid = family.times(family.n_steps or 1)
+        table = family.accuracy(grid[:-1], grid[1:])
+        return table[(table.log() - math.log(accuracy)).abs().argmin()].expand(rows)
+    return torch.full((rows,), accuracy, dtype=torch.float64)
 
 
 def data(family: Family[Any], rows: int, seed: int = 0) -> Data:

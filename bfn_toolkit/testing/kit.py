@@ -26,6 +26,7 @@ from bfn_toolkit.testing.draws import under_seed
 from bfn_toolkit.testing.law import accepts_examples
 from bfn_toolkit.testing.laws import LAWS, Law, LawBroken
 
+PLURALS = {"family": "families", "loss": "losses"}
 HOLDS, BROKEN, EXPECTED, SURPRISE = "holds", "broken", "broken as expected", "holds against expectation"
 
 
@@ -97,7 +98,7 @@ def verdicts(
     """Judges a subject law by law.
 
     Arguments:
-        subject: An instance of a family, network builder, data set, sampler or schedule.
+        subject: An instance of a family, network builder, data set, sampler, schedule or loss.
         laws: Names of the laws; by default all that apply.
         examples: Number of examples for each law that searches.
         expected: Laws that are known to be broken, each with the reason.
@@ -147,6 +148,7 @@ check_network = _of_kind("network")
 check_dataset = _of_kind("dataset")
 check_schedule = _of_kind("schedule")
 check_sampler = _of_kind("sampler")
+check_loss = _of_kind("loss")
 
 
 def _cases(kind: str, subjects: Sequence[Any], expected: Mapping[str, str]) -> Iterator[tuple[Any, Any, str]]:
@@ -171,7 +173,7 @@ def _parametrize(kind: str) -> Callable[..., Any]:
         values = [pytest.param(run, subject, id=name) for run, subject, name in cases]
         return pytest.mark.parametrize(("law", kind), values)
 
-    parametrize.__name__ = parametrize.__qualname__ = f"parametrize_{kind}s"
+    parametrize.__name__ = parametrize.__qualname__ = f"parametrize_{PLURALS.get(kind, kind + 's')}"
     parametrize.__doc__ = f"""Parametrises a test by ``law`` and ``{kind}``: one test for each law and instance."""
     return parametrize
 
@@ -181,3 +183,4 @@ parametrize_networks = _parametrize("network")
 parametrize_datasets = _parametrize("dataset")
 parametrize_schedules = _parametrize("schedule")
 parametrize_samplers = _parametrize("sampler")
+parametrize_losses = _parametrize("loss")

@@ -14,6 +14,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import attrs
@@ -22,6 +23,7 @@ import tomli_w
 import torch
 from hypothesis import HealthCheck, Phase, strategies as st
 from torch import Tensor
+from torch.distributions import Distribution
 
 from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.structure import structure
@@ -34,6 +36,7 @@ from bfn_toolkit.testing.draws import SEED
 C = TypeVar("C")
 
 Z = 6.0  # standard errors: a statistical law of z-tests rejects a correct subject once in 5e8 comparisons
+NAN = "NaN"  # for what is observed where a comparison is impossible
 P = 1e-8  # smallest p-value with which a two-sample test passes: one false alarm in 1e8 comparisons
 
 
@@ -54,6 +57,10 @@ class LawBroken(AssertionError):  # noqa: N818 - a verdict, not a mishap
             f"{law} does not hold\n  law:       {formula}\n  observed:  {observed}\n  tolerance: {tolerance}\n"
             f"  example:\n" + "\n".join(f"    {line}" for line in example.splitlines())
         )
+
+    def told(self, observed: object) -> LawBroken:
+        """The same fault, with another word for what was observed."""
+        return LawBroken(self.law, self.formula, observed, self.tolerance, self.example)
 
 
 @attrs.frozen
@@ -94,10 +101,12 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
         def wrapped(subject: Any, *arguments: Any, **keywords: Any) -> float:
             try:
                 figure = check(subject, *arguments, **keywords)
-            except LawBroken:
+            except LawBroken as fault:
+                if fault.observed == NAN and (verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)):
+                    raise fault.told(f"{NAN} in {verb}") from None
                 raise
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = told(error, subject)
                 raise LawBroken(name, formula, reason, "no exception", call(check, subject, keywords)) from error
             return float(figure)
 
@@ -105,6 +114,62 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
         return wrapped
 
     return register
+
+
+def told(error: BaseException, subject: Any) -> str:
+    """An exception in words, with the place in the subject's code."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if _own(trace.tb_frame, subject):
+            place = f", in {_verb(trace.tb_frame)} ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def first_nan(run: Callable[[], object], subject: Any) -> str:
+    """The first function of the subject's code that returns NaN in a run, or ""."""
+    found: list[str] = []
+
+    def watch(frame: types.FrameType, event: str, value: Any) -> None:
+        if event == "return" and not found and _own(frame, subject) and _has_nan(value):
+            found.append(_verb(frame))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        run()
+    except Exception:  # noqa: S110 - the fault is known
+        pass
+    finally:
+        sys.setprofile(before)
+    return found[0] if found else ""
+
+
+def _own(frame: types.FrameType, subject: Any) -> bool:
+    """Whether a frame runs the subject's code: a method of the subject or of a part of it, or the same module."""
+    owner = frame.f_locals.get("self")
+    parts = (subject, *_values(subject))
+    return frame.f_globals.get("__name__") == type(subject).__module__ or any(owner is part for part in parts)
+
+
+def _verb(frame: types.FrameType) -> str:
+    owner, name = frame.f_locals.get("self"), frame.f_code.co_name
+    return name if owner is None else f"{type(owner).__name__}.{name}"
+
+
+def _has_nan(value: Any, depth: int = 4) -> bool:
+    """Whether a tensor in a value (params, an output, a distribution, a mapping) has NaN."""
+    if isinstance(value, Tensor):
+        return value.device.type != "meta" and bool(value.isnan().any())
+    if isinstance(value, Mapping):
+        parts: list[Any] = list(value.values())
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    elif attrs.has(type(value)):
+        parts = [getattr(value, field.name, None) for field in attrs.fields(type(value))]
+    else:
+        parts = list(vars(value).values()) if isinstance(value, Distribution) else []
+    return depth > 0 and any(_has_nan(part, depth - 1) for part in parts)
 
 
 def call(check: Callable[..., Any], subject: Any, keywords: Mapping[str, Any]) -> str:
@@ -129,13 +194,21 @@ class Judge:
     subject: Any
     keywords: dict[str, Any] = attrs.field(factory=dict)
     figure: float = 0.0
+    name: str = ""
+
+    def named(self, name: str) -> Judge:
+        """The judge, which from now on names what it compares if the law is broken."""
+        self.name = name
+        return self
 
     def error(self, observed: Tensor | float, tolerance: Tensor | float) -> None:
         """Breaks the law unless ``observed <= tolerance`` everywhere; NaN breaks it."""
-        error = torch.as_tensor(observed, dtype=torch.float64)
-        bound = torch.as_tensor(tolerance, dtype=torch.float64).expand_as(error)
+        error = torch.as_tensor(observed, dtype=torch.float64).detach()
+        bound = torch.as_tensor(tolerance, dtype=torch.float64).detach().expand_as(error)
         if error.numel() == 0:
             return
+        if not bool(bound.isfinite().all()) or bool(error.isnan().any()):
+            self.broken(NAN if bool((error.isnan() | bound.isnan()).any()) else "inf", "finite numbers")
         ratio = torch.where(error <= bound, error / bound.clamp_min(1e-300), torch.inf)
         worst = int(ratio.argmax())
         if not bool((error <= bound).all()):
@@ -143,10 +216,10 @@ class Judge:
         self.figure = max(self.figure, float(ratio.max()))
 
     def close(self, a: Tensor, b: Tensor, tolerance: Tensor | float) -> None:
-        """Breaks the law unless a and b have one shape and are within the tolerance."""
+        """Breaks the law unless a and b have one shape and are within the tolerance, or both -inf (a probability 0)."""
         if a.shape != b.shape:
             self.broken(f"shape {tuple(a.shape)}", f"shape {tuple(b.shape)}")
-        self.error((a - b).detach().abs(), tolerance)
+        self.error(torch.where(a.isneginf() & b.isneginf(), 0.0, (a - b).detach().abs()), tolerance)
 
     def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
         """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
@@ -155,12 +228,19 @@ class Judge:
         self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))
 
     def same_law(self, a: Tensor, b: Tensor) -> None:
-        """Breaks the law unless two samples could come from one distribution (Kolmogorov-Smirnov, each column)."""
+        """Breaks the law unless two samples could come from one distribution (Kolmogorov-Smirnov, each column).
+
+        Log-densities of -inf, a probability of 0, count as one value below all others.
+        """
         from scipy.stats import ks_2samp
 
-        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
-            self.broken("a value that is not finite", "finite values")
+        for sample in (a, b):
+            finite = torch.isfinite(sample) | sample.isneginf()
+            wrong = NAN if bool(sample.isnan().any()) else "inf"
+            self.true(bool(finite.all()), wrong, "finite numbers")
         for x, y in zip(a.flatten(1).unbind(1), b.flatten(1).unbind(1), strict=True):
+            least = torch.cat([x, y]).nan_to_num(neginf=0.0).amin().double()
+            x, y = (torch.where(column.isneginf(), 2.0 * least - 1.0, column) for column in (x, y))
             scale = max(float(x.abs().max()), float(y.abs().max()), 1e-300)
             # Rounded, because a constant computed in two ways would count as two distributions.
             a_, b_ = ((column / scale).round(decimals=9).numpy() for column in (x, y))
@@ -177,6 +257,8 @@ class Judge:
         """Breaks the law."""
         name = self.check.__name__.removeprefix("check_").replace("_", "-")
         formula = LAWS[name].formula
+        if self.name and observed != NAN:
+            observed = f"{observed} ({self.name})"
         raise LawBroken(name, formula, observed, tolerance, call(self.check, self.subject, self.keywords))
 
 
@@ -209,7 +291,7 @@ def search(
         except LawBroken:
             raise
         except Exception as error:
-            judge.broken(f"{type(error).__name__}: {error}", "no exception")
+            judge.broken(told(error, subject), "no exception")
 
     if example is not None:
         attempt(example)

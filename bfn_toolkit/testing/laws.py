@@ -9,7 +9,9 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     claim_laws,
     dataset_laws,
     family_laws,
+    loss_laws,
     network_laws,
+    price_laws,
     sampler_laws,
     schedule_laws,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -12,17 +12,13 @@ from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn_toolkit.families import Family
+from bfn_toolkit.outputs import Output
 from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
-from bfn_toolkit.testing.cases import data
+from bfn_toolkit.testing.cases import accuracy_near, data
 from bfn_toolkit.testing.draws import seeded
 
 EXACT = 1e-9  # tolerance in float64, relative to the largest number that enters
 MANY = 20_000  # rows in a statistical law
-
-
-def is_stepped(family: Any) -> bool:
-    """Whether the family, or a part of it, has a fixed table of messages."""
-    return isinstance(family, Family) and family.n_steps is not None
 
 
 def probe(family: Family[Any], params: Any, x: Data) -> Tensor:
@@ -33,8 +29,9 @@ def probe(family: Family[Any], params: Any, x: Data) -> Tensor:
 
 
 def scale(*values: Tensor) -> Tensor:
-    """Largest magnitude in each row, plus 1."""
-    return 1.0 + torch.stack([value.abs().flatten(1).amax(1) for value in values]).amax(0).unsqueeze(-1)
+    """Largest finite magnitude in each row, plus 1."""
+    sizes = [torch.where(value.isinf(), 0.0, value.abs()).flatten(1).amax(1) for value in values]
+    return 1.0 + torch.stack(sizes).amax(0).unsqueeze(-1)
 
 
 def tensors(params: Any) -> dict[str, Tensor]:
@@ -50,7 +47,7 @@ def rows_of(params: Any, index: Tensor) -> Any:
     """The rows ``index`` of params or data."""
     if isinstance(params, Tensor):
         return params[index]
-    if isinstance(params, dict):
+    if isinstance(params, Mapping):
         return {name: rows_of(part, index) for name, part in params.items()}
     return type(params)(*(rows_of(getattr(params, f.name), index) for f in attrs.fields(type(params))))
 
@@ -77,11 +74,6 @@ def raw_numbers(family: Family[Any], rows: int, dtype: torch.dtype = torch.float
         return torch.randn(rows, *io.site_shape, io.out_features, dtype=dtype)
 
 
-def alphas(rows: int, accuracy: float) -> Tensor:
-    """One accuracy for all rows."""
-    return torch.full((rows,), accuracy, dtype=torch.float64)
-
-
 class DrawnDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Scope that collects the floating dtypes of all random numbers drawn in it."""
 
@@ -94,6 +86,24 @@ class DrawnDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded in func.tags and result.is_floating_point():
             self.dtypes.add(result.dtype)
         return result
+
+
+class SameNoise(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Scope in which random numbers are drawn in float64 and rounded: float32 and float64 get the same noise."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags or "int" in func.__name__ or "perm" in func.__name__:
+            return func(*args, **kwargs)
+        tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
+        dtype = kwargs.get("dtype") or (tensors[0].dtype if tensors else torch.get_default_dtype())
+        if "dtype" in kwargs or not tensors:
+            kwargs["dtype"] = torch.float64
+        wide = [arg.double() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+        drawn = func(*wide, **kwargs)
+        if func._schema.is_mutable:
+            return args[0].copy_(drawn)
+        return drawn.to(dtype) if drawn.is_floating_point() else drawn
 
 
 def reads_values(distribution: Distribution) -> bool:
@@ -118,14 +128,49 @@ def fold(family: Family[Any], x: Data, accuracy: list[Any]) -> Any:
     return params
 
 
-def fold_one(family: Family[Any]) -> Any:
-    """Beliefs of one row after one message of accuracy 1/2."""
+def fold_one(family: Family[Any], accuracy: float = 0.5, seed: int = 0) -> Any:
+    """Beliefs of one row after one message about ``data(family, 1, seed)``."""
     with seeded(0, "one"):
-        return fold(family, data(family, 1), [alphas(1, 0.5)])
+        return fold(family, data(family, 1, seed), [accuracy_near(family, 1, accuracy)])
+
+
+def divergence(family: Family[Any], x: Data, output: Output, alpha: Any) -> Tensor:
+    """Numbers (B,) whose mean is KL(p_S || p_R), by the family's sender and receiver; for a batch of equal rows.
+
+    With r = p_R / p_S the means of r - 1 - ln r and of -ln r are both the divergence, but the standard deviation of the
+    first is of the order of the divergence, not of its square root; at large accuracies the second is used.  If messages repeat, as those of an erasure channel
+    do, the receiver may send what the sender cannot, so that E[r] is not 1; then the sum over the messages is exact.
+    """
+    sender, receiver, rows = family.sender(x, alpha), family.receiver(output, alpha), batch_size(x)
+    y = sender.sample()
+    messages = together(y, family.sender(x, accuracy_near(family, rows, 1.0)).sample())  # rare ones among them
+    kinds, which = torch.unique(columns(messages), dim=0, return_inverse=True)
+    if len(kinds) > rows // 10:
+        log_r = receiver.log_prob(y) - sender.log_prob(y)
+        small = float(-log_r.mean()) < 2.0 * float(log_r.var()) < 0.5  # nearly normal: a mean of half the variance
+        return log_r.expm1() - log_r if small else -log_r
+    first = torch.full((len(kinds),), 2 * rows).scatter_reduce(0, which, torch.arange(2 * rows), "amin")
+    y = rows_of(messages, torch.cat([first, first[:1].expand(rows - len(first))]))
+    log_p, log_q = (law.log_prob(y)[: len(first)] for law in (sender, receiver))
+    return (log_p.exp() * (log_p - log_q)).sum().expand(rows)
+
+
+def bridge(p: Distribution | Output, q: Distribution | Output) -> Tensor:
+    """Numbers (B,) within [-1, 1] whose mean is 0 if both densities are those of the draws, and of one mass.
+
+    Both E_p[q / (p + q)] and E_q[p / (p + q)] are the integral of p q / (p + q).
+    """
+    x, y = p.sample(), q.sample()
+    return (q.log_prob(x) - p.log_prob(x)).sigmoid() - (p.log_prob(y) - q.log_prob(y)).sigmoid()
+
+
+def together(a: Data, b: Data) -> Data:
+    """The rows of a, then those of b."""
+    return {name: together(part, b[name]) for name, part in a.items()} if isinstance(a, Mapping) else torch.cat([a, b])
 
 
 def tame(log_ratio: Callable[[float], Tensor], accuracy: float) -> Tensor:
-    """Log density ratios at the largest accuracy for which their standard deviation is below 1.
+    """Log density ratios at the largest accuracy for which the standard deviation of each column is below 1.
 
     Then the mean of the ratios is nearly normal for any number of sites; at a large accuracy a few rows in a million
     would dominate it.
@@ -136,7 +181,9 @@ def tame(log_ratio: Callable[[float], Tensor], accuracy: float) -> Tensor:
     """
     values = log_ratio(accuracy)
     for _ in range(14):
-        if not float(values.std()) > 1.0:  # NaN is left to the judge
+        if (
+            not float(values.std(0).max()) > 1.0
+        ):  # NaN is left to the judge; -inf is a ratio of 0, and does not dominate
             break
         accuracy /= 2
         values = log_ratio(accuracy)

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from family_subjects import FAMILIES
 from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
@@ -50,7 +51,7 @@ def built_ins() -> Sequence[Any]:
 
 
 @pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
-@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS], ids=name_of)
+@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     applicable = laws_for(subject)
     for seed in SEEDS:
