@@ -272,7 +272,6 @@ class Oracle(FlowModel):
         super().__init__(family)
         self.posterior = posterior
 
-    @torch.no_grad()
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """Returns the posterior, which does not depend on t."""
         return self.posterior(params)
