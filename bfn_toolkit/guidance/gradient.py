@@ -1,41 +1,44 @@
 r"""Gradient guidance: a model wrapper that follows the gradient of a log-likelihood of the data.
 
-Let l(x) be differentiable, such as the log-probability of a measurement or the score of a predictor, s its scale, and
-g and H the gradient and the Hessian of s l at the mean of the output.  They move the output in natural parameters,
+Let l(x) be differentiable, such as the log-probability of a measurement or the score of a predictor, and s its scale.
+Classes move along the gradient g of s l at the mean of the output, in natural parameters.  Points move towards the
+largest posterior density, if the remaining uncertainty of the data given the beliefs is normal with covariance C:
 
 .. math::
     \text{classes:} \quad \tilde p_k \propto p_k \, e^{g_k}, \qquad
-    \text{points:} \quad \tilde x = \hat x + C (I - H C)^{-1} g .
+    \text{points:} \quad \tilde x = \hat x + d \quad \text{that raises} \quad
+    s \, l(\hat x + d) - \tfrac12 \, d^\top C^{-1} d .
 
-C is the remaining covariance of the data given the beliefs, in one of two forms,
+With the Hessian H of s l at :math:`\hat x`, d is Newton's step :math:`(C^{-1} - H)^{-1} g`, by conjugate gradients for
+each example by itself: k iterations are exact for k linear measurements with normal noise.  Along a direction in which
+l is convex the step is C g, as if l were linear, and the iterations of the example end.  A step that does not raise the
+objective, because l is far from quadratic, is shortened.  So no step lowers s l by more than rounding.
+
+C has one of two forms,
 
 .. math::
-    \text{isotropic:} \quad C = \frac{1}{1 / v + B} I, \qquad
+    \text{isotropic:} \quad C = \frac{1}{1 / v + B} \, I, \qquad
     \text{network:} \quad C = \frac{\partial \hat x}{\partial v_\theta},
 
 with the mean square v of real data, the accuracy B, and the natural parameters :math:`v_\theta` of the beliefs
-(:class:`~bfn_toolkit.ChannelFamily`).  The second form is exact for an exact network, whatever the data.
+(:class:`~bfn_toolkit.ChannelFamily`).  The second is the covariance for every exact network.  In the first form the
+gradient does not pass through the network.
 
-With s = 1 the moved output is the posterior of
+With s = 1 the moved output is the posterior (its mean, for points) of
 
-* classes, if l is linear in the probabilities and the sites are independent given the beliefs;
-* points, if l is quadratic or linear and the data are normal: with equal variances v at independent sites for the
-  isotropic form, with any covariance for the network's.
+* classes, if l is linear in the probabilities, and sites are independent given the beliefs;
+* points, if l is linear or quadratic and concave, and the data are normal: independent sites with mean square v for the
+  isotropic form, any mean and covariance for the network's.
 
-Conjugate gradients solve for the step, for each example by itself: k iterations are exact for k linear measurements.
-Directions in which l is convex have no maximum to aim at.  There the step is C g, as if l were linear, and the
-iterations of the example end.  So the step never turns against g, and it does not overshoot a maximum, however steep.
-In the isotropic form the gradient does not pass through the network.
-
-Source: the shift in the parameters' space of MolJO (arXiv 2411.13280); the covariance, by vector-Jacobian products, of
-moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712); the end at directions of wrong curvature of
-Steihaug 1983.
+Source: the shift in the parameters' space of MolJO (arXiv 2411.13280); the network's covariance and conjugate gradients
+of moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712); their end at a direction of wrong curvature
+of Steihaug (1983).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -48,12 +51,13 @@ from bfn_toolkit.errors import ConfigError, NonFiniteError
 from bfn_toolkit.families import Family, Part
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Output
-from bfn_toolkit.shapes import Data, expand, map_data, per_example
+from bfn_toolkit.shapes import Data, expand, map_data
 
 Likelihood = Callable[[Data], Tensor]
 LinearMap = Callable[[Tensor], Tensor]  # of vectors with shape (B, D), for each example by itself
 
-FURTHEST = 1e3  # largest step of a point, in root mean squares of the data
+FURTHEST = 1e3  # longest step of a point at one site, in root mean squares of the data
+TRIALS = 8  # lengths of a step that are tried, each a quarter of the one before
 
 
 class GradientGuided(ModelWrapper, FlowModel):
@@ -67,8 +71,8 @@ class GradientGuided(ModelWrapper, FlowModel):
         scale: Scale s; 0 for no guidance.
         data_variance: Mean square v of real data; None for that of the family's head, or 1 if it has none.
         covariance: Form of C: "isotropic", or "network", which takes vector-Jacobian products of the network.
-        iterations: Largest number of conjugate-gradient iterations: the number of measurements, or less.  Each takes a
-            Hessian-vector product of l, and for ``covariance="network"`` the backward pass of the network.
+        iterations: Largest number of conjugate-gradient iterations for points; the number of measurements is enough.
+            Each takes a product with the Hessian of l, and for ``covariance="network"`` a backward pass of the network.
     Raises:
         ConfigError: If a number is not finite or not positive, or the covariance has another name.
 
@@ -100,35 +104,60 @@ class GradientGuided(ModelWrapper, FlowModel):
         self.log_likelihood = log_likelihood
         self.scale, self.data_variance = float(scale), data_variance
         self.covariance, self.iterations = covariance, iterations
-        self._furthest: Tensor | None = None  # largest step within a finite guard, as a part of what is allowed
+        self._longest: Tensor | None = None  # step within a finite guard, as a share of what is allowed
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
         """The model's output, moved.
 
         Raises:
-            ConfigError: If the output is neither classes nor points, or the likelihood has another shape.
+            ConfigError: If the output is neither classes nor points, the likelihood has another shape, or points do
+                not have this form of covariance.
         """
         if self.scale == 0.0:
             return self.model.output(params, t, condition)
+        natural: dict[str, Tensor] = {}
         if self.covariance == "isotropic":
-            return self._moved(self.model.output(params, t, condition), params, None)
+            output = self.model.output(params, t, condition)
+        else:
+            with torch.inference_mode(False), torch.enable_grad():
+                traced, natural = _traced(self.family, params)
+                conditions = None if condition is None else map_data(torch.clone, condition)
+                output = self.model.output(traced, map_data(torch.clone, t), conditions)
+        parts = list(self.family.walk(output, params))
+        expected = {part.name: _expected(part.values[0]) for part in parts}
         with torch.inference_mode(False), torch.enable_grad():
-            params, natural = _differentiable(self.family, params)
-            conditions = None if condition is None else {name: value.clone() for name, value in condition.items()}
-            return self._moved(self.model.output(params, map_data(torch.clone, t), conditions), params, natural)
+            steps = self._steps(parts, expected, natural)
+        healthy = _flat(list(expected.values())).isfinite().all(1)
+        moved: dict[str, Output] = {}
+        for part in parts:
+            p_o, step = part.values[0], steps[part.name]
+            if isinstance(p_o, Delta):
+                self._watch(step, healthy, FURTHEST * math.sqrt(self._variance(part)))
+                moved[part.name] = attrs.evolve(p_o, value=p_o.value + step)
+            else:
+                self._watch(step, healthy, math.inf)
+                moved[part.name] = Finite(None, p_o.logits + step)
+        return self.family.join_outputs(moved)
 
     @contextmanager
     def finite_guard(self) -> Iterator[Callable[[], bool]]:
-        """Guard of the model, and of the steps: none may be NaN, infinite, or longer than 1,000 root mean squares.
+        """Guard of the model and of the steps: NaN, infinity and steps over 1,000 root mean squares of the data.
 
-        The largest step is kept on the device and read once, at the end.
+        A step of that length leaves every range of the data, so that the network would see beliefs unlike any of its
+        training, and the samples would be finite and meaningless.  The longest step is read once, at the end.
         """
-        self._furthest = torch.zeros(())
+        self._longest = torch.zeros(())
         try:
             with self.model.finite_guard() as is_finite:
-                yield lambda: is_finite() and self._within_reach()
+                yield lambda: self._within_reach() and is_finite()
         finally:
-            self._furthest = None
+            self._longest = None
+
+    def _watch(self, step: Tensor, healthy: Tensor, allowed: float) -> None:
+        """Keeps the longest step of the rows where the model's output is finite."""
+        if self._longest is not None:  # NaN survives both maxima, and a CPU scalar works with any device
+            longest = torch.where(expand(healthy, step), step.abs() / allowed, 0.0).amax()
+            self._longest = torch.maximum(self._longest, longest)
 
     def _within_reach(self) -> bool:
         """Returns True.
@@ -136,81 +165,62 @@ class GradientGuided(ModelWrapper, FlowModel):
         Raises:
             NonFiniteError: If a step was not finite, or too long.
         """
-        share = 0.0 if self._furthest is None else float(self._furthest)
-        if share <= 1.0:
+        longest = 0.0 if self._longest is None else float(self._longest)
+        if longest <= 1.0:
             return True
         raise NonFiniteError(
-            f"guidance moved an output by {share * FURTHEST:.3g} root mean squares of the data, of which {FURTHEST:.0f} "
-            "are allowed; look at the log-likelihood and its gradient, or write a smaller scale"
+            f"a step of the gradient guidance had {longest * FURTHEST:.3g} times the root mean square of the data, "
+            f"allowed are {FURTHEST:.0f}; look at the log-likelihood and its gradient, or write a smaller scale"
         )
 
-    def _watch(self, step: Tensor, allowed: float) -> None:
-        """Keeps the largest step; maximum and amax keep NaN."""
-        if self._furthest is not None:
-            self._furthest = torch.maximum(self._furthest, (step.abs() / allowed).amax())
-
-    def _moved(self, output: Output, params: Any, natural: dict[str, Tensor] | None) -> Output:
-        """The output moved; ``natural`` are the natural parameters on which it depends, if its Jacobian is wanted."""
-        parts = list(self.family.walk(output, params))
-        expected = {part.name: _expected(part.values[0]) for part in parts}
-        points = [part for part in parts if isinstance(part.values[0], Delta)]
-        with torch.inference_mode(False), torch.enable_grad():
-            steps = self._steps(expected, points, natural)
-        moved = {}
-        for part in parts:
-            p_o, step = part.values[0], steps[part.name]
-            if isinstance(p_o, Finite):
-                self._watch(step, math.inf)
-                moved[part.name] = Finite(None, p_o.logits.detach() + step)
-            else:
-                self._watch(step, FURTHEST * math.sqrt(self._variance(part)))
-                moved[part.name] = attrs.evolve(p_o, value=p_o.value.detach() + step)
-        return self.family.join_outputs(moved)
-
-    def _steps(
-        self, expected: dict[str, Tensor], points: list[Part], natural: dict[str, Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Steps by the names of the parts: the gradient for classes, C (I - H C)^-1 g for points."""
+    def _steps(self, parts: list[Part], expected: dict[str, Tensor], natural: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Steps by the names of the parts."""
         at = {name: value.detach().clone().requires_grad_() for name, value in expected.items()}
-        rows = len(next(iter(at.values())))
-        nats = self.log_likelihood(self.family.join(at)) * self.scale
+        nats = self._nats(at)
+        slopes = dict(zip(at, _gradients(nats, list(at.values()), create_graph=True), strict=True))
+        no_number = nats.isnan()
+        steps = {name: slope.detach().masked_fill(expand(no_number, slope), math.nan) for name, slope in slopes.items()}
+        points = [part for part in parts if isinstance(part.values[0], Delta)]
+        if not points:
+            return steps
+        covariance = self._isotropic(points) if self.covariance == "isotropic" else _of_network(points, natural)
+        x = {part.name: at[part.name] for part in points}
+        g = _flat([slopes[name] for name in x])
+
+        def hessian(p: Tensor) -> Tensor:
+            return _flat(_gradients(g, list(x.values()), p))
+
+        @torch.no_grad()
+        def rise(d: Tensor) -> Tensor:
+            after = self._nats(at | {name: x[name] + step for name, step in _named(d, x).items()})
+            return after - nats + math.sqrt(torch.finfo(after.dtype).eps) * (after.abs() + nats.abs())
+
+        gradient = _flat([steps[name] for name in x])
+        return steps | _named(_step(gradient, covariance, hessian, rise, self.iterations), x)
+
+    def _nats(self, x_hat: dict[str, Tensor]) -> Tensor:
+        """s l, with shape (B,)."""
+        nats: Tensor = self.log_likelihood(self.family.join(x_hat)) * self.scale
+        rows = len(next(iter(x_hat.values())))
         if nats.shape != (rows,):
             raise ConfigError(f"the log-likelihood must have shape ({rows},), found {tuple(nats.shape)}")
-        steps = dict(zip(at, _gradients(nats, list(at.values()), create_graph=True), strict=True))
-        names = [part.name for part in points]
-        if names:
-            wrt, g = [at[name] for name in names], _flat([steps[name] for name in names])
+        return nats
 
-            def hessian(p: Tensor) -> Tensor:
-                return _flat(_gradients(g, wrt, p))
-
-            if natural is None:
-                S = _flat([self._remaining(part).expand_as(at[part.name]) for part in points])
-                covariance: LinearMap = S.mul
-            else:
-                x_hat, roots = _flat([expected[name] for name in names]), [natural[name] for name in names]
-
-                def covariance(p: Tensor) -> Tensor:
-                    return _flat(_gradients(x_hat, roots, p))
-
-            step = _newton_step(g.detach(), covariance, hessian, self.iterations)
-            sizes = [value[0].numel() for value in wrt]
-            for name, share in zip(names, step.split(sizes, 1), strict=True):
-                steps[name] = share.reshape(at[name].shape)
-        return {name: step.detach() for name, step in steps.items()}
-
-    def _remaining(self, part: Part) -> Tensor:
-        """Remaining variance S = 1 / (1 / v + B), with axes to broadcast over the sites."""
-        output, beliefs = part.values
-        accuracy: Tensor = part.as_channel().natural_params(beliefs)[1]
-        return expand((1.0 / self._variance(part) + accuracy).reciprocal(), output.value)
+    def _isotropic(self, points: list[Part]) -> LinearMap:
+        """Product with C = 1 / (1 / v + B)."""
+        remaining = []
+        for part in points:
+            output, beliefs = part.values
+            accuracy = part.as_channel().natural_params(beliefs)[1]
+            variance = (1.0 / self._variance(part) + accuracy).reciprocal()
+            remaining.append(expand(variance, output.value).expand_as(output.value))
+        return _flat(remaining).clone().mul
 
     def _variance(self, part: Part) -> float:
         """Mean square v of the data of a part."""
         if self.data_variance is not None:
             return self.data_variance
-        head = getattr(part.family, "head", None)
-        return float(getattr(head, "data_variance", 1.0))
+        return float(getattr(getattr(part.family, "head", None), "data_variance", 1.0))
 
 
 def _expected(output: Any) -> Tensor:
@@ -223,54 +233,75 @@ def _expected(output: Any) -> Tensor:
     raise ConfigError(f"gradient guidance is for outputs that are classes or points, found {found}")
 
 
-def _differentiable(family: Family[Any], params: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The beliefs as functions of their natural parameters, and these by part, for the parts that are channels."""
+def _traced(family: Family[Any], params: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The beliefs as functions of their natural parameters, and these by part, for parts that are channels."""
     copies, natural = {}, {}
     for part in family.walk(params):
         (beliefs,) = part.values
-        fields = [field.name for field in attrs.fields(type(beliefs))]
+        names = [field.name for field in attrs.fields(type(beliefs))]
         # Tensors of inference mode have no gradients, but their copies have.
-        copies[part.name] = attrs.evolve(beliefs, **{field: getattr(beliefs, field).clone() for field in fields})
+        beliefs = attrs.evolve(beliefs, **{name: getattr(beliefs, name).clone() for name in names})
         with suppress(ConfigError):
             channel = part.as_channel()
-            v, accuracy = channel.natural_params(copies[part.name])
-            natural[part.name] = v.detach().requires_grad_()
-            copies[part.name] = channel.from_natural(natural[part.name], accuracy)
+            v, accuracy = channel.natural_params(beliefs)
+            natural[part.name] = v.requires_grad_()
+            beliefs = channel.from_natural(v, accuracy)
+        copies[part.name] = beliefs
     return family.join(copies), natural
 
 
-def _newton_step(g: Tensor, covariance: LinearMap, hessian: LinearMap, iterations: int) -> Tensor:
-    r"""Step :math:`(C^{-1} - H)^{-1} g`, by conjugate gradients with the preconditioner C.
+def _of_network(points: list[Part], natural: dict[str, Tensor]) -> LinearMap:
+    """Product with C, as a vector-Jacobian product: C is symmetric."""
+    for part in points:
+        if part.as_channel().channels != 1 or not part.values[0].value.requires_grad:
+            raise ConfigError(
+                "covariance='network' needs points that are a differentiable function of the beliefs, in a family "
+                f"whose embedding is the data; those of {type(part.family).__name__} are not: "
+                "write covariance='isotropic'"
+            )
+    x_hat, roots = _flat([part.values[0].value for part in points]), [natural[part.name] for part in points]
+    return lambda p: _flat(_gradients(x_hat, roots, p))
 
-    The inverse of C is never formed: each direction p = C u is carried together with its u.  An example ends at rounding,
-    at a direction in which C is not positive, and after a step along one in which H is not negative, where H counts as 0.
+
+def _step(
+    g: Tensor, covariance: LinearMap, hessian: LinearMap, rise: Callable[[Tensor], Tensor], iterations: int
+) -> Tensor:
+    """Step d that raises the objective l(x_hat + d) - d' C^-1 d / 2, which is 0 for d = 0.
+
+    Conjugate gradients are preconditioned with C.  Its inverse is never formed: each vector that is C u comes with its
+    u.  An example ends at rounding, at a direction in which C is not positive, and after a step along one in which H is
+    not negative, or not finite, where H counts as 0.
 
     Arguments:
         g: Gradient, with shape (B, D).
-        covariance: Product of C with vectors of this shape.
-        hessian: Product of H with vectors of this shape.
+        covariance: Product of C with such vectors.
+        hessian: Product of H with such vectors.
+        rise: l(x_hat + d) - l(x_hat), rounded up, with shape (B,), of such a vector d.
         iterations: Largest number of iterations.
     """
-    step, r = torch.zeros_like(g), g
-    p, u = covariance(g), g
-    descent = per_example(r * p).unsqueeze(1)
-    largest, done = descent, torch.zeros_like(descent, dtype=torch.bool)
+    d = d_u = p = u = torch.zeros_like(g)
+    r, before = g, torch.full_like(g[:, :1], math.inf)
+    steepest, done = torch.zeros_like(before), torch.zeros_like(before, dtype=torch.bool)
     rounding = (4.0 * torch.finfo(g.dtype).eps) ** 2
-    for i in range(min(iterations, g.shape[1])):
-        Hp = hessian(p)
-        bend, width = per_example(p * Hp).unsqueeze(1), per_example(p * u).unsqueeze(1)
-        done = done | (descent <= rounding * largest) | (width <= 0.0)  # NaN is not done, and goes into the step
-        length = descent / (width - bend.clamp_max(0.0))
-        step = torch.where(done, step, step + length * p)
-        done = done | (bend >= 0.0)
-        if i + 1 == iterations:
-            break
-        r = torch.where(done, r, r - length * (u - Hp))
-        z, before = covariance(r), descent
-        descent = per_example(r * z).unsqueeze(1)
-        largest = torch.maximum(largest, descent)
-        p, u = torch.addcmul(z, descent / before, p), torch.addcmul(r, descent / before, u)
-    return step
+    for _ in range(min(iterations, g.shape[1])):
+        z = covariance(r)
+        descent = _dot(r, z)
+        p, u = z + descent / before * p, r + descent / before * u
+        h = hessian(p)
+        bend, width = _dot(p, h), _dot(p, u)
+        steepest = torch.maximum(steepest, descent)
+        done = done | (descent <= rounding * steepest) | (width <= 0.0)
+        concave = (bend < 0.0) & bend.isfinite()
+        length = descent / (width - torch.where(concave, bend, 0.0))
+        d, d_u = torch.where(done, d, d + length * p), torch.where(done, d_u, d_u + length * u)
+        r, before = torch.where(done, r, r - length * (u - h)), descent
+        done = done | ~concave
+    half_width = 0.5 * _dot(d, d_u)
+    share, found = torch.ones_like(half_width), torch.zeros_like(half_width, dtype=torch.bool)
+    for _ in range(TRIALS):
+        found = found | (rise(share * d).unsqueeze(1) >= share.square() * half_width)
+        share = torch.where(found, share, 0.25 * share)
+    return torch.where(found, share, 0.0) * d + 0.0 * g  # a gradient that is not finite stays so
 
 
 def _gradients(
@@ -285,6 +316,17 @@ def _gradients(
     )
 
 
-def _flat(parts: list[Tensor]) -> Tensor:
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Products of vectors (B, D), with shape (B, 1)."""
+    return (a * b).sum(1, keepdim=True)
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
     """Vectors (B, D) of all numbers of each example."""
     return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def _named(vectors: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of vectors (B, D), in the shapes of ``like``."""
+    shares = torch.split(vectors, [part[0].numel() for part in like.values()], 1)
+    return {name: share.reshape(part.shape) for (name, part), share in zip(like.items(), shares, strict=True)}
