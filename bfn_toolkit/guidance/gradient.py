@@ -279,22 +279,26 @@ def _step(
         rise: l(x_hat + d) - l(x_hat), rounded up, with shape (B,), of such a vector d.
         iterations: Largest number of iterations.
     """
-    d = d_u = p = u = torch.zeros_like(g)
-    r, before = g, torch.full_like(g[:, :1], math.inf)
-    steepest, done = torch.zeros_like(before), torch.zeros_like(before, dtype=torch.bool)
+    r, d, d_u = g, torch.zeros_like(g), torch.zeros_like(g)
+    steepest, done = torch.zeros_like(g[:, :1]), torch.zeros_like(g[:, :1], dtype=torch.bool)
     rounding = (4.0 * torch.finfo(g.dtype).eps) ** 2
+    past: list[tuple[Tensor, Tensor, Tensor]] = []  # directions p = C u, and A p / p' A p for A = C^-1 - H
     for _ in range(min(iterations, g.shape[1])):
-        z = covariance(r)
-        descent = _dot(r, z)
-        p, u = z + descent / before * p, r + descent / before * u
+        p, u = covariance(r), r
+        descent = _dot(r, p)
+        for p_0, u_0, dual in past:  # the last one is enough, but for rounding
+            share = _dot(dual, p)
+            p, u = p - share * p_0, u - share * u_0
         h = hessian(p)
         bend, width = _dot(p, h), _dot(p, u)
         steepest = torch.maximum(steepest, descent)
         done = done | (descent <= rounding * steepest) | (width <= 0.0)
         concave = (bend < 0.0) & bend.isfinite()
-        length = descent / (width - torch.where(concave, bend, 0.0))
+        curvature = width - torch.where(concave, bend, 0.0)
+        length = descent / curvature
         d, d_u = torch.where(done, d, d + length * p), torch.where(done, d_u, d_u + length * u)
-        r, before = torch.where(done, r, r - length * (u - h)), descent
+        r = torch.where(done, r, r - length * (u - h))
+        past.append((p, u, (u - h) / curvature))
         done = done | ~concave
     half_width = 0.5 * _dot(d, d_u)
     share, found = torch.ones_like(half_width), torch.zeros_like(half_width, dtype=torch.bool)

@@ -112,6 +112,18 @@ def test_k_iterations_give_the_posterior_mean_of_k_measurements(
         assert torch.allclose(x, case.posterior(v_row, b)[0], rtol=1e-9, atol=1e-9)
 
 
+def test_measurements_of_very_different_precision_are_exact() -> None:
+    with seeded(8, "rows"):
+        rows, values = torch.randn(8, 20, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+        x_hat = torch.randn(20, dtype=torch.float64)
+    noise = torch.logspace(-6, 0, 8, dtype=torch.float64)
+    model = Oracle(Gaussian((20,)), lambda params: Delta(params.mean))
+    params = GaussianParams(x_hat.unsqueeze(0), torch.full((1,), 2.0, dtype=torch.float64))
+    guided = GradientGuided(model, lambda x: -((x @ rows.T - values).square() / (2 * noise)).sum(1), iterations=8)
+    gain = torch.linalg.solve(noise.diag() + 0.5 * rows @ rows.T, values - rows @ x_hat)
+    assert torch.allclose(guided.output(params, torch.tensor(0.5)).mean[0], x_hat + 0.5 * rows.T @ gain, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("data", "covariance", "measurement"),
     [
