@@ -156,7 +156,7 @@ class GradientGuided(ModelWrapper, FlowModel):
     def _watch(self, step: Tensor, healthy: Tensor, allowed: float) -> None:
         """Keeps the longest step of the rows where the model's output is finite."""
         if self._longest is not None:  # NaN survives both maxima, and a CPU scalar works with any device
-            longest = torch.where(expand(healthy, step), step.abs() / allowed, 0.0).amax()
+            longest = step.abs() / allowed.amax()
             self._longest = torch.maximum(self._longest, longest)
 
     def _within_reach(self) -> bool:
@@ -269,7 +269,7 @@ def _step(
     """Step d that raises the objective l(x_hat + d) - d' C^-1 d / 2, which is 0 for d = 0.
 
     Conjugate gradients are preconditioned with C.  Its inverse is never formed: each vector that is C u comes with its
-    u.  An example ends at rounding, at a direction in which C is not positive, and after a step along one in which H is
+    u.  An example ends at rounding, at a direction in which C is no covariance, and after a step along one in which H is
     not negative, or not finite, where H counts as 0.
 
     Arguments:
@@ -292,7 +292,8 @@ def _step(
         h = hessian(p)
         bend, width = _dot(p, h), _dot(p, u)
         steepest = torch.maximum(steepest, descent)
-        done = done | (descent <= rounding * steepest) | (width <= 0.0)
+        # A covariance has width >= descent, and the Jacobian of a network may be none.
+        done = done | (descent <= rounding * steepest) | (width < 0.5 * descent)
         concave = (bend < 0.0) & bend.isfinite()
         curvature = width - torch.where(concave, bend, 0.0)
         length = descent / curvature

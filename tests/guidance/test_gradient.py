@@ -175,6 +175,20 @@ def test_no_step_lowers_the_log_likelihood(name: str, covariance: Any) -> None:
     assert ((after.mean - before) != 0).any(1).double().mean() > 0.5
 
 
+@pytest.mark.parametrize("measurement", ["the sum", "three dependent"])
+def test_a_jacobian_that_is_no_covariance_does_no_harm(measurement: str) -> None:
+    case, rows = Measured(ALIKE, measurement), 5000
+    with seeded(9, "Jacobians"):
+        matrices = 3.0 * torch.randn(rows, 4, 4, dtype=torch.float64)
+        v, accuracy = torch.randn(rows, 4, 1, dtype=torch.float64), torch.ones(rows, dtype=torch.float64)
+    model = Oracle(case.family, lambda params: Delta((params.mean.unsqueeze(1) @ matrices).squeeze(1)))
+    params = case.family.from_natural(v, accuracy)
+    before: Any = model.output(params, torch.tensor(0.5)).mean
+    guided = GradientGuided(model, case.log_likelihood, covariance="network")
+    after: Any = guided.output(params, torch.tensor(0.5)).mean
+    assert (case.log_likelihood(after) >= case.log_likelihood(before) * (1 + 1e-6)).all()
+
+
 def test_a_linear_function_and_a_convex_one_move_by_the_covariance_times_the_gradient() -> None:
     case = Measured(CORRELATED, "the sum")
     params = case.family.from_natural(torch.ones(1, 4, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
