@@ -156,7 +156,7 @@ class GradientGuided(ModelWrapper, FlowModel):
     def _watch(self, step: Tensor, healthy: Tensor, allowed: float) -> None:
         """Keeps the longest step of the rows where the model's output is finite."""
         if self._longest is not None:  # NaN survives both maxima, and a CPU scalar works with any device
-            longest = step.abs() / allowed.amax()
+            longest = torch.where(expand(healthy, step), step.abs() / allowed, 0.0).amax()
             self._longest = torch.maximum(self._longest, longest)
 
     def _within_reach(self) -> bool:
@@ -269,8 +269,8 @@ def _step(
     """Step d that raises the objective l(x_hat + d) - d' C^-1 d / 2, which is 0 for d = 0.
 
     Conjugate gradients are preconditioned with C.  Its inverse is never formed: each vector that is C u comes with its
-    u.  An example ends at rounding, at a direction in which C is no covariance, and after a step along one in which H is
-    not negative, or not finite, where H counts as 0.
+    u.  An example ends at rounding, at a direction in which C is no covariance, and after a step along one in which H
+    is not negative, or not finite, where H counts as 0.
 
     Arguments:
         g: Gradient, with shape (B, D).
