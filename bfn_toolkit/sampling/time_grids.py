@@ -16,12 +16,12 @@ a grid spaces the times from the second on evenly in
 
 The first time is the *start*.  Up to there a solver takes the beliefs for noise alone, which is wrong by terms of the
 order of B times the mean square v of the embedded data (:attr:`~bfn_toolkit.ChannelFamily.embedding_variance`).  So by
-default it falls with the number of times, :math:`B(t_1) = 1 / (n^2 v)`, and the error with it; it is at most 0.1 / v,
+default it falls with the number of times, :math:`B(t_1) = 2.5 / (n^2 v)`, and the error with it; it is at most 0.1 / v,
 and at most a hundredth of B(1).
 
-The second time doubles the signal, :math:`B(t_2) = 4 B(t_1)`.  Then the first evaluation is in the middle of the first
-step from 0 to :math:`\sqrt{B(t_2)}`, in the variable in which the probability flow is smooth, and the step is of second
-order.
+The second time doubles the signal, :math:`B(t_2) = 4 B(t_1)`, unless the times are so few that the others double it as
+well.  Then the first evaluation is in the middle of the first step from 0 to :math:`\sqrt{B(t_2)}`, in the variable in
+which the probability flow is smooth, and the step is of second order.
 
 The parts of a product share their times.  The first two are those of the part that starts first; the others space the
 mean progress of the parts evenly.
@@ -94,34 +94,35 @@ class SpacedGrid(TimeGrid):
         if self.start is not None:
             return torch.tensor(self.start, dtype=torch.float64)
         last, v = _accuracy(family, torch.ones((), dtype=torch.float64)), family.embedding_variance
-        return _time(family, (0.01 * last).clamp_max(min(1.0 / n**2, 0.1) / v))
+        return _time(family, (0.01 * last).clamp_max(min(2.5 / n**2, 0.1) / v))
 
     def spaced(self, parts: Sequence[ChannelFamily[Any]], n: int) -> Tensor:
         """The start, the time at which the signal has doubled, and even times from there up to 1."""
-        one = torch.ones((), dtype=torch.float64)
-        starts = [self.first(part, n) for part in parts]
-        doubled = [_time(part, 4.0 * _accuracy(part, t)) for part, t in zip(parts, starts, strict=True)]
-        start, second = torch.stack(starts).amin(), torch.stack(doubled).amin()
-        if n <= 2:
-            return torch.stack([start, one])[:n]
-        if not second < 1.0:
-            second = 0.5 * (start + 1.0)
+        starts = torch.stack([self.first(part, n) for part in parts])
+        start, leader = starts.amin(), parts[int(starts.argmin())]
+        even = self._even(parts, starts, start, n)
+        if n <= 2 or _accuracy(leader, even[2]) >= 4.0 * _accuracy(leader, even[1]):
+            return even
+        doubled = _time(leader, 4.0 * _accuracy(leader, start))
+        return torch.cat([start.reshape(1), self._even(parts, starts, doubled, n - 1)])
 
+    def _even(self, parts: Sequence[ChannelFamily[Any]], starts: Tensor, low: Tensor, n: int) -> Tensor:
+        """Times from ``low`` to 1 that space the mean progress of the parts evenly; each begins at its own start."""
+        one = torch.ones((), dtype=torch.float64)
         ranges = [
-            self.coordinate(part, torch.stack([t.maximum(second), one])) for part, t in zip(parts, starts, strict=True)
+            self.coordinate(part, torch.stack([t.maximum(low), one])) for part, t in zip(parts, starts, strict=True)
         ]
 
         def progress(t: Tensor) -> Tensor:
-            """Mean over the parts of the way from their second time to the end, in [0, 1]."""
             ways = [
-                ((self.coordinate(part, t) - low) / (high - low)).clamp_min(0.0)
-                for part, (low, high) in zip(parts, ranges, strict=True)
+                ((self.coordinate(part, t) - first) / (last - first)).clamp_min(0.0)
+                for part, (first, last) in zip(parts, ranges, strict=True)
             ]
             return torch.stack(ways).mean(0)
 
-        times = _inverse(progress, torch.linspace(0.0, 1.0, n - 1, dtype=torch.float64), float(second))
-        times[0], times[-1] = second, 1.0
-        return torch.cat([start.reshape(1), times])
+        times = _inverse(progress, torch.linspace(0.0, 1.0, n, dtype=torch.float64), float(low))
+        times[-1], times[0] = 1.0, low
+        return times
 
 
 def _inverse(function: Callable[[Tensor], Tensor], values: Tensor, low: float) -> Tensor:
