@@ -69,7 +69,8 @@ class GradientGuided(ModelWrapper, FlowModel):
             (B, *site) for points, probabilities (B, *site, K) for classes, and a mapping of these by part for data of
             several parts.
         scale: Scale s; 0 for no guidance.
-        data_variance: Mean square v of real data; None for that of the family's head, or 1 if it has none.
+        data_variance: Mean square v of real data; None for that of the family
+            (:attr:`~bfn_toolkit.ChannelFamily.embedding_variance`).
         covariance: Form of C: "isotropic", or "network", which takes vector-Jacobian products of the network.
         iterations: Largest number of conjugate-gradient iterations for points; the number of measurements is enough.
             Each takes a product with the Hessian of l, and for ``covariance="network"`` a backward pass of the network.
@@ -220,7 +221,7 @@ class GradientGuided(ModelWrapper, FlowModel):
         """Mean square v of the data of a part."""
         if self.data_variance is not None:
             return self.data_variance
-        return float(getattr(getattr(part.family, "head", None), "data_variance", 1.0))
+        return part.as_channel().embedding_variance
 
 
 def _expected(output: Any) -> Tensor:
