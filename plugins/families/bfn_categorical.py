@@ -169,7 +169,7 @@ class EntropyLinearSchedule(AccuracySchedule):
     .. math:: -\frac{dH}{d\beta} = \frac{K}{2} E \lVert e_x - \mathrm{softmax}(v) \rVert^2
 
     This is integrated by quadrature and inverted by cubic pieces, in float64.  A thousandth of the time is spent on a
-    constant growth of beta instead, so that alpha stays below about 1000 beta_1 although the entropy never reaches 0; the
+    constant growth of beta instead: alpha stays below about 1000 beta_1 although the entropy never reaches 0, and the
     entropy differs from the straight line by less than that share of its fall.  Under the quadratic schedule it differs
     by 0.2 to 0.3 of its fall.
 
