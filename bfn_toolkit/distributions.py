@@ -315,7 +315,8 @@ def _(q: Mixture, p: Distribution) -> tuple[Tensor, Tensor] | None:
         return None
     normals, axes = q.components.base_dist, q.components.reinterpreted_batch_ndims
     mean, variance = (_beside(v, q.components, q.sites) for v in (p.mean, p.variance))
-    widened: Any = Independent(_Normal(normals.loc, (normals.scale.square() + variance).sqrt()), axes)
+    scale = (normals.scale.square() + variance).sqrt()
+    widened: Any = Independent(_Normal(normals.loc, scale), axes, validate_args=False)
     near = Mixture(q.logits + widened.log_prob(mean).movedim(q._axis, -1), q.components, q._axis)
     return near.mean, near.variance
 
