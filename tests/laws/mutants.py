@@ -451,26 +451,34 @@ class IgnoredField(Classes):
 # Schedules
 
 
-@rejected_by("rate-is-the-derivative", published="thorinf get_alpha: beta / t for the rate, half of it")
+@rejected_by(
+    "rate-is-the-derivative",
+    "rate-adds-up-to-the-accuracy",
+    published="thorinf get_alpha: beta / t for the rate, half of it",
+)
 class HalfTheRate(QuadraticSchedule):
     def alpha(self, t: Tensor) -> Tensor:
         return self.beta_1 * t
 
 
-@rejected_by("accuracy-is-precise-near-the-start", published="1 - s ** (2 t), wherever it is written so")
+@rejected_by("schedule-is-precise-in-float32", published="1 - s ** (2 t), wherever it is written so")
 class NaivePower(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         gamma = 1.0 - self.sigma_1 ** (2.0 * t)
         return gamma / (1.0 - gamma)
 
 
-@rejected_by("nothing-is-told-at-the-start", "steps-add-up", "time-inverts-the-accuracy")
+@rejected_by(
+    "nothing-is-told-at-the-start", "the-end-is-as-declared", "steps-add-up", "time-inverts-the-accuracy"
+)
 class StartsAtOne(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return torch.exp(self.rate * t)
 
 
-@rejected_by("accuracy-increases", "time-inverts-the-accuracy")
+@rejected_by(
+    "accuracy-increases", "the-end-is-as-declared", "rate-adds-up-to-the-accuracy", "time-inverts-the-accuracy"
+)
 class TurnsBack(QuadraticSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * (2.0 * t).sin()
@@ -482,7 +490,7 @@ class TurnsBack(QuadraticSchedule):
         return self.beta(t) - self.beta(s)
 
 
-@rejected_by("steps-add-up")
+@rejected_by("steps-add-up", "steps-differ-within-a-batch")
 class SquareOfTheStep(QuadraticSchedule):
     def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
         return self.beta_1 * (t - s).square()
