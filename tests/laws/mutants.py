@@ -468,9 +468,7 @@ class NaivePower(GeometricSchedule):
         return gamma / (1.0 - gamma)
 
 
-@rejected_by(
-    "nothing-is-told-at-the-start", "the-end-is-as-declared", "steps-add-up", "time-inverts-the-accuracy"
-)
+@rejected_by("nothing-is-told-at-the-start", "the-end-is-as-declared", "steps-add-up", "time-inverts-the-accuracy")
 class StartsAtOne(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return torch.exp(self.rate * t)
@@ -520,7 +518,7 @@ class Wrapped(Residual):
         return self.module(self.width, self.depth, io)
 
 
-@rejected_by("network-rows-are-independent")
+@rejected_by("network-rows-are-independent", "network-rows-are-independent-in-training")
 class BatchStatistics(Wrapped):
     class module(ResidualModule):  # noqa: N801
         def forward(self, features: Tensor, t: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import other_mutants  # noqa: F401 - it adds to the list of mutants
 import pytest
 import torch
-import other_mutants  # noqa: F401 - it adds to the list of mutants
 from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
