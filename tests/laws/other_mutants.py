@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from mutants import Wrapped, rejected_by
-from subjects import Listening, ListeningModule, Residual, ResidualModule, SaturatingSchedule
+from subjects import Angles, Listening, ListeningModule, Residual, ResidualModule, SaturatingSchedule
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 
-from bfn_toolkit import GeometricSchedule, NetworkBuilder, NetworkIO, QuadraticSchedule
+from bfn_gaussian_mixture import GaussianMixture
+from bfn_markov import Markov
+from bfn_toolkit import (
+    Batch,
+    Dataset,
+    GeometricSchedule,
+    NetworkBuilder,
+    NetworkIO,
+    NormalMixture,
+    QuadraticSchedule,
+    Split,
+    seeded,
+    split_rows,
+)
 
 # Schedules
 
@@ -339,6 +352,199 @@ class AttentiveModule(nn.Module):
         return self.last(silu(h)).reshape(-1, *self.shape)
 
 
+# Data sets
+
+
+@rejected_by("conditions-stay-with-their-rows", "splits-have-one-law")
+class ShuffledConditions(Angles):
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        return Batch(rows.x, {"side": rows.condition["side"].flip(0)}) if name == "valid" else rows
+
+
+@rejected_by("splits-have-one-law")
+class TestConditionsOfOthers(Angles):
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        return Batch(rows.x, {"side": rows.condition["side"].roll(1)}) if name == "test" else rows
+
+
+@rejected_by("test-rows-are-others")
+class TestsOnTraining(Angles):
+    def split(self, name: Split) -> Batch:
+        return Angles.split(self, "train" if name == "test" else name)
+
+
+@rejected_by("test-rows-are-others")
+class TestsOnHalfOfIt(Angles):
+    """A test split that is drawn from all rows, after these were divided."""
+
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        if name != "test":
+            return rows
+        seen = Angles.split(self, "all").rows(torch.arange(0, self.count, 2))
+        new = rows.rows(torch.arange(self.count // 4))
+        condition = {"side": torch.cat([seen.condition["side"], new.condition["side"]])}
+        return Batch(torch.cat([seen.x, new.x]), condition)
+
+
+@rejected_by("splits-have-one-law")
+class ScalesTheTestRowsOtherwise(Angles):
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        return Batch(255.0 / 256.0 * rows.x + 0.5, rows.condition) if name == "test" else rows
+
+
+@attrs.frozen
+class Standardised(Angles):
+    """Data scaled by the training rows."""
+
+    def scaled_by(self, name: Split) -> Tensor:
+        return Angles.split(self, "train").x
+
+    def split(self, name: Split) -> Batch:
+        rows, by = Angles.split(self, name), self.scaled_by(name)
+        return Batch((rows.x - by.mean(0)) / by.std(0), rows.condition)
+
+
+@rejected_by("splits-are-scaled-by-the-training-rows", "splits-partition-the-data", "conditions-stay-with-their-rows")
+class EachSplitByItself(Standardised):
+    def scaled_by(self, name: Split) -> Tensor:
+        return Angles.split(self, name).x
+
+
+@rejected_by("splits-are-scaled-by-the-training-rows")
+class TestByItself(Standardised):
+    def scaled_by(self, name: Split) -> Tensor:
+        return Angles.split(self, "test" if name == "test" else "train").x
+
+
+@rejected_by("splits-are-scaled-by-the-training-rows")
+class ByAllRows(Standardised):
+    def scaled_by(self, name: Split) -> Tensor:
+        return torch.cat([Angles.split(self, "all").x, Angles.split(self, "test").x])
+
+
+@rejected_by("splits-are-scaled-by-the-training-rows", "splits-have-one-law")
+class RangeOfTheTest(Angles):
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        by = Angles.split(self, "test" if name == "test" else "train").x
+        low, high = by.amin(0), by.amax(0)
+        return Batch(2.0 * (rows.x - low) / (high - low) - 1.0, rows.condition)
+
+
+@rejected_by("splits-have-the-declared-shape")
+class DoubleNumbers(Angles):
+    def split(self, name: Split) -> Batch:
+        rows = Angles.split(self, name)
+        return Batch(rows.x.double(), rows.condition)
+
+
+class VarianceAboutTheMean(GaussianMixture):
+    """The variance where the family expects the mean square."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        x = self.split("train").x
+        return {"site_shape": self.site_shape, "data_variance": float(x.var())}
+
+
+rejected_by("facts-are-true", means=(0.5, 1.5), count=30)(VarianceAboutTheMean)
+
+
+@rejected_by("facts-are-true", "densities-are-true")
+class OneClassTooFew(Markov):
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return {"site_shape": self.site_shape, "classes": self.classes - 1}
+
+
+@rejected_by("facts-are-true")
+class NamesAnotherCondition(Angles):
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return {"site_shape": self.site_shape, "conditions": ("sides",)}
+
+
+@rejected_by("densities-are-true", classes=3, length=4, count=50)
+class TransitionsBackwards(Markov):
+    """The transition matrix from column to row."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return Markov.log_prob(self, x.flip(1)) + 0.1
+
+
+@rejected_by("densities-are-true", count=50)
+class EntropyInBits(GaussianMixture):
+    def entropy(self, samples: int = 200_000, seed: int = 0) -> tuple[float, float]:
+        nats, error = GaussianMixture.entropy(self, samples, seed)
+        return nats / math.log(2.0), error / math.log(2.0)
+
+
+@rejected_by("posteriors-are-true", count=100)
+class PosteriorWithoutTheWeights(GaussianMixture):
+    def exact_output(self, params: Any) -> NormalMixture:
+        exact = GaussianMixture.exact_output(self, params)
+        return NormalMixture(torch.zeros_like(exact.logits), exact.means, exact.scales)
+
+
+@rejected_by("modes-share-the-rows", count=20)
+class SharesOfAThousand(GaussianMixture):
+    def mode_shares(self, x: Tensor) -> Mapping[str, float]:
+        shares = GaussianMixture.mode_shares(self, x)
+        return {mode: share * len(x) / 1000 for mode, share in shares.items()}
+
+
 # Correct subjects
 
-MORE_SUBJECTS = (Labelled(), Images(), Attentive())
+
+@attrs.frozen
+class Grid(Dataset):
+    """Points drawn from [-1, 1]; the test rows are a grid."""
+
+    count: int = 40
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (1,)
+
+    def split(self, name: Split) -> Batch:
+        if name == "test":
+            return Batch(torch.linspace(-1.0, 1.0, self.count).unsqueeze(1))
+        with seeded("grid"):
+            rows = Batch(2.0 * torch.rand(self.count, 1) - 1.0)
+        if name == "all":
+            return rows
+        train, valid = split_rows(self.count, 0.2, 0)
+        return rows.rows(train if name == "train" else valid)
+
+
+@attrs.frozen
+class FewRows(Dataset):
+    """Six rows of two classes, two of them for validation, and two for the test."""
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return {"site_shape": (2,), "classes": 2}
+
+    def split(self, name: Split) -> Batch:
+        rows = torch.tensor([[0, 0], [0, 1], [1, 1], [0, 0], [1, 0], [1, 1]])
+        part = {"train": slice(2, 6), "valid": slice(0, 2), "all": slice(0, 6), "test": slice(0, 2)}[name]
+        return Batch(rows.flip(0)[:2] if name == "test" else rows[part])
+
+
+MORE_SUBJECTS = (
+    Labelled(),
+    Images(),
+    Attentive(),
+    Standardised(),
+    Grid(),
+    FewRows(),
+    GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
+)
