@@ -29,6 +29,8 @@ from bfn_toolkit.shapes import Data, expand, map_data
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
     """Normal distribution with independent sites; mean (B, *site), scale (B,) or the shape of the mean."""
+    if scale.ndim == 0:
+        scale = scale.to(mean)  # samplers pass accuracies on the CPU
     return Independent(_Normal(mean, expand(scale, mean)), mean.ndim - 1, validate_args=False)
 
 

@@ -666,6 +666,7 @@ class HiddenNoise(Angles):
     "samples-are-a-function-of-the-seed",
     "an-oracle-is-sampled-correctly",
     "a-constant-output-gives-the-flow",
+    "a-normal-oracle-keeps-its-spread",
     published="a sampler that takes the mean of the message, without its noise",
 )
 class NoMessageNoise(ByDefinition):
@@ -677,7 +678,12 @@ class NoMessageNoise(ByDefinition):
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
-@rejected_by("samples-have-the-shape-of-the-data", "a-constant-output-gives-the-flow")
+@rejected_by(
+    "samples-have-the-shape-of-the-data",
+    "a-constant-output-gives-the-flow",
+    "conditions-reach-every-evaluation",
+    "wide-data-are-not-cut",
+)
 class OneMore(ByDefinition):
     def init(self, model: Any, batch_size: int, *, device: Any, dtype: Any) -> SamplerState:
         return ByDefinition.init(self, model, batch_size + 1, device=device, dtype=dtype)
@@ -692,7 +698,7 @@ class AsksTwice(ByDefinition):
         return ByDefinition.step(self, model, state, s, t, condition)
 
 
-@rejected_by("a-constant-output-gives-the-flow")
+@rejected_by("a-constant-output-gives-the-flow", "products-are-sampled-correctly")
 @attrs.frozen
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""

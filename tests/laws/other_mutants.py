@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from mutants import Wrapped, rejected_by
-from subjects import Angles, Listening, ListeningModule, Residual, ResidualModule, SaturatingSchedule
+from subjects import Angles, ByDefinition, Listening, ListeningModule, Residual, ResidualModule, SaturatingSchedule
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 
@@ -17,12 +17,15 @@ from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
 from bfn_toolkit import (
     Batch,
+    Condition,
     Dataset,
+    Delta,
     GeometricSchedule,
     NetworkBuilder,
     NetworkIO,
     NormalMixture,
     QuadraticSchedule,
+    SamplerState,
     Split,
     seeded,
     split_rows,
@@ -495,6 +498,155 @@ class SharesOfAThousand(GaussianMixture):
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
         shares = GaussianMixture.mode_shares(self, x)
         return {mode: share * len(x) / 1000 for mode, share in shares.items()}
+
+
+# Samplers
+
+
+class Messages(ByDefinition):
+    """The sampler by definition, with a message that is open to faults."""
+
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        return model.output(params, s, condition)
+
+    def message(self, sender: Any) -> Tensor:
+        return sender.sample()
+
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        alpha = model.family.accuracy(s, t)
+        x = self.output(model, state.params, s, t, condition).sample()
+        y = self.message(model.family.sender(x, alpha))
+        return SamplerState(model.family.update(state.params, y, alpha))
+
+
+@rejected_by("conditions-reach-every-evaluation")
+class ConditionAtTheStart(Messages):
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        return model.output(params, s, condition if float(s) == 0.0 else None)
+
+
+@rejected_by("conditions-reach-every-evaluation")
+class LastDrawWithoutCondition(ByDefinition):
+    @torch.inference_mode()
+    def sample(self, model: Any, batch_size: int, *, n_steps: int, condition: Any = None, **others: Any) -> Any:
+        others.pop("on_step", None)
+        for state in self.trajectory(model, batch_size, n_steps=n_steps, condition=condition, **others):
+            params = state.params
+        return model.output(params, torch.ones(()), None).sample()
+
+
+@rejected_by("times-are-those-of-the-beliefs", "evaluations-are-counted")
+class TimeOfTheNextBeliefs(Messages):
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        return model.output(params, t, condition)
+
+
+@rejected_by("times-are-those-of-the-beliefs")
+class TimeInHalves(Messages):
+    """A time that has lost the digits of half precision."""
+
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        return model.output(params, s.half().double(), condition)
+
+
+@rejected_by("sampler-keeps-dtype-and-device")
+class NoiseInSingle(Messages):
+    def message(self, sender: Any) -> Tensor:
+        noise = torch.randn(sender.mean.shape, device=sender.mean.device, dtype=torch.float32)
+        return sender.mean + sender.stddev * noise.to(sender.mean.dtype)
+
+
+@rejected_by("sampler-keeps-dtype-and-device")
+class NoiseOnTheHost(Messages):
+    def message(self, sender: Any) -> Tensor:
+        return sender.mean + sender.stddev * torch.randn(sender.mean.shape, dtype=sender.mean.dtype)
+
+
+@rejected_by("each-site-and-row-has-its-own-noise")
+class OneNoiseForAllSites(Messages):
+    def message(self, sender: Any) -> Tensor:
+        noise = torch.randn_like(sender.mean[:, :1]) if isinstance(sender.mean, Tensor) else None
+        return sender.sample() if noise is None else sender.mean + sender.stddev * noise
+
+
+@rejected_by(
+    "each-site-and-row-has-its-own-noise", "a-constant-output-gives-the-flow", "a-normal-oracle-keeps-its-spread"
+)
+class NoiseOfTheFirstRows(Messages):
+    """Noise for 64 rows, repeated."""
+
+    def message(self, sender: Any) -> Tensor:
+        if not isinstance(sender.mean, Tensor):
+            return sender.sample()
+        noise = torch.randn_like(sender.mean[:64])
+        return (
+            sender.mean
+            + sender.stddev * noise.repeat(-(-len(sender.mean) // 64), *[1] * (noise.ndim - 1))[: len(sender.mean)]
+        )
+
+
+class Ending(ByDefinition):
+    """A sampler with a last draw of its own."""
+
+    def last(self, output: Any) -> Any:
+        return output.sample()
+
+    @torch.inference_mode()
+    def sample(self, model: Any, batch_size: int, *, n_steps: int, condition: Any = None, **others: Any) -> Any:
+        others.pop("on_step", None)
+        for state in self.trajectory(model, batch_size, n_steps=n_steps, condition=condition, **others):
+            params = state.params
+        return self.last(model.output(params, torch.ones((), dtype=torch.float64), condition))
+
+
+@rejected_by("a-broad-output-gives-its-own-law")
+class EndsWithTheMode(Ending):
+    def last(self, output: Any) -> Any:
+        return output.mode
+
+
+@rejected_by("a-broad-output-gives-its-own-law", "wide-data-are-not-cut")
+class ClampsTheSample(Ending):
+    def last(self, output: Any) -> Any:
+        x = output.sample()
+        return x.clamp(-50.0, 50.0) if isinstance(x, Tensor) else x
+
+
+@rejected_by("wide-data-are-not-cut")
+class ClampsTheGuess(Messages):
+    """The draw of the output is cut to the range of an image; with some slack, so that narrow data pass."""
+
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        output = model.output(params, s, condition)
+        x = output.sample()
+        return Delta(x.clamp(-5.0, 5.0)) if isinstance(x, Tensor) else output
+
+
+@rejected_by("a-normal-oracle-keeps-its-spread", "a-constant-output-gives-the-flow", "an-oracle-is-sampled-correctly")
+class QuietMessages(Messages):
+    """Messages with a tenth of the noise they should have: temperature, undeclared."""
+
+    def message(self, sender: Any) -> Tensor:
+        if not isinstance(sender.mean, Tensor):
+            return sender.sample()
+        return sender.mean + 0.1 * (sender.sample() - sender.mean)
+
+
+@rejected_by("products-are-sampled-correctly")
+class OneStreamForAllParts(ByDefinition):
+    """The noise of every part begins at the same state of the generator."""
+
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        output, begin, params = model.output(state.params, s, condition), torch.get_rng_state(), {}
+        for part in model.family.walk(state.params, output):
+            torch.set_rng_state(begin)
+            theta, guess = part.values
+            params[part.name] = part.family.draw_update(theta, guess.sample(), part.family.accuracy(s, t))
+        return SamplerState(model.family.join(params))
 
 
 # Correct subjects

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import other_mutants  # noqa: F401 - it adds to the list of mutants
 import pytest
 import torch
 from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability
+from other_mutants import MORE_SUBJECTS
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -51,7 +51,7 @@ def built_ins() -> Sequence[Any]:
 
 
 @pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
-@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS], ids=name_of)
+@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *MORE_SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     applicable = laws_for(subject)
     for seed in SEEDS:
@@ -64,7 +64,7 @@ def test_no_correct_subject_is_rejected(subject: Any) -> None:
 
 
 def test_the_subjects_are_of_every_kind_and_claim() -> None:
-    assert {law.name for subject in SUBJECTS for law in laws_for(subject)} == set(LAWS)
+    assert {law.name for subject in (*SUBJECTS, *MORE_SUBJECTS) for law in laws_for(subject)} == set(LAWS)
 
 
 def test_another_seed_makes_other_draws() -> None:
