@@ -30,11 +30,14 @@ STATES = 300_000  # values of whole examples that are enumerated
 
 
 def _split(judge: Judge, dataset: Dataset, name: Split) -> Batch:
-    """A split; one that raises breaks the law in words."""
+    """A split; one that raises, or is not finite, breaks the law in words."""
     try:
-        return dataset.split(name)
+        batch = dataset.split(name)
     except Exception as error:
         judge.broken(f"split('{name}') raises {type(error).__name__}: {error}", "a Batch")
+    for key, part in (*named_parts(batch.x), *batch.condition.items()):
+        judge.true(bool(torch.isfinite(part).all()), f"{name}: {key or 'x'} has values that are not finite", "finite")
+    return batch
 
 
 def _larger(dataset: Dataset) -> Dataset:
@@ -90,13 +93,11 @@ def check_splits_have_the_declared_shape(dataset: Dataset) -> float:
         judge.true(len(rows) > 0, f"{name} is empty", "examples")
         for part in leaves(rows.x):
             judge.true(len(part) == len(rows), f"{name}: parts of {len(part)} and {len(rows)} rows", "equal numbers")
-            judge.true(bool(torch.isfinite(part).all()), f"{name} has values that are not finite", "finite values")
             right = part.dtype in (torch.float32, torch.int64)
             judge.true(right, f"{name} is {part.dtype}", "float32 for numbers, int64 for classes")
         for key, value in rows.condition.items():
             found = f"{len(value)} rows" if value.ndim else "a scalar"
             judge.true(value.ndim > 0 and len(value) == len(rows), f"{name}: {found} of {key}", f"{len(rows)} rows")
-            judge.true(bool(torch.isfinite(value).all()), f"{name}: {key} is not finite", "finite values")
         told = {key: (value.dtype, tuple(value.shape[1:])) for key, value in rows.condition.items()}
         kinds[name] = (tuple(part.dtype for part in leaves(rows.x)), told)
     for name in SPLITS:

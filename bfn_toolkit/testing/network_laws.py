@@ -48,7 +48,7 @@ def _inputs(io: NetworkIO, rows: int = ROWS, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def _raw(judge: Judge, network: nn.Module, io: NetworkIO, *inputs: Tensor, **condition: Tensor) -> Tensor:
-    """Raw numbers; a network that raises, or returns something else, breaks the law in words."""
+    """Finite raw numbers; a network that raises, or returns something else, breaks the law in words."""
     place = f"for {io}, {len(inputs[0])} rows" + (f" and the condition {', '.join(condition)}" if condition else "")
     try:
         raw = network(*inputs, **condition)
@@ -56,24 +56,19 @@ def _raw(judge: Judge, network: nn.Module, io: NetworkIO, *inputs: Tensor, **con
         reason = (str(error).splitlines() or ["no words"])[0]
         judge.broken(f"forward raises {type(error).__name__} ({reason}) {place}", "raw numbers")
     judge.true(isinstance(raw, Tensor), f"a {type(raw).__name__} {place}", "a tensor of raw numbers")
+    judge.true(bool(torch.isfinite(raw).all()), f"numbers that are not finite {place}", "finite numbers")
     return raw  # type: ignore[no-any-return]
 
 
 def _fits(judge: Judge, raw: Tensor, io: NetworkIO, rows: int) -> None:
-    """Breaks the law unless raw numbers have the right shape, and are finite."""
+    """Breaks the law unless raw numbers have the right shape."""
     expected = (rows, *io.site_shape, io.out_features)
     judge.true(raw.shape == expected, f"shape {tuple(raw.shape)} for {io}, {rows} rows", f"(B, *site, R) = {expected}")
-    _finite(judge, raw, f"for {io}")
-
-
-def _finite(judge: Judge, values: Tensor, where: str) -> None:
-    judge.true(bool(torch.isfinite(values).all()), f"numbers that are not finite {where}", "finite numbers")
 
 
 def _same(judge: Judge, a: Tensor, b: Tensor, what: str, tolerance: float = CLOSE) -> None:
     """Breaks the law, in words, unless two results agree within the tolerance, relative to the largest number."""
     judge.true(a.shape == b.shape, f"shapes {tuple(a.shape)} and {tuple(b.shape)} where {what}", "one shape")
-    _finite(judge, torch.stack([a, b]), f"where {what}")
     scale = 1.0 + float(a.detach().abs().max())
     error = float((a - b).detach().abs().max()) / scale
     judge.true(error <= tolerance, f"{what} (by {error:.2g} of the largest number)", f"at most {tolerance:g}")
@@ -136,10 +131,11 @@ def check_network_is_finite_at_all_times(builder: NetworkBuilder) -> float:
     for io, network in _networks(builder):
         some, _ = _inputs(io, len(t))
         for features, what in ((some, "random features"), (torch.zeros_like(some), "features of 0")):
-            raw = _raw(judge, network, io, features, t)
-            bad = (~torch.isfinite(raw)).flatten(1).any(1)
-            judge.true(not bool(bad.any()), f"not finite at t = {t[bad].tolist()} with {what} for {io}", "finite")
+            for time in t.tolist():
+                finite = bool(torch.isfinite(network(features, torch.full_like(t, time))).all())
+                judge.true(finite, f"not finite at t = {time:g} with {what} for {io}", "finite")
             network.zero_grad()
+            raw = _raw(judge, network, io, features, t)
             if raw.requires_grad:
                 raw.square().sum().backward()
             for name, weight in network.named_parameters():
@@ -193,7 +189,6 @@ def check_network_sees_the_time(builder: NetworkBuilder) -> float:
     for io, network in _networks(builder):
         features, t = _inputs(io)
         raws = [_raw(judge, network, io, features, torch.full_like(t, time)).detach() for time in TIMES]
-        _finite(judge, torch.stack(raws), f"at the times {TIMES} for {io}")
         least = 1e-6 * float(torch.stack(raws).abs().max())
         for i, j in combinations(range(len(TIMES)), 2):
             change = float((raws[i] - raws[j]).abs().max())
@@ -287,6 +282,7 @@ def check_unknown_conditions_are_ignored(builder: NetworkBuilder) -> float:
     judge = Judge(check_unknown_conditions_are_ignored, builder)
     name = "condition_of_other_data"
     for io, network in _networks(builder):
+        _raw(judge, network, io, *_inputs(io))
         if _lets_through(network, name) and ConditionSignature.of(network, None).reads(name):
             _raw(judge, network, io, *_inputs(io), **{name: torch.arange(ROWS)})
     return judge.figure
@@ -333,6 +329,7 @@ def check_network_moves_to_a_device(builder: NetworkBuilder) -> float:
     judge = Judge(check_network_moves_to_a_device, builder)
     for io, network in _networks(builder):
         condition = {name: value.to("meta") for name, value in _told(builder, network, io).items()}
+        _raw(judge, network, io, *_inputs(io))
         features, t = (value.to("meta") for value in _inputs(io))
         moved = network.to("meta")
         try:

@@ -222,7 +222,7 @@ def check_times_are_those_of_the_beliefs(sampler: Sampler[Any]) -> float:
     line = Line()
     for n in (1, 2, 7):
         model = _Recorder(Oracle(line, _values))
-        sampler.sample(model, 3, n_steps=n, dtype=torch.float64)
+        _finite(judge, sampler.sample(model, 3, n_steps=n, dtype=torch.float64))
         for number, evaluation in enumerate(model.evaluations, 1):
             told, t = evaluation.params.accuracy, torch.tensor(evaluation.t, dtype=torch.float64)
             _finite(judge, told)
@@ -244,6 +244,7 @@ def check_sampler_keeps_dtype_and_device(sampler: Sampler[Any]) -> float:
         model = _Recorder(Oracle(Line(), _values))
         with DrawnDtypes() as drawn:
             x = sampler.sample(model, 4, n_steps=3, dtype=dtype)
+        _finite(judge, x)
         judge.true(x.dtype == dtype, f"samples of {x.dtype}", f"{dtype}")
         judge.true(drawn.dtypes <= {dtype}, f"noise of {', '.join(map(str, drawn.dtypes))}", f"{dtype}")
         kept = {part.dtype for evaluation in model.evaluations for part in tensors(evaluation.params).values()}
@@ -278,7 +279,7 @@ def check_each_site_and_row_has_its_own_noise(sampler: Sampler[Any]) -> float:
     for n in (1, 3):
         model = _Recorder(Oracle(Line(network_io=NetworkIO((3,))), certain))
         with seeded(0, "noise", n):
-            sampler.sample(model, rows, n_steps=n, dtype=torch.float64)
+            _finite(judge, sampler.sample(model, rows, n_steps=n, dtype=torch.float64))
         v = model.evaluations[-1].params.v
         _finite(judge, v)
         if not bool((v.std(0) > 1e-9).all()):

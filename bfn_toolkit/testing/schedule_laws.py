@@ -197,9 +197,11 @@ def check_schedule_keeps_shape_dtype_and_device(schedule: AccuracySchedule) -> f
     for name, verb in verbs.items():
         for shape in ((), (5,), (2, 3)):
             for dtype in (torch.float32, torch.float64):
-                value = verb(torch.zeros(shape, dtype=dtype))
+                at = torch.zeros(shape, dtype=dtype)
+                value = verb(at)
                 found = f"{name} has shape {tuple(value.shape)} and {value.dtype}"
                 judge.true((value.shape, value.dtype) == (shape, dtype), found, f"shape {shape} and {dtype}")
+                _finite(judge, value, name, at)
         try:
             value = on_meta(lambda verb=verb: verb(torch.zeros(5, device="meta")))
         except RuntimeError as error:

@@ -196,7 +196,7 @@ class LabelOfTheFirstRow(Listening):
         return Module(self.width, self.depth, io)
 
 
-@rejected_by("network-is-a-function", "network-sees-the-time")
+@rejected_by("network-is-a-function", "network-sees-the-time", "network-moves-to-a-device")
 class RemembersTheTime(Wrapped):
     """The time of the first batch of each size is kept."""
 

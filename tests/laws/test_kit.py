@@ -175,6 +175,8 @@ def nan(value: Any) -> Any:
         return NotANumber(value)
     if isinstance(value, tuple):
         return tuple(map(nan, value))
+    if isinstance(value, dict):
+        return {name: nan(part) for name, part in value.items()}
     if attrs.has(type(value)):
         parts = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
         return type(value)(**{name: nan(part) if isinstance(part, Tensor) else part for name, part in parts.items()})
