@@ -181,7 +181,7 @@ def check_splits_are_scaled_by_the_training_rows(dataset: Dataset) -> float:
     x = {name: _split(judge, dataset, name).x for name in SPLITS}
     parts = [{name: dict(named_parts(x[name]))[key] for name in SPLITS} for key, _ in named_parts(x["all"])]
     for part in (part for part in parts if part["train"].is_floating_point()):
-        rows = {name: part[name].double().flatten(1) for name in SPLITS}
+        rows: dict[str, Tensor] = {name: part[name].double().flatten(1) for name in SPLITS}
         rows["all and test"] = torch.cat([rows["all"], rows["test"]])
         for scaled in (_standard, _spans):
             by_train = scaled(rows["train"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -137,7 +138,7 @@ def check_network_is_finite_at_all_times(builder: NetworkBuilder) -> float:
             network.zero_grad()
             raw = _raw(judge, network, io, features, t)
             if raw.requires_grad:
-                raw.square().sum().backward()
+                torch.autograd.backward(raw.square().sum())
             for name, weight in network.named_parameters():
                 finite = weight.grad is None or bool(torch.isfinite(weight.grad).all())
                 judge.true(finite, f"the gradient of {name} is not finite with {what} for {io}", "finite")
@@ -178,7 +179,7 @@ def check_network_rows_are_independent_in_training(builder: NetworkBuilder) -> f
             network.load_state_dict(weights)
             with seeded(0, "training"):
                 results.append(_raw(judge, network.train(), io, *arguments, **condition)[others])
-        _same(judge, *results, f"another row 5 changes other rows in train mode for {io}")
+        _same(judge, results[0], results[1], f"another row 5 changes other rows in train mode for {io}")
     return judge.figure
 
 
@@ -333,7 +334,7 @@ def check_network_moves_to_a_device(builder: NetworkBuilder) -> float:
         features, t = (value.to("meta") for value in _inputs(io))
         moved = network.to("meta")
         try:
-            raw = on_meta(lambda net=moved, x=features, t=t, c=condition: net(x, t, **c))
+            raw = on_meta(partial(moved, features, t, **condition))
         except RuntimeError as error:
             judge.broken(f"two devices for {io}: {str(error).splitlines()[0]}", "the device of the weights")
         judge.true(raw is None or raw.device.type == "meta", f"raw on the CPU for {io}", "the device of the weights")
@@ -347,7 +348,7 @@ def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
     for io, network in _networks(builder):
         raw = _raw(judge, network, io, *_inputs(io))
         judge.true(raw.requires_grad, f"raw has no gradient for {io}", "a gradient")
-        raw.square().sum().backward()
+        torch.autograd.backward(raw.square().sum())
         for name, weight in network.named_parameters():
             reached = weight.grad is not None and bool((weight.grad != 0).any() & torch.isfinite(weight.grad).all())
             judge.true(

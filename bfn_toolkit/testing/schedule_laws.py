@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -203,7 +204,7 @@ def check_schedule_keeps_shape_dtype_and_device(schedule: AccuracySchedule) -> f
                 judge.true((value.shape, value.dtype) == (shape, dtype), found, f"shape {shape} and {dtype}")
                 _finite(judge, value, name, at)
         try:
-            value = on_meta(lambda verb=verb: verb(torch.zeros(5, device="meta")))
+            value = on_meta(partial(verb, torch.zeros(5, device="meta")))
         except RuntimeError as error:
             judge.broken(f"{name} mixes devices: {error}", "the device of the argument")
         stays = value is not None and value.device.type == "meta"
