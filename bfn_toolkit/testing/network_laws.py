@@ -101,7 +101,7 @@ def check_network_fits_its_sizes(builder: NetworkBuilder) -> float:
     for io in _sizes(builder):
         with seeded(0, "network"):
             network = builder.build(io).eval()
-        for rows in (1, 3, ROWS):
+        for rows in (1, 3, 37):
             _fits(judge, _raw(judge, network, io, *_inputs(io, rows)), io, rows)
     return judge.figure
 

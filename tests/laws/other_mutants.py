@@ -429,7 +429,7 @@ class ByAllRows(Standardised):
         return torch.cat([Angles.split(self, "all").x, Angles.split(self, "test").x])
 
 
-@rejected_by("splits-are-scaled-by-the-training-rows", "splits-have-one-law")
+@rejected_by("splits-are-scaled-by-the-training-rows")
 class RangeOfTheTest(Angles):
     def split(self, name: Split) -> Batch:
         rows = Angles.split(self, name)
