@@ -208,6 +208,7 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
     law: Law, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
+    importlib.import_module("other_mutants")
     mutants = importlib.import_module("mutants").MUTANTS
     title, body = sections()[law.name]
     assert title == home(law)
@@ -221,6 +222,7 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
 
 def test_every_published_fault_stands_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
+    importlib.import_module("other_mutants")
     published = [mutant for mutant in importlib.import_module("mutants").MUTANTS if mutant.published]
     assert len(published) > 10
     assert [name for m in published if f"`{(name := type(m.subject).__name__)}`" not in page("laws")] == []

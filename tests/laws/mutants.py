@@ -451,26 +451,32 @@ class IgnoredField(Classes):
 # Schedules
 
 
-@rejected_by("rate-is-the-derivative", published="thorinf get_alpha: beta / t for the rate, half of it")
+@rejected_by(
+    "rate-is-the-derivative",
+    "rate-adds-up-to-the-accuracy",
+    published="thorinf get_alpha: beta / t for the rate, half of it",
+)
 class HalfTheRate(QuadraticSchedule):
     def alpha(self, t: Tensor) -> Tensor:
         return self.beta_1 * t
 
 
-@rejected_by("accuracy-is-precise-near-the-start", published="1 - s ** (2 t), wherever it is written so")
+@rejected_by("schedule-is-precise-in-float32", published="1 - s ** (2 t), wherever it is written so")
 class NaivePower(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         gamma = 1.0 - self.sigma_1 ** (2.0 * t)
         return gamma / (1.0 - gamma)
 
 
-@rejected_by("nothing-is-told-at-the-start", "steps-add-up", "time-inverts-the-accuracy")
+@rejected_by("nothing-is-told-at-the-start", "the-end-is-as-declared", "steps-add-up", "time-inverts-the-accuracy")
 class StartsAtOne(GeometricSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return torch.exp(self.rate * t)
 
 
-@rejected_by("accuracy-increases", "time-inverts-the-accuracy")
+@rejected_by(
+    "accuracy-increases", "the-end-is-as-declared", "rate-adds-up-to-the-accuracy", "time-inverts-the-accuracy"
+)
 class TurnsBack(QuadraticSchedule):
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * (2.0 * t).sin()
@@ -482,7 +488,7 @@ class TurnsBack(QuadraticSchedule):
         return self.beta(t) - self.beta(s)
 
 
-@rejected_by("steps-add-up")
+@rejected_by("steps-add-up", "steps-differ-within-a-batch")
 class SquareOfTheStep(QuadraticSchedule):
     def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
         return self.beta_1 * (t - s).square()
@@ -512,7 +518,7 @@ class Wrapped(Residual):
         return self.module(self.width, self.depth, io)
 
 
-@rejected_by("network-rows-are-independent")
+@rejected_by("network-rows-are-independent", "network-rows-are-independent-in-training")
 class BatchStatistics(Wrapped):
     class module(ResidualModule):  # noqa: N801
         def forward(self, features: Tensor, t: Tensor) -> Tensor:
@@ -660,6 +666,7 @@ class HiddenNoise(Angles):
     "samples-are-a-function-of-the-seed",
     "an-oracle-is-sampled-correctly",
     "a-constant-output-gives-the-flow",
+    "a-normal-oracle-keeps-its-spread",
     published="a sampler that takes the mean of the message, without its noise",
 )
 class NoMessageNoise(ByDefinition):
@@ -671,7 +678,12 @@ class NoMessageNoise(ByDefinition):
         return SamplerState(model.family.update(state.params, sender.mean, alpha))
 
 
-@rejected_by("samples-have-the-shape-of-the-data", "a-constant-output-gives-the-flow")
+@rejected_by(
+    "samples-have-the-shape-of-the-data",
+    "a-constant-output-gives-the-flow",
+    "conditions-reach-every-evaluation",
+    "wide-data-are-not-cut",
+)
 class OneMore(ByDefinition):
     def init(self, model: Any, batch_size: int, *, device: Any, dtype: Any) -> SamplerState:
         return ByDefinition.init(self, model, batch_size + 1, device=device, dtype=dtype)
@@ -686,7 +698,7 @@ class AsksTwice(ByDefinition):
         return ByDefinition.step(self, model, state, s, t, condition)
 
 
-@rejected_by("a-constant-output-gives-the-flow")
+@rejected_by("a-constant-output-gives-the-flow", "products-are-sampled-correctly")
 @attrs.frozen
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""

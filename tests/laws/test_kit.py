@@ -16,6 +16,7 @@ import pytest
 import torch
 from family_subjects import FAMILIES
 from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability
+from other_mutants import MORE_SUBJECTS
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -51,7 +52,7 @@ def built_ins() -> Sequence[Any]:
 
 
 @pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
-@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES], ids=name_of)
+@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES, *MORE_SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     applicable = laws_for(subject)
     for seed in SEEDS:
@@ -64,7 +65,7 @@ def test_no_correct_subject_is_rejected(subject: Any) -> None:
 
 
 def test_the_subjects_are_of_every_kind_and_claim() -> None:
-    assert {law.name for subject in SUBJECTS for law in laws_for(subject)} == set(LAWS)
+    assert {law.name for subject in (*SUBJECTS, *MORE_SUBJECTS) for law in laws_for(subject)} == set(LAWS)
 
 
 def test_another_seed_makes_other_draws() -> None:
@@ -175,6 +176,8 @@ def nan(value: Any) -> Any:
         return NotANumber(value)
     if isinstance(value, tuple):
         return tuple(map(nan, value))
+    if isinstance(value, dict):
+        return {name: nan(part) for name, part in value.items()}
     if attrs.has(type(value)):
         parts = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
         return type(value)(**{name: nan(part) if isinstance(part, Tensor) else part for name, part in parts.items()})
@@ -345,7 +348,7 @@ def test_a_subject_of_another_kind_is_refused() -> None:
         check_network(Independent(Normal(torch.zeros(2), 1.0), 1))
 
 
-TURNS_BACK = {"accuracy-increases", "time-inverts-the-accuracy"}
+TURNS_BACK = next(mutant for mutant in MUTANTS if name_of(mutant.subject) == "TurnsBack").rejected_by
 
 
 @parametrize_schedules(
