@@ -26,7 +26,7 @@ from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.shapes import Data, map_data
 from bfn_toolkit.testing.cases import Case, accuracy_near, cases, data, is_stepped, times
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.law import Judge, Z, law, round_trip, search
+from bfn_toolkit.testing.law import NAN, Judge, Z, law, round_trip, search
 from bfn_toolkit.testing.probes import (
     EXACT,
     MANY,
@@ -389,19 +389,22 @@ def check_arguments_are_not_changed(family: Family[Any]) -> float:
         output = family.output(raw, params)
         verbs: dict[str, Callable[[], object]] = {
             "features": lambda: family.features(params),
-            "output": lambda: output.sample(),
+            "output": lambda: (family.output(raw, params).mode, output.sample()),
             "update": lambda: family.update(params, y, alpha),
             "draw_update": lambda: family.draw_update(params, x, alpha),
             "flow": lambda: family.flow(x, t),
             "sender": lambda: family.sender(x, alpha).sample(),
             "receiver": lambda: family.receiver(output, alpha).sample(),
             "input": lambda: family.input(params).log_prob(x),
+            "step_loss": lambda: family.step_loss(x, output, alpha),
+            "loss_weight": lambda: family.loss_weight(t),
         }
         if not is_stepped(family):
             verbs["loss_rate"] = lambda: family.loss_rate(x, output, t)
         for verb, run in verbs.items():
             run()
             for name, value in arguments.items():
+                judge.true(not bool(value.isnan().any()), NAN, "finite numbers")
                 judge.true(torch.equal(value, before[name]), f"{verb} changed {name}", "nothing changed")
     return judge.figure
 

@@ -223,6 +223,8 @@ class Judge:
 
     def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
         """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
+        if values.ndim != 1 or len(values) < 2:
+            self.broken(f"shape {tuple(values.shape)}", "(B,)")
         stderr = float(values.std()) / math.sqrt(len(values))
         # Values that differ only by rounding have a standard error of nearly 0, hence the last term.
         self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))
