@@ -102,7 +102,9 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
             try:
                 figure = check(subject, *arguments, **keywords)
             except LawBroken as fault:
-                if fault.observed == NAN and (verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)):
+                if fault.observed == NAN and (
+                    verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)
+                ):
                     raise fault.told(f"{NAN} in {verb}") from None
                 raise
             except Exception as error:
@@ -138,7 +140,7 @@ def first_nan(run: Callable[[], object], subject: Any) -> str:
     sys.setprofile(watch)
     try:
         run()
-    except Exception:  # noqa: S110 - the fault is known
+    except Exception:
         pass
     finally:
         sys.setprofile(before)

@@ -42,6 +42,7 @@ class Learner(nn.Module, Model):
         self.calls: list[tuple[Evidence, Tensor, Condition | None]] = []
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """A normal distribution around a share of the mean of the beliefs."""
         self.calls.append((params, t, condition))
         slope, log_scale = self.weights.to(params.v.dtype)
         mean = slope * params.v / (1.0 + params.accuracy).unsqueeze(-1)
@@ -173,7 +174,9 @@ class _Ignorant(Model):
         return Atoms(self.toy.values, self.toy.weights.log().expand(len(params.v), -1))
 
 
-@law("loss", "E[loss] is H(X), or H(X) - H(X|theta_1), or H(X|theta_1), when the output is the exact posterior", in_nats)
+@law(
+    "loss", "E[loss] is H(X), or H(X) - H(X|theta_1), or H(X|theta_1), when the output is the exact posterior", in_nats
+)
 def check_the_mean_loss_is_an_entropy(loss: Loss) -> float:
     """The cost of the messages, of the data after them, or of both, on a toy whose last beliefs leave much open."""
     judge, toy = Judge(check_the_mean_loss_is_an_entropy, loss), _toy()
@@ -214,7 +217,7 @@ def check_losses_of_parts_add_up(loss: Any) -> float:
 
 class _Pair(Model):
     def __init__(self, family: ProductFamily, toy: Toy) -> None:
-        self.family: Any = family
+        self.family = family
         self.toys = {name: Toy(part, toy.values, toy.weights) for name, part in family.parts.items()}
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
