@@ -8,9 +8,9 @@ to test points, so a law does not depend on a family's params.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -22,11 +22,11 @@ from bfn_toolkit.distributions import kl
 from bfn_toolkit.families import Family, Part
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.model import Condition, Model
-from bfn_toolkit.outputs import Delta, Output
+from bfn_toolkit.outputs import Delta, Finite, Output
 from bfn_toolkit.shapes import Data, map_data
 from bfn_toolkit.testing.cases import Case, accuracy_near, cases, data, is_stepped, times
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.law import Judge, Z, law, round_trip, search
+from bfn_toolkit.testing.law import NAN, Judge, Z, law, round_trip, search
 from bfn_toolkit.testing.probes import (
     EXACT,
     MANY,
@@ -158,8 +158,8 @@ def check_draw_update_is_the_update_of_a_message(family: Family[Any]) -> float:
 def check_beliefs_are_a_martingale(family: Family[Any]) -> float:
     """The tower property: on average a message does not change the beliefs.
 
-    So x and a draw of the later beliefs have one law (two-sample test), and the later probabilities of three points have
-    the mean that they have now.  A family with a table has no accuracy small enough for the second comparison.
+    So x and a draw of the later beliefs have one law (two-sample test), and the mean of the later probabilities of
+    three points is the present one.  A family with a table has no accuracy small enough for the second comparison.
     """
     judge = Judge(check_beliefs_are_a_martingale, family)
     n, one = MANY // 2, fold_one(family)
@@ -205,6 +205,13 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
     params = repeat(fold_one(family), n)
     raw = repeat(raw_numbers(family, 1), n)
     output = family.output(raw, params)
+    # Where the definition is exact, it is the receiver.
+    some, points = accuracy_near(family, n, 0.7), (isinstance(p.values[0], Delta | Finite) for p in family.walk(output))
+    if all(points):
+        with seeded(0, "definition"):
+            y = family.receiver(output, some).sample()
+        expected = Family.receiver(family, output, some).log_prob(y)
+        judge.close(family.receiver(output, some).log_prob(y), expected, 1e-6 * (1.0 + expected.abs()))
     # Ancestral draws and draws of the receiver have the same distribution.
     alpha = accuracy_near(family, n, 1.5)
     with seeded(0, "receiver"):
@@ -230,7 +237,7 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
 def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
     """The output's density sums to one and matches its draws.
 
-    It is compared with the draws (:func:`check_mass`), and with a neighbour.
+    It is compared with the draws (:func:`check_mass`), and with a neighbour; of classes, the mean is tried too.
     A :class:`~bfn_toolkit.Delta` has no density and is not tested.
     """
     judge = Judge(check_output_density_is_that_of_its_draws, family)
@@ -240,6 +247,13 @@ def check_output_density_is_that_of_its_draws(family: Family[Any]) -> float:
     output, neighbour = family.output(raw, params), family.output(raw + 0.05 * other, params)
     for part in family.walk(output, neighbour):
         _check_density(judge, part.values[0], part.values[1], n)
+    for part in family.walk(family.output(2.0 * other, params)):
+        if part.family.is_discrete:
+            (p_o,) = part.values
+            with seeded(0, "mean"):
+                drawn = columns(p_o.sample())
+            for column, mean in zip(drawn.unbind(1), columns(p_o.mean)[0].tolist(), strict=True):
+                judge.named("mean").mean(column, mean, slack=Z * Z / n)
     return judge.figure
 
 
@@ -261,7 +275,7 @@ def check_mass(judge: Judge, p: Distribution | Output, rows: int) -> None:
     """
     x = p.sample()
     flat = x.double().flatten(1)
-    values, which, counts = torch.unique(flat, dim=0, return_inverse=True, return_counts=True)
+    values, counts = torch.unique(flat, dim=0, return_counts=True)
     if len(values) < rows // 2:
         for k in counts.argsort(descending=True)[:3].tolist():
             value = values[k].reshape(1, *x.shape[1:]).expand(x.shape).to(x.dtype)
@@ -389,19 +403,22 @@ def check_arguments_are_not_changed(family: Family[Any]) -> float:
         output = family.output(raw, params)
         verbs: dict[str, Callable[[], object]] = {
             "features": lambda: family.features(params),
-            "output": lambda: output.sample(),
+            "output": lambda: (family.output(raw, params).mode, output.sample()),
             "update": lambda: family.update(params, y, alpha),
             "draw_update": lambda: family.draw_update(params, x, alpha),
             "flow": lambda: family.flow(x, t),
             "sender": lambda: family.sender(x, alpha).sample(),
             "receiver": lambda: family.receiver(output, alpha).sample(),
             "input": lambda: family.input(params).log_prob(x),
+            "step_loss": lambda: family.step_loss(x, output, alpha),
+            "loss_weight": lambda: family.loss_weight(t),
         }
         if not is_stepped(family):
             verbs["loss_rate"] = lambda: family.loss_rate(x, output, t)
         for verb, run in verbs.items():
             run()
             for name, value in arguments.items():
+                judge.true(not bool(value.isnan().any()), NAN, "finite numbers")
                 judge.true(torch.equal(value, before[name]), f"{verb} changed {name}", "nothing changed")
     return judge.figure
 

@@ -102,7 +102,9 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
             try:
                 figure = check(subject, *arguments, **keywords)
             except LawBroken as fault:
-                if fault.observed == NAN and (verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)):
+                if fault.observed == NAN and (
+                    verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)
+                ):
                     raise fault.told(f"{NAN} in {verb}") from None
                 raise
             except Exception as error:
@@ -138,7 +140,7 @@ def first_nan(run: Callable[[], object], subject: Any) -> str:
     sys.setprofile(watch)
     try:
         run()
-    except Exception:  # noqa: S110 - the fault is known
+    except Exception:
         pass
     finally:
         sys.setprofile(before)
@@ -223,6 +225,8 @@ class Judge:
 
     def mean(self, values: Tensor, expected: float, slack: float = 0.0) -> None:
         """Breaks the law unless the mean of independent values is within Z standard errors (plus slack) of a number."""
+        if values.ndim != 1 or len(values) < 2:
+            self.broken(f"shape {tuple(values.shape)}", "(B,)")
         stderr = float(values.std()) / math.sqrt(len(values))
         # Values that differ only by rounding have a standard error of nearly 0, hence the last term.
         self.error(abs(float(values.mean()) - expected), Z * stderr + slack + 1e-9 * (1.0 + abs(expected)))

@@ -16,7 +16,7 @@ from bfn_toolkit.losses import Loss, NatsLoss
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import NormalMixture, Output
 from bfn_toolkit.product_family import ProductFamily
-from bfn_toolkit.schedules import GeometricSchedule
+from bfn_toolkit.schedules import QuadraticSchedule
 from bfn_toolkit.testing.cases import data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, Z, law, round_trip
@@ -24,12 +24,12 @@ from bfn_toolkit.testing.probes import EXACT
 from bfn_toolkit.testing.toys import Atoms, Evidence, Line, Toy
 
 DRAWS = 100_000  # a loss of many steps has a standard deviation of many nats
-SIGMA_1 = 0.6  # so coarse that the last beliefs leave half of the entropy
+BETA_1 = 1.8  # so small that the last beliefs leave much of the entropy open
 
 
 def _toy() -> Toy:
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) / 6.0
-    return Toy(Line(GeometricSchedule(SIGMA_1)), torch.tensor([[-1.0], [0.2], [1.0]], dtype=torch.float64), weights)
+    return Toy(Line(QuadraticSchedule(BETA_1)), torch.tensor([[-1.0], [0.2], [1.0]], dtype=torch.float64), weights)
 
 
 class Learner(nn.Module, Model):
@@ -42,6 +42,7 @@ class Learner(nn.Module, Model):
         self.calls: list[tuple[Evidence, Tensor, Condition | None]] = []
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+        """A normal distribution around a share of the mean of the beliefs."""
         self.calls.append((params, t, condition))
         slope, log_scale = self.weights.to(params.v.dtype)
         mean = slope * params.v / (1.0 + params.accuracy).unsqueeze(-1)
@@ -86,6 +87,7 @@ def check_losses_of_rows_are_independent(loss: Loss) -> float:
         with seeded(0, "rows"):
             values.append(loss(Learner(), rows).detach())
     judge.true(torch.equal(values[0].nan_to_num(), values[1].nan_to_num()), "two losses from one seed", "one")
+    judge.true(values[0].shape == (6,), f"shape {tuple(values[0].shape)}", "(6,)")
     judge.close(values[2][:3], values[0][:3], EXACT * (1.0 + values[0][:3].abs()))
     judge.true(not torch.equal(values[2][3:], values[0][3:]), "other data have the same loss", "another loss")
     return judge.figure
@@ -107,6 +109,7 @@ def check_the_model_hears_time_and_condition(loss: Loss) -> float:
         judge.true(bool(((t >= 0.0) & (t <= 1.0)).all()), f"times from {float(t.min())} to {float(t.max())}", "[0, 1]")
         told = model.family.schedule.beta(t)
         judge.named("accuracy of the beliefs at t").close(params.accuracy, told, 1e-6 * (1.0 + told))
+        judge.named("")
         heard = None if condition is None else condition.get("side")
         if number < half:
             judge.true(heard is not None and torch.equal(heard, side), f"condition {heard}", "that of the call")
@@ -155,10 +158,11 @@ def check_knowledge_lowers_the_loss(loss: Loss) -> float:
             known = loss(toy.oracle, x)
         with seeded(0, "noise"):
             unknown = loss(ignorant, x)
+    for values in (known, unknown):
+        judge.true(values.shape == (n,), f"shape {tuple(values.shape)}", f"({n},)")
     gain = unknown - known
-    stderr = float(gain.std()) / n**0.5
     words = f"{float(unknown.mean()):.4g} without the messages, {float(known.mean()):.4g} with them"
-    judge.true(float(gain.mean()) >= -Z * stderr, words, "no more with them")
+    judge.true(float(gain.mean()) >= -Z * float(gain.std()) / n**0.5, words, "no more with them")
     return judge.figure
 
 
@@ -170,13 +174,16 @@ class _Ignorant(Model):
         return Atoms(self.toy.values, self.toy.weights.log().expand(len(params.v), -1))
 
 
-@law("loss", "E[loss] is H(X), or H(X) - H(X|theta_1), or H(X|theta_1), when the output is the exact posterior", in_nats)
+@law(
+    "loss", "E[loss] is H(X), or H(X) - H(X|theta_1), or H(X|theta_1), when the output is the exact posterior", in_nats
+)
 def check_the_mean_loss_is_an_entropy(loss: Loss) -> float:
     """The cost of the messages, of the data after them, or of both, on a toy whose last beliefs leave much open."""
     judge, toy = Judge(check_the_mean_loss_is_an_entropy, loss), _toy()
     with seeded(0, "entropy"):
         x = toy.sample(DRAWS)
         values = loss(toy.oracle, x)
+        judge.true(values.shape == x.shape[:1], f"shape {tuple(values.shape)}", f"{tuple(x.shape[:1])}")
         last = toy.family.flow(x, torch.ones(DRAWS, dtype=torch.float64))
         rest = float(-toy.posterior(last).log_prob(x).mean())
     mean = float(values.mean())
@@ -190,7 +197,7 @@ def check_losses_of_parts_add_up(loss: Any) -> float:
     """A product of two real numbers has a loss for each under its name; the names are those of the parts."""
     judge, toy = Judge(check_losses_of_parts_add_up, loss), _toy()
     n = DRAWS // 2
-    pair = ProductFamily({"a": toy.family, "b": Line(GeometricSchedule(0.5 * SIGMA_1))})
+    pair = ProductFamily({"a": toy.family, "b": Line(QuadraticSchedule(2.0 * BETA_1))})
     model = _Pair(pair, toy)
     with seeded(0, "parts"):
         x = {"a": toy.sample(n), "b": toy.sample(n)}
@@ -202,6 +209,7 @@ def check_losses_of_parts_add_up(loss: Any) -> float:
     names = list(parts) if isinstance(parts, Mapping) else parts
     judge.true(names == ["a", "b"], f"losses of {names}", "of the parts a and b")
     total = torch.stack(list(parts.values())).sum(0)
+    judge.true(total.shape == (n,), f"losses of shape {tuple(total.shape)}", f"({n},)")
     judge.close(whole, total, EXACT * (1.0 + total.abs()))
     judge.named("part a").mean(parts["a"] - alone, 0.0)
     return judge.figure
@@ -209,7 +217,7 @@ def check_losses_of_parts_add_up(loss: Any) -> float:
 
 class _Pair(Model):
     def __init__(self, family: ProductFamily, toy: Toy) -> None:
-        self.family: Any = family
+        self.family = family
         self.toys = {name: Toy(part, toy.values, toy.weights) for name, part in family.parts.items()}
 
     def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:

@@ -3,7 +3,7 @@ r"""Laws of what a network needs from a family: features, outputs, prices and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -20,7 +20,7 @@ from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
 from bfn_toolkit.testing.cases import accuracy_near, data, is_stepped
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.family_laws import check_mass
-from bfn_toolkit.testing.law import Judge, Z, law
+from bfn_toolkit.testing.law import NAN, Judge, Z, law
 from bfn_toolkit.testing.probes import (
     EXACT,
     MANY,
@@ -68,9 +68,23 @@ def beliefs_at(family: Family[Any], params: Any, points: list[Data]) -> Tensor:
     return torch.stack([belief.log_prob(point) for point in points], -1)
 
 
+def whole_accuracy(family: Family[Any], rows: int) -> Any:
+    """The accuracy of all messages in one, or the largest of a table; for all rows."""
+    if is_stepped(family):
+        return accuracy_near(family, rows, 1e30)
+    start = torch.zeros(rows, dtype=torch.float64)
+    return family.accuracy(start, torch.ones_like(start))
+
+
 def one_for_all(alpha: Any) -> Any:
     """The first accuracy, with shape ()."""
     return map_data(lambda leaf: leaf[0], alpha)
+
+
+def with_leaves(x: Data, values: Iterable[Tensor]) -> Data:
+    """Data of the same parts with other tensors."""
+    rest = iter(values)
+    return map_data(lambda _: next(rest), x)
 
 
 def described(family: Family[Any], output: Output, x: Data) -> Tensor:
@@ -123,19 +137,24 @@ def check_rows_keep_their_own_time(family: Family[Any]) -> float:
             for name, accuracy in tensors(family.accuracy(0.5 * t_, t_)).items():
                 yield f"accuracy {name}".strip(), accuracy
 
-    def compare(whole: Iterator[tuple[str, Tensor]], some: Iterator[tuple[str, Tensor]], index: Tensor) -> None:
+    def compare(
+        whole: Iterator[tuple[str, Tensor]], some: Iterator[tuple[str, Tensor]], index: Tensor, words: str
+    ) -> None:
         for (verb, all_rows), (_, row) in zip(whole, some, strict=True):
             expected = all_rows[index]
             judge.true(row.shape == expected.shape, f"{verb} of shape {tuple(row.shape)}", f"{tuple(expected.shape)}")
             size = 1.0 + torch.where(expected.isinf(), 0.0, expected.abs()).amax()
             same = bool(((row - expected).abs() <= 1e3 * EXACT * size).logical_or(row == expected).all())
-            judge.true(same, f"{verb} of a row depends on the times or accuracies of others", "the row alone")
+            judge.true(same, f"{verb} {words}", "the same numbers")
 
     every = torch.arange(rows)
     for i in range(rows):
         one = every[i : i + 1]
-        compare(verbs(every, alpha), verbs(one, rows_of(alpha, one)), one)
-    compare(verbs(every, rows_of(alpha, 0 * every)), verbs(every, one_for_all(alpha)), every)
+        compare(
+            verbs(every, alpha), verbs(one, rows_of(alpha, one)), one, "of one row differs from that of the row alone"
+        )
+    words = "differs where the accuracy has shape ()"
+    compare(verbs(every, rows_of(alpha, 0 * every)), verbs(every, one_for_all(alpha)), every, words)
     _check_draws_of_rows(judge)
     return judge.figure
 
@@ -173,9 +192,9 @@ def check_draws_are_a_function_of_the_seed(family: Family[Any]) -> float:
     """All noise comes from torch's generator, and none is kept for the next call."""
     judge = Judge(check_draws_are_a_function_of_the_seed, family)
     n = 64
-    x, params = data(family, n), repeat(fold_one(family), n)
+    x, params = repeat(data(family, 1), n), repeat(fold_one(family), n)
     alpha, t = accuracy_near(family, n, 0.7), some_times(family, 0.5).expand(n)
-    output = family.output(raw_numbers(family, n), params)
+    output = family.output(repeat(raw_numbers(family, 1), n), params)
     points = all(isinstance(part.values[0], Delta) for part in family.walk(output))
     draws: dict[str, Callable[[], Tensor]] = {
         "flow": lambda: probe(family, family.flow(x, t), x),
@@ -194,7 +213,7 @@ def check_draws_are_a_function_of_the_seed(family: Family[Any]) -> float:
                 again = draw()
         same = torch.equal(drawn[0].nan_to_num(), drawn[1].nan_to_num())
         judge.true(same, f"two draws of {name} from one seed differ", "the same numbers")
-        closed = name == "step_loss" and torch.equal(drawn[0], drawn[2])
+        closed = name == "step_loss" and bool((drawn[0] == drawn[0][0]).all())  # equal rows have one price
         if not (closed or (name == "output" and points)):
             judge.true(not torch.equal(drawn[0], drawn[2]), f"two seeds give one draw of {name}", "other numbers")
             judge.true(not torch.equal(again, drawn[2]), f"{name} gives one draw twice", "other numbers")
@@ -220,7 +239,7 @@ def check_results_have_their_shapes(family: Family[Any]) -> float:
         }
         if not is_stepped(family):
             found["loss_rate"] = family.loss_rate(x, output, some_times(family, 0.5).expand(n))
-        shapes = {name: (value, (n,)) for name, value in found.items()}
+        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {name: (value, (n,)) for name, value in found.items()}
         shapes["features"] = (family.features(params), (n, *io.site_shape, io.in_features))
         for a, b, c, d in zip(*map(leaves, (x, output.sample(), output.mode, y)), strict=True):
             shapes["output.sample"], shapes["output.mode"] = (b, tuple(a.shape)), (c, tuple(a.shape))
@@ -228,7 +247,9 @@ def check_results_have_their_shapes(family: Family[Any]) -> float:
             for name, (value, shape) in shapes.items():
                 judge.true(tuple(value.shape) == shape, f"{name} of shape {tuple(value.shape)}", f"{shape}")
         for drawn, sent in zip(leaves(receiver.sample()), leaves(y), strict=True):
-            judge.true(drawn.shape == sent.shape, f"receiver.sample of shape {tuple(drawn.shape)}", f"{tuple(sent.shape)}")
+            judge.true(
+                drawn.shape == sent.shape, f"receiver.sample of shape {tuple(drawn.shape)}", f"{tuple(sent.shape)}"
+            )
         again = family.prior(1, dtype=torch.float64)
         belief = probe(family, prior, x)
         judge.close(belief, probe(family, repeat(again, n), x), EXACT * scale(belief))
@@ -286,7 +307,7 @@ def check_no_draw_is_likelier_than_the_mode(family: Family[Any]) -> float:
 
 @law("family", "the std of a point is that of the last beliefs, within a factor of 1.6")
 def check_a_point_is_as_sharp_as_the_last_beliefs(family: Family[Any]) -> float:
-    """The reconstruction loss of a :class:`~bfn_toolkit.Delta` is a code length at the resolution of the last beliefs."""
+    """The reconstruction loss of a point is a code length at the resolution of the last beliefs."""
     judge, n = Judge(check_a_point_is_as_sharp_as_the_last_beliefs, family), MANY // 20
     x = data(family, n)
     with seeded(0, "sharp"):
@@ -397,9 +418,10 @@ def check_step_loss_is_right_at_every_accuracy(family: Family[Any]) -> float:
     n = MANY // 8
     x, params = repeat(data(family, 1), n), repeat(fold_one(family), n)
     output = family.output(repeat(raw_numbers(family, 1, seed=1), n), params)
-    for accuracy in ACCURACIES:
-        alpha = accuracy_near(family, n, accuracy)
-        judge.named(f"at an accuracy of {accuracy:g}")
+    for accuracy in (*ACCURACIES, math.inf):
+        whole = math.isinf(accuracy)
+        alpha = whole_accuracy(family, n) if whole else accuracy_near(family, n, accuracy)
+        judge.named("at the accuracy of all messages" if whole else f"at an accuracy of {accuracy:g}")
         with seeded(0, "price of", str(accuracy)):
             sampled = divergence(family, x, output, alpha)
             losses = {samples: family.step_loss(x, output, alpha, samples) for samples in (1, 2, 5)}
@@ -423,12 +445,18 @@ def check_every_raw_number_moves_the_price(family: Family[Any]) -> float:
     for price in _prices(family, n, 0.5).values():
         raw = raw_numbers(family, n, seed=2).requires_grad_()
         with seeded(0, "moves"):
-            (gradient,) = torch.autograd.grad(price(raw).sum(), raw, allow_unused=True)
-        moved = moved + (0.0 if gradient is None else gradient.abs().sum(0))
+            moved = moved + _gradient(price, raw).abs().sum(0)
     still = (moved == 0.0).expand(raw.shape[1:]).nonzero().tolist()
     judge.true(not still, f"raw number {tuple(still[0]) if still else ''} has no effect", "a gradient other than 0")
-    judge.true(bool(moved.isfinite().all()), "NaN in a gradient", "finite numbers")
+    judge.true(bool(moved.isfinite().all()), NAN, "finite numbers")
     return judge.figure
+
+
+def _gradient(price: Callable[[Tensor], Tensor], raw: Tensor) -> Tensor:
+    """Gradient of the sum of the prices; zero if they are not connected to the raw numbers."""
+    total = price(raw).sum()
+    gradient = torch.autograd.grad(total, raw, allow_unused=True)[0] if total.requires_grad else None
+    return torch.zeros_like(raw) if gradient is None else gradient
 
 
 def _prices(family: Family[Any], n: int, time: float) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -463,8 +491,7 @@ def check_gradients_are_derivatives(family: Family[Any]) -> float:
         for name, price in _prices(family, n, time).items():
             raw, u = raw_numbers(family, n, seed=2).requires_grad_(), raw_numbers(family, n, seed=4)
             with seeded(0, "slopes"):
-                (gradient,) = torch.autograd.grad(price(raw).sum(), raw, allow_unused=True)
-            gradient = torch.zeros_like(raw) if gradient is None else gradient
+                gradient = _gradient(price, raw)
             differences = []
             for step in (h, 0.5 * h):
                 with torch.no_grad():
@@ -481,7 +508,7 @@ def check_gradients_are_derivatives(family: Family[Any]) -> float:
     return judge.figure
 
 
-@law("family", "loss_weight is positive, and the weighted rate of a fresh network within a factor of 100 of 1")
+@law("family", "loss_weight is positive, and the weighted rate of a fresh network within a factor of 50 of 1")
 def check_loss_weight_brings_unit_scale(family: Family[Any]) -> float:
     """The unit weighting trains all times alike.  A weight that is 1 throughout is no claim; times are 0.3 to 1."""
     judge, n = Judge(check_loss_weight_brings_unit_scale, family), 256
@@ -491,14 +518,17 @@ def check_loss_weight_brings_unit_scale(family: Family[Any]) -> float:
     judge.true(good, f"weights {weights.tolist()} at t = {ends.tolist()}", "positive, finite numbers")
     if is_stepped(family) or bool((weights == weights[0]).all()):
         return judge.figure
-    x, sites = data(family, n), columns(data(family, 1)).shape[1]
+    with seeded(0, "fresh"):  # draws of an output are data of the head, too
+        x = family.output(raw_numbers(family, n), family.prior(n, dtype=torch.float64)).sample()
+    sites = columns(x).shape[1]
     for t in ends[1:].tolist():
         times = torch.full((n,), t, dtype=torch.float64)
         with seeded(0, "weight"):
             params = family.flow(x, times)
             output = family.output(torch.zeros_like(raw_numbers(family, n)), params)
-        unit = float((family.loss_rate(x, output, times) * family.loss_weight(times)).median()) / sites
-        judge.true(1e-2 < unit < 1e2, f"a weighted rate of {unit:.3g} at each site at t = {t:g}", "0.01 to 100")
+        unit = float((family.loss_rate(x, output, times) * family.loss_weight(times)).mean()) / sites
+        judge.true(not math.isnan(unit), NAN, "finite numbers")
+        judge.true(0.02 < unit < 50.0, f"a weighted rate of {unit:.3g} at each site at t = {t:g}", "0.02 to 50")
     return judge.figure
 
 
@@ -519,15 +549,48 @@ def check_features_tell_beliefs_apart(family: Family[Any]) -> float:
         for j in range(leaf[0].numel()):
             changed = leaf.clone()
             changed.flatten(1)[:, j] = leaves(other)[i].flatten(1)[:, j]
-            z = iter([changed if k == i else part for k, part in enumerate(leaves(y))])
-            after = family.update(prior, map_data(lambda _, z=z: next(z), y), alpha)  # type: ignore[misc]
+            z = [changed if k == i else part for k, part in enumerate(leaves(y))]
+            after = family.update(prior, with_leaves(y, z), alpha)
             gap = (probe(family, after, x) - densities).abs().amax(1)
             told = (gap > 0.1) & ((gap < 5.0) | gap.isinf())
             moved = (family.features(after) - seen).abs().flatten(1).amax(1)
             alike = int((told & ~(moved > 1e-9)).sum())
             place = f"{name.removeprefix('y').strip('.') or 'the message'}[{j}]"
             judge.true(alike == 0, f"{alike} of {n} beliefs change with {place}, their features do not", "0")
+    if all(leaf.is_floating_point() for leaf in leaves(y)):
+        after = family.update(prior, map_data(torch.neg, y), alpha)
+        told = (probe(family, after, x) - densities).abs().amax(1) > 0.1
+        alike = int((told & ~((family.features(after) - seen).abs().flatten(1).amax(1) > 1e-9)).sum())
+        judge.true(alike == 0, f"{alike} of {n} beliefs and their opposites have the same features", "0")
+        _check_slopes_of_features(judge, x, y, alpha)
     return judge.figure
+
+
+def _check_slopes_of_features(judge: Judge, x: Data, y: Data, alpha: Any) -> None:
+    """No change of the message moves the beliefs and leaves the features where they are.
+
+    So the gradients of the log-densities by the message lie in the span of those of the features.
+    """
+    family, n, h = judge.subject, 16, 1e-4
+    x, y, alpha = (rows_of(value, torch.arange(n)) for value in (x, y, alpha))
+    prior, sizes = family.prior(n, dtype=torch.float64), [leaf[0].numel() for leaf in leaves(y)]
+    if sum(sizes) > 24:
+        return
+    slopes: list[tuple[Tensor, Tensor]] = []
+    for i, j in [(i, j) for i, size in enumerate(sizes) for j in range(size)]:
+        ends = []
+        for step in (h, -h):
+            moved = [leaf.clone() for leaf in leaves(y)]
+            moved[i].flatten(1)[:, j] += step
+            params = family.update(prior, with_leaves(y, moved), alpha)
+            ends.append((family.features(params).flatten(1), probe(family, params, x)))
+        slopes.append(tuple((a - b) / (2.0 * h) for a, b in zip(*ends, strict=True)))  # type: ignore[arg-type]
+    seen, told = (torch.stack(part, 1) for part in zip(*slopes, strict=True))  # (n, numbers, F) and (n, numbers, 4)
+    basis = torch.linalg.svd(seen, full_matrices=False)
+    known = (basis.U * (1e-6 * basis.S[:, :1] < basis.S).unsqueeze(1)) @ (basis.U.mT @ told)
+    lost = (told - known).flatten(1).norm(dim=1) / told.flatten(1).norm(dim=1).clamp_min(1e-9)
+    share = float(lost.nan_to_num().median())
+    judge.true(share < 0.05, f"{share:.0%} of what a small change of the message does is not in the features", "0%")
 
 
 @law("family", "features are of order 1 from t = 0 to t = 1")
@@ -554,15 +617,15 @@ def check_features_are_of_order_one(family: Family[Any]) -> float:
 
 @law("family", "flow, features and prices in float32 agree with float64, from the same noise")
 def check_float32_is_precise(family: Family[Any]) -> float:
-    """Formulas lose no digits that training needs, at small, middle and large times and accuracies: 2 %."""
+    """Formulas lose no digits that training needs, at small, middle and large times and accuracies."""
     judge, n = Judge(check_float32_is_precise, family), 64
     x, raw = cast(data(family, n, 9), torch.float32), raw_numbers(family, n, torch.float32)
-    for time, accuracy in ((1e-3, 1e-3), (0.3, 0.4), (0.7, 1.5), (1.0, 8.0)):
+    for time, accuracy in ((1e-3, 1e-3), (0.3, 0.4), (0.7, 1.5), (1.0, 8.0), (1.0, None)):
         results: list[dict[str, Tensor]] = []
         for dtype in (torch.float32, torch.float64):
             x_, t = cast(x, dtype), some_times(family, time).expand(n).to(dtype)
-            alpha = cast(accuracy_near(family, n, accuracy), dtype)
-            with seeded(0, "precision", str(time)), SameNoise():
+            alpha = cast(whole_accuracy(family, n) if accuracy is None else accuracy_near(family, n, accuracy), dtype)
+            with seeded(0, "precision", str(time)), SameNoise():  # type: ignore[no-untyped-call]
                 params = family.flow(x_, t)
                 output = family.output(raw.to(dtype), params)
                 found = {
@@ -581,7 +644,9 @@ def check_float32_is_precise(family: Family[Any]) -> float:
             single = results[0][name]
             error = torch.where(single == exact, 0.0, (single - exact).abs()) / (1.0 + exact.abs())
             # A draw that is a choice may fall on the other side of an edge in a few rows.
-            judge.named(f"{name} at t = {time:g}").error(error.flatten().sort().values[: int(0.95 * error.numel())], 0.02)
+            judge.named(f"{name} at t = {time:g}").error(
+                error.flatten().sort().values[: int(0.95 * error.numel())], 3e-3
+            )
     return judge.figure
 
 
@@ -664,7 +729,10 @@ def check_parts_are_told_apart(family: Family[Any]) -> float:
 
     pairs = {
         "input": (family.input(params).log_prob(x), total(lambda f, p, v: f.input(p).log_prob(v), params, x)),
-        "sender": (family.sender(x, alpha).log_prob(y), total(lambda f, *v: f.sender(*v[:2]).log_prob(v[2]), x, alpha, y)),
+        "sender": (
+            family.sender(x, alpha).log_prob(y),
+            total(lambda f, *v: f.sender(*v[:2]).log_prob(v[2]), x, alpha, y),
+        ),
         "receiver": (
             family.receiver(output, alpha).log_prob(y),
             total(lambda f, *v: f.receiver(*v[:2]).log_prob(v[2]), output, alpha, y),

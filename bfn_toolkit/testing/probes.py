@@ -138,8 +138,9 @@ def divergence(family: Family[Any], x: Data, output: Output, alpha: Any) -> Tens
     """Numbers (B,) whose mean is KL(p_S || p_R), by the family's sender and receiver; for a batch of equal rows.
 
     With r = p_R / p_S the means of r - 1 - ln r and of -ln r are both the divergence, but the standard deviation of the
-    first is of the order of the divergence, not of its square root; at large accuracies the second is used.  If messages repeat, as those of an erasure channel
-    do, the receiver may send what the sender cannot, so that E[r] is not 1; then the sum over the messages is exact.
+    first is of the order of the divergence, not of its square root; at large accuracies the second is used.  If the
+    messages repeat, as those of an erasure channel do, the receiver may send what the sender cannot, so that E[r] is
+    not 1; then the sum over the messages is exact.
     """
     sender, receiver, rows = family.sender(x, alpha), family.receiver(output, alpha), batch_size(x)
     y = sender.sample()

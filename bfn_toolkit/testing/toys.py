@@ -23,7 +23,7 @@ from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.networks import NetworkIO
 from bfn_toolkit.outputs import Delta, Kernel, Output
-from bfn_toolkit.schedules import GeometricSchedule
+from bfn_toolkit.schedules import AccuracySchedule, GeometricSchedule
 from bfn_toolkit.shapes import Data, expand, map_data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.probes import columns, rows_of
@@ -96,7 +96,7 @@ class Evidence:
 class Line(ChannelFamily[Evidence]):
     """One real number through a Gaussian channel: the simplest family, on which samplers are tested."""
 
-    schedule: GeometricSchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
+    schedule: AccuracySchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
     network_io: NetworkIO = NetworkIO((1,))  # noqa: RUF009
     channels: int = 1
 

@@ -75,6 +75,8 @@ def rejected_by(*laws: str, published: str | None = None, **fields: Any) -> Any:
     "beliefs-are-a-martingale",
     "information-is-conserved",
     "accuracies-add",
+    "messages-cost-what-they-tell",
+    "features-tell-beliefs-apart",
     published="MaximeRobeyns bfn.py:432: softmax(theta e^y) for theta e^y / sum",
 )
 class SoftmaxOfProbability(Classes):
@@ -129,7 +131,11 @@ class Forgetful(Circle):
 
 
 @rejected_by(
-    "bayes-rule", "updates-are-exchangeable", "draw-update-is-the-update-of-a-message", "arguments-are-not-changed"
+    "bayes-rule",
+    "updates-are-exchangeable",
+    "draw-update-is-the-update-of-a-message",
+    "arguments-are-not-changed",
+    "draws-are-a-function-of-the-seed",
 )
 class InPlaceUpdate(Circle):
     def update(self, params: Told, y: Tensor, alpha: Tensor) -> Told:
@@ -142,7 +148,12 @@ class LeastAccuracy(Classes):
         return Classes.sender(self, x, alpha.clamp_min(1e-6))
 
 
-@rejected_by("beliefs-are-a-martingale", "beliefs-are-normalised")
+@rejected_by(
+    "beliefs-are-a-martingale",
+    "beliefs-are-normalised",
+    "densities-are-those-of-the-draws",
+    "features-are-of-order-one",
+)
 class UnnormalisedBelief(Classes):
     def update(self, params: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
         return params + y - y.mean(-1, keepdim=True)
@@ -168,6 +179,7 @@ class Weights(Independent):
     "draw-update-is-the-update-of-a-message",
     "information-is-conserved",
     "rows-are-independent",
+    "messages-cost-what-they-tell",
     published="MaximeRobeyns bfn.py:431: one number for the noise of all classes, which softmax cancels",
 )
 class NoNoise(Classes):
@@ -182,6 +194,8 @@ class NoNoise(Classes):
     "draw-update-is-the-update-of-a-message",
     "information-is-conserved",
     "rows-are-independent",
+    "rows-keep-their-own-time",
+    "messages-cost-what-they-tell",
     published="one noise for the whole batch",
 )
 class SharedNoise(Classes):
@@ -213,7 +227,7 @@ class SingleNoise(Gaussian):
         return GaussianParams((signal * x + noise) * signal / expand(1.0 + beta, x), 1.0 + beta)
 
 
-@rejected_by("dtype-and-device-are-kept")
+@rejected_by("dtype-and-device-are-kept", "data-are-checked")
 class UndeclaredClasses(Classes):
     is_discrete = False
 
@@ -230,7 +244,12 @@ class SinglePrior(Circle):
         return Circle.prior(self, batch_size, device=device)
 
 
-@rejected_by("flow-is-the-chain-of-updates", "information-is-conserved", "flow-is-a-gaussian-channel")
+@rejected_by(
+    "flow-is-the-chain-of-updates",
+    "information-is-conserved",
+    "flow-is-a-gaussian-channel",
+    "loss-weight-brings-unit-scale",
+)
 class FlowOfTheOtherMean(Gaussian):
     """mu ~ N(gamma x, gamma) where the variance is gamma (1 - gamma): that of v / sqrt(beta)."""
 
@@ -276,6 +295,7 @@ class LostHalf(Circle):
 
 @rejected_by(
     "loss-rate-is-the-limit-of-the-step-loss",
+    "messages-cost-what-they-tell",
     published="ChemBFN model.py:691: the mean over the classes too, 1/K of the loss",
 )
 class MeanOverClasses(Classes):
@@ -305,6 +325,8 @@ class EdgesTwice(Finite):
 
 @rejected_by(
     "output-density-is-that-of-its-draws",
+    "no-draw-is-likelier-than-the-mode",
+    "every-raw-number-moves-the-price",
     published="MolCRAFT bfn_base.py:51: the lower edges of the bins returned for the upper ones too",
 )
 class EmptyBins(Classes):
@@ -313,7 +335,12 @@ class EmptyBins(Classes):
 
 
 @rejected_by(
-    "mean-embedding-is-that-of-the-draws", "loss-rate-is-the-limit-of-the-step-loss", "gradients-are-finite", bins=5
+    "gradients-are-finite",
+    "loss-rate-is-the-limit-of-the-step-loss",
+    "mean-embedding-is-that-of-the-draws",
+    "every-raw-number-moves-the-price",
+    "gradients-are-derivatives",
+    bins=5,
 )
 class EmbeddingOfTheMode(Circle):
     def mean_embedding(self, output: Output) -> Tensor:
@@ -348,7 +375,7 @@ def _cheap(p: Cheap, q: Cheap) -> Tensor:
     return ((p.mean - q.mean) / p.stddev).square().flatten(1).sum(1)
 
 
-@rejected_by("step-loss-is-a-divergence")
+@rejected_by("step-loss-is-a-divergence", "step-loss-is-right-at-every-accuracy")
 class PriceWithoutTheHalf(Gaussian):
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
         return Cheap(Normal(x, expand(alpha.rsqrt(), x).expand_as(x), validate_args=False), x.ndim - 1)
@@ -361,12 +388,17 @@ class EarlyHead(NoiseHead):
         return Delta(params.mean / gamma - ((1.0 - gamma) / gamma).sqrt() * raw.squeeze(-1))
 
 
-@rejected_by("gradients-are-finite", head=EarlyHead(), published="eq. 84 without t_min: 1 / gamma at t = 0")
+@rejected_by(
+    "gradients-are-finite",
+    "loss-weight-brings-unit-scale",
+    head=EarlyHead(),
+    published="eq. 84 without t_min: 1 / gamma at t = 0",
+)
 class NoLeastTime(Gaussian):
     """Its head divides by gamma."""
 
 
-@rejected_by("rows-are-independent")
+@rejected_by("rows-are-independent", "rows-keep-their-own-time", "features-tell-beliefs-apart")
 class MixedFeatures(Gaussian):
     def features(self, params: GaussianParams) -> Tensor:
         seen = Gaussian.features(self, params)
