@@ -29,7 +29,7 @@ from bfn_toolkit.testing.law import Judge, Z, law, round_trip
 from bfn_toolkit.testing.probes import EXACT, MANY, DrawnDtypes, tensors
 from bfn_toolkit.testing.toys import Evidence, Line, Toy
 
-SPREAD = 0.08  # largest relative error of the standard deviation of normal data
+SPREAD = 0.03  # largest relative error of the standard deviation of normal data
 VALUES, WEIGHTS = (-1.0, 0.5, 1.5), (0.2, 0.3, 0.5)
 FAR = (-100.0, 0.5, 250.0)
 
