@@ -42,13 +42,14 @@ from bfn_toolkit.testing.probes import (
     repeat,
     rows_of,
     scale,
+    some_times,
     steps_of,
     tame,
     tensors,
 )
 from bfn_toolkit.testing.toys import Toy
 
-EXAMPLES = 25  # number of examples that a law tries
+EXAMPLES = 16  # number of examples that a law tries
 
 
 @law("family", "ln p_I(x|h(theta,y,alpha)) - ln p_I(x|theta) - ln p_S(y|x;alpha) is the same for every x")
@@ -218,9 +219,10 @@ def check_receiver_is_the_mixture_of_senders(family: Family[Any]) -> float:
         ancestral = family.sender(output.sample(), alpha).sample()
         judge.same_law(columns(ancestral), columns(family.receiver(output, alpha).sample()))
 
-        judge.mean(bridge(family.receiver(output, alpha), family.sender(data(family, n), alpha)), 0.0)
-
     # And its density is the mean of the sender's: E over x' of p_S(y | x') / p_R(y) is 1 at any y.
+    n = MANY // 8
+    output = family.output(repeat(raw_numbers(family, 1), n), rows_of(params, torch.arange(n)))
+
     def log_ratio(row: int, accuracy: float) -> Tensor:
         alpha = accuracy_near(family, n, accuracy)
         with seeded(0, "receiver"):
@@ -376,7 +378,7 @@ def check_rows_are_independent(family: Family[Any]) -> float:
     same, alpha = repeat(data(family, 1), n), accuracy_near(family, n, 0.5)
     with seeded(0, "rows"):
         flows = {
-            "flow": family.flow(same, torch.ones(n, dtype=torch.float64)),
+            "flow": family.flow(same, some_times(family, 0.3).expand(n)),
             "draw_update": family.draw_update(family.prior(n, dtype=torch.float64), same, alpha),
         }
         senders = family.sender(same, alpha).sample()

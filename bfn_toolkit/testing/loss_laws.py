@@ -19,7 +19,7 @@ from bfn_toolkit.product_family import ProductFamily
 from bfn_toolkit.schedules import QuadraticSchedule
 from bfn_toolkit.testing.cases import data
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.law import Judge, Z, law, round_trip
+from bfn_toolkit.testing.law import NAN, Judge, Z, law, round_trip
 from bfn_toolkit.testing.probes import EXACT
 from bfn_toolkit.testing.toys import Atoms, Evidence, Line, Toy
 
@@ -100,8 +100,8 @@ def check_the_model_hears_time_and_condition(loss: Loss) -> float:
     side, model = torch.arange(500) % 2, Learner()
     with seeded(0, "hears"):
         x = toy.sample(500)
-        loss(model, x, {"side": side})
-        loss(model, x)
+        values = torch.cat([loss(model, x, {"side": side}), loss(model, x)])
+    judge.true(not bool(values.isnan().any()), NAN, "finite numbers")
     judge.true(bool(model.calls), "the model is not asked", "an evaluation")
     half = len(model.calls) // 2
     for number, (params, t, condition) in enumerate(model.calls):

@@ -34,23 +34,16 @@ from bfn_toolkit.testing.probes import (
     probe,
     raw_numbers,
     repeat,
+    repeats,
     rows_of,
     scale,
+    some_times,
     steps_of,
     tensors,
     together,
 )
 
 ACCURACIES = (0.05, 0.4, 1.5, 8.0)  # from messages that tell little to those that tell nearly all
-
-
-def some_times(family: Family[Any], *t: float) -> Tensor:
-    """Times (B,), for a family with a table the nearest of its steps."""
-    times = torch.tensor(t, dtype=torch.float64)
-    if not is_stepped(family):
-        return times
-    grid = family.times(steps_of(family))
-    return grid[(times.unsqueeze(-1) - grid).abs().argmin(-1)]
 
 
 def some_accuracies(family: Family[Any], *accuracies: float) -> Any:
@@ -143,6 +136,7 @@ def check_rows_keep_their_own_time(family: Family[Any]) -> float:
         for (verb, all_rows), (_, row) in zip(whole, some, strict=True):
             expected = all_rows[index]
             judge.true(row.shape == expected.shape, f"{verb} of shape {tuple(row.shape)}", f"{tuple(expected.shape)}")
+            judge.true(not bool((row + expected).isnan().any() & (row != expected).any()), NAN, "finite numbers")
             size = 1.0 + torch.where(expected.isinf(), 0.0, expected.abs()).amax()
             same = bool(((row - expected).abs() <= 1e3 * EXACT * size).logical_or(row == expected).all())
             judge.true(same, f"{verb} {words}", "the same numbers")
@@ -211,8 +205,8 @@ def check_draws_are_a_function_of_the_seed(family: Family[Any]) -> float:
             with seeded("function", seed):
                 drawn.append(draw())
                 again = draw()
-        same = torch.equal(drawn[0].nan_to_num(), drawn[1].nan_to_num())
-        judge.true(same, f"two draws of {name} from one seed differ", "the same numbers")
+        judge.true(not any(bool(numbers.isnan().any()) for numbers in drawn), NAN, "finite numbers")
+        judge.true(torch.equal(drawn[0], drawn[1]), f"two draws of {name} from one seed differ", "the same numbers")
         closed = name == "step_loss" and bool((drawn[0] == drawn[0][0]).all())  # equal rows have one price
         if not (closed or (name == "output" and points)):
             judge.true(not torch.equal(drawn[0], drawn[2]), f"two seeds give one draw of {name}", "other numbers")
@@ -270,19 +264,20 @@ def check_densities_are_those_of_the_draws(family: Family[Any]) -> float:
         with seeded(0, "densities", str(accuracy)):
             told = repeat(fold(family, rows_of(x, torch.tensor([0])), [accuracy_near(family, 1, accuracy)]), n)
             prior = family.prior(n, dtype=torch.float64)
-            judge.named("input").mean(bridge(family.input(told), family.input(prior)), 0.0)
-            judge.named("sender").mean(bridge(family.sender(x, alpha), family.sender(z, alpha)), 0.0)
-            judge.named("receiver").mean(_receiver_bridge(family, x, alpha), 0.0)
+            output = family.output(repeat(raw_numbers(family, 1), n), repeat(fold_one(family), n))
+            sender = family.sender(x, alpha)
+            for name, p, q in (
+                ("input", family.input(told), family.input(prior)),
+                ("sender", sender, family.sender(z, alpha)),
+                ("receiver", family.receiver(output, alpha), sender),
+            ):
+                # A value of a probability below Z^2 / n may not be among the draws.
+                rare = Z * Z / n if repeats(p.sample()) else 0.0
+                judge.named(name).mean(bridge(p, q), 0.0, slack=rare)
     for part in family.walk(told):
         with seeded(0, "mass"):
             check_mass(judge.named("input"), part.family.input(*part.values), n)
     return judge.figure
-
-
-def _receiver_bridge(family: Family[Any], x: Data, alpha: Any) -> Tensor:
-    n = batch_size(x)
-    output = family.output(repeat(raw_numbers(family, 1), n), repeat(fold_one(family), n))
-    return bridge(family.receiver(output, alpha), family.sender(x, alpha))
 
 
 @law("family", "ln p_O(mode) >= ln p_O(x) for x ~ p_O")
@@ -351,7 +346,11 @@ def check_messages_cost_what_they_tell(family: Family[Any]) -> float:
             price = loss(_Believer(family, x), x)
             last = family.input(family.flow(x, torch.ones(n, dtype=torch.float64))).log_prob(x)
         told = last - family.input(family.prior(n, dtype=torch.float64)).log_prob(x)
-        judge.mean(price - told, 0.0, slack=1e-4)
+        # Of messages that repeat, a rare one may not be among the draws.
+        rare = (
+            Z * Z / n * float(told.max()) if repeats(family.sender(x, some_accuracies(family, 1.0)).sample()) else 0.0
+        )
+        judge.mean(price - told, 0.0, slack=1e-4 + rare)
     return judge.figure
 
 
@@ -424,14 +423,15 @@ def check_step_loss_is_right_at_every_accuracy(family: Family[Any]) -> float:
         judge.named("at the accuracy of all messages" if whole else f"at an accuracy of {accuracy:g}")
         with seeded(0, "price of", str(accuracy)):
             sampled = divergence(family, x, output, alpha)
-            losses = {samples: family.step_loss(x, output, alpha, samples) for samples in (1, 2, 5)}
-            scalar = family.step_loss(x, output, one_for_all(alpha))
+            some = (1, 2, 5) if accuracy == ACCURACIES[1] else (1,)
+            losses = {samples: family.step_loss(x, output, alpha, samples) for samples in some}
+            scalar = family.step_loss(x, output, one_for_all(alpha), some[-1])
         # Where messages repeat, the divergence is exact, and a loss may have drawn none of the rare ones.
         exact = bool((sampled == sampled[0]).all())
         for loss in (*losses.values(), scalar):
             judge.mean(sampled - loss, 0.0, slack=Z * Z / n * float(loss.abs().amax()) if exact else 0.0)
-        spreads = [float(losses[samples].std()) for samples in (1, 5)]
-        if accuracy == ACCURACIES[1] and spreads[0] > 0.05 * float(losses[1].mean().abs()):
+        spreads = [float(losses[samples].std()) for samples in (some[0], some[-1])]
+        if len(some) > 1 and spreads[0] > 0.05 * float(losses[1].mean().abs()):
             words = f"a standard deviation of {spreads[1]:.3g} for 5 samples, {spreads[0]:.3g} for 1"
             judge.true(spreads[1] < 0.8 * spreads[0], words, "less for more samples")
     return judge.figure
@@ -503,6 +503,7 @@ def check_gradients_are_derivatives(family: Family[Any]) -> float:
             slope, (wide, narrow) = (gradient * u).flatten(1).sum(1), differences
             # A price with a kink (a clipped point) has no derivative there: the two differences do not agree.
             smooth = (wide - narrow).abs() <= 1e-4 * (1.0 + narrow.abs())
+            judge.true(not bool((slope + wide + narrow).isnan().any()), NAN, "finite numbers")
             size = 1.0 + narrow.abs() + (gradient * u).abs().flatten(1).sum(1)
             judge.named(name).error(((slope - narrow).abs() / size)[smooth], 1e-3)
     return judge.figure
@@ -584,7 +585,7 @@ def _check_slopes_of_features(judge: Judge, x: Data, y: Data, alpha: Any) -> Non
             moved[i].flatten(1)[:, j] += step
             params = family.update(prior, with_leaves(y, moved), alpha)
             ends.append((family.features(params).flatten(1), probe(family, params, x)))
-        slopes.append(tuple((a - b) / (2.0 * h) for a, b in zip(*ends, strict=True)))  # type: ignore[arg-type]
+        slopes.append(tuple((a - b) / (2.0 * h) for a, b in zip(*ends, strict=True)))
     seen, told = (torch.stack(part, 1) for part in zip(*slopes, strict=True))  # (n, numbers, F) and (n, numbers, 4)
     basis = torch.linalg.svd(seen, full_matrices=False)
     known = (basis.U * (1e-6 * basis.S[:, :1] < basis.S).unsqueeze(1)) @ (basis.U.mT @ told)

@@ -162,9 +162,9 @@ class Toy:
         """The exact posterior under beliefs of the family."""
         belief = self.family.input(params)
         n = belief.batch_shape[0]
-        prior = self.family.input(self.family.prior(n, dtype=torch.float64))
+        prior = self.family.input(self.family.prior(len(self.weights), dtype=torch.float64))
         points = [rows_of(self.values, torch.full((n,), i)) for i in range(len(self.weights))]
-        odds = torch.stack([belief.log_prob(x) - prior.log_prob(x) for x in points], -1)
+        odds = torch.stack([belief.log_prob(x) for x in points], -1) - prior.log_prob(self.values)
         return Atoms(self.values, self.weights.log() + odds)
 
     @property

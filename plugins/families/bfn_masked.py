@@ -194,7 +194,9 @@ class Masked(AdditiveFamily[MaskedParams]):
 
     def update(self, params: MaskedParams, y: Tensor, alpha: Tensor) -> MaskedParams:
         """The message, where it has a class."""
-        return MaskedParams(torch.where(y == self.classes, params.x, y), params.accuracy + alpha.to(params.accuracy.dtype))
+        return MaskedParams(
+            torch.where(y == self.classes, params.x, y), params.accuracy + alpha.to(params.accuracy.dtype)
+        )
 
     def draw_update(self, params: MaskedParams, x: Tensor, alpha: Tensor) -> MaskedParams:
         """The update of a message drawn in the dtype of the beliefs, which classes do not have."""

@@ -20,6 +20,7 @@ from bfn_toolkit import (
     ChannelFamily,
     DataError,
     Family,
+    ProductFamily,
     Registry,
     SteppedFamily,
     likelihood_bound,
@@ -126,7 +127,7 @@ def test_what_is_no_spin_is_refused(installed: Registry) -> None:
     spins: Any = installed.get("family", "spins").entry.build(site_shape=(2,))
     spins.check_data(torch.tensor([[1.0, -1.0]]))
     for wrong in (0.5, float("nan")):
-        with pytest.raises(DataError, match=r"Spins expects -1 and \+1, found (0\.5|nan)"):
+        with pytest.raises(DataError, match=r"Spins expects (-1 and \+1, found 0\.5|finite data, found nan)"):
             spins.check_data(torch.tensor([[1.0, wrong]]))
 
 
@@ -157,8 +158,8 @@ def test_as_many_laws_are_broken_as_the_page_says(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(tmp_path))
     subject = importlib.import_module("wrong_family").WrongSpins()
     found = [verdict.fault is not None for verdict in verdicts(subject, examples=5)]
-    assert (sum(found), len(found)) == (5, 23)
-    assert "Five of the 23 laws are broken" in page("write_a_family")
+    assert (sum(found), len(found)) == (6, 39)
+    assert "Six of the 39 laws are broken" in page("write_a_family")
 
 
 # The page of laws
@@ -168,8 +169,15 @@ CLAIMS = {
     "Additive families": lambda law: law.applies(plain(AdditiveFamily)),
     "Channel families": lambda law: law.applies(plain(ChannelFamily)),
     "Stepped families": lambda law: law.applies(plain(SteppedFamily)),
+    "Products": lambda law: law.applies(ProductFamily({"x": plain(AdditiveFamily)})),
 }
-KINDS = {"Schedules": "schedule", "Networks": "network", "Data sets": "dataset", "Samplers": "sampler"}
+KINDS = {
+    "Schedules": "schedule",
+    "Networks": "network",
+    "Data sets": "dataset",
+    "Samplers": "sampler",
+    "Losses": "loss",
+}
 
 
 def plain(base: type[Any]) -> Any:
@@ -209,6 +217,7 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
     importlib.import_module("other_mutants")
+    importlib.import_module("family_mutants")
     mutants = importlib.import_module("mutants").MUTANTS
     title, body = sections()[law.name]
     assert title == home(law)
@@ -223,6 +232,7 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
 def test_every_published_fault_stands_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
     importlib.import_module("other_mutants")
+    importlib.import_module("family_mutants")
     published = [mutant for mutant in importlib.import_module("mutants").MUTANTS if mutant.published]
     assert len(published) > 10
     assert [name for m in published if f"`{(name := type(m.subject).__name__)}`" not in page("laws")] == []
@@ -230,7 +240,13 @@ def test_every_published_fault_stands_in_the_page(monkeypatch: pytest.MonkeyPatc
 
 def test_the_page_counts_the_laws_of_each_base_class() -> None:
     counts = {base: int(number) for base, number in re.findall(r"^\| `(\w+)` \| (\d+) \|", page("laws"), re.M)}
-    bases = {"AccuracySchedule": "schedule", "NetworkBuilder": "network", "Dataset": "dataset", "Sampler": "sampler"}
+    bases = {
+        "AccuracySchedule": "schedule",
+        "NetworkBuilder": "network",
+        "Dataset": "dataset",
+        "Sampler": "sampler",
+        "Loss": "loss",
+    }
     families: dict[str, Any] = {"AdditiveFamily": AdditiveFamily, "ChannelFamily": ChannelFamily}
     families["SteppedFamily"] = SteppedFamily
     family_laws = [law for law in LAWS.values() if law.kind == Family.kind]

@@ -12,14 +12,17 @@ from subjects import Classes, Direction, Wheel
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
-from bfn_gaussian import Gaussian
+from bfn_gaussian import Gaussian, UnsquaredNormLoss
 from bfn_toolkit import (
     AdditiveFamily,
+    ContinuousTimeLoss,
+    DiscreteTimeLoss,
     Finite,
     NetworkIO,
     Output,
     ProductFamily,
     QuadraticSchedule,
+    ReconstructionLoss,
     TableSchedule,
     as_shape,
     expand,
@@ -102,6 +105,14 @@ class LateSteps(Classes):
         return torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64).sqrt()
 
 
+LOSSES: tuple[Any, ...] = (
+    ContinuousTimeLoss(),
+    ContinuousTimeLoss("unit"),
+    DiscreteTimeLoss(1),
+    DiscreteTimeLoss(10, samples=2),
+    ReconstructionLoss(),
+    UnsquaredNormLoss(),
+)
 FAMILIES: tuple[Any, ...] = (
     Erasure(),
     Erasure(site_shape=(2, 2), classes=4),

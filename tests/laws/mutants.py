@@ -338,8 +338,6 @@ class EmptyBins(Classes):
     "gradients-are-finite",
     "loss-rate-is-the-limit-of-the-step-loss",
     "mean-embedding-is-that-of-the-draws",
-    "every-raw-number-moves-the-price",
-    "gradients-are-derivatives",
     bins=5,
 )
 class EmbeddingOfTheMode(Circle):

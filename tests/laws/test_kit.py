@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,14 +15,16 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from family_subjects import FAMILIES
-from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability
+from family_mutants import PARTS, PriceOfEachSite
+from family_subjects import FAMILIES, LOSSES
+from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability, UnnormalisedBelief
 from other_mutants import MORE_SUBJECTS
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bfn_toolkit import ODE2, ConfigError, NetworkIO, Registry
+from bfn_gaussian import Gaussian, UnsquaredNormLoss
+from bfn_toolkit import ODE2, ConfigError, ContinuousTimeLoss, NetworkIO, ProductFamily, Registry
 from bfn_toolkit.testing import (
     LAWS,
     Case,
@@ -52,7 +55,7 @@ def built_ins() -> Sequence[Any]:
 
 
 @pytest.mark.timeout(1200)  # rotations have a normaliser that is an integral
-@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES, *MORE_SUBJECTS], ids=name_of)
+@pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES, *LOSSES, *MORE_SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     applicable = laws_for(subject)
     for seed in SEEDS:
@@ -65,7 +68,8 @@ def test_no_correct_subject_is_rejected(subject: Any) -> None:
 
 
 def test_the_subjects_are_of_every_kind_and_claim() -> None:
-    assert {law.name for subject in (*SUBJECTS, *MORE_SUBJECTS) for law in laws_for(subject)} == set(LAWS)
+    subjects = (*SUBJECTS, *FAMILIES, *LOSSES, *MORE_SUBJECTS)
+    assert {law.name for subject in subjects for law in laws_for(subject)} == set(LAWS)
 
 
 def test_another_seed_makes_other_draws() -> None:
@@ -190,6 +194,7 @@ def with_nan(subject: Any, *verbs: str) -> Any:
     def override(verb: str) -> Any:
         return lambda self, *args, **kw: nan(getattr(type(subject), verb)(self, *args, **kw))
 
+    verbs = tuple(verb for verb in verbs if hasattr(subject, verb))
     cls = type(f"Nan{name_of(subject)}", (type(subject),), {verb: override(verb) for verb in verbs})
     return cls(**{f.name: getattr(subject, f.name) for f in attrs.fields(cls) if f.init})
 
@@ -227,8 +232,17 @@ BLIND = {  # a law, and where it looks
     "mean-embedding-is-that-of-the-draws": ("mean_embedding",),
     "other-step-counts-are-refused": ("times",),
     "steps-follow-the-table": ("accuracy",),
+    "messages-cost-what-they-tell": ("step_loss",),
+    "step-loss-is-right-at-every-accuracy": ("step_loss",),
+    "every-raw-number-moves-the-price": ("output",),
+    "gradients-are-derivatives": ("step_loss",),
+    "loss-weight-brings-unit-scale": ("loss_weight",),
+    "loss-rate-is-alpha-times-the-kl-rate": ("kl_rate",),
+    "no-draw-is-likelier-than-the-mode": ("output",),
+    "data-are-checked": ("output",),
     "schedule": ("beta", "alpha", "accuracy"),
     "sampler": ("sample",),
+    "loss": ("__call__", "part_losses"),
 }
 ONES = {
     "family": (Circle(bins=4), Classes(), Wheel()),
@@ -236,6 +250,12 @@ ONES = {
     "dataset": (Angles(),),
     "schedule": (SaturatingSchedule(),),
     "sampler": (ByDefinition(), ODE2()),
+    "loss": (ContinuousTimeLoss(), UnsquaredNormLoss()),
+    "a-point-is-as-sharp-as-the-last-beliefs": (Gaussian(),),
+    "messages-cost-what-they-tell": (Classes(),),
+    "no-draw-is-likelier-than-the-mode": (Classes(), Gaussian()),
+    "data-are-checked": (Circle(bins=4), Wheel()),
+    "parts-are-told-apart": (ProductFamily(PARTS),),
 }
 
 
@@ -246,7 +266,7 @@ def test_nan_breaks_every_law(law: Any) -> None:
         with pytest.raises(LawBroken):
             LAWS["schedule-round-trips"].check(NanField())
         return
-    for subject in ONES[law.kind]:
+    for subject in ONES.get(law.name, ONES[law.kind]):
         if not law.applies(subject):
             continue
         if law.kind in ("network", "dataset"):
@@ -255,6 +275,36 @@ def test_nan_breaks_every_law(law: Any) -> None:
             broken = with_nan(subject, *BLIND.get(law.name, BLIND[law.kind]))
         with pytest.raises(LawBroken):
             law.check(broken)
+
+
+def test_a_verdict_says_in_words_where_nan_comes_from() -> None:
+    class Lost(Circle):
+        def update(self, params: Any, y: Tensor, alpha: Tensor) -> Any:
+            return nan(Circle.update(self, params, y, alpha))
+
+    for law in ("bayes-rule", "accuracies-add", "flow-is-a-gaussian-channel", "rows-keep-their-own-time"):
+        (verdict,) = verdicts(Lost(), laws=[law], examples=2)
+        assert verdict.fault is not None
+        assert (verdict.fault.observed, verdict.fault.tolerance) == ("NaN in Lost.update", "finite numbers")
+
+
+def test_a_verdict_says_which_verb_raised_and_where() -> None:
+    class Short(Circle):
+        def update(self, params: Any, y: Tensor, alpha: Tensor) -> Any:
+            return params.v[:, 7]
+
+    for law in ("bayes-rule", "accuracies-add", "results-have-their-shapes"):
+        (verdict,) = verdicts(Short(), laws=[law], examples=2)
+        assert verdict.fault is not None
+        words = r"IndexError: index 7 is out of bounds .*, in Short\.update \(test_kit\.py:\d+\)"
+        assert re.fullmatch(words, str(verdict.fault.observed))
+
+
+def test_a_verdict_names_what_it_compares() -> None:
+    mutant = PriceOfEachSite(site_shape=(2,))
+    (verdict,) = verdicts(mutant, laws=["results-have-their-shapes"])
+    assert verdict.fault is not None
+    assert (verdict.fault.observed, verdict.fault.tolerance) == ("loss_rate of shape (5, 2)", "(5,)")
 
 
 # Figures
@@ -313,7 +363,7 @@ def test_the_mean_is_judged_in_standard_errors() -> None:
 
 def test_a_broken_law_that_is_expected_passes_with_its_reason() -> None:
     expected = {"beliefs-are-normalised": "log-weights", "beliefs-are-a-martingale": "log-weights"}
-    unnormalised = next(m.subject for m in MUTANTS if m.rejected_by == set(expected))
+    unnormalised = mutant_of(UnnormalisedBelief).subject
     check_family(unnormalised, laws=list(expected), expected=expected)
     found = list(verdicts(unnormalised, laws=list(expected), expected=expected))
     assert [(v.verdict, v.passed, v.reason) for v in found] == [(EXPECTED, True, "log-weights")] * 2
