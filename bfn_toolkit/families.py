@@ -319,7 +319,7 @@ class Family(abc.ABC, Generic[P]):
             DataError: If x is not of shape (B, *site) or has values outside the family's domain.
         """
         site = self.network_io.site_shape
-        if tuple(x.shape[1:]) != site:
+        if x.ndim != 1 + len(site) or tuple(x.shape[1:]) != site:
             expected, found = ", ".join(["B", *map(str, site)]), tuple(x.shape)
             raise DataError(f"{type(self).__name__} expects data of shape ({expected}), found {found}")
         if not self.is_discrete:

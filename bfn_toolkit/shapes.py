@@ -72,6 +72,11 @@ def expand(a: Tensor, like: Tensor) -> Tensor:
     return a.reshape(*a.shape, *(1,) * (like.ndim - a.ndim))
 
 
+def by_row(x: Tensor) -> Tensor:
+    """The numbers of each example in one row: (B, *site) to (B, D), and (B,) to (B, 1)."""
+    return x.reshape(len(x), -1)
+
+
 def per_example(v: Tensor) -> Tensor:
     """Sums over the sites: (B, *site) to (B,)."""
     return v if v.ndim == 1 else v.sum(tuple(range(1, v.ndim)))

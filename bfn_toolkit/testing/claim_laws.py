@@ -10,7 +10,7 @@ import torch
 from bfn_toolkit.errors import BFNError, StepCountError
 from bfn_toolkit.families import AdditiveFamily, ChannelFamily, SteppedFamily
 from bfn_toolkit.outputs import Delta
-from bfn_toolkit.shapes import expand, per_example
+from bfn_toolkit.shapes import by_row, expand, per_example
 from bfn_toolkit.testing.cases import Case, accuracy_near, cases, data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.family_laws import EXAMPLES
@@ -160,7 +160,7 @@ def check_flow_is_a_gaussian_channel(family: ChannelFamily[Any]) -> float:
     total, whole = family.snr(family.schedule.beta(torch.tensor([0.5, 1.0], dtype=torch.float64)))
     judge.error((accuracy - total).abs(), EXACT * (1.0 + total))
     judge.error((last - whole).abs(), EXACT * (1.0 + whole))
-    noise = ((v - total * family.embed(x)) / total.sqrt()).flatten(1)
+    noise = by_row((v - total * family.embed(x)) / total.sqrt())
     for i, column in enumerate(noise.unbind(1)):
         judge.mean(column, 0.0)
         judge.mean(column.square(), 1.0)
@@ -181,7 +181,7 @@ def check_mean_embedding_is_that_of_the_draws(family: ChannelFamily[Any]) -> flo
         judge.close(expected, output.expect(family.embed), 1e-6 * scale(expected).max())
         with seeded(0, "embedding", seed):
             drawn = family.embed(family.output(repeat(raw, n), repeat(one, n)).sample())
-        for column, mean in zip(drawn.flatten(1).double().unbind(1), expected[0].flatten().tolist(), strict=True):
+        for column, mean in zip(by_row(drawn).double().unbind(1), expected[0].flatten().tolist(), strict=True):
             judge.mean(column, mean)
     return judge.figure
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bfn_toolkit.data.dataset import Batch, Dataset, Split
 from bfn_toolkit.data.loader import minibatches
-from bfn_toolkit.shapes import expand, leaves, map_data, named_parts
+from bfn_toolkit.shapes import by_row, expand, leaves, map_data, named_parts
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, P, Z, law, round_trip
 from bfn_toolkit.testing.probes import columns
@@ -201,7 +201,7 @@ def check_splits_are_scaled_by_the_training_rows(dataset: Dataset) -> float:
     x = {name: _split(judge, dataset, name).x for name in SPLITS}
     parts = [{name: dict(named_parts(x[name]))[key] for name in SPLITS} for key, _ in named_parts(x["all"])]
     for part in (part for part in parts if part["train"].is_floating_point()):
-        rows: dict[str, Tensor] = {name: part[name].double().flatten(1) for name in SPLITS}
+        rows: dict[str, Tensor] = {name: by_row(part[name].double()) for name in SPLITS}
         rows["all and test"] = torch.cat([rows["all"], rows["test"]])
         for scaled in (_standard, _spans):
             by_train = scaled(rows["train"])
@@ -278,7 +278,7 @@ def _facts_of_a_split(judge: Judge, stated: Mapping[str, Any], x: Tensor, name: 
 def _mean_square(judge: Judge, stated: Mapping[str, Any], x: Tensor, larger: bool) -> None:
     if "data_variance" not in stated or not x.is_floating_point() or not bool(x.any()):
         return
-    squares, variance = x.double().square().flatten(1).mean(1), float(stated["data_variance"])
+    squares, variance = by_row(x.double().square()).mean(1), float(stated["data_variance"])
     mean = float(squares.mean())
     slack = Z * float(squares.std()) / math.sqrt(len(squares)) + 0.01 * mean
     near = abs(mean - variance) <= slack
@@ -382,7 +382,7 @@ def check_posteriors_are_true(dataset: Any) -> float:
         judge.true(finite, "draws or log-densities that are not finite", "finite numbers")
         judge.mean(price, 0.0)
         for change in (x - draw, x.square() - draw.square(), (x - draw) * y):
-            for column in _few(change.flatten(1)).unbind(1):
+            for column in _few(by_row(change)).unbind(1):
                 judge.mean(column, 0.0)
     return judge.figure
 

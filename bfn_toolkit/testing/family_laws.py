@@ -23,7 +23,7 @@ from bfn_toolkit.families import Family, Part
 from bfn_toolkit.losses import DiscreteTimeLoss, ReconstructionLoss
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Finite, Output
-from bfn_toolkit.shapes import Data, map_data
+from bfn_toolkit.shapes import Data, by_row, map_data
 from bfn_toolkit.testing.cases import Case, accuracy_near, cases, data, is_stepped, times
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import NAN, Judge, Z, law, round_trip, search
@@ -276,7 +276,7 @@ def check_mass(judge: Judge, p: Distribution | Output, rows: int) -> None:
     numbers.  That takes an open set of numbers: not unit vectors or rotations, whose numbers obey an equation.
     """
     x = p.sample()
-    flat = x.double().flatten(1)
+    flat = by_row(x.double())
     values, counts = torch.unique(flat, dim=0, return_counts=True)
     if len(values) < rows // 2:
         for k in counts.argsort(descending=True)[:3].tolist():

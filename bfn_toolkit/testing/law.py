@@ -13,6 +13,7 @@ import pickle
 import sys
 import tomllib
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -28,9 +29,10 @@ from torch.distributions import Distribution
 from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.structure import structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import BFNWarning, ConfigError
 from bfn_toolkit.registry.hookspecs import KINDS, Entry, hookimpl
 from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.shapes import by_row
 from bfn_toolkit.testing.draws import SEED
 
 C = TypeVar("C")
@@ -100,7 +102,9 @@ def law(kind: str, formula: str, applies: Callable[[Any], bool] = lambda _: True
         @functools.wraps(check)
         def wrapped(subject: Any, *arguments: Any, **keywords: Any) -> float:
             try:
-                figure = check(subject, *arguments, **keywords)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", BFNWarning)  # it is for the user of a model, not of a law
+                    figure = check(subject, *arguments, **keywords)
             except LawBroken as fault:
                 if fault.observed == NAN and (
                     verb := first_nan(lambda: check(subject, *arguments, **keywords), subject)
@@ -242,7 +246,7 @@ class Judge:
             finite = torch.isfinite(sample) | sample.isneginf()
             wrong = NAN if bool(sample.isnan().any()) else "inf"
             self.true(bool(finite.all()), wrong, "finite numbers")
-        for x, y in zip(a.flatten(1).unbind(1), b.flatten(1).unbind(1), strict=True):
+        for x, y in zip(by_row(a).unbind(1), by_row(b).unbind(1), strict=True):
             least = torch.cat([x, y]).nan_to_num(neginf=0.0).amin().double()
             x, y = (torch.where(column.isneginf(), 2.0 * least - 1.0, column) for column in (x, y))
             scale = max(float(x.abs().max()), float(y.abs().max()), 1e-300)

@@ -16,7 +16,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Finite, Output, SiteNormalMixture
-from bfn_toolkit.shapes import Data, batch_size, leaves, map_data
+from bfn_toolkit.shapes import Data, batch_size, by_row, leaves, map_data
 from bfn_toolkit.testing.cases import accuracy_near, data, is_stepped
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.family_laws import check_mass
@@ -294,7 +294,7 @@ def check_no_draw_is_likelier_than_the_mode(family: Family[Any]) -> float:
             with seeded(0, "mode", seed):
                 x = p_o.sample()
             best, drawn = p_o.log_prob(p_o.mode), p_o.log_prob(x)
-            atoms = len(torch.unique(x.flatten(1), dim=0)) < n // 2
+            atoms = len(torch.unique(by_row(x), dim=0)) < n // 2
             worst = drawn.amax() if atoms else drawn.quantile(0.25)
             judge.error((worst - best).clamp_min(0.0), 1e-6 * (1.0 + best.abs()))
     return judge.figure
@@ -396,12 +396,14 @@ def _candidates(p_o: Any, p_i: Distribution, x: Tensor) -> Iterator[Any]:
         return
     if isinstance(p_o, Finite):
         logits = torch.zeros_like(p_o.logits)
-        here, flat = p_i.log_prob(x), x.flatten(1)
+        here, flat = p_i.log_prob(x), by_row(x)
         for site in range(flat.shape[1]):
             for k, value in enumerate(p_o.values):
                 other = flat.clone()
                 other[:, site] = value.to(x.dtype)
-                logits.flatten(1, -2)[:, site, k] = p_i.log_prob(other.reshape(x.shape)) - here
+                logits.reshape(len(logits), -1, logits.shape[-1])[:, site, k] = (
+                    p_i.log_prob(other.reshape(x.shape)) - here
+                )
         yield attrs.evolve(p_o, logits=logits)
     elif isinstance(p_o, SiteNormalMixture):
         means, scales = p_i.mean.unsqueeze(-1), p_i.variance.sqrt().unsqueeze(-1)
@@ -500,11 +502,11 @@ def check_gradients_are_derivatives(family: Family[Any]) -> float:
                         with seeded(0, "slopes"):
                             values.append(price(raw + sign * u))
                     differences.append((values[0] - values[1]) / (2.0 * step))
-            slope, (wide, narrow) = (gradient * u).flatten(1).sum(1), differences
+            slope, (wide, narrow) = by_row(gradient * u).sum(1), differences
             # A price with a kink (a clipped point) has no derivative there: the two differences do not agree.
             smooth = (wide - narrow).abs() <= 1e-4 * (1.0 + narrow.abs())
             judge.true(not bool((slope + wide + narrow).isnan().any()), NAN, "finite numbers")
-            size = 1.0 + narrow.abs() + (gradient * u).abs().flatten(1).sum(1)
+            size = 1.0 + narrow.abs() + by_row((gradient * u).abs()).sum(1)
             judge.named(name).error(((slope - narrow).abs() / size)[smooth], 1e-3)
     return judge.figure
 
@@ -549,19 +551,19 @@ def check_features_tell_beliefs_apart(family: Family[Any]) -> float:
     for i, (name, leaf) in enumerate(tensors({"y": y}).items()):
         for j in range(leaf[0].numel()):
             changed = leaf.clone()
-            changed.flatten(1)[:, j] = leaves(other)[i].flatten(1)[:, j]
+            by_row(changed)[:, j] = by_row(leaves(other)[i])[:, j]
             z = [changed if k == i else part for k, part in enumerate(leaves(y))]
             after = family.update(prior, with_leaves(y, z), alpha)
             gap = (probe(family, after, x) - densities).abs().amax(1)
             told = (gap > 0.1) & ((gap < 5.0) | gap.isinf())
-            moved = (family.features(after) - seen).abs().flatten(1).amax(1)
+            moved = by_row((family.features(after) - seen).abs()).amax(1)
             alike = int((told & ~(moved > 1e-9)).sum())
             place = f"{name.removeprefix('y').strip('.') or 'the message'}[{j}]"
             judge.true(alike == 0, f"{alike} of {n} beliefs change with {place}, their features do not", "0")
     if all(leaf.is_floating_point() for leaf in leaves(y)):
         after = family.update(prior, map_data(torch.neg, y), alpha)
         told = (probe(family, after, x) - densities).abs().amax(1) > 0.1
-        alike = int((told & ~((family.features(after) - seen).abs().flatten(1).amax(1) > 1e-9)).sum())
+        alike = int((told & ~(by_row((family.features(after) - seen).abs()).amax(1) > 1e-9)).sum())
         judge.true(alike == 0, f"{alike} of {n} beliefs and their opposites have the same features", "0")
         _check_slopes_of_features(judge, x, y, alpha)
     return judge.figure
@@ -582,14 +584,14 @@ def _check_slopes_of_features(judge: Judge, x: Data, y: Data, alpha: Any) -> Non
         ends = []
         for step in (h, -h):
             moved = [leaf.clone() for leaf in leaves(y)]
-            moved[i].flatten(1)[:, j] += step
+            by_row(moved[i])[:, j] += step
             params = family.update(prior, with_leaves(y, moved), alpha)
-            ends.append((family.features(params).flatten(1), probe(family, params, x)))
+            ends.append((by_row(family.features(params)), probe(family, params, x)))
         slopes.append(tuple((a - b) / (2.0 * h) for a, b in zip(*ends, strict=True)))
     seen, told = (torch.stack(part, 1) for part in zip(*slopes, strict=True))  # (n, numbers, F) and (n, numbers, 4)
     basis = torch.linalg.svd(seen, full_matrices=False)
     known = (basis.U * (1e-6 * basis.S[:, :1] < basis.S).unsqueeze(1)) @ (basis.U.mT @ told)
-    lost = (told - known).flatten(1).norm(dim=1) / told.flatten(1).norm(dim=1).clamp_min(1e-9)
+    lost = by_row(told - known).norm(dim=1) / by_row(told).norm(dim=1).clamp_min(1e-9)
     share = float(lost.nan_to_num().median())
     judge.true(share < 0.05, f"{share:.0%} of what a small change of the message does is not in the features", "0%")
 
