@@ -695,7 +695,8 @@ def _bad_data(family: Family[Any], x: Data, output: Output) -> Iterator[tuple[st
         where = f" in {part.name}" if part.name else ""
         yield f"an axis too many{where}", whole(good.unsqueeze(-1))
         yield f"an example without the batch axis{where}", whole(good[0])
-        yield f"a site too many{where}", whole(torch.cat([good, good[..., :1]], -1))
+        if good.ndim > 1:
+            yield f"a site too many{where}", whole(torch.cat([good, good[..., :1]], -1))
         if not part.family.is_discrete:
             yield f"integers{where}", whole(good.long())
             for value in (math.nan, math.inf, -math.inf):
