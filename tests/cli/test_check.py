@@ -112,7 +112,7 @@ def test_examples_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         (2, ["gaussian", "--expect", "bayes-rule"], "the reason is missing"),
         (2, ["gaussian", "--expect", "bayes-rul=why"], "Did you mean 'bayes-rule'"),
         (2, ["gaussian", "--examples", "0"], "--examples"),
-        (2, ["continuous-time"], "there are laws for"),
+        (2, ["uniform"], "there are laws for"),
         (5, ["author.py:choosy"], "cannot be built without arguments"),
         (5, ["raises.py:x"], "cannot be imported: ZeroDivisionError"),
     ],

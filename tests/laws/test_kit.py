@@ -38,7 +38,7 @@ from bfn_toolkit.testing.kit import EXPECTED, HOLDS, SURPRISE, laws_for
 from bfn_toolkit.testing.law import Judge, P
 
 EXAMPLES = 8  # of a law that searches: here the laws are judged, not the subjects
-SEEDS = range(5)
+SEEDS = range(3)
 
 
 def name_of(subject: Any) -> str:
