@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fast lint format bench bench-samplers docs clean
+.PHONY: help install demo test fast laws lint format bench bench-samplers docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
@@ -33,6 +33,9 @@ test: install lint  ## all of it: linters, types, laws, command line, code block
 
 fast: install  ## laws and unit tests, in less than a minute: while you work
 	$(BIN)/python -m pytest -n 2 -q $(FAST) $(PYTEST)
+
+laws: install  ## every law on every correct subject under five seeds, and on every mutant: half an hour
+	BFN_THOROUGH_LAWS=1 $(BIN)/python -m pytest -n 2 -q tests/laws $(PYTEST)
 
 lint: install  ## ruff, spelling, types, import directions
 	$(BIN)/ruff check .

@@ -96,7 +96,8 @@ def accuracy_near(family: Family[Any], rows: int, accuracy: float) -> Any:
     if is_stepped(family):
         grid = family.times(family.n_steps or 1)
         table = family.accuracy(grid[:-1], grid[1:])
-        return table[(table.log() - math.log(accuracy)).abs().argmin()].expand(rows)
+        nearest = table.argmax() if math.isinf(accuracy) else (table.log() - math.log(accuracy)).abs().argmin()
+        return table[nearest].expand(rows)
     return torch.full((rows,), accuracy, dtype=torch.float64)
 
 

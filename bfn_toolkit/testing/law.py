@@ -134,11 +134,12 @@ def told(error: BaseException, subject: Any) -> str:
 
 def first_nan(run: Callable[[], object], subject: Any) -> str:
     """The first function of the subject's code that returns NaN in a run, or ""."""
-    found: list[str] = []
+    verbs: list[str] = []
+    helpers: list[str] = []
 
     def watch(frame: types.FrameType, event: str, value: Any) -> None:
-        if event == "return" and not found and _own(frame, subject) and _has_nan(value):
-            found.append(_verb(frame))
+        if event == "return" and not verbs and _own(frame, subject) and _has_nan(value):
+            (verbs if "self" in frame.f_locals else helpers).append(_verb(frame))
 
     before = sys.getprofile()
     sys.setprofile(watch)
@@ -148,7 +149,7 @@ def first_nan(run: Callable[[], object], subject: Any) -> str:
         pass
     finally:
         sys.setprofile(before)
-    return found[0] if found else ""
+    return next(iter(verbs + helpers), "")
 
 
 def _own(frame: types.FrameType, subject: Any) -> bool:
