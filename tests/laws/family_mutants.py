@@ -207,7 +207,6 @@ class Narrow(Independent):
     "flow-is-the-chain-of-updates",
     "draw-update-is-the-update-of-a-message",
     "beliefs-are-a-martingale",
-    "information-is-conserved",
     "loss-rate-is-the-limit-of-the-step-loss",
     "step-loss-is-right-at-every-accuracy",
 )
@@ -335,7 +334,9 @@ class WarmReceiver(Classes):
 @rejected_by("step-loss-is-a-divergence", "messages-cost-what-they-tell", "step-loss-is-right-at-every-accuracy")
 class BoundedPrice(Classes):
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
-        return Classes.step_loss(self, x, output, alpha, samples).clamp_min(0.0)
+        sender, receiver = self.sender(x, alpha), self.receiver(output, alpha)
+        y = sender.sample()
+        return (sender.log_prob(y) - receiver.log_prob(y)).clamp_min(0.0)
 
 
 @rejected_by("loss-rate-is-alpha-times-the-kl-rate")
@@ -698,7 +699,7 @@ class LossWithoutN(DiscreteTimeLoss):
         return {name: nats / self.n_steps for name, nats in losses.items()}
 
 
-@rejected_by("losses-are-one-per-example", "losses-of-rows-are-independent", "the-mean-loss-is-an-entropy")
+@rejected_by("losses-of-rows-are-independent", "the-mean-loss-is-an-entropy")
 @attrs.frozen
 class ReconstructionOfTheMode(ReconstructionLoss):
     def part_losses(self, model: Model, x: Any, condition: Condition | None = None) -> Any:

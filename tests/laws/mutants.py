@@ -238,7 +238,7 @@ class PriorOnTheHost(Gaussian):
         return Gaussian.prior(self, batch_size, dtype=dtype)
 
 
-@rejected_by("bayes-rule", "flow-starts-at-the-prior", "dtype-and-device-are-kept")
+@rejected_by("bayes-rule", "updates-are-exchangeable", "dtype-and-device-are-kept")
 class SinglePrior(Circle):
     def prior(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> Told:
         return Circle.prior(self, batch_size, device=device)
@@ -729,7 +729,7 @@ class AsksTwice(ByDefinition):
         return ByDefinition.step(self, model, state, s, t, condition)
 
 
-@rejected_by("a-constant-output-gives-the-flow", "products-are-sampled-correctly")
+@rejected_by("a-constant-output-gives-the-flow")
 @attrs.frozen
 class LateDrift(ODE1):
     """The drift before the first evaluation is lost."""
