@@ -388,6 +388,7 @@ class EarlyHead(NoiseHead):
 
 
 @rejected_by(
+    "draws-are-a-function-of-the-seed",
     "gradients-are-finite",
     "loss-weight-brings-unit-scale",
     head=EarlyHead(),
