@@ -162,7 +162,7 @@ class LogSnrGrid(SpacedGrid):
 
     >>> from bfn_gaussian import Gaussian
     >>> LogSnrGrid(start=0.01).times(Gaussian(sigma_1=0.1), 4)
-    tensor([0.0100, 0.0387, 0.3303, 1.0000], dtype=torch.float64)
+    tensor([0.0100, 0.1025, 0.4705, 1.0000], dtype=torch.float64)
     """
 
     start: float | None = field(default=None, validator=_WITHIN)
