@@ -129,9 +129,10 @@ def write(path: Path, text: str) -> None:
 def figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
     """The first distance against the evaluations, with that of fresh data as a line; one panel for each data set."""
     shown = {subject: rows for subject, rows in tables.items() if not subject.startswith("ring")}
-    drawing = Figure(figsize=(9.0, 6.5), dpi=110, layout="constrained")
+    lines = -(-len(shown) // 2)
+    drawing = Figure(figsize=(9.0, 0.5 + 3.0 * lines), dpi=110, layout="constrained")
     for i, (subject, rows) in enumerate(shown.items()):
-        axis = drawing.add_subplot(2, 2, i + 1)
+        axis = drawing.add_subplot(lines, 2, i + 1)
         axis.spines[["top", "right"]].set_visible(False)
         floor = rows[0].at("")
         assert floor is not None

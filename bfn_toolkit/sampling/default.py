@@ -41,7 +41,7 @@ def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
             name = type(part.family).__name__
             return AncestralSampler(), f"because a solver needs a ChannelFamily, which {name} is not"
     real = [not part.family.is_discrete for part in family.walk()]
-    if all(real) and n_steps < FEW:
+    if any(real) and n_steps < FEW:
         return ODE2(), f"because its bias for real-valued data is the smallest in as few as {n_steps} steps"
     if all(real) and sum(math.prod(part.family.network_io.site_shape) for part in family.walk()) >= MANY:
         return ODE2(), "because it is second-order, and data of many real numbers need no added noise"
