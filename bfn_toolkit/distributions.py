@@ -83,7 +83,7 @@ def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor) -> Tensor:
     .. math:: c = \sum \frac{m \epsilon + (r - 1) (\epsilon^2 - 1) / 2}{r}
 
     Arguments:
-        noise: (y - mean of p) / standard deviation of p, with shape (B, *event).
+        noise: (y - mean of p) / standard deviation of p, with shape ``(B, *event)``.
         shift: m, with the same shape; for a q that is not normal, any m and r leave the mean at 0.
         ratio: r, with the same shape.
     """
@@ -92,9 +92,10 @@ def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor) -> Tensor:
 
 @singledispatch
 def moments_near(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
-    """Mean and variance, (B, *event), of the part of q where the draws of a normal p fall; None if they are unknown.
+    """Mean and variance of the part of q where the draws of a normal p fall; None if they are unknown.
 
-    They need not be exact: they determine how much noise :func:`kl` takes out, and nothing else.
+    Both have shape ``(B, *event)``.  They need not be exact: they determine how much noise :func:`kl` takes out, and
+    nothing else.
     """
     return None
 
