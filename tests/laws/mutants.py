@@ -238,12 +238,6 @@ class PriorOnTheHost(Gaussian):
         return Gaussian.prior(self, batch_size, dtype=dtype)
 
 
-@rejected_by("bayes-rule", "updates-are-exchangeable", "dtype-and-device-are-kept")
-class SinglePrior(Circle):
-    def prior(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> Told:
-        return Circle.prior(self, batch_size, device=device)
-
-
 @rejected_by(
     "flow-is-the-chain-of-updates",
     "information-is-conserved",
