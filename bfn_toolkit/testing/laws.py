@@ -9,6 +9,7 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     claim_laws,
     dataset_laws,
     family_laws,
+    feature_laws,
     loss_laws,
     network_laws,
     price_laws,

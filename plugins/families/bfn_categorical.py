@@ -46,7 +46,6 @@ from torch.nn.functional import one_hot, pad
 from bfn_toolkit import (
     AccuracySchedule,
     ChannelFamily,
-    DataError,
     Entry,
     Finite,
     NetworkIO,
@@ -366,10 +365,8 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return loss / samples
 
     def check_data(self, x: Tensor) -> None:
-        """Checks shape, dtype int64, and the range 0..K-1."""
+        """Checks shape, dtype and the range 0..K-1."""
         super().check_data(x)
-        if x.dtype != torch.int64:
-            raise DataError(f"Categorical expects classes as torch.int64, found {x.dtype}; convert with x.long()")
         check_values(self, x, (x < 0) | (x >= self.classes), f"classes 0..{self.classes - 1}")
 
 

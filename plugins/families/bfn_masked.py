@@ -37,7 +37,6 @@ from torch.distributions import Categorical as TorchCategorical, Distribution, I
 from bfn_toolkit import (
     AccuracySchedule,
     AdditiveFamily,
-    DataError,
     Entry,
     Finite,
     NetworkIO,
@@ -231,10 +230,8 @@ class Masked(AdditiveFamily[MaskedParams]):
         return torch.expm1(-alpha) * output.log_prob(x)
 
     def check_data(self, x: Tensor) -> None:
-        """Checks shape, dtype int64, and the range 0..K-1."""
+        """Checks shape, dtype and the range 0..K-1."""
         super().check_data(x)
-        if x.dtype != torch.int64:
-            raise DataError(f"Masked expects classes as torch.int64, found {x.dtype}; convert with x.long()")
         check_values(self, x, (x < 0) | (x >= self.classes), f"classes 0..{self.classes - 1}")
 
 

@@ -44,7 +44,6 @@ from bfn_toolkit import (
     NetworkIO,
     Output,
     as_shape,
-    check_finite,
     check_site_shape,
     check_values,
     expand,
@@ -155,7 +154,6 @@ class Directional(ChannelFamily[DirectionalParams]):
     def check_data(self, x: Tensor) -> None:
         """Checks shape, floating dtype, finite values, and that :meth:`_fault` is at most 1e-3."""
         super().check_data(x)
-        check_finite(self, x)
         check_values(self, x, self._fault(x) > 1e-3, self.domain)
 
     def _fault(self, x: Tensor) -> Tensor:
