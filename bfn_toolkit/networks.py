@@ -1,8 +1,8 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
 A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a network for
-those sizes.
+family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
+network for those sizes.
 """
 
 from __future__ import annotations
@@ -13,27 +13,10 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
-from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import validators
 from bfn_toolkit.errors import ConfigError, did_you_mean
-from bfn_toolkit.shapes import as_shape
-
-
-@attrs.frozen
-class NetworkIO:
-    """Sizes that a network has to fit.
-
-    Arguments:
-        site_shape: The data's own shape, ``site``.
-        in_features: Numbers F that the network sees at each site.
-        out_features: Numbers R that it returns for each site.
-    """
-
-    site_shape: tuple[int, ...] = field(converter=as_shape)
-    in_features: int = field(default=1, validator=validators.integer(ge=1))
-    out_features: int = field(default=1, validator=validators.integer(ge=1))
+from bfn_toolkit.network_io import NetworkIO
 
 
 @runtime_checkable
@@ -45,9 +28,19 @@ class Network(Protocol):
 
 
 class NetworkBuilder(abc.ABC):
-    """Configuration of a network: a frozen attrs class whose fields are its hyperparameters."""
+    """Configuration of a network: a frozen attrs class whose fields are its hyperparameters.
+
+    A network states what else it reads by these attributes, which a class may also have as fields or properties:
+
+    * ``time_free``: it does not read the times;
+    * ``site_times``: it reads times that differ by site or part, in the shape of the features;
+    * ``self_conditioning``: its features hold the last estimate too.
+    """
 
     kind: ClassVar[str] = "network"
+    time_free: bool = False
+    site_times: bool = False
+    self_conditioning: bool = False
 
     @property
     def conditions(self) -> Collection[str] | None:
