@@ -129,9 +129,8 @@ class EGNNModule(nn.Module):
         self.pooled = nn.ModuleDict(
             {name: nn.Linear(width, io.parts[name].numbers("out_features")) for name in self.globals}
         )
-        for layer in [*self.last.values(), *self.pooled.values()]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for weight in (*self.last.parameters(), *self.pooled.parameters()):
+            nn.init.zeros_(weight)
 
     def forward(
         self, features: Tensor, t: Tensor, /, label: Tensor | None = None, mask: Tensor | None = None, **_: Tensor
