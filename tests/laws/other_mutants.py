@@ -13,6 +13,7 @@ from subjects import Angles, ByDefinition, Listening, ListeningModule, Residual,
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 
+from bfn_egnn import EGNN, EGNNModule
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
 from bfn_toolkit import (
@@ -106,6 +107,35 @@ class AlwaysDouble(QuadraticSchedule):
 
 
 # Networks
+
+
+class BentModule(EGNNModule):
+    """The result bends towards the axes."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, mask: Any = None, **_: Tensor) -> Tensor:
+        raw = super().forward(features, t, label, mask)
+        return raw + 0.01 * raw.abs()
+
+
+@rejected_by("network-turns-with-points", width=8, depth=1)
+@attrs.frozen
+class Bent(EGNN):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return BentModule(self, io)
+
+
+class FromTheOriginModule(EGNNModule):
+    """The result depends on the place of the origin."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, mask: Any = None, **_: Tensor) -> Tensor:
+        return super().forward(features, t, label, mask) + 0.01 * features
+
+
+@rejected_by("network-turns-with-points", width=8, depth=1)
+@attrs.frozen
+class FromTheOrigin(EGNN):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return FromTheOriginModule(self, io)
 
 
 @rejected_by("network-is-finite-at-all-times", "network-sees-the-time")
