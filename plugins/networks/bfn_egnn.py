@@ -123,12 +123,10 @@ class EGNNModule(nn.Module):
         self.scale = nn.Linear(2 * WAVES + 1, 1, bias=False)
         with torch.no_grad():
             self.scale.weight.zero_()[:, -1] = 4.0  # the beliefs about data of unit variance end at e^-4 or so
-        self.last = nn.ModuleDict(
-            {name: nn.Linear(width, io.parts[name].numbers("out_features") // self.count) for name in self.sets}
+        self.last = nn.ModuleList(  # lists, because the names of parts may be those of a module's own attributes
+            nn.Linear(width, io.parts[name].numbers("out_features") // self.count) for name in self.sets
         )
-        self.pooled = nn.ModuleDict(
-            {name: nn.Linear(width, io.parts[name].numbers("out_features")) for name in self.globals}
-        )
+        self.pooled = nn.ModuleList(nn.Linear(width, io.parts[name].numbers("out_features")) for name in self.globals)
         for weight in (*self.last.parameters(), *self.pooled.parameters()):
             nn.init.zeros_(weight)
 
@@ -157,10 +155,10 @@ class EGNNModule(nn.Module):
         step = (x - first) * torch.exp(-self.scale(time))
         moved = self._centred((first + step).unsqueeze(-1), present.unsqueeze(-1), n.unsqueeze(-1))
         raw = {self.points: moved}
-        for name, layer in self.last.items():
+        for name, layer in zip(self.sets, self.last, strict=True):
             raw[name] = layer(h).reshape(rows, *self.io.parts[name].shape, -1)
         pooled = (h * present).sum(1) / n.squeeze(1)
-        for name, layer in self.pooled.items():
+        for name, layer in zip(self.globals, self.pooled, strict=True):
             raw[name] = layer(pooled).reshape(rows, *self.io.parts[name].shape, -1)
         return self.io.join(raw)
 
