@@ -84,7 +84,7 @@ def check_network_serves_families(builder: NetworkBuilder) -> float:
         try:
             with seeded(0, "loss"):
                 loss = _price(family)(model, x).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             samples = model.sample(ROWS, n_steps=family.n_steps or 2)
             family.check_data(samples)
         except BFNError as error:
