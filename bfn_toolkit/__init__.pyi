@@ -59,6 +59,7 @@ from .losses import (
     ReconstructionLoss as ReconstructionLoss,
     draw_times as draw_times,
 )
+from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
 from .networks import Network as Network, NetworkBuilder as NetworkBuilder
@@ -122,9 +123,13 @@ from .schedules import (
 from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
+    by_example as by_example,
     expand as expand,
+    fit as fit,
     per_example as per_example,
+    plus as plus,
     select as select,
+    weighted as weighted,
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train
