@@ -53,11 +53,11 @@ from .guidance.gradient import GradientGuided as GradientGuided
 from .guidance.particle_filter import ParticleSampler as ParticleSampler, mask_unobserved as mask_unobserved
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
+    CrossEntropyLoss as CrossEntropyLoss,
     DiscreteTimeLoss as DiscreteTimeLoss,
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
-    draw_times as draw_times,
 )
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .networks import Network as Network, NetworkBuilder as NetworkBuilder, NetworkIO as NetworkIO
@@ -124,6 +124,16 @@ from .shapes import (
     expand as expand,
     per_example as per_example,
     select as select,
+)
+from .time_distributions import (
+    ImportanceTimes as ImportanceTimes,
+    LearnedTimes as LearnedTimes,
+    LogNormalTimes as LogNormalTimes,
+    PiecewiseTimes as PiecewiseTimes,
+    TimeDistribution as TimeDistribution,
+    Times as Times,
+    UniformTimes as UniformTimes,
+    draw_times as draw_times,
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train
