@@ -34,9 +34,7 @@ from bfn_toolkit.randomness import streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
 from bfn_toolkit.time_distributions import TimeDistribution, UniformTimes
 
-
-def _times() -> Any:
-    return field(factory=UniformTimes, validator=validators.instance_of(TimeDistribution))
+_ARE_TIMES = validators.instance_of(TimeDistribution)
 
 
 class Loss(abc.ABC):
@@ -85,7 +83,7 @@ class ContinuousTimeLoss(NatsLoss):
     """
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
-    times: TimeDistribution = _times()
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
 
     @property
     def in_nats(self) -> bool:
@@ -138,7 +136,7 @@ class DiscreteTimeLoss(NatsLoss):
 
     n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
     samples: int = field(default=1, validator=validators.integer(ge=1, le=10**9))
-    times: TimeDistribution = _times()
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
 
     @property
     def in_nats(self) -> bool:
