@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def check_times_do_not_depend_on_the_pieces(times: TimeDistribution) -> float:
 def check_weighted_times_are_unbiased(times: TimeDistribution) -> float:
     """Weights undo the density, before training and in it, for losses at all times, at late and at early ones."""
     judge, family = Judge(check_weighted_times_are_unbiased, times), _family()
-    losses = {
+    losses: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
         "1": (torch.ones_like, 1.0),
         "t": (lambda t: t, 0.5),
         "t^8": (lambda t: t**8, 1.0 / 9.0),
