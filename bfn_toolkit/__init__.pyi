@@ -53,12 +53,13 @@ from .guidance.gradient import GradientGuided as GradientGuided
 from .guidance.particle_filter import ParticleSampler as ParticleSampler, mask_unobserved as mask_unobserved
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
+    CrossEntropyLoss as CrossEntropyLoss,
     DiscreteTimeLoss as DiscreteTimeLoss,
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
-    draw_times as draw_times,
 )
+from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
 from .networks import (
@@ -127,9 +128,23 @@ from .schedules import (
 from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
+    by_example as by_example,
     expand as expand,
+    fit as fit,
     per_example as per_example,
+    plus as plus,
     select as select,
+    weighted as weighted,
+)
+from .time_distributions import (
+    ImportanceTimes as ImportanceTimes,
+    LearnedTimes as LearnedTimes,
+    LogNormalTimes as LogNormalTimes,
+    PiecewiseTimes as PiecewiseTimes,
+    TimeDistribution as TimeDistribution,
+    Times as Times,
+    UniformTimes as UniformTimes,
+    draw_times as draw_times,
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train

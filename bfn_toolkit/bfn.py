@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.masks import masked
 from bfn_toolkit.model import Condition, Model, split_condition
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
@@ -320,13 +321,23 @@ class Oracle(FlowModel):
 
     Arguments:
         family: Distribution family.
-        posterior: Function from params to the exact p(x | theta); differentiable, for a density or a gradient.
+        posterior: Function from params to the exact p(x | theta); differentiable, for a density or a gradient.  For
+            data with missing sites it has an argument ``mask=None``, and does not read the beliefs about these.
     """
 
     def __init__(self, family: Family[Any], posterior: Callable[[Any], Output]) -> None:
         super().__init__(family)
         self.posterior = posterior
 
-    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
+    def output(
+        self,
+        params: Any,
+        t: Times,
+        condition: Condition | None = None,
+        *,
+        mask: Mask | None = None,
+        previous: Output | None = None,
+    ) -> Output:
         """Returns the posterior, which does not depend on t."""
-        return self.posterior(params)
+        output: Output = masked(self.posterior, params, mask=mask)
+        return output

@@ -9,7 +9,7 @@ itself under the last output distribution.
     L^\infty(x) &= E_{t \sim U(0, 1)} \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \text{loss rate}(x, \theta, t) \\
     L^r(x) &= - E_{\theta \sim p_F(\cdot \mid x; 1)} \, \ln p_O(x \mid \theta; 1)
 
-A loss draws one time for each example (:func:`draw_times`).
+A loss draws one time for each example, from a :class:`~bfn_toolkit.TimeDistribution`.
 
 Source: Graves et al. 2023, eq. 24 (n steps), 41 (continuous time), section 3 (reconstruction).
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -30,27 +30,11 @@ from bfn_toolkit import validators
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.randomness import common, first_row, streams
+from bfn_toolkit.randomness import streams
 from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
+from bfn_toolkit.time_distributions import TimeDistribution, UniformTimes
 
-
-@lru_cache(maxsize=16)
-def _lattice(first: int, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """frac(i / golden ratio) for n integers i, by exact integer arithmetic: any run of rows covers [0, 1) evenly."""
-    turns = torch.arange(first, first + n, device=device).mul_(2654435769).bitwise_and_(0xFFFFFFFF)
-    return turns.to(dtype).mul_(2.0**-32)
-
-
-def draw_times(x: Data) -> Tensor:
-    """Times in (0, 1], one for each example, in the dtype of the data.
-
-    They form a golden-ratio lattice with one uniform random offset.  Each time is uniform by itself; a batch, and any
-    run of consecutive rows in it, covers the interval evenly.
-    """
-    device, dtype = device_of(x), dtype_of(x)
-    with common():
-        offset = torch.rand(1, device=device, dtype=dtype)
-    return 1.0 - (_lattice(first_row(), batch_size(x), device, dtype) + offset).frac_()
+_ARE_TIMES = validators.instance_of(TimeDistribution)
 
 
 class Loss(abc.ABC):
@@ -95,28 +79,49 @@ class ContinuousTimeLoss(NatsLoss):
         weighting: "paper" for nats (eq. 41); "unit" scales the rate by the family's
             :meth:`~bfn_toolkit.Family.loss_weight`, so that no time dominates the gradient: for training; it is not a
             likelihood.
+        times: Distribution of the times.
     """
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
 
     @property
     def in_nats(self) -> bool:
-        """Whether the weighting is "paper"."""
-        return self.weighting == "paper"
+        """Whether the weighting is "paper" and the times leave it so."""
+        return self.weighting == "paper" and self.times.is_unbiased
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
-        t = draw_times(x)
-        params = model.family.flow(x, t)
-        output = model.output(params, t, condition)
+        times = self.times.draw(model.family, x)
+        params = model.family.flow(x, times.t)
+        output = model.output(params, times.t, condition)
         losses = {}
         for part in model.family.walk(x, output):
             data, p_o = part.values
-            losses[part.name] = self._rate(part.family, data, p_o, t)
+            losses[part.name] = times.weighted(self._rate(part.family, data, p_o, times.t))
         return losses
 
     def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
         rate = family.loss_rate(x, output, t)
         return rate * family.loss_weight(t) if self.weighting == "unit" else rate
+
+
+@attrs.frozen
+class CrossEntropyLoss(ContinuousTimeLoss):
+    r"""Cross-entropy of classes, averaged over the time: for training; it is not a likelihood.
+
+    .. math:: E_t \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \big( -\ln p_O(x \mid \theta; t) \big)
+
+    The squared error of the loss rate says little about a class of small probability, which is what most of many
+    classes have.  Parts of a product that are real numbers keep their loss rate, with the weighting "unit".
+
+    Arguments:
+        times: Distribution of the times.
+    """
+
+    weighting: Literal["paper", "unit"] = field(default="unit", init=False, repr=False)
+
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
+        return -output.log_prob(x) if family.is_discrete else super()._rate(family, x, output, t)
 
 
 @attrs.frozen
@@ -126,13 +131,21 @@ class DiscreteTimeLoss(NatsLoss):
     Arguments:
         n_steps: Number of messages n.
         samples: Number of draws of the message if the divergence has no closed form.
+        times: Distribution of the times; each lies in the step of its number.
     """
 
     n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
     samples: int = field(default=1, validator=validators.integer(ge=1, le=10**9))
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether the times leave the loss in nats."""
+        return self.times.is_unbiased
 
     def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
-        family, u = model.family, draw_times(x)
+        family, drawn = model.family, self.times.draw(model.family, x)
+        u = drawn.t
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
@@ -143,7 +156,7 @@ class DiscreteTimeLoss(NatsLoss):
                 p_o, data = part.values
                 alpha = part.family.accuracy(s, t)
                 losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
-        return {name: self.n_steps * nats for name, nats in losses.items()}
+        return {name: self.n_steps * drawn.weighted(nats) for name, nats in losses.items()}
 
 
 @attrs.frozen

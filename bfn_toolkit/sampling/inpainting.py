@@ -88,7 +88,7 @@ class Clamped:
         held: Tensor = self._with_values(expected, function(values))
         return held
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Refused: the distribution has no density at known sites.
 
         Raises:

@@ -49,7 +49,7 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
     try:
         loop.unwrapped.zero_grad()
         with seeded(loop.seed, step, device=device):
-            losses = loop.loss(BFN(loop.model.family, loop.unwrapped), batch.x, batch.condition)
+            losses = loop.losses(BFN(loop.model.family, loop.unwrapped), batch)
         losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.sampling.chunks import map_chunks
 from bfn_toolkit.training.metrics import MetricsLogger
@@ -25,7 +26,9 @@ VALIDATION_ROWS = 256  # in a chunk
 class Validation:
     """Losses of the validation rows, with the weights that samples would use.
 
-    The draws are the same each time, so that two validations differ by the weights alone.
+    The draws are the same each time, so that two validations differ by the weights alone; times that the training has
+    learned are not used.  The lowest loss, the one to train with, is the best.  Where it is not in nats, the likelihood
+    bound is reported beside it.
 
     Arguments:
         train_step: The steps, whose network is in training.
@@ -36,6 +39,7 @@ class Validation:
         loss: Loss at that step; None if it was not finite, or after a resume.
         best: Lowest finite loss so far.
         since_best: Number of validations since then.
+        bounded: Whether the likelihood bound is reported too.
     """
 
     train_step: TrainStep
@@ -46,6 +50,7 @@ class Validation:
     loss: float | None = None
     best: float = math.inf
     since_best: int = 0
+    bounded: bool = attrs.field(default=attrs.Factory(lambda self: not self.train_step.loss.in_nats, takes_self=True))
 
     def due(self, step: int) -> bool:
         """Whether a step, or the end of the training, needs a validation that is not done yet."""
@@ -63,7 +68,7 @@ class Validation:
         if not self.due(step):
             return False
         self.metrics.read()  # first, because a signal can end the validation
-        estimate = Estimate.of(self.losses())
+        estimate, bound = Estimate.of(self.losses()), self.nats() if self.bounded else None
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
         self.step, self.loss = step, value
@@ -71,27 +76,49 @@ class Validation:
         if improved and value is not None:
             self.best = value
         stderr = None if value is None else estimate.stderr
-        self.metrics.record({"step": step, "valid_loss": value, "valid_loss_stderr": stderr})
+        found = {"step": step, "valid_loss": value, "valid_loss_stderr": stderr}
+        if bound is not None:
+            nats = Estimate.of(bound)
+            value, stderr = (nats.value, nats.stderr) if math.isfinite(nats.value) else (None, None)
+            found |= {"valid_nats": value, "valid_nats_stderr": stderr}
+        self.metrics.record(found)
         return improved
 
     def loss_at(self, step: int) -> float | None:
         """The loss at a step, or None where it was not validated."""
         return self.loss if self.step == step else None
 
-    @torch.no_grad()
     def losses(self) -> Tensor:
         """Loss of each row."""
-        model, n, device = self.model.eval(), len(self.rows), self.train_step.device
+        return self._map(lambda rows: self.train_step.loss(self.model, rows.x, rows.condition), "validation")
 
-        def loss(chunk: int) -> Tensor:
-            first = chunk * VALIDATION_ROWS
-            rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.train_step.loss(model, rows.x, rows.condition)
+    def nats(self) -> Tensor | None:
+        """One draw of the likelihood bound for each row; None if the model has none."""
+        n_steps = self.model.family.n_steps
+        try:
+            return self._map(
+                lambda rows: self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition), "validation bound"
+            )
+        except ValueError as error:  # an output without a density can be trained with other losses
+            processes.warn(f"validation reports no likelihood bound: {error}")
+            self.bounded = False
+            return None
 
-        key = (self.train_step.seed, "validation")
-        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, loss, key, device=device, deal=deal_chunks)
+    @torch.no_grad()
+    def _map(self, numbers: Callable[[Batch], Tensor], key: str) -> Tensor:
+        """Numbers (B,) of the validation rows, chunk by chunk, with the draws of a key."""
+        n, device = len(self.rows), self.train_step.device
+        self.model.eval()
+
+        def chunk(number: int) -> Tensor:
+            first = number * VALIDATION_ROWS
+            return numbers(self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n)))
+
+        found: Tensor = map_chunks(
+            range(n), VALIDATION_ROWS, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks
+        )
         self.train_step.model.train()
-        return losses
+        return found
 
     @property
     def lost_patience(self) -> bool:
