@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
@@ -35,13 +36,17 @@ class NetworkBuilder(abc.ABC):
 
     * ``time_free``: it does not read the times;
     * ``site_times``: it reads times that differ by site or part, in the shape of the features;
-    * ``self_conditioning``: its features hold the last estimate too.
+    * ``self_conditioning``: its features hold the last estimate too;
+    * ``condition_shapes``: the shape of one value of each condition that is not a single number;
+    * ``permutes_sets``: a permutation of the points of a set permutes its result.
     """
 
     kind: ClassVar[str] = "network"
     time_free: bool = False
     site_times: bool = False
     self_conditioning: bool = False
+    condition_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    permutes_sets: bool = False
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -111,27 +116,34 @@ class ConditionSignature:
         network: Name of the network, for messages.
         names: Conditions that it reads; None if it does not say.
         required: Conditions that it needs.
-        reserved: Names that a condition cannot have, because the features or the times have them.
+        reserved: Names that a condition cannot have, because other arguments have them.
+        shapes: Shapes of one value, of the conditions whose builder states them.
+        takes_mask: Whether it takes the ``mask`` of the features.
     """
 
     network: str
     names: Collection[str] | None
     required: Collection[str]
     reserved: Collection[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    takes_mask: bool
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
-        """Reads the signature of ``forward(features, t, /, **condition)``."""
+        """Reads the signature of ``forward(features, t, /, *, mask=None, **condition)``."""
         parameters = list(inspect.signature(network.forward).parameters.values())
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
-        named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        keywords = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        named = [p for p in keywords if p.name != "mask"]
         declared = None if builder is None else builder.conditions
         return cls(
             type(network).__name__ if builder is None else type(builder).__name__,
             (None if takes_all else [p.name for p in named]) if declared is None else declared,
             [p.name for p in named if p.default is p.empty],
-            ["self", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            ["self", "mask", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            {} if builder is None else builder.condition_shapes,
+            len(named) < len(keywords),
         )
 
     def reads(self, name: str) -> bool:
@@ -139,10 +151,11 @@ class ConditionSignature:
         return self.names is None or name in self.names
 
     def check(self, condition: Mapping[str, Tensor] | None, rows: int) -> None:
-        """Checks names and lengths, not values.
+        """Checks names and shapes, not values.
 
         Raises:
-            ConfigError: If a condition is unknown or missing, or does not have a row for each example.
+            ConfigError: If a condition is unknown or missing, does not have a row for each example, or has rows of
+                another shape.
         """
         if condition is not None and not isinstance(condition, Mapping):
             raise ConfigError(
@@ -168,6 +181,12 @@ class ConditionSignature:
                 raise ConfigError(
                     f"the network {self.network} cannot read a condition '{name}', which is the name of another "
                     "argument of its forward; write def forward(self, features, t, /, ...)"
+                )
+            if name in self.shapes and value.shape[1:] != self.shapes[name]:
+                raise ConfigError(
+                    f"condition '{name}' must have the shape (B, {', '.join(map(str, self.shapes[name]))}), found "
+                    f"{tuple(value.shape)}; the network {self.network} has condition_shapes[{name!r}] = "
+                    f"{self.shapes[name]}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.network_io import NetworkIO
+from bfn_toolkit.network_io import NetworkIO, PartIO
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
@@ -19,6 +21,24 @@ from bfn_toolkit.testing.law import Judge, law, round_trip
 
 SHAPES = ((1,), (5,), (2, 3))
 SIZES = ((1, 1), (2, 3))  # features F and raw numbers R of a site
+_LABEL = PartIO((), (), 3, 3, "classes", 3)
+
+
+def _points(count: int) -> NetworkIO:
+    """Points of a set in space, each with a class."""
+    position = PartIO((count, 3), ("set", "channel"), 1, 2)
+    return NetworkIO(parts={"position": position, "type": PartIO((count,), ("set",), 3, 3, "classes", 3)})
+
+
+PRODUCTS = (
+    _points(4),
+    NetworkIO(parts={"image": PartIO((8, 8), ("height", "width"), 1, 2), "label": _LABEL}),
+    NetworkIO(parts={"mass": PartIO((), (), 1, 2), "width": PartIO((2,), ("column",), 1, 2), "sex": _LABEL}),
+)
+LONGER = (  # data that grow, and longer ones
+    (_points(4), _points(6)),
+    (NetworkIO((3,), 2, 3, ("sequence",)), NetworkIO((5,), 2, 3, ("sequence",))),
+)
 ROWS = 16
 CLOSE = 1e-4  # tolerance in float32, relative to the largest number
 TIMES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0)
@@ -41,7 +61,20 @@ def _sizes(builder: NetworkBuilder) -> list[NetworkIO]:
 
 
 def _networks(builder: NetworkBuilder) -> list[tuple[NetworkIO, nn.Module]]:
-    return [(io, _network(builder, io)) for io in _sizes(builder)]
+    """Networks for data without parts, and for the products that the builder does not refuse."""
+    return [(io, _network(builder, io)) for io in _sizes(builder)] + _if_served(builder, PRODUCTS)
+
+
+def _if_served(builder: NetworkBuilder, sizes: Iterable[NetworkIO]) -> list[tuple[NetworkIO, nn.Module]]:
+    """Networks for the sizes that a builder does not refuse; a refusal is a ValueError with words."""
+    networks = []
+    for io in sizes:
+        try:
+            networks.append((io, _network(builder, io)))
+        except ValueError as error:
+            if not str(error):
+                raise
+    return networks
 
 
 def _inputs(io: NetworkIO, rows: int = ROWS, seed: int = 0) -> tuple[Tensor, Tensor]:
