@@ -1,8 +1,10 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
-A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
-network for those sizes.
+A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).
+Times that differ by site or part have the shape of the features, and so has a mask of the sites with data.
+
+The family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that
+builds a network for those sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ class Network(Protocol):
     """A module that a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
     def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
-        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
+        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,).
+
+        A network whose ``forward`` has a parameter ``mask=None`` gets booleans of the shape of the features, true where
+        there is data, if anything is missing.
+        """
 
 
 class NetworkBuilder(abc.ABC):
@@ -116,17 +122,17 @@ class ConditionSignature:
         network: Name of the network, for messages.
         names: Conditions that it reads; None if it does not say.
         required: Conditions that it needs.
-        reserved: Names that a condition cannot have, because other arguments have them.
+        reserved: Names that a condition cannot have, because the features, the times or the mask have them.
+        reads_mask: Whether it reads a mask: ``forward`` has a parameter of this name.
         shapes: Shapes of one value, of the conditions whose builder states them.
-        takes_mask: Whether it takes the ``mask`` of the features.
     """
 
     network: str
     names: Collection[str] | None
     required: Collection[str]
     reserved: Collection[str]
+    reads_mask: bool
     shapes: Mapping[str, tuple[int, ...]]
-    takes_mask: bool
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
@@ -134,16 +140,17 @@ class ConditionSignature:
         parameters = list(inspect.signature(network.forward).parameters.values())
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
-        keywords = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        named = [p for p in keywords if p.name != "mask"]
+        named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        reads_mask = any(p.name == "mask" for p in named)
+        named = [p for p in named if p.name != "mask"]
         declared = None if builder is None else builder.conditions
         return cls(
             type(network).__name__ if builder is None else type(builder).__name__,
             (None if takes_all else [p.name for p in named]) if declared is None else declared,
             [p.name for p in named if p.default is p.empty],
-            ["self", "mask", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            reads_mask,
             {} if builder is None else builder.condition_shapes,
-            len(named) < len(keywords),
         )
 
     def reads(self, name: str) -> bool:

@@ -1,7 +1,8 @@
 """Shapes: the only place that reshapes for broadcasting.
 
 Data, messages and means have shape ``(B, *site)``: the batch, then the data's own shape.  Times and accuracies have
-shape ``(B,)``, one per example, or ``()``, one for all.  Losses have shape ``(B,)``, summed over the sites.
+shape ``(B,)``, one per example, or ``()``, one for all; where sites differ, ``(B, *site)`` or the leading axes of it.
+So have masks, which are true where there is data.  Losses have shape ``(B,)``, summed over the sites that are present.
 
 Data of several parts (:class:`~bfn_toolkit.ProductFamily`) are a mapping from the names of the parts to their data.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to tensors, as the family requires
+Times: TypeAlias = Any  # a tensor (), (B,) or (B, *site), or the leading axes of it, or a mapping from parts to these
+Mask: TypeAlias = Any  # true where there is data: (B, *site), or the leading axes of it, or a mapping from some parts
 
 
 def leaves(x: Data) -> list[Tensor]:
@@ -82,13 +85,18 @@ def per_example(v: Tensor) -> Tensor:
     return v if v.ndim == 1 else v.sum(tuple(range(1, v.ndim)))
 
 
-def times_like(t: Any, features: Tensor) -> Tensor:
-    """The times as a network sees them: shape (B,), on the device and in the dtype of ``features``.
+def shared_time(t: Times) -> Times:
+    """The one time of all parts, where a mapping has no other; every other value is returned as it is."""
+    if not isinstance(t, Mapping):
+        return t
+    first, *others = t.values()
+    scalar = first.ndim == 0 and first.device.type == "cpu"  # on other devices, comparing waits for the device
+    same = (other is first or (scalar and other.ndim == 0 and torch.equal(other, first)) for other in others)
+    return first if all(same) else t
 
-    For times by part this is their mean.
-    """
-    if isinstance(t, Mapping):
-        t = torch.stack(list(t.values())).mean(0)
+
+def times_like(t: Tensor, features: Tensor) -> Tensor:
+    """Times (B,) or () as a network sees them: shape (B,), on the device and in the dtype of ``features``."""
     moved: Tensor = t.to(features.device, features.dtype, non_blocking=True)
     return moved.expand(features.shape[0])
 

@@ -7,7 +7,7 @@ package), and the data are a function of the fields.  Nothing is downloaded.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, TypeAlias
 
 import attrs
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, batch_size, map_data
+from bfn_toolkit.shapes import Data, batch_size, map_data, named_parts
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
 
@@ -28,28 +28,57 @@ class Batch:
     Arguments:
         x: Data, with shape (B, *site), or a mapping from the names of parts to tensors.
         condition: Tensors with B rows by name, which the network receives as keywords.
+        mask: True where there is data: booleans of shape (B, *site), or of its leading axes; or a mapping from parts to
+            such tensors, where a part without a mask is there as a whole.  None if nothing is missing.
+        weight: Weights of the examples in the loss of a training, with shape (B,); None if all are equal.
+    Raises:
+        DataError: If a mask or a weight does not fit the data.
     """
 
     x: Data
     condition: Mapping[str, Tensor] = attrs.field(factory=dict)
+    mask: Tensor | Mapping[str, Tensor] | None = None
+    weight: Tensor | None = None
+
+    def __attrs_post_init__(self) -> None:
+        masks = {} if self.mask is None else self.mask
+        parts = dict(named_parts(self.x))
+        for name, mask in masks.items() if isinstance(masks, Mapping) else [(name, masks) for name in parts]:
+            where = f"the mask of '{name}'" if name else "the mask"
+            if name not in parts:
+                raise DataError(f"{where}: the data have the parts {', '.join(parts) or 'none'}; name one of them")
+            shape, found = tuple(parts[name].shape), tuple(mask.shape)
+            if mask.dtype != torch.bool or not found or found != shape[: len(found)]:
+                raise DataError(
+                    f"{where} is {mask.dtype} of shape {found}; expected torch.bool of shape {shape}, or of its first "
+                    "axes: true where there is data"
+                )
+        if self.weight is not None and self.weight.shape != (len(self),):
+            raise DataError(f"weight has shape {tuple(self.weight.shape)}; expected ({len(self)},), one for each row")
 
     def __len__(self) -> int:
         return batch_size(self.x)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Applies a function to each tensor."""
+        return Batch(
+            map_data(function, self.x),
+            {name: function(value) for name, value in self.condition.items()},
+            None if self.mask is None else map_data(function, self.mask),
+            None if self.weight is None else function(self.weight),
+        )
+
     def rows(self, index: Tensor) -> Batch:
         """The rows ``index``."""
-        condition = {name: value.index_select(0, index) for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part.index_select(0, index), self.x), condition)
+        return self.map(lambda values: values.index_select(0, index))
 
     def part(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to, but not including, ``stop``, as views."""
-        condition = {name: value[start:stop] for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part[start:stop], self.x), condition)
+        return self.map(lambda values: values[start:stop])
 
     def to(self, device: torch.device) -> Batch:
         """The same examples on a device."""
-        condition = {name: value.to(device) for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part.to(device), self.x), condition)
+        return self.map(lambda values: values.to(device))
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

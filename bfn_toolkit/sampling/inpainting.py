@@ -35,7 +35,7 @@ from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Kernel, Output
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, expand, map_data
+from bfn_toolkit.shapes import Data, Times, expand, map_data
 
 Given: TypeAlias = Any  # a pair (values, mask); for data of several parts a mapping from some parts to pairs
 
@@ -241,6 +241,6 @@ class InpaintedModel(ModelWrapper):
         super().__init__(model)
         self.observed = observed
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
         """The model's output, clamped."""
-        return self.observed.clamp(self.model.output(params, t, condition))
+        return self.observed.clamp(self.model.output(params, t, condition, **told))
