@@ -10,6 +10,7 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     dataset_laws,
     family_laws,
     feature_laws,
+    input_laws,
     loss_laws,
     network_laws,
     price_laws,
