@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.cli.display import say
+from bfn_toolkit.config.layers import OptionText
 from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -183,21 +184,22 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
     return resolved
 
 
-def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
-    """Returns values by name from ``label=3``, and None from ``label=none``.
+def parse_conditions(arguments: Sequence[str]) -> dict[str, float | list[Any] | None]:
+    """Returns values by name from ``label=3`` or ``place=[0.1, 0.2]``, and None from ``label=none``.
 
     Raises:
         ConfigError: If an argument has another form, or a name is repeated.
     """
-    conditions: dict[str, float | None] = {}
+    conditions: dict[str, float | list[Any] | None] = {}
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name in conditions:
             raise ConfigError(f"--condition {name}: given twice, but only one value can count")
+        parsed = OptionText(value).parsed()
         try:
-            conditions[name] = None if value == "none" else float(value)
+            conditions[name] = None if value == "none" else parsed if isinstance(parsed, list) else float(value)
         except ValueError:
             raise ConfigError(
-                f"--condition takes NAME=NUMBER or NAME=none, such as label=3, got '{argument}'"
+                f"--condition takes NAME=NUMBER, NAME=[NUMBER,NUMBER] or NAME=none, such as label=3, got '{argument}'"
             ) from None
     return conditions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -67,7 +67,7 @@ class SamplePlan:
     steps: int = STEPS
     sampler: str | None = None
     seed: int = 0
-    condition: Mapping[str, float | None] = attrs.field(factory=dict)
+    condition: Mapping[str, float | Sequence[Any] | None] = attrs.field(factory=dict)
     guidance: float = 0.0
     known: Path | None = None
 
@@ -149,7 +149,7 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
         return _of_training_rows(run, left)
 
     def conditions(index: Tensor) -> Condition | None:
-        values = {name: value.expand(len(index)) for name, value in stated.items()}
+        values = {name: value.expand(len(index), *value.shape[1:]) for name, value in stated.items()}
         if left:
             chosen = _training_rows(len(training_values()[left[0]]), plan.seed, index)
             values |= {name: value[chosen] for name, value in training_values().items()}

@@ -11,6 +11,7 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     family_laws,
     feature_laws,
     geometry_laws,
+    input_laws,
     loss_laws,
     network_laws,
     pairing_laws,

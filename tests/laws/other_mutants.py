@@ -282,8 +282,27 @@ class ConstantOnTheHost(Wrapped):
 @rejected_by("network-serves-products")
 class NeedsAnAxis(Wrapped):
     class module(ResidualModule):  # noqa: N801
+        def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
+            super().__init__(width, depth, io)
+            self.one_part = "" in io.parts
+
         def forward(self, features: Tensor, t: Tensor) -> Tensor:
-            return super().forward(features.flatten(1, -2), t)
+            return super().forward(features.flatten(1, -2) if self.one_part else features, t)
+
+
+@rejected_by("network-sees-every-number")
+class FirstPart(Wrapped):
+    """Of a product, the network sees its first part alone."""
+
+    class module(ResidualModule):  # noqa: N801
+        def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
+            super().__init__(width, depth, io)
+            self.io = io
+
+        def forward(self, features: Tensor, t: Tensor) -> Tensor:
+            first, *others = self.io.split(features).items()
+            parts = dict([first]) | {name: torch.zeros_like(part) for name, part in others}
+            return super().forward(self.io.join(parts), t)
 
 
 @rejected_by("unknown-conditions-are-ignored")
@@ -331,6 +350,124 @@ class Labelled(Residual):
 class OneLabelTooFew(Labelled):
     def build(self, io: NetworkIO) -> nn.Module:
         return LabelledModule(self.width, self.depth, io, self.labels - 1)
+
+
+class PooledModule(nn.Module):
+    """Each token sees itself, its time, and the mean over all that are present."""
+
+    def __init__(self, config: Pooled, io: NetworkIO) -> None:
+        super().__init__()
+        self.view, self.time_free = io.tokens(), config.time_free
+        groups = self.view.groups
+        self.stems = nn.ModuleList(nn.Linear(group.in_numbers, config.width) for group in groups)
+        self.time, self.place = nn.Linear(1, config.width), nn.Linear(2, config.width)
+        self.both = nn.Linear(2 * config.width, config.width)
+        self.heads = nn.ModuleList(nn.Linear(config.width, group.out_numbers) for group in groups)
+
+    def forward(
+        self, features: Tensor, t: Tensor, /, mask: Tensor | None = None, place: Tensor | None = None, **_: Tensor
+    ) -> Tensor:
+        present = torch.ones_like(features, dtype=torch.bool) if mask is None else mask
+        h = torch.cat([f(x) for f, x in zip(self.stems, self.view.pack(self.clean(features, present)), strict=True)], 1)
+        h = h + self.time(self.times(t) if not self.time_free else torch.ones_like(h[..., :1]))
+        h = h + self.place(h.new_zeros(len(h), 2) if place is None else place.to(h.dtype)).unsqueeze(1)
+        there = torch.cat([part.any(-1, keepdim=True) for part in self.view.pack(present)], 1)
+        h = self.seen(h)
+        h = silu(self.both(torch.cat([h, self.pool(silu(h), there).expand_as(h)], -1)))
+        parts = torch.split(h, [group.count for group in self.view.groups], 1)
+        return self.view.unpack([head(part) for head, part in zip(self.heads, parts, strict=True)])
+
+    def clean(self, features: Tensor, present: Tensor) -> Tensor:
+        return torch.where(present, features, 0.0)
+
+    def times(self, t: Tensor) -> Tensor:
+        if t.ndim == 1:
+            return t[:, None, None]
+        return torch.cat([part.mean(-1, keepdim=True) for part in self.view.pack(t)], 1)
+
+    def seen(self, h: Tensor) -> Tensor:
+        return h
+
+    def pool(self, h: Tensor, there: Tensor) -> Tensor:
+        return (h * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
+
+
+@attrs.frozen
+class Pooled(NetworkBuilder):
+    """A network for sets, with all that a network may read."""
+
+    module: ClassVar[type[PooledModule]] = PooledModule
+    site_times: ClassVar[bool] = True
+    permutes_sets: ClassVar[bool] = True
+    condition_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"place": (2,)}
+    width: int = 8
+    time_free: bool = False
+
+    @property
+    def conditions(self) -> Collection[str]:
+        return ("place",)
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        return self.module(self, io)
+
+
+@rejected_by("network-does-not-see-masked-sites")
+class TimesTheMask(Pooled):
+    """NaN times 0 is NaN."""
+
+    class module(PooledModule):  # noqa: N801
+        def clean(self, features: Tensor, present: Tensor) -> Tensor:
+            return features * present
+
+
+@rejected_by("padding-changes-nothing")
+class CountsThePadding(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def pool(self, h: Tensor, there: Tensor) -> Tensor:
+            return h.mean(1, keepdim=True)
+
+
+@rejected_by("equal-site-times-are-one-time")
+class OneTimeForAll(Pooled):
+    """Times by site are averaged."""
+
+    class module(PooledModule):  # noqa: N801
+        def times(self, t: Tensor) -> Tensor:
+            return t.flatten(1)[:, :1].unsqueeze(-1) if t.ndim > 1 else super().times(t)
+
+
+@rejected_by("equal-site-times-are-one-time")
+class OtherTimesBySite(Pooled):
+    """Times by site are read on another scale."""
+
+    class module(PooledModule):  # noqa: N801
+        def times(self, t: Tensor) -> Tensor:
+            return super().times(t) if t.ndim == 1 else 2.0 * super().times(t) - 1.0
+
+
+@rejected_by("time-free-networks-ignore-the-time", time_free=True)
+class DeniesTheTime(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor, /, *args: Any, **named: Any) -> Tensor:
+            t = t.reshape(-1, *[1] * (features.ndim - 1)) if t.ndim == 1 else t
+            return super().forward(features + 0.1 * t, t, *args, **named)
+
+
+@rejected_by("network-permutes-sets")
+class CountsThePoints(Pooled):
+    """A position where a set has none."""
+
+    class module(PooledModule):  # noqa: N801
+        def seen(self, h: Tensor) -> Tensor:
+            return h + 0.1 * torch.arange(h.shape[1], dtype=h.dtype, device=h.device).unsqueeze(-1)
+
+
+@rejected_by("declared-conditions-are-read")
+class FirstNumberOfTheCondition(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor, /, place: Tensor | None = None, **named: Any) -> Tensor:
+            place = None if place is None else place * torch.tensor([1, 0], device=place.device)
+            return super().forward(features, t, place=place, **named)
 
 
 @attrs.frozen
@@ -825,6 +962,8 @@ MORE_SUBJECTS = (
     Labelled(),
     Images(),
     Attentive(),
+    Pooled(),
+    Pooled(time_free=True),
     Standardised(),
     Grid(),
     FewRows(),
