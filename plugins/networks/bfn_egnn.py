@@ -44,6 +44,7 @@ from bfn_toolkit import (
 )
 
 WAVES = 8  # sines, and as many cosines, of the time
+TINY = 1e-12  # added to squared distances, because the gradient of a square root at 0 is infinite
 
 
 def _is_set(part: PartIO) -> bool:
@@ -71,13 +72,14 @@ class EquivariantLayer(nn.Module):
     Arguments:
         width: Numbers that a point knows, and of a message.
         vectors: Vectors of a point, whose distances the messages see; the first is its place.
+        learns: Whether what the points know changes; in the last layer nothing may read it.
     """
 
-    def __init__(self, width: int, vectors: int) -> None:
+    def __init__(self, width: int, vectors: int, learns: bool = True) -> None:
         super().__init__()
         self.edge = nn.Sequential(_perceptron(2 * width + vectors, width, width), nn.SiLU())
-        self.gate = nn.Linear(width, 1)
-        self.node = _perceptron(2 * width, width, width)
+        self.gate = nn.Linear(width, 1) if learns else None
+        self.node = _perceptron(2 * width, width, width) if learns else None
         self.move = _perceptron(width, width, 1)
         nn.init.normal_(self.move[-1].weight, std=1e-3)  # type: ignore[arg-type]
         nn.init.zeros_(self.move[-1].bias)  # type: ignore[arg-type]
@@ -96,10 +98,10 @@ class EquivariantLayer(nn.Module):
         square = way.square().sum(-1, keepdim=True)
         both = torch.cat([h.unsqueeze(2).expand(-1, -1, n, -1), h.unsqueeze(1).expand(-1, n, -1, -1)], -1)
         m = self.edge(torch.cat([both, square, others], -1))
-        # The gradient of a square root at 0 is infinite, and a point is at distance 0 from itself.
-        distance = torch.where(pairs > 0.0, square, 1.0).sqrt()
+        distance = (square + TINY).sqrt()
         x = x + (way / (distance + 1.0) * self.move(m) * pairs).sum(2)
-        h = h + self.node(torch.cat([h, (m * self.gate(m).sigmoid() * pairs).sum(2)], -1))
+        if self.node is not None and self.gate is not None:
+            h = h + self.node(torch.cat([h, (m * self.gate(m).sigmoid() * pairs).sum(2)], -1))
         return h, x
 
 
@@ -119,7 +121,10 @@ class EGNNModule(nn.Module):
         whole = sum(io.parts[name].numbers("in_features") for name in self.globals)
         self.first = nn.Linear(own + whole + self.vectors + 2 * WAVES + 1, width)
         self.label = LabelEmbedding(config.labels, width, config.label_dropout) if config.labels else None
-        self.layers = nn.ModuleList(EquivariantLayer(width, self.vectors) for _ in range(config.depth))
+        others = bool(self.sets or self.globals)
+        self.layers = nn.ModuleList(
+            EquivariantLayer(width, self.vectors, others or i + 1 < config.depth) for i in range(config.depth)
+        )
         self.scale = nn.Linear(2 * WAVES + 1, 1, bias=False)
         with torch.no_grad():
             self.scale.weight.zero_()[:, -1] = 4.0  # the beliefs about data of unit variance end at e^-4 or so
@@ -134,8 +139,9 @@ class EGNNModule(nn.Module):
         self, features: Tensor, t: Tensor, /, label: Tensor | None = None, mask: Tensor | None = None, **_: Tensor
     ) -> Tensor:
         """Raw numbers from features (B, *site, F), times (B,) or of the features' shape, and their mask."""
-        rows, parts = len(features), self.io.split(features)
         present = self._present(mask, features)
+        features = features if mask is None else torch.where(mask, features, 0.0)
+        rows, parts = len(features), self.io.split(features)
         n = present.sum(1, keepdim=True).clamp_min(1.0)  # (B, 1, 1)
         vectors = self._centred(parts[self.points], present.unsqueeze(-1), n.unsqueeze(-1))  # (B, N, D, vectors)
         x, first = vectors[..., 0], vectors[..., 0]
@@ -163,11 +169,11 @@ class EGNNModule(nn.Module):
         return self.io.join(raw)
 
     def _present(self, mask: Tensor | None, features: Tensor) -> Tensor:
-        """1 for points with data, otherwise 0: (B, N, 1)."""
+        """1 for points with all coordinates, otherwise 0: (B, N, 1)."""
         if mask is None:
             return features.new_ones(len(features), self.count, 1)
         of_points = self.io.split(mask)[self.points].reshape(len(features), self.count, -1)
-        return of_points.any(-1, keepdim=True).to(features.dtype)
+        return of_points.all(-1, keepdim=True).to(features.dtype)
 
     def _centred(self, vectors: Tensor, present: Tensor, n: Tensor) -> Tensor:
         """Vectors (B, N, D, V) relative to their mean over the present points, and 0 at the others."""
@@ -244,7 +250,6 @@ class EGNN(NetworkBuilder):
 
     site_times = True
     equivariant = True
-    example_shapes = ((5, 3), (4, 2), (2, 3))
 
     @property
     def conditions(self) -> tuple[str, ...]:
