@@ -16,6 +16,7 @@ from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, Loss
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.product_family import ProductFamily
 from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.shapes import expand
 from bfn_toolkit.testing.cases import data, is_stepped
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, law
@@ -66,6 +67,26 @@ def _admitted(builder: NetworkBuilder) -> Iterator[tuple[str, Family[Any], BFN]]
         yield name, family, model.eval()
 
 
+def _mask(family: Family[Any]) -> Any:
+    """A mask of the last places of sets and sequences, by part; None if there are none."""
+    io = family.network_io
+    masks = {
+        name: (torch.arange(part.shape[0]) < torch.arange(2, 2 + ROWS).unsqueeze(1))
+        for name, part in io.parts.items()
+        if part.axes[:1] in (("set",), ("sequence",))
+    }
+    return masks.get("", masks) if masks else None
+
+
+def _padded(x: Any, mask: Any, value: float) -> Any:
+    """Data with a value at the masked sites."""
+    if mask is None:
+        return x
+    if isinstance(x, torch.Tensor):
+        return torch.where(expand(mask, x), x, torch.full_like(x, int(value) % 2 if x.dtype == torch.int64 else value))
+    return {name: _padded(part, mask.get(name), value) for name, part in x.items()}
+
+
 def _price(family: Family[Any]) -> Loss:
     return DiscreteTimeLoss(family.n_steps or 4) if is_stepped(family) else ContinuousTimeLoss()
 
@@ -81,15 +102,19 @@ def check_network_serves_families(builder: NetworkBuilder) -> float:
     for name, family, model in _admitted(builder):
         served += 1
         x = cast(data(family, ROWS), torch.get_default_dtype())
+        mask = _mask(family)
         try:
-            with seeded(0, "loss"):
-                loss = _price(family)(model, x).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses = []
+            for absent in (0.0, 7.0):
+                with seeded(0, "loss"):
+                    losses.append(_price(family)(model, _padded(x, mask, absent), None, mask).mean())
+            (loss := losses[0]).backward()  # type: ignore[no-untyped-call]
             samples = model.sample(ROWS, n_steps=family.n_steps or 2)
             family.check_data(samples)
         except BFNError as error:
             judge.broken(f"{type(error).__name__} for {name}: {str(error).splitlines()[0]}", "a loss and samples")
         judge.true(math.isfinite(float(loss.detach())), f"a loss that is not finite for {name}", "a finite loss")
+        judge.true(torch.equal(*losses), f"a loss that sees what is masked for {name}", "the same loss, bit by bit")
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         finite = all(bool(g.isfinite().all()) for g in gradients)
         judge.true(finite and bool(gradients), f"gradients that are not finite for {name}", "finite gradients")
