@@ -29,9 +29,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.evaluation.likelihood import EVALUATIONS, ROWS, Estimate
+from bfn_toolkit.evaluation.likelihood import EVALUATIONS, ROWS, Estimate, first_row
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
 from bfn_toolkit.shapes import batch_size, device_of, dtype_of, leaves, map_data
@@ -74,7 +74,7 @@ def affordable_examples(n_steps: int, particles: int) -> int:
 
 @torch.inference_mode()
 def importance_bound(
-    model: Model, data: Batch, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
+    model: Model, data: Rows, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
 ) -> ImportanceBound:
     """Estimates the importance-weighted bound of a model on data that are on the model's device.
 
@@ -82,7 +82,7 @@ def importance_bound(
 
     Arguments:
         model: The model.
-        data: Examples.
+        data: Examples: a batch, or prepared rows.
         n_steps: Number of messages, which is part of the n-step model.
         particles: Number of particles per example.
         seed: Seed of the draws.
@@ -94,15 +94,17 @@ def importance_bound(
     """
     if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
         raise ConfigError(f"particles: expected an integer of at least 1, got {particles!r}; write particles=64")
-    n, device = len(data), device_of(data.x)
-    data = Batch(data.x, readable(model, data.condition))
+    n, first = len(data), first_row(data, seed)
+    device = device_of(first.x)
     times = model.family.times(n_steps)
 
     def chunk_weights(chunk: int) -> Tensor:
         """Logarithms of the weights for the rows of a chunk: (CHUNK, particles)."""
-        index = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, device=device).remainder_(n)
+        rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
+        rows = attrs.evolve(rows, condition=readable(model, rows.condition))
+        index = torch.arange(CHUNK, device=device)
         groups = torch.split(torch.arange(particles), ROWS // CHUNK)
-        columns = [_log_weights(model, data.rows(index.repeat(len(group))), times) for group in groups]
+        columns = [_log_weights(model, rows.rows(index.repeat(len(group))), times) for group in groups]
         return torch.cat([column.reshape(-1, CHUNK) for column in columns]).T
 
     log_weights = map_chunks(
@@ -115,7 +117,7 @@ def importance_bound(
         effective_particles=float(log_weights.softmax(1).square().sum(1).reciprocal().mean()),
         n_steps=n_steps,
         particles=particles,
-        dimensions=sum(leaf[0].numel() for leaf in leaves(data.x)),
+        dimensions=sum(leaf[0].numel() for leaf in leaves(first.x)),
         examples=n,
     )
 

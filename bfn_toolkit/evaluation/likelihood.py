@@ -19,9 +19,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
 from bfn_toolkit.model import Model, readable
+from bfn_toolkit.randomness import seeded
 from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
 from bfn_toolkit.shapes import device_of, leaves
 
@@ -96,10 +97,16 @@ class LikelihoodBound(CodeLength):
         return self.total.bits_per(self.dimensions)
 
 
+def first_row(data: Rows, seed: int) -> Batch:
+    """The first example, by which an evaluation knows the device and the size of the others."""
+    with seeded(seed, "first row"):
+        return data[torch.arange(1)]
+
+
 @torch.inference_mode()
 def likelihood_bound(
     model: Model,
-    data: Batch,
+    data: Rows,
     *,
     n_steps: int | None = None,
     draws: int | None = None,
@@ -108,19 +115,19 @@ def likelihood_bound(
 ) -> LikelihoodBound:
     """Estimates the likelihood bound of a model on data that are on the model's device.
 
-    The draws are made in chunks of examples, each with its own key.
+    The draws are made in chunks of examples, each with its own key; the rows of a chunk are read together.
 
     Arguments:
         model: The model.
-        data: Examples.
+        data: Examples: a batch, or prepared rows.
         n_steps: Number of messages; None for continuous time.
         draws: Number of draws per example; by default at most 4096, with about a million evaluations in all.
         seed: Seed of the draws.
         deal: Function that draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` divides them among
             processes.
     """
-    n, device = len(data), device_of(data.x)
-    data = Batch(data.x, readable(model, data.condition))
+    n, first = len(data), first_row(data, seed)
+    device = device_of(first.x)
     draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
     losses: tuple[NatsLoss, NatsLoss] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
@@ -129,11 +136,12 @@ def likelihood_bound(
 
     def chunk_losses(chunk: int) -> dict[str, Tensor]:
         """Sums over the draws for the rows of a chunk, by part: (CHUNK, 2)."""
-        index = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, device=device).remainder_(n)
+        rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
+        index, condition = torch.arange(CHUNK, device=device), readable(model, rows.condition)
         zeros = torch.zeros(CHUNK, 2, dtype=torch.float64, device=device)
         sums: dict[str, Tensor] = {}
         for together in torch.split(torch.arange(draws), ROWS // CHUNK):
-            batch = data.rows(index.repeat(len(together)))
+            batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
                 for name, nats in loss.part_losses(model, batch.x, batch.condition).items():
                     sums.setdefault(name, zeros.clone())[:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
@@ -150,7 +158,7 @@ def likelihood_bound(
         whole.reconstruction,
         whole.total,
         n_steps=n_steps,
-        dimensions=sum(leaf[0].numel() for leaf in leaves(data.x)),
+        dimensions=sum(leaf[0].numel() for leaf in leaves(first.x)),
         examples=n,
         draws=draws,
         parts=parts,

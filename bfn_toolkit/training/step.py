@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,8 @@ class TrainStep:
         training: Options of the training.
         seed: Seed of the draws.
         accelerator: The engine; by default that of :func:`~bfn_toolkit.parallel.devices.make_accelerator`.
+        prepare: Function from a batch, or a piece of it, to data for the model; it is called among the draws of the
+            step.  By default batches are ready.
     """
 
     model: BFN
@@ -65,6 +67,7 @@ class TrainStep:
     accelerator: Accelerator = attrs.field(
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
+    prepare: Callable[[Batch], Batch] = lambda batch: batch
     device: torch.device = attrs.field(init=False)
     unwrapped: nn.Module = attrs.field(init=False)  # the network without the engine's wrappers
     parameters: list[nn.Parameter] = attrs.field(init=False)
@@ -163,7 +166,7 @@ class TrainStep:
             part = batch if whole else batch.part(start, stop)
             with nullcontext() if last else self.accelerator.no_sync(self.model.network):
                 with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
-                    loss = self.loss(self.model, part.x, part.condition).mean()
+                    loss = self.losses(self.model, self.prepare(part)).mean()
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes; the batch needs their sum.
@@ -173,6 +176,11 @@ class TrainStep:
                 else:
                     self.accelerator.backward(loss)
         return processes.all_reduce_sum(total)
+
+    def losses(self, model: BFN, batch: Batch) -> Tensor:
+        """Loss of each row of a prepared batch, times the row's weight."""
+        losses = self.loss(model, batch.x, batch.condition, **({} if batch.mask is None else {"mask": batch.mask}))
+        return losses if batch.weight is None else losses * batch.weight
 
     def shares(self, n: int) -> list[tuple[int, int]]:
         """Start and stop of each piece of a batch of n rows that this process computes.

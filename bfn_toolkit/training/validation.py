@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Rows
+from bfn_toolkit.data.rows import sent
 from bfn_toolkit.evaluation.likelihood import Estimate
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.sampling.chunks import map_chunks
@@ -31,7 +32,7 @@ class Validation:
         train_step: The steps, whose network is in training.
         model: The model to sample from.
         metrics: The metrics, to which validations are added.
-        rows: The validation rows, on the device.
+        rows: The validation rows, as the training step receives them.
         step: The last validated step.
         loss: Loss at that step; None if it was not finite, or after a resume.
         best: Lowest finite loss so far.
@@ -41,7 +42,7 @@ class Validation:
     train_step: TrainStep
     model: BFN
     metrics: MetricsLogger
-    rows: Batch
+    rows: Rows
     step: int = 0
     loss: float | None = None
     best: float = math.inf
@@ -85,8 +86,9 @@ class Validation:
 
         def loss(chunk: int) -> Tensor:
             first = chunk * VALIDATION_ROWS
-            rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.train_step.loss(model, rows.x, rows.condition)
+            rows = sent(self.rows[torch.arange(first, first + VALIDATION_ROWS).remainder_(n)], device)
+            rows = self.train_step.prepare(rows)
+            return self.train_step.losses(model, attrs.evolve(rows, weight=None))
 
         key = (self.train_step.seed, "validation")
         losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, loss, key, device=device, deal=deal_chunks)
