@@ -14,6 +14,7 @@ from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
 from bfn_toolkit.masks import mask_by_part, told
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.product_family import JointOutput, ProductFamily
 from bfn_toolkit.shapes import Data, expand, map_data
@@ -169,10 +170,10 @@ def check_missing_sites_cost_nothing(family: Family[Any]) -> float:
     A family or an output that does not know masks says so by a PluginError; then the law holds.
     """
     judge, n = Judge(check_missing_sites_cost_nothing, family), 6
-    x, first, toy = data(family, n), groups(family, n), Toy.of(family)
+    x, first, model = data(family, n), groups(family, n), _Untrained(family)
     t, alpha = some_times(family, 0.5).expand(n), accuracy_near(family, n, 0.5)
     with seeded(0, "missing"):
-        output, known = family.output(raw_numbers(family, n), family.flow(x, t)), toy.sample(n)
+        output = model.output(family.flow(x, t), t)
     additive = True
     prices: list[tuple[str, Family[Any], Callable[..., Any], Data, Any]] = []
     for part in family.walk(output, x, first):
@@ -195,16 +196,27 @@ def check_missing_sites_cost_nothing(family: Family[Any]) -> float:
             _judge_price(judge.named(name), part_family, price, values, group, additive or name == "loss_rate")
     except PluginError:
         return judge.figure
-    losses: list[NatsLoss] = [DiscreteTimeLoss(steps_of(family)), ReconstructionLoss()]
+    losses: list[NatsLoss] = [DiscreteTimeLoss(steps_of(family))]
     losses += [] if is_stepped(family) else [ContinuousTimeLoss()]
+    losses += [ReconstructionLoss()] if sum(price[0] == "log_prob" for price in prices) == len(family.parts) else []
     for loss in losses:
         found = []
         for number in (0, 1):
             with seeded(0, "missing", repr(loss)):
-                found.append(loss(toy.oracle, _nonsense(family, known, first, number), None, first))
+                found.append(loss(model, _nonsense(family, x, first, number), None, first))
         finite = bool(found[0].isfinite().all())
         judge.true(torch.equal(*found) and finite, f"{loss} reads missing sites", "one finite price, whatever they are")
     return judge.figure
+
+
+class _Untrained(Model):
+    """Model whose raw numbers are always the same."""
+
+    def __init__(self, family: Family[Any]) -> None:
+        self.family = family
+
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
+        return self.family.output(raw_numbers(self.family, len(self.family.features(params))), params)
 
 
 def _judge_price(
