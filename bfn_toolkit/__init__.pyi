@@ -3,8 +3,15 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
+from .data.dataset import (
+    Batch as Batch,
+    Dataset as Dataset,
+    Rows as Rows,
+    Split as Split,
+    split_rows as split_rows,
+)
 from .data.loader import minibatches as minibatches
+from .data.rows import ArrayRows as ArrayRows
 from .distributions import (
     Mixture as Mixture,
     VonMises as VonMises,
@@ -58,6 +65,8 @@ from .losses import (
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
+    draw_known as draw_known,
+    output_at as output_at,
 )
 from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
-from bfn_toolkit.masks import masked
+from bfn_toolkit.masks import told
 from bfn_toolkit.model import Condition, Model, split_condition
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
@@ -51,7 +51,13 @@ class FlowModel(nn.Module, Model):
         """Output distribution p_O(. | theta; t), as described for :class:`~bfn_toolkit.Model`."""
 
     def loss(
-        self, x: Data, *, n_steps: int | None = None, condition: Condition | None = None, **unknown: Any
+        self,
+        x: Data,
+        *,
+        n_steps: int | None = None,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        **unknown: Any,
     ) -> Tensor:
         """Loss in nats per example, shape (B,): one draw of L^n, or of L^inf for n_steps=None.
 
@@ -59,20 +65,30 @@ class FlowModel(nn.Module, Model):
             x: Data, with shape (B, *site).
             n_steps: Number of messages; None for continuous time.
             condition: Conditions of the network by name, each with B rows.
+            mask: True where there is data (:mod:`bfn_toolkit.masks`); None if nothing is missing.
         Raises:
             ConfigError: If a condition is unknown, missing or of another length.
         """
         _refuse(unknown)
         self.check_condition(condition, batch_size(x))
         loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
-        return loss(self, x, condition)
+        return loss(self, x, condition, mask)
 
-    def nll(self, x: Data, *, n_steps: int | None = None, condition: Condition | None = None, **unknown: Any) -> Tensor:
+    def nll(
+        self,
+        x: Data,
+        *,
+        n_steps: int | None = None,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        **unknown: Any,
+    ) -> Tensor:
         """One draw of an upper bound of -ln p(x) in nats per example, with shape (B,): messages and reconstruction.
 
         Arguments and errors are those of :meth:`loss`.
         """
-        return self.loss(x, n_steps=n_steps, condition=condition, **unknown) + ReconstructionLoss()(self, x, condition)
+        messages = self.loss(x, n_steps=n_steps, condition=condition, mask=mask, **unknown)
+        return messages + ReconstructionLoss()(self, x, condition, mask)
 
     def sample(
         self,
@@ -339,5 +355,5 @@ class Oracle(FlowModel):
         previous: Output | None = None,
     ) -> Output:
         """Returns the posterior, which does not depend on t."""
-        output: Output = masked(self.posterior, params, mask=mask)
+        output: Output = told(self.posterior, params, mask=mask)
         return output

@@ -38,11 +38,12 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import kl, normal
 from bfn_toolkit.errors import ConfigError, DataError, StepCountError
-from bfn_toolkit.masks import present
+from bfn_toolkit.masks import mask_by_part, present
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import seeded
 from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
-from bfn_toolkit.shapes import Mask, batch_size, by_example, expand, plus, select, weighted
+from bfn_toolkit.shapes import Data, Mask, batch_size, by_example, expand, plus, select, weighted
 
 P = TypeVar("P")
 
@@ -90,6 +91,26 @@ def check_finite(owner: object, x: Tensor, noun: str = "data") -> None:
         name = type(owner).__name__
         raise DataError(f"{name} expects floating-point {noun}, found {x.dtype}; convert with x.float()")
     check_values(owner, x, ~torch.isfinite(x), f"finite {noun}")
+
+
+def check_present(family: Family[Any], x: Data, mask: Mask | None) -> None:
+    """Checks data by :meth:`Family.check_data`; where they are missing, they may be anything.
+
+    Raises:
+        DataError: If data that are present are outside the domain, or have another shape or dtype.
+    """
+    if mask is None or (family.has_parts and (not isinstance(x, Mapping) or x.keys() != family.parts.keys())):
+        family.check_data(x)
+        return
+    with seeded("present"):  # any data of the family, in the place of what is missing
+        example = family.input(family.prior(1)).sample()
+    filled = {}
+    for part in family.walk(x, example, mask_by_part(x, mask)):
+        rows, any_row, there = part.values
+        fits = there is not None and rows.shape[1:] == any_row.shape[1:]
+        any_row = any_row.clamp(-1, 1).to(rows.device, rows.dtype)
+        filled[part.name] = torch.where(expand(there, rows), rows, any_row) if fits else rows
+    family.check_data(family.join(filled))
 
 
 class ExampleKind(StrEnum):
@@ -292,7 +313,18 @@ class Family(abc.ABC, Generic[P]):
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
-        return output.mix(lambda x: self.sender(x, alpha))
+        return output.mix(lambda x: self.sender(x, self._of_candidates(alpha, x)))
+
+    def _of_candidates(self, alpha: Any, x: Data) -> Any:
+        """Accuracies for data that may have an axis of candidates after the batch; those by site need it too."""
+        if isinstance(alpha, Tensor) and alpha.ndim < 2:
+            return alpha
+        wide = {}
+        for part in self.walk(alpha, x):
+            a, rows = part.values
+            has_candidates = a.ndim > 1 and rows.ndim > 1 + len(part.family.network_io.site_shape)
+            wide[part.name] = a.unsqueeze(1) if has_candidates else a
+        return self.join(wide)
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Mask | None = None) -> Tensor:
         """KL(p_S || p_R) in nats per example, with shape (B,), in closed form if there is one.

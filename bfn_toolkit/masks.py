@@ -44,23 +44,34 @@ def present(x: Data, mask: Mask | None) -> Data:
     return torch.where(expand(mask, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def masked(verb: Callable[..., Any], *arguments: Any, mask: Mask | None) -> Any:
-    """Calls a verb, with the mask if there is one.
+def excluding(mask: Any, known: Any) -> Any:
+    """A mask without the known sites; both have the form of :func:`mask_by_part`."""
+    if isinstance(mask, Mapping):
+        return {name: excluding(part, known and known[name]) for name, part in mask.items()}
+    if known is None:
+        return mask
+    return ~known if mask is None else expand(mask, known) & ~expand(known, mask)
+
+
+def told(verb: Callable[..., Any], *arguments: Any, **masks: Mask | None) -> Any:
+    """Calls a verb with those masks that there are.
 
     Raises:
-        PluginError: If there is one, and the verb does not know masks.
+        PluginError: If the verb does not know one of them.
     """
-    if mask is None:
-        return verb(*arguments)
-    parameters = inspect.signature(verb).parameters.values()
-    if not any(parameter.name == "mask" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        names = ", ".join(parameter.name for parameter in parameters)
-        name = getattr(verb, "__qualname__", type(verb).__name__)
-        raise PluginError(
-            f"the data have a mask, which {name} does not know; give it the parameter, {name}({names}, mask=None), and "
-            "sum over the sites where it is true"
-        )
-    return verb(*arguments, mask=mask)
+    there = {name: mask for name, mask in masks.items() if mask is not None}
+    if there:
+        parameters = inspect.signature(verb).parameters.values()
+        known = {parameter.name for parameter in parameters}
+        if not there.keys() <= known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            missing, name = next(iter(there.keys() - known)), getattr(verb, "__qualname__", type(verb).__name__)
+            asks = {"mask": "the data have a mask", "known": "training.known_rate is above 0"}[missing]
+            raise PluginError(
+                f"{asks}, and {name} does not know {missing}s; give it the parameter, "
+                f"{name}({', '.join([*known, missing])}=None), and leave out the sites where it "
+                f"is {'true' if missing == 'known' else 'false'}"
+            )
+    return verb(*arguments, **there)
 
 
 class Present(Distribution):

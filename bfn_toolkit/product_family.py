@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 from bfn_toolkit.distributions import as_batch
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
-from bfn_toolkit.masks import marginal, mask_by_part, masked
+from bfn_toolkit.masks import marginal, mask_by_part, told
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Kernel, Output
 from bfn_toolkit.randomness import streams
@@ -129,7 +129,7 @@ class JointOutput:
         if mask is None:
             return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
         masks = mask_by_part(x, mask)
-        return sum_of([masked(part.log_prob, x[name], mask=masks[name]) for name, part in self.parts.items()])
+        return sum_of([told(part.log_prob, x[name], mask=masks[name]) for name, part in self.parts.items()])
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Refused: an expectation is defined part by part.
@@ -316,7 +316,7 @@ class ProductFamily(Family[Beliefs]):
             return super().step_loss(x, output, alpha, samples, mask)
 
         def loss(family: Family[Any], x: Tensor, output: Output, alpha: Tensor, mask: Mask | None) -> Tensor:
-            price: Tensor = masked(family.step_loss, x, output, alpha, samples, mask=mask)
+            price: Tensor = told(family.step_loss, x, output, alpha, samples, mask=mask)
             return price
 
         return sum_of(list(self._draw(loss, x, output, alpha, mask_by_part(x, mask)).values()))
@@ -328,7 +328,7 @@ class ProductFamily(Family[Beliefs]):
         """
 
         def rate(family: Family[Any], x: Tensor, output: Output, t: Tensor, mask: Mask | None) -> Tensor:
-            price: Tensor = masked(family.loss_rate, x, output, t, mask=mask)
+            price: Tensor = told(family.loss_rate, x, output, t, mask=mask)
             return price
 
         return sum_of(list(self._each(rate, x, output, t, mask_by_part(x, mask)).values()))

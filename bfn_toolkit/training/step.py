@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.losses import Loss
+from bfn_toolkit.losses import Loss, draw_known
+from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.devices import make_accelerator
 from bfn_toolkit.randomness import Shard, seeded
@@ -57,6 +58,8 @@ class TrainStep:
         training: Options of the training.
         seed: Seed of the draws.
         accelerator: The engine; by default that of :func:`~bfn_toolkit.parallel.devices.make_accelerator`.
+        prepare: Function from a batch, or a piece of it, to data for the model; it is called among the draws of the
+            step.  By default batches are ready.
     """
 
     model: BFN
@@ -66,6 +69,7 @@ class TrainStep:
     accelerator: Accelerator = attrs.field(
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
+    prepare: Callable[[Batch], Batch] = lambda batch: batch
     device: torch.device = attrs.field(init=False)
     unwrapped: nn.Module = attrs.field(init=False)  # the network without the engine's wrappers
     parameters: list[nn.Parameter] = attrs.field(init=False)
@@ -170,7 +174,7 @@ class TrainStep:
             part = batch if whole else batch.part(start, stop)
             with nullcontext() if last else self.accelerator.no_sync(self.model.network):
                 with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
-                    loss = self.losses(self.model, part).mean()
+                    loss = self.losses(self.model, self.prepare(part)).mean()
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes; the batch needs their sum.
@@ -182,10 +186,14 @@ class TrainStep:
         return processes.all_reduce_sum(total)
 
     def losses(self, model: BFN, batch: Batch) -> Tensor:
-        """Loss of each row of a batch, or of a piece of it, at the times of the training."""
+        """Loss of each row of a prepared batch at the times of the training, times the row's weight."""
+        rate = self.training.known_rate
+        known = draw_known(model.family, batch.x, rate) if rate > 0.0 else None
         if self.time_learner is not None:
-            return self.time_learner.losses(model, batch)
-        return self.loss(model, batch.x, batch.condition)
+            losses: Tensor = self.time_learner.losses(model, batch, known)
+        else:
+            losses = told(self.loss, model, batch.x, batch.condition, mask=batch.mask, known=known)
+        return losses if batch.weight is None else losses * batch.weight
 
     def shares(self, n: int) -> list[tuple[int, int]]:
         """Start and stop of each piece of a batch of n rows that this process computes.

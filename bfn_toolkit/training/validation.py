@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
+from bfn_toolkit.data.rows import sent
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.sampling.chunks import map_chunks
@@ -34,7 +36,7 @@ class Validation:
         train_step: The steps, whose network is in training.
         model: The model to sample from.
         metrics: The metrics, to which validations are added.
-        rows: The validation rows, on the device.
+        rows: The validation rows, as the training step receives them.
         step: The last validated step.
         loss: Loss at that step; None if it was not finite, or after a resume.
         best: Lowest finite loss so far.
@@ -45,7 +47,7 @@ class Validation:
     train_step: TrainStep
     model: BFN
     metrics: MetricsLogger
-    rows: Batch
+    rows: Rows
     step: int = 0
     loss: float | None = None
     best: float = math.inf
@@ -90,15 +92,18 @@ class Validation:
 
     def losses(self) -> Tensor:
         """Loss of each row."""
-        return self._map(lambda rows: self.train_step.loss(self.model, rows.x, rows.condition), "validation")
+        loss = self.train_step.loss
+        return self._map(lambda rows: told(loss, self.model, rows.x, rows.condition, mask=rows.mask), "validation")
 
     def nats(self) -> Tensor | None:
         """One draw of the likelihood bound for each row; None if the model has none."""
-        n_steps = self.model.family.n_steps
+
+        def nll(rows: Batch) -> Tensor:
+            n_steps = self.model.family.n_steps
+            return self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition, mask=rows.mask)
+
         try:
-            return self._map(
-                lambda rows: self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition), "validation bound"
-            )
+            return self._map(nll, "validation bound")
         except ValueError as error:  # an output without a density can be trained with other losses
             processes.warn(f"validation reports no likelihood bound: {error}")
             self.bounded = False
@@ -112,7 +117,8 @@ class Validation:
 
         def chunk(number: int) -> Tensor:
             first = number * VALIDATION_ROWS
-            return numbers(self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n)))
+            rows = sent(self.rows[torch.arange(first, first + VALIDATION_ROWS).remainder_(n)], device)
+            return numbers(self.train_step.prepare(rows))
 
         found: Tensor = map_chunks(
             range(n), VALIDATION_ROWS, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks

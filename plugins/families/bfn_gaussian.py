@@ -49,6 +49,7 @@ from bfn_toolkit import (
     expand,
     hookimpl,
     normal,
+    output_at,
     plus,
     present,
     validators,
@@ -331,11 +332,18 @@ class UnsquaredNormLoss(Loss):
     Source: https://proger.github.io/posts/bfn/normal.html
     """
 
-    def __call__(self, model: Model, x: Tensor, condition: Condition | None = None) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self,
+        model: Model,
+        x: Tensor,
+        condition: Condition | None = None,
+        mask: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
         family: Any = model.family
         t = draw_times(x)
-        output = model.output(family.flow(x, t), t, condition)
-        error: Tensor = torch.linalg.vector_norm((x - output.mean).reshape(len(x), -1), dim=1)
+        output, unknown = output_at(model, x, t, condition, mask, known)
+        error: Tensor = torch.linalg.vector_norm(present(x - output.mean, unknown).reshape(len(x), -1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error
 
