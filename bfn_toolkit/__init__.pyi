@@ -81,6 +81,7 @@ from .product_family import Joint as Joint, JointOutput as JointOutput, ProductF
 from .randomness import (
     common as common,
     per_piece as per_piece,
+    redrawn as redrawn,
     seed_of as seed_of,
     seeded as seeded,
     streams as streams,
