@@ -72,6 +72,15 @@ class NetworkBuilder(abc.ABC):
             ConfigError: If the network cannot read one of the values.
         """
 
+    def foreign_names(self) -> Mapping[str, str | None]:
+        """Names under which another program saves these weights: a published network's, by default none.
+
+        Returns:
+            For each of its tensors, the name of the same tensor here, or None for a constant that is not needed.  The
+            shapes may differ by axes of size 1, as those of a convolution of one pixel and of a linear layer do.
+        """
+        return {}
+
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds a network that fits ``io``, with fresh weights from torch's generator."""
