@@ -16,6 +16,7 @@ from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 from bfn_egnn import EGNN, EGNNModule
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
+from bfn_mlp import MLP, MLPModule
 from bfn_toolkit import (
     Batch,
     Condition,
@@ -114,6 +115,20 @@ class AlwaysDouble(QuadraticSchedule):
 
 
 # Networks
+
+
+class OverflowingModule(MLPModule):
+    """Raw numbers beyond what the logits of classes bear."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, *args: Any, **rest: Any) -> Tensor:
+        return super().forward(features, t, label, *args, **rest) + torch.finfo(features.dtype).max
+
+
+@rejected_by("network-serves-families", width=8, depth=1)
+@attrs.frozen
+class Overflowing(MLP):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return OverflowingModule(self, io)
 
 
 class BentModule(EGNNModule):

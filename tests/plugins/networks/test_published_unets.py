@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bfn_categorical import Categorical, CategoricalParams
-from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
+from bfn_gaussian import Gaussian, NoiseHead
 from bfn_gaussian_heads import DiscretisedHead
 from bfn_toolkit import BFN, Experiment, NetworkBuilder, NetworkIO, load_run, seeded
-from bfn_toolkit.sharing.import_weights import Selection, import_checkpoint
+from bfn_toolkit.sharing.import_weights import import_checkpoint
 from bfn_unet import ImprovedUNet, VDMUNet
 
 State = dict[str, Tensor]
@@ -34,15 +34,15 @@ COLOURS = ("height", "width", "channel")
         (VDMUNet(), Gaussian((3, 32, 32), 1e-3, DiscretisedHead()), 30_722_584, "9f4741c99cb2409b"),
     ],
 )
-def test_every_tensor_has_the_published_name_and_shape(
-    builder: Any, family: Any, parameters: int, digest: str
-) -> None:
+def test_every_tensor_has_the_published_name_and_shape(builder: Any, family: Any, parameters: int, digest: str) -> None:
     """The digest is that of the names and shapes in the published configurations, without axes of size 1."""
     with torch.device("meta"):
         network = builder.build(family.network_io)
     assert sum(weight.numel() for weight in network.parameters()) == parameters
     own, sites = network.state_dict(), network.view.height * network.view.width
-    shapes = {k: [sites, 258] if v is None else [n for n in own[v].shape if n > 1] for k, v in builder.foreign_names().items()}
+    shapes = {
+        k: [sites, 258] if v is None else [n for n in own[v].shape if n > 1] for k, v in builder.foreign_names().items()
+    }
     lines = "\n".join(f"{name} {shapes[name]}" for name in sorted(shapes))
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
 
@@ -171,7 +171,9 @@ def published(builder: NetworkBuilder, io: NetworkIO, sites: int) -> State:
             if isinstance(builder, ImprovedUNet) and theirs.endswith(("qkv.weight", "proj_out.weight")):
                 shape = shape[:3]  # a convolution of one axis
             gain = 1.0 if len(shape) == 1 and name and "norm" in name and name.endswith("weight") else 0.0
-            state[theirs] = gain + torch.randn(shape) * (0.1 if len(shape) == 1 else 0.7 / math.sqrt(math.prod(shape[1:])))
+            state[theirs] = gain + torch.randn(shape) * (
+                0.1 if len(shape) == 1 else 0.7 / math.sqrt(math.prod(shape[1:]))
+            )
     return state
 
 
@@ -202,7 +204,9 @@ def test_imported_weights_give_the_published_numbers_of_bits(
     family = Categorical(shape, skip=False, axes=axes)
     weights = published(builder, family.network_io, math.prod(shape))
     table = {"name": "unet-improved", **attrs.asdict(builder)}
-    model = imported({"name": "categorical", "site_shape": shape, "skip": False, "axes": axes}, table, weights, tmp_path)
+    model = imported(
+        {"name": "categorical", "site_shape": shape, "skip": False, "axes": axes}, table, weights, tmp_path
+    )
     with seeded(1, "beliefs"):
         v, t = 3.0 * torch.randn(5, *shape, 2), torch.tensor([0.0, 1e-3, 0.4, 0.77, 1.0])
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
