@@ -254,21 +254,26 @@ class Blocks(TorchFunctionMode):
             self._pieces.append((first - rows.start, _Piece(start, count, size), block))
             first += count
         self._each_row = [(i, _Piece(0, 1, 1), row) for i, row in enumerate(rows)]
-        self._watching = False
+        self._aside_draws: bool | None = None  # None before the first call
 
     def aside(self, call: Callable[[], T]) -> T:
-        """Calls a function that most likely draws nothing, and spares it the interception; if it draws, calls again."""
-        if self._watching or torch.overrides._get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
+        """Calls a function outside of this scope, which saves the interception, if its first call drew nothing.
+
+        If the first call draws, it is repeated, and it and all others are made within the scope.
+        """
+        if self._aside_draws or torch.overrides._get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
             return call()
-        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.__exit__(None, None, None)
         try:
+            if self._aside_draws is not None:
+                return call()
             before = [generator.get_state() for generator in self.generators]
             result = call()
-            for generator, state in zip(self.generators, before, strict=True):
-                self._watching |= not torch.equal(generator.get_state(), state)
+            same = [torch.equal(g.get_state(), state) for g, state in zip(self.generators, before, strict=True)]
         finally:
-            self.__enter__()  # type: ignore[no-untyped-call]
-        if not self._watching:
+            self.__enter__()
+        self._aside_draws = not all(same)
+        if not self._aside_draws:
             return result
         _restore(self.generators, before)
         return call()
@@ -318,9 +323,7 @@ def _cut(value: Any, ndim: int, rows: int, first: int, count: int) -> Any:
     return value.narrow(0, first, count) if isinstance(value, Tensor) else (count, *shape[1:])
 
 
-def _with_shape(
-    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Sequence[Any], Sequence[int]]:
+def _with_shape(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[int]]:
     """Arguments of a random function, and the shape that it draws."""
     if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
         args = (args,)
