@@ -1,8 +1,10 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
-A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
-network for those sizes.
+A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).
+Times that differ by site or part have the shape of the features, and so has a mask of the sites with data.
+
+The family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that
+builds a network for those sizes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.errors import ConfigError, did_you_mean
@@ -24,7 +27,11 @@ class Network(Protocol):
     """A module that a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
     def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
-        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
+        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,).
+
+        A network whose ``forward`` has a parameter ``mask=None`` gets booleans of the shape of the features, true where
+        there is data, if anything is missing.
+        """
 
 
 class NetworkBuilder(abc.ABC):
@@ -65,6 +72,43 @@ class NetworkBuilder(abc.ABC):
         """Builds a network that fits ``io``, with fresh weights from torch's generator."""
 
 
+class LabelEmbedding(nn.Embedding):
+    """Vector of each label 0..labels - 1, and one for no label: of negative labels, and of some in training.
+
+    Arguments:
+        labels: Number of labels.
+        width: Size of a vector.
+        dropout: Probability of dropping a label in training, so that the network also learns without labels.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598) for dropping labels.
+    """
+
+    def __init__(self, labels: int, width: int, dropout: float = 0.1) -> None:
+        super().__init__(labels + 1, width)
+        self.labels, self.dropout = labels, dropout
+
+    def forward(self, label: Tensor | None) -> Tensor:
+        """Vectors (B, width) of labels (B,); without labels one vector (width,)."""
+        if label is None:
+            return self.weight[-1]
+        none = label < 0
+        if self.training and self.dropout:
+            none = none | (torch.rand(label.shape, device=label.device) < self.dropout)
+        return super().forward(torch.where(none, self.labels, label))
+
+
+def check_labels(name: str, value: Tensor, labels: int) -> None:
+    """Checks labels at a public entry: integers (B,) below ``labels``, negative for no label.
+
+    Raises:
+        ConfigError: If they are something else.
+    """
+    if value.is_floating_point() or value.is_complex() or value.ndim != 1:
+        raise ConfigError(f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}")
+    if len(value) and (highest := int(value.max())) >= labels:
+        raise ConfigError(f"{name} {highest} is beyond the labels 0 to {labels - 1} of the network")
+
+
 @attrs.frozen
 class ConditionSignature:
     """The conditions that a network reads, from its builder or from its ``forward``.
@@ -73,13 +117,15 @@ class ConditionSignature:
         network: Name of the network, for messages.
         names: Conditions that it reads; None if it does not say.
         required: Conditions that it needs.
-        reserved: Names that a condition cannot have, because the features or the times have them.
+        reserved: Names that a condition cannot have, because the features, the times or the mask have them.
+        reads_mask: Whether it reads a mask: ``forward`` has a parameter of this name.
     """
 
     network: str
     names: Collection[str] | None
     required: Collection[str]
     reserved: Collection[str]
+    reads_mask: bool
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
@@ -88,12 +134,15 @@ class ConditionSignature:
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
         named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        reads_mask = any(p.name == "mask" for p in named)
+        named = [p for p in named if p.name != "mask"]
         declared = None if builder is None else builder.conditions
         return cls(
             type(network).__name__ if builder is None else type(builder).__name__,
             (None if takes_all else [p.name for p in named]) if declared is None else declared,
             [p.name for p in named if p.default is p.empty],
-            ["self", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            reads_mask,
         )
 
     def reads(self, name: str) -> bool:

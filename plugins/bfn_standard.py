@@ -1,4 +1,4 @@
-"""Registers the core's losses, samplers, grids and schedules (plugin)."""
+"""Registers the core's losses, time distributions, samplers, grids and schedules (plugin)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,45 @@ from bfn_toolkit import (
     AncestralSampler,
     ChurnSampler,
     ContinuousTimeLoss,
+    CrossEntropyLoss,
     DiscreteTimeLoss,
     Entry,
     EulerMaruyama,
     FlowSampler,
     GeometricSchedule,
     GivenGrid,
+    ImportanceTimes,
     KarrasGrid,
+    LogNormalTimes,
     LogSnrGrid,
     ODEMidpoint,
     ParticleSampler,
     QuadraticSchedule,
     TableSchedule,
     UniformGrid,
+    UniformTimes,
     hookimpl,
 )
 
 
 @hookimpl
 def bfn_losses() -> Sequence[Entry]:
-    """The losses of the paper."""
+    """The losses of the paper, and the cross-entropy of classes."""
+    drawn = ContinuousTimeLoss(times=LogNormalTimes(unbiased=True)), ContinuousTimeLoss("unit", LogNormalTimes())
     return [
-        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"))),
+        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"), *drawn)),
         Entry("discrete-time", DiscreteTimeLoss, (DiscreteTimeLoss(), DiscreteTimeLoss(n_steps=10, samples=2))),
+        Entry("cross-entropy", CrossEntropyLoss, (CrossEntropyLoss(),)),
+    ]
+
+
+@hookimpl
+def bfn_time_distributions() -> Sequence[Entry]:
+    """The distributions of the times of a loss."""
+    return [
+        Entry("uniform", UniformTimes, (UniformTimes(),)),
+        Entry("importance", ImportanceTimes, (ImportanceTimes(), ImportanceTimes(5, decay=0.5, uniform_share=0.3))),
+        Entry("log-normal", LogNormalTimes, (LogNormalTimes(), LogNormalTimes(0.0, 1.0, unbiased=True))),
     ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.shapes import Data
+from bfn_toolkit.shapes import Data, Times
 
 
 @attrs.frozen(eq=False)
@@ -72,9 +72,9 @@ class WatchedModel(ModelWrapper):
         super().__init__(model)
         self.count, self.on_step, self.number = count, on_step, 0
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
         """Output distribution of the wrapped model, which is also passed to the callback."""
-        output = self.model.output(params, t, condition)
+        output = self.model.output(params, t, condition, **told)
         self.number += 1
         self.on_step(SamplerStep(self.number, self.count, t, params, output))
         return output

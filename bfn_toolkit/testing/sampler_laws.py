@@ -115,9 +115,9 @@ class _Recorder(Model):
     def times(self) -> list[float]:
         return [evaluation.t for evaluation in self.evaluations]
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
         self.evaluations.append(_Evaluation(params, float(t.double().mean()), condition))
-        return self._model.output(params, t, condition)
+        return self._model.output(params, t, condition, **told)
 
 
 @law("sampler", "n steps ask the network nfe(n) times, each time later than the one before")
@@ -186,9 +186,9 @@ class _Listener(Model):
     def __init__(self) -> None:
         self.family = Line()
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        label, told = torch.zeros(len(params.v), dtype=torch.int64), (condition or {}).get("label", torch.zeros(0))
-        label[: len(told)] = told[: len(label)].long()
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
+        label, given = torch.zeros(len(params.v), dtype=torch.int64), (condition or {}).get("label", torch.zeros(0))
+        label[: len(given)] = given[: len(label)].long()
         logits = 100.0 * one_hot(label, 2).unsqueeze(1).to(params.v)
         return Finite(torch.tensor([-1.0, 2.0]).to(params.v), logits)
 
