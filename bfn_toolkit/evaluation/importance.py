@@ -107,7 +107,7 @@ def importance_bound(
     times = model.family.times(n_steps)
 
     def chunk_weights(chunk: int) -> Tensor:
-        """Logarithms of the weights for the rows of a chunk, (CHUNK, particles), and numbers present in a last column."""
+        """Logarithms of the weights for the rows of a chunk, (CHUNK, particles), and perhaps present numbers."""
         rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
         rows = attrs.evolve(rows, condition=readable(model, rows.condition))
         index = torch.arange(CHUNK, device=device)
