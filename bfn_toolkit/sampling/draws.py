@@ -25,7 +25,7 @@ from bfn_toolkit.sampling.chunks import (
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
-from bfn_toolkit.shapes import Data, leaves, map_data
+from bfn_toolkit.shapes import Data, Times, leaves, map_data
 
 
 class ObservedRows(Protocol):
@@ -145,8 +145,8 @@ class _WithoutNoise(ModelWrapper):
         super().__init__(model)
         self._noise = noise
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        return self._noise.aside(lambda: self.model.output(params, t, condition))
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
+        return self._noise.aside(lambda: self.model.output(params, t, condition, **told))
 
 
 def _in_full_products(rows: range) -> range:
