@@ -39,7 +39,14 @@ from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import TimeGrid
 from bfn_toolkit.shapes import Times, fit
 
-_IS_SAMPLER = validators.instance_of(Sampler)
+
+class _OwnTimes:
+    """Samplers that give times to another one; they cannot be inside each other."""
+
+
+def _is_plain(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Sampler) or isinstance(value, _OwnTimes):
+        raise ValueError(f"{attribute.name} must be a sampler; {type(value).__name__} cannot be inside another one")
 
 
 def _begins_free(sampler: Sampler[Any]) -> bool:
@@ -64,11 +71,11 @@ class OrderedState(SamplerState):
 
 
 @attrs.frozen
-class AnyOrderSampler(Sampler[OrderedState]):
+class AnyOrderSampler(_OwnTimes, Sampler[OrderedState]):
     """Draws blocks of sites one after another, in a given or a random order: semi-autoregressive sampling.
 
     For data of several parts, the sites are the leading axes that all parts share.  The n steps are divided among the
-    blocks.
+    blocks.  Known sites are in the first blocks.
 
     Arguments:
         sampler: The sampler of a block.
@@ -76,7 +83,7 @@ class AnyOrderSampler(Sampler[OrderedState]):
         sequence: "random", another order for each example, or "given", the order in which the data are stored.
     """
 
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
     block: int = field(default=1, validator=validators.integer(ge=1))
     sequence: Literal["random", "given"] = field(default="random", validator=validators.one_of("random", "given"))
 
@@ -113,10 +120,13 @@ class AnyOrderSampler(Sampler[OrderedState]):
         inner, shape = self.sampler.init(model, batch_size, device=device, dtype=dtype), _sites(model.family)
         sites = math.prod(shape)
         if self.sequence == "given":
-            place = torch.arange(sites, device=device).expand(batch_size, sites)
+            place = torch.linspace(0.0, 1.0, sites, device=device, dtype=dtype).expand(batch_size, sites)
         else:
-            place = torch.rand(batch_size, sites, device=device, dtype=dtype).argsort(1)
-        return OrderedState(inner.params, inner, (place // self.block).reshape(batch_size, *shape))
+            place = torch.rand(batch_size, sites, device=device, dtype=dtype)
+        if isinstance(model, InpaintedModel):
+            place = place - 2.0 * _known_sites(model, shape).reshape(batch_size, sites)
+        block = place.argsort(1).argsort(1) // self.block  # of each site
+        return OrderedState(inner.params, inner, block.reshape(batch_size, *shape))
 
     def step(
         self, model: Model, state: OrderedState, s: Times, t: Times, condition: Condition | None = None
@@ -151,12 +161,20 @@ def _sites(family: Family[Any]) -> tuple[int, ...]:
     return family.network_io.site_shape if family.has_parts else tuple(family.sites)
 
 
+def _known_sites(model: InpaintedModel, shape: tuple[int, ...]) -> Tensor:
+    """True at sites of which everything is known."""
+    masks = model.observed.mask
+    known = [mask.flatten(1 + len(shape)).all(-1) for mask in masks.values()] if isinstance(masks, Mapping) else [masks]
+    whole = len(known) == len(model.family.parts)
+    return torch.stack(known).all(0) if whole else torch.zeros_like(known[0])
+
+
 def _grids(value: Mapping[str, TimeGrid]) -> dict[str, TimeGrid]:
     return dict(value)
 
 
 @attrs.frozen
-class PartTimesSampler(Sampler[Any]):
+class PartTimesSampler(_OwnTimes, Sampler[Any]):
     """Gives parts of the data time grids of their own; the other parts keep the times of the sampler.
 
     Arguments:
@@ -167,7 +185,7 @@ class PartTimesSampler(Sampler[Any]):
     grids: Mapping[str, TimeGrid] = field(
         factory=dict, converter=_grids, eq=lambda grids: tuple(sorted(grids.items(), key=lambda item: item[0]))
     )
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
 
     @property
     def exact_for_constants(self) -> bool:  # type: ignore[override]
@@ -235,7 +253,7 @@ class _Told(ModelWrapper):
 
 
 @attrs.frozen
-class KnownFirstSampler(Sampler[Any]):
+class KnownFirstSampler(_OwnTimes, Sampler[Any]):
     """Tells the beliefs all about known sites at once, and then samples the others by another sampler.
 
     From the beginning, known sites are at time 1, so no draw is made in ignorance of them: under the exact posterior
@@ -246,7 +264,7 @@ class KnownFirstSampler(Sampler[Any]):
         sampler: The sampler of the other sites.
     """
 
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
 
     @property
     def exact_for_constants(self) -> bool:  # type: ignore[override]
