@@ -110,6 +110,11 @@ from .sampling.inpainting import (
     clamp as clamp,
 )
 from .sampling.sampler import Sampler as Sampler, SamplerState as SamplerState, SamplerStep as SamplerStep
+from .sampling.site_times import (
+    AnyOrderSampler as AnyOrderSampler,
+    KnownFirstSampler as KnownFirstSampler,
+    PartTimesSampler as PartTimesSampler,
+)
 from .sampling.solvers import (
     ODE1 as ODE1,
     ODE2 as ODE2,

@@ -163,7 +163,7 @@ class BFN(FlowModel):
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
         self.micro_batch: int | None = None  # rows that the network sees together; None for all
-        self._total: Tensor | None = None  # sum of the network's numbers within a finite guard
+        self._totals: list[Tensor] = []  # within a finite guard, the sum of the network's numbers
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -185,11 +185,11 @@ class BFN(FlowModel):
     @contextmanager
     def finite_guard(self) -> Iterator[Callable[[], bool]]:
         """NaN and inf survive a running sum, so one read at the end replaces a device sync per step."""
-        self._total = torch.zeros(())
+        self._totals.append(torch.zeros(()))
         try:
-            yield lambda: self._total is None or bool(self._total.isfinite())
+            yield lambda: bool(self._totals[-1].isfinite())
         finally:
-            self._total = None
+            self._totals.pop()
 
     def output(
         self,
@@ -231,9 +231,9 @@ class BFN(FlowModel):
             cls = type(self.network)
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {actual}, expected a tensor of shape {expected}")
-        if self._total is not None:
+        if self._totals:
             numbers = raw.detach() if raw.requires_grad else raw
-            self._total = self._total + numbers.sum(dtype=features.dtype)  # a CPU scalar works with any device
+            self._totals[-1] = self._totals[-1] + numbers.sum(dtype=features.dtype)  # a CPU scalar fits any device
         return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
 
     def _times(self, t: Times, features: Tensor) -> Tensor:
