@@ -60,7 +60,13 @@ from .losses import (
     draw_times as draw_times,
 )
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
-from .networks import Network as Network, NetworkBuilder as NetworkBuilder, NetworkIO as NetworkIO
+from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
+from .networks import (
+    LabelEmbedding as LabelEmbedding,
+    Network as Network,
+    NetworkBuilder as NetworkBuilder,
+    check_labels as check_labels,
+)
 from .outputs import (
     Delta as Delta,
     Finite as Finite,

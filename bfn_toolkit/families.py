@@ -38,7 +38,7 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import kl, normal
 from bfn_toolkit.errors import ConfigError, DataError, StepCountError
-from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
 from bfn_toolkit.shapes import batch_size, expand, per_example, select

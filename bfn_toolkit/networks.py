@@ -1,8 +1,8 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
 A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a network for
-those sizes.
+family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
+network for those sizes.
 """
 
 from __future__ import annotations
@@ -13,27 +13,11 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
-from attrs import field
+import torch
 from torch import Tensor, nn
 
-from bfn_toolkit import validators
 from bfn_toolkit.errors import ConfigError, did_you_mean
-from bfn_toolkit.shapes import as_shape
-
-
-@attrs.frozen
-class NetworkIO:
-    """Sizes that a network has to fit.
-
-    Arguments:
-        site_shape: The data's own shape, ``site``.
-        in_features: Numbers F that the network sees at each site.
-        out_features: Numbers R that it returns for each site.
-    """
-
-    site_shape: tuple[int, ...] = field(converter=as_shape)
-    in_features: int = field(default=1, validator=validators.integer(ge=1))
-    out_features: int = field(default=1, validator=validators.integer(ge=1))
+from bfn_toolkit.network_io import NetworkIO
 
 
 @runtime_checkable
@@ -45,9 +29,19 @@ class Network(Protocol):
 
 
 class NetworkBuilder(abc.ABC):
-    """Configuration of a network: a frozen attrs class whose fields are its hyperparameters."""
+    """Configuration of a network: a frozen attrs class whose fields are its hyperparameters.
+
+    A network states what else it reads by these attributes, which a class may also have as fields or properties:
+
+    * ``time_free``: it does not read the times;
+    * ``site_times``: it reads times that differ by site or part, in the shape of the features;
+    * ``self_conditioning``: its features hold the last estimate too.
+    """
 
     kind: ClassVar[str] = "network"
+    time_free: bool = False
+    site_times: bool = False
+    self_conditioning: bool = False
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -70,6 +64,43 @@ class NetworkBuilder(abc.ABC):
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds a network that fits ``io``, with fresh weights from torch's generator."""
+
+
+class LabelEmbedding(nn.Embedding):
+    """Vector of each label 0..labels - 1, and one for no label: of negative labels, and of some in training.
+
+    Arguments:
+        labels: Number of labels.
+        width: Size of a vector.
+        dropout: Probability of dropping a label in training, so that the network also learns without labels.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598) for dropping labels.
+    """
+
+    def __init__(self, labels: int, width: int, dropout: float = 0.1) -> None:
+        super().__init__(labels + 1, width)
+        self.labels, self.dropout = labels, dropout
+
+    def forward(self, label: Tensor | None) -> Tensor:
+        """Vectors (B, width) of labels (B,); without labels one vector (width,)."""
+        if label is None:
+            return self.weight[-1]
+        none = label < 0
+        if self.training and self.dropout:
+            none = none | (torch.rand(label.shape, device=label.device) < self.dropout)
+        return super().forward(torch.where(none, self.labels, label))
+
+
+def check_labels(name: str, value: Tensor, labels: int) -> None:
+    """Checks labels at a public entry: integers (B,) below ``labels``, negative for no label.
+
+    Raises:
+        ConfigError: If they are something else.
+    """
+    if value.is_floating_point() or value.is_complex() or value.ndim != 1:
+        raise ConfigError(f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}")
+    if len(value) and (highest := int(value.max())) >= labels:
+        raise ConfigError(f"{name} {highest} is beyond the labels 0 to {labels - 1} of the network")
 
 
 @attrs.frozen

@@ -11,9 +11,8 @@ they may depend on each other: their messages are priced together, and ``output[
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -25,7 +24,7 @@ from torch.distributions import Distribution
 from bfn_toolkit.distributions import as_batch
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
-from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Kernel, Output
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.shapes import Data, batch_size, part_of
@@ -135,12 +134,6 @@ class JointOutput:
         )
 
 
-def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Leading axes that all shapes share: the sites at which a network can see all parts together."""
-    same = takewhile(lambda sizes: len(set(sizes)) == 1, zip(*shapes, strict=False))
-    return tuple(sizes[0] for sizes in same)
-
-
 def _families(parts: Mapping[str, Family[Any]]) -> dict[str, Family[Any]]:
     return dict(parts)
 
@@ -220,18 +213,9 @@ class ProductFamily(Family[Beliefs]):
                 drawn[part.name] = verb(part.family, *part.values)
         return drawn
 
-    @property
-    def _sites(self) -> tuple[int, ...]:
-        return _common([part.network_io.site_shape for part in self.parts.values()])
-
-    def _numbers(self, kind: str) -> list[int]:
-        """Number of features or of raw numbers that each part has at one of the network's sites."""
-        ios, sites = [part.network_io for part in self.parts.values()], len(self._sites)
-        return [math.prod(io.site_shape[sites:]) * getattr(io, kind) for io in ios]
-
-    @property
+    @cached_property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        return NetworkIO(self._sites, sum(self._numbers("in_features")), sum(self._numbers("out_features")))
+        return NetworkIO(parts={name: part.network_io.parts[""] for name, part in self.parts.items()})
 
     @property
     def n_steps(self) -> int | None:
@@ -293,18 +277,12 @@ class ProductFamily(Family[Beliefs]):
 
     def features(self, params: Beliefs) -> Tensor:
         """Features of all parts, side by side at each of the network's sites."""
-        features = self._each(lambda family, params: family.features(params), params)
-        return torch.cat([part.flatten(1 + len(self._sites)) for part in features.values()], -1)
+        return self.network_io.join(self._each(lambda family, params: family.features(params), params))
 
     def output(self, raw: Tensor, params: Beliefs) -> Output:
         """Outputs of the parts from their share of the raw numbers."""
-        shares = dict(zip(self.parts, torch.split(raw, self._numbers("out_features"), -1), strict=True))
-
-        def output(family: Family[Any], raw: Tensor, params: Any) -> Output:
-            io = family.network_io
-            return family.output(raw.reshape(-1, *io.site_shape, io.out_features), params)
-
-        return JointOutput(self._each(output, shares, params))
+        shares = self.network_io.split(raw, "out_features")
+        return JointOutput(self._each(lambda family, raw, params: family.output(raw, params), shares, params))
 
     def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
         """Sum of the losses of the parts, if the outputs are independent; otherwise the KL of the joint messages.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.families import ExampleKind, Family
-from bfn_toolkit.networks import NetworkBuilder, NetworkIO
+from bfn_toolkit.network_io import NetworkIO
+from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, draw_data, flattened
 from bfn_toolkit.runs.run import Run

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.networks import ConditionSignature, NetworkBuilder, NetworkIO
+from bfn_toolkit.network_io import NetworkIO
+from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, law, round_trip

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from bfn_toolkit.bfn import Oracle
 from bfn_toolkit.families import ChannelFamily
 from bfn_toolkit.model import Condition, Model
-from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Delta, Finite, Output, SiteNormalMixture
 from bfn_toolkit.product_family import ProductFamily
 from bfn_toolkit.sampling.sampler import Sampler

@@ -21,7 +21,7 @@ from torch.distributions import Categorical, Distribution
 from bfn_toolkit.bfn import Oracle
 from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.families import ChannelFamily, Family
-from bfn_toolkit.networks import NetworkIO
+from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Delta, Kernel, Output
 from bfn_toolkit.schedules import AccuracySchedule, GeometricSchedule
 from bfn_toolkit.shapes import Data, expand, map_data

@@ -51,7 +51,9 @@ from bfn_toolkit import (
     NetworkIO,
     Output,
     QuadraticSchedule,
+    as_axes,
     as_shape,
+    check_axes,
     check_site_shape,
     check_values,
     control_variate,
@@ -231,6 +233,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
             information from other sites; otherwise they are the logits, as published.
         entropy_linear: Whether the entropy falls linearly in time (:class:`EntropyLinearSchedule`); otherwise beta is
             quadratic in time (eq. 182).
+        axes: Names of the axes of the site shape (:class:`~bfn_toolkit.PartIO`); empty if they have none.
 
     >>> c = Categorical(site_shape=(2,), classes=3)
     >>> belief = c.update(c.prior(1), torch.tensor([[[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]]), torch.tensor([1.0]))
@@ -246,6 +249,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     )
     skip: bool = True
     entropy_linear: bool = False
+    axes: tuple[str, ...] = field(default=(), kw_only=True, converter=as_axes, validator=check_axes)
     schedule: AccuracySchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -256,7 +260,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
         numbers = 1 if self.classes == 2 else self.classes
-        return NetworkIO(self.site_shape, numbers, numbers)
+        return NetworkIO(self.site_shape, numbers, numbers, self.axes, "classes", self.classes)
 
     @property
     def is_discrete(self) -> bool:  # noqa: D102

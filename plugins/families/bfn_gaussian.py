@@ -40,7 +40,9 @@ from bfn_toolkit import (
     NetworkIO,
     Output,
     OutputHead,
+    as_axes,
     as_shape,
+    check_axes,
     check_site_shape,
     draw_times,
     expand,
@@ -185,6 +187,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
         sigma_1: Standard deviation of the beliefs at t = 1, the resolution of the data; in [1e-8, 1).  Data of order 1
             resolve 5e-7 in float32, less than that only in float64.
         head: Head that turns raw numbers into the output distribution.
+        axes: Names of the axes of the site shape (:class:`~bfn_toolkit.PartIO`); empty if they have none.
 
     >>> g = Gaussian(site_shape=(1,), sigma_1=0.1)
     >>> belief = g.update(g.prior(1), torch.tensor([[0.5]]), torch.tensor([3.0]))
@@ -195,6 +198,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     sigma_1: float = field(default=0.01, validator=validators.number(ge=1e-8, lt=1))
     head: Head = field(factory=SkipHead, validator=validators.instance_of(OutputHead))
+    axes: tuple[str, ...] = field(default=(), kw_only=True, converter=as_axes, validator=check_axes)
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -202,7 +206,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        return NetworkIO(self.site_shape, self.head.features_per_site, self.head.raw_per_site)
+        return NetworkIO(self.site_shape, self.head.features_per_site, self.head.raw_per_site, self.axes)
 
     @property
     def channels(self) -> int:  # noqa: D102

@@ -42,7 +42,9 @@ from bfn_toolkit import (
     NetworkIO,
     Output,
     QuadraticSchedule,
+    as_axes,
     as_shape,
+    check_axes,
     check_site_shape,
     check_values,
     expand,
@@ -151,6 +153,7 @@ class Masked(AdditiveFamily[MaskedParams]):
         classes: Number K of classes.
         schedule: Accuracy schedule.  It shapes the variance of the loss and the steps of the samplers; the
             continuous-time loss of a network that ignores the time depends on beta(1) alone.
+        axes: Names of the axes of the site shape (:class:`~bfn_toolkit.PartIO`); empty if they have none.
 
     >>> m = Masked(site_shape=(3,), classes=2)
     >>> m.update(m.prior(1), torch.tensor([[0, 2, 1]]), torch.tensor([1.0])).x
@@ -160,10 +163,11 @@ class Masked(AdditiveFamily[MaskedParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     classes: int = field(default=2, validator=validators.integer(ge=2))
     schedule: AccuracySchedule = field(factory=LogLinearSchedule, validator=validators.instance_of(AccuracySchedule))
+    axes: tuple[str, ...] = field(default=(), kw_only=True, converter=as_axes, validator=check_axes)
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        return NetworkIO(self.site_shape, self.classes + 1, self.classes)
+        return NetworkIO(self.site_shape, self.classes + 1, self.classes, self.axes, "classes", self.classes)
 
     @property
     def is_discrete(self) -> bool:  # noqa: D102

@@ -42,7 +42,9 @@ from bfn_toolkit import (
     Output,
     SteppedFamily,
     TableSchedule,
+    as_axes,
     as_shape,
+    check_axes,
     check_finite,
     check_site_shape,
     expand,
@@ -139,6 +141,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
         site_shape: Shape of one example.
         n_steps: Number of messages n, part of the model: losses and samplers must use it.
         beta_1: Root mean square of the concentration of the beliefs at t = 1.
+        axes: Names of the axes of the site shape (:class:`~bfn_toolkit.PartIO`); empty if they have none.
 
     >>> family = VonMises(site_shape=(1,), n_steps=3, beta_1=20.0)
     >>> belief = family.update(family.prior(1), torch.tensor([[0.5]]), torch.tensor([2.0]))
@@ -149,6 +152,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape, validator=check_site_shape)
     n_steps: int = field(default=100, validator=validators.integer(ge=1))
     beta_1: float = field(default=1000.0, validator=validators.number(ge=1e-2, le=1e6))
+    axes: tuple[str, ...] = field(default=(), kw_only=True, converter=as_axes, validator=check_axes)
     schedule: TableSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -156,7 +160,7 @@ class VonMises(SteppedFamily[VonMisesParams]):
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        return NetworkIO(self.site_shape, 3, 2)
+        return NetworkIO(self.site_shape, 3, 2, self.axes, "direction")
 
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -43,7 +43,9 @@ from bfn_toolkit import (
     GeometricSchedule,
     NetworkIO,
     Output,
+    as_axes,
     as_shape,
+    check_axes,
     check_site_shape,
     check_values,
     expand,
@@ -76,6 +78,7 @@ class Directional(ChannelFamily[DirectionalParams]):
         site_shape: Shape of one example, (*sites, *event).
         sigma_1: Resolution of the beliefs at t = 1 in radians; the accuracy there is sigma_1^-2 - 1.
         components: Number K of components of the output at each site.
+        axes: Names of the axes of the site shape (:class:`~bfn_toolkit.PartIO`); empty if they have none.
     """
 
     belief: ClassVar[type[Belief]]
@@ -87,6 +90,7 @@ class Directional(ChannelFamily[DirectionalParams]):
     )
     sigma_1: float = field(default=0.1, validator=validators.number(ge=1e-4, lt=1))
     components: int = field(default=1, validator=validators.integer(ge=1))
+    axes: tuple[str, ...] = field(default=(), kw_only=True, converter=as_axes, validator=check_axes)
     schedule: GeometricSchedule = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -107,7 +111,8 @@ class Directional(ChannelFamily[DirectionalParams]):
     def network_io(self) -> NetworkIO:
         """A raw number per coordinate and component; with several components also weights, summed over coordinates."""
         weights = self.components if self.components > 1 else 0
-        return NetworkIO(self.site_shape, self.channels, self.channels * self.components + weights)
+        raw = self.channels * self.components + weights
+        return NetworkIO(self.site_shape, self.channels, raw, self.axes, "direction")
 
     def embed(self, x: Tensor) -> Tensor:
         """phi(x)."""
