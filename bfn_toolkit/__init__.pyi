@@ -127,8 +127,10 @@ from .schedules import (
 from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
+    coefficient as coefficient,
     expand as expand,
     per_example as per_example,
+    same_for_all as same_for_all,
     select as select,
 )
 from .training.metrics import TrainingEvent as TrainingEvent

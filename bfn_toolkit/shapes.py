@@ -72,6 +72,21 @@ def expand(a: Tensor, like: Tensor) -> Tensor:
     return a.reshape(*a.shape, *(1,) * (like.ndim - a.ndim))
 
 
+def same_for_all(number: float, like: Tensor) -> Tensor:
+    """A tensor (B,) with one number for all rows of ``like``, which :func:`coefficient` finds again."""
+    rows = torch.full((len(like),), number, device=like.device, dtype=like.dtype)
+    rows.number = number  # type: ignore[attr-defined]
+    return rows
+
+
+def coefficient(rows: Tensor) -> Tensor | float:
+    """The number that is the same for all rows if :func:`same_for_all` made them, and otherwise the rows.
+
+    Arithmetic with a number takes no operation of torch, and waits for no device.
+    """
+    return getattr(rows, "number", rows)
+
+
 def by_row(x: Tensor) -> Tensor:
     """The numbers of each example in one row: (B, *site) to (B, D), and (B,) to (B, 1)."""
     return x.reshape(len(x), -1)

@@ -188,13 +188,13 @@ def _start(part: Part, state: SolverState, t: float) -> SolverPath:
 
 
 def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope, *, mean_q: float) -> Tensor:
-    """D: the mean of the embedding over the step to q, on the line through the last two evaluations; a new tensor.
+    """D: the mean of the embedding over the step to q, on the line through the last two evaluations.
 
     The line is in lambda = ln q ("log-snr"), where the published solvers take its value in the middle of the step, or
     in q ("signal"), where the mean is the value at ``mean_q``.
     """
     if path.phi is None:
-        return phi.clone()
+        return phi
     if slope == "signal":
         r = (mean_q - path.q) / (path.q - path.q_phi)
     else:
@@ -203,12 +203,11 @@ def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope, *, mean
 
 
 def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
-    """w_t = a w_s + b D + c z, computed in place in D: drift and noise for the accuracy of the step."""
+    """w_t = a w_s + b D + c z, computed in place in z: drift and noise for the accuracy of the step."""
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
     c = math.sqrt(alpha) / q
-    w = D.mul_(b).add_(path.w, alpha=a)
-    return w.add_(torch.randn_like(w), alpha=c)
+    return torch.randn_like(path.w).mul_(c).add_(path.w, alpha=a).add_(D, alpha=b)
 
 
 NARROW = BFNWarning(
@@ -253,7 +252,7 @@ class ODE2(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         D = _extrapolated(path, phi, q, self.slope, mean_q=0.5 * (path.q + q))  # dw = phi dq
-        w = D.mul_(q - path.q_0).add_(path.w)
+        w = torch.add(path.w, D, alpha=q - path.q_0)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
@@ -278,7 +277,7 @@ class ODEMidpoint(Solver):
             return SolverPath(w, q, path.q, phi=phi, q_phi=path.q, w_0=w_0)
         r = 0.5 * math.log(q / path.q_phi) / math.log(path.q / path.q_phi)
         D = torch.lerp(path.phi, phi, r)
-        w = D.mul_(q - path.q_0).add_(path.w_0)
+        w = torch.add(path.w_0, D, alpha=q - path.q_0)
         return SolverPath(w, q, q)
 
 
@@ -293,7 +292,7 @@ class SDE1(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = _sde_step(path, phi.clone(), q, alpha)
+        w = _sde_step(path, phi, q, alpha)
         return SolverPath(w, q, q)
 
 
@@ -337,7 +336,7 @@ class EulerMaruyama(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
         q = math.sqrt(path.q**2 + alpha)
-        w = _sde_step(path, phi.clone(), q, alpha)
+        w = _sde_step(path, phi, q, alpha)
         return SolverPath(w, q, q)
 
 

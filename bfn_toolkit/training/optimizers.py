@@ -115,7 +115,8 @@ class MovingAverage:
         self.module, self.decay, self.updates = deepcopy(network), decay, 0
         pairs = zip(self.module.parameters(), network.parameters(), strict=True)
         real = [(average, current) for average, current in pairs if average.is_floating_point()]
-        self._averages, self._weights = [average for average, _ in real], [current for _, current in real]
+        self._averages: list[Tensor] = [average for average, _ in real]
+        self._weights: list[Tensor] = [current for _, current in real]
         kept = {id(average) for average in self._averages}
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
         self._others = [(tensor, *_place(network, name)) for name, tensor in named if id(tensor) not in kept]
