@@ -117,30 +117,30 @@ Params: TypeAlias = CategoricalParams | PairParams
 
 
 class Pair(Finite):
-    """Weights of two classes from half the log-odds of class 1; their logits are made when they are asked for.
+    """Weights of two classes from the log-odds of class 1; their logits are made when they are asked for.
 
     Arguments:
         support: None, for the classes 0 and 1.
         logits: Unnormalised log-weights, with shape (B, *site, 2); or None.
-        half_odds: In place of them half their difference, with shape (B, *site).
+        log_odds: In place of them their difference, with shape (B, *site).
     """
 
-    half_odds: Tensor
+    log_odds: Tensor
 
     def __init__(
-        self, support: Tensor | None = None, logits: Tensor | None = None, *, half_odds: Tensor | None = None
+        self, support: Tensor | None = None, logits: Tensor | None = None, *, log_odds: Tensor | None = None
     ) -> None:
         object.__setattr__(self, "support", support)
-        object.__setattr__(self, "half_odds", half_odds if logits is None else _half_odds(logits))
+        object.__setattr__(self, "log_odds", log_odds if logits is None else 2.0 * _half_odds(logits))
 
     @property
     def logits(self) -> Tensor:
         """Log-weights with the mean 0, with shape (B, *site, 2)."""
-        return _logits(self.half_odds)
+        return _logits(0.5 * self.log_odds)
 
     def sample(self) -> Tensor:
         """Draws a class at each site, with one uniform number."""
-        return (torch.rand_like(self.half_odds) < (2.0 * self.half_odds).sigmoid()).long()
+        return (torch.rand_like(self.log_odds) < self.log_odds.sigmoid()).long()
 
 
 def _half_odds(logits: Tensor) -> Tensor:
@@ -196,12 +196,7 @@ def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
 def _half_message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
     """Half the difference of a message's two numbers, in place in its normal noise (B, *site)."""
     alpha = expand(alpha, noise)
-    return noise.mul_(alpha.sqrt()).addcmul_(_sign(x, noise.dtype), alpha)
-
-
-def _sign(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """-1 for class 0 and 1 for class 1."""
-    return x.to(dtype).mul_(2.0).sub_(1.0)
+    return noise.mul_(alpha.sqrt()).addcmul_(x.to(noise.dtype), alpha, value=2.0).sub_(alpha)
 
 
 def _squared_error(classes: int, snr: float) -> float:
@@ -355,7 +350,7 @@ class Categorical(ChannelFamily[Params]):
     def embed(self, x: Tensor) -> Tensor:
         """The one-hot code; for two classes -1 or 1."""
         dtype = torch.get_default_dtype()
-        return _sign(x, dtype).unsqueeze(-1) if self.classes == 2 else one_hot(x, self.classes).to(dtype)
+        return (2.0 * x.to(dtype) - 1.0).unsqueeze(-1) if self.classes == 2 else one_hot(x, self.classes).to(dtype)
 
     def natural_params(self, params: Params) -> tuple[Tensor, Tensor]:
         """Returns v and B."""
@@ -375,11 +370,10 @@ class Categorical(ChannelFamily[Params]):
         """The probabilities of the classes; for two classes their difference."""
         if not isinstance(output, Finite):
             return super().mean_embedding(output)
-        return self._difference(output).unsqueeze(-1) if self.classes == 2 else output.logits.softmax(-1)
-
-    def _difference(self, output: Finite) -> Tensor:
-        """Probability of class 1 minus that of class 0, with shape (B, *site)."""
-        return (output.half_odds if isinstance(output, Pair) else _half_odds(output.logits)).tanh()
+        if self.classes == 2:
+            half_odds = 0.5 * output.log_odds if isinstance(output, Pair) else _half_odds(output.logits)
+            return half_odds.tanh_().unsqueeze(-1)
+        return output.logits.softmax(-1)
 
     def input(self, params: Params) -> Distribution:
         """softmax(v) at each site."""
@@ -433,8 +427,8 @@ class Categorical(ChannelFamily[Params]):
     def output(self, raw: Tensor, params: Params) -> Output:
         """Distribution over the classes with logits from the raw numbers; for two classes the logit of class 1."""
         if self.classes == 2:
-            half = raw.squeeze(-1)
-            return Pair(half_odds=torch.add(params.half_odds, half, alpha=0.5) if self.skip else 0.5 * half)
+            odds = raw.squeeze(-1)
+            return Pair(log_odds=torch.add(odds, params.half_odds, alpha=2.0) if self.skip else odds)
         return Finite(None, raw + params.logits if self.skip else raw)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
@@ -443,17 +437,16 @@ class Categorical(ChannelFamily[Params]):
 
     def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
-        weight = self.schedule.alpha(t) * (0.5 * self.gain)
         if isinstance(output, Pair):
-            mean = self._difference(output)
-            return mse_loss(mean, _sign(x, mean.dtype), reduction="none").flatten(1).sum(1) * weight
-        return self._error(x, output).square().flatten(1).sum(1) * weight
+            p = output.log_odds.sigmoid()
+            return mse_loss(p, x.to(p.dtype), reduction="none").flatten(1).sum(1) * (2.0 * self.schedule.alpha(t))
+        return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.gain))
 
     def _error(self, x: Tensor, output: Output) -> Tensor:
         """Expected embedding minus the embedding."""
         p, index = self.mean_embedding(output), x.unsqueeze(-1)
         if self.classes == 2:
-            return p - _sign(index, p.dtype)
+            return p - self.embed(x)
         return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
