@@ -1,8 +1,10 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
-A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
-network for those sizes.
+A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).
+Times that differ by site or part have the shape of the features, and so has a mask of the sites with data.
+
+The family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that
+builds a network for those sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ class Network(Protocol):
     """A module that a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
     def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
-        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
+        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,).
+
+        A network whose ``forward`` has a parameter ``mask=None`` gets booleans of the shape of the features, true where
+        there is data, if anything is missing.
+        """
 
 
 class NetworkBuilder(abc.ABC):
@@ -111,13 +117,15 @@ class ConditionSignature:
         network: Name of the network, for messages.
         names: Conditions that it reads; None if it does not say.
         required: Conditions that it needs.
-        reserved: Names that a condition cannot have, because the features or the times have them.
+        reserved: Names that a condition cannot have, because the features, the times or the mask have them.
+        reads_mask: Whether it reads a mask: ``forward`` has a parameter of this name.
     """
 
     network: str
     names: Collection[str] | None
     required: Collection[str]
     reserved: Collection[str]
+    reads_mask: bool
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
@@ -126,12 +134,15 @@ class ConditionSignature:
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
         named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        reads_mask = any(p.name == "mask" for p in named)
+        named = [p for p in named if p.name != "mask"]
         declared = None if builder is None else builder.conditions
         return cls(
             type(network).__name__ if builder is None else type(builder).__name__,
             (None if takes_all else [p.name for p in named]) if declared is None else declared,
             [p.name for p in named if p.default is p.empty],
-            ["self", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            reads_mask,
         )
 
     def reads(self, name: str) -> bool:

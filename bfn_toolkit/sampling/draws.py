@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,13 +10,22 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.model import Condition, Model, rows_of_condition
-from bfn_toolkit.randomness import draw_key
-from bfn_toolkit.sampling.chunks import Deal, chunk_rows, deal_here, map_chunks
+from bfn_toolkit.model import Condition, Model, ModelWrapper, rows_of_condition
+from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import Blocks, draw_key, seeded
+from bfn_toolkit.sampling.chunks import (
+    MIN_ROWS,
+    Deal,
+    block_rows,
+    chunk_rows,
+    concatenated,
+    deal_here,
+    with_less_memory,
+)
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
-from bfn_toolkit.shapes import Data, leaves
+from bfn_toolkit.shapes import Data, Times, leaves, map_data
 
 
 class ObservedRows(Protocol):
@@ -91,37 +99,61 @@ class Draws:
             ResourceError: If there is not enough memory.
         """
         device, dtype = _place(self.model)
-        size = chunk_rows(math.prod(self.model.family.network_io.site_shape))
+        numbers = self.model.family.network_io.flat().in_numbers
+        size, block = chunk_rows(numbers, device), block_rows(numbers)
+        computed = _in_full_products(rows)
 
         def draw(chunk: int) -> Data:
-            index = torch.arange(chunk * size, (chunk + 1) * size).clamp_max_(self.n - 1)  # the last chunk is cut
-            model = self.model
-            if self.observed is not None:
-                model = InpaintedModel(model, self.observed.rows(index.to(device)))
+            here = range(max(chunk * size, computed.start), min((chunk + 1) * size, computed.stop))
+            index = torch.arange(here.start, here.stop).clamp_max_(self.n - 1)
 
             def on_chunk_step(step: SamplerStep) -> object:
-                return on_step and on_step(attrs.evolve(step, first=chunk * size))
+                return on_step and on_step(attrs.evolve(step, first=here.start))
 
-            return self.sampler.sample(
-                model,
-                size,
-                n_steps=self.n_steps,
-                condition=self.condition(index),
-                device=device,
-                dtype=dtype,
-                on_step=None if on_step is None else on_chunk_step,
-            )
+            with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
+                model: Model = _WithoutNoise(self.model, noise)
+                if self.observed is not None:
+                    model = InpaintedModel(model, self.observed.rows(index.to(device)))
+                return self.sampler.sample(
+                    model,
+                    len(here),
+                    n_steps=self.n_steps,
+                    condition=self.condition(index),
+                    device=device,
+                    dtype=dtype,
+                    on_step=None if on_step is None else on_chunk_step,
+                )
 
         with self.model.finite_guard() as is_finite:
-            samples = map_chunks(
-                rows, size, draw, self.key, device=device, deal=deal, halve=self.model.halve_micro_batch
-            )
+            chunks = range(computed.start // size, (computed.stop - 1) // size + 1)
+            halve = self.model.halve_micro_batch
+            drawn = concatenated(deal(chunks, lambda chunk: with_less_memory(lambda: draw(chunk), halve), device))
             if not is_finite():  # a class drawn from NaN logits is still a valid class
                 raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
+        first = rows.start - computed.start
+        samples = map_data(lambda part: part[first : first + len(rows)], drawn)
         bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
         if bad:
             raise NonFiniteError(f"{bad} numbers of {len(rows)} samples are not finite; look at the family's updates")
         return samples
+
+
+class _WithoutNoise(ModelWrapper):
+    """Model whose evaluations most likely draw nothing, so that they need not be watched for draws."""
+
+    def __init__(self, model: Model, noise: Blocks) -> None:
+        super().__init__(model)
+        self._noise = noise
+
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
+        return self._noise.aside(lambda: self.model.output(params, t, condition, **told))
+
+
+def _in_full_products(rows: range) -> range:
+    """The rows, and a few more unless they are few: matrix products of 16 rows and more round all of them alike."""
+    if len(rows) < MIN_ROWS:
+        return rows
+    return range(rows.start // MIN_ROWS * MIN_ROWS, -(-rows.stop // MIN_ROWS) * MIN_ROWS)
 
 
 def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:

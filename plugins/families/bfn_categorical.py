@@ -53,14 +53,18 @@ from bfn_toolkit import (
     QuadraticSchedule,
     as_axes,
     as_shape,
+    by_example,
     check_axes,
     check_site_shape,
     check_values,
     control_variate,
     expand,
     hookimpl,
+    marginal,
     normal,
     per_example,
+    plus,
+    present,
     validators,
 )
 
@@ -73,7 +77,7 @@ class CategoricalParams:
 
     Arguments:
         logits: Natural parameters v, the sum of all y + alpha, with shape (B, *site, K); not normalised.
-        accuracy: Total accuracy beta of the messages, with shape (B,).
+        accuracy: Total accuracy beta of the messages, with shape (B,), or (B, *site) if sites differ.
     """
 
     logits: Tensor
@@ -96,7 +100,7 @@ class PairParams:
 
     Arguments:
         half_odds: Half the log-odds of class 1, with shape (B, *site).
-        accuracy: Total accuracy beta of the messages, with shape (B,).
+        accuracy: Total accuracy beta of the messages, with shape (B,), or (B, *site) if sites differ.
     """
 
     half_odds: Tensor
@@ -156,13 +160,14 @@ class Receiver(Distribution):
 
     Arguments:
         logits: Unnormalised log-weights, with shape (B, *site, K).
-        alpha: Accuracy of the message, with shape (B,) or ().
+        alpha: Accuracy of the message, with shape (B,), () or (B, *site).
+        mask: True at the sites whose density counts; None if all do.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
 
-    def __init__(self, logits: Tensor, alpha: Tensor) -> None:
-        self.logits, self.alpha = logits, expand(alpha, logits)
+    def __init__(self, logits: Tensor, alpha: Tensor, mask: Tensor | None = None) -> None:
+        self.logits, self.alpha, self.mask = logits, expand(alpha, logits), mask
         super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
 
     @property
@@ -178,12 +183,17 @@ class Receiver(Distribution):
         far = centred.scatter_add(-1, best, -variance.to(centred.dtype).expand(best.shape))
         density = -0.5 * (far.square() / variance + (2.0 * math.pi * variance).log())
         mixture = (log_p + (centred - centred.gather(-1, best))).logsumexp(-1)
-        return per_example(density.sum(-1) + mixture)
+        return per_example(density.sum(-1) + mixture, self.mask)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + (B, *site, K): a class, then its message."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         return _message(Finite(None, logits).sample(), self.alpha, torch.randn_like(logits)) - self.alpha
+
+
+@marginal.register
+def _(distribution: Receiver, mask: Tensor) -> Distribution:
+    return Receiver(distribution.logits, distribution.alpha, mask)
 
 
 def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
@@ -335,6 +345,10 @@ class Categorical(ChannelFamily[Params]):
         return NetworkIO(self.site_shape, numbers, numbers, self.axes, "classes", self.classes)
 
     @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
+    @property
     def is_discrete(self) -> bool:  # noqa: D102
         return True
 
@@ -390,23 +404,23 @@ class Categorical(ChannelFamily[Params]):
         if self.classes == 2:
             half_odds = params.half_odds
             change, alpha = _half_odds(y).to(half_odds.dtype), alpha.to(half_odds.dtype)
-            return PairParams(half_odds + change, params.accuracy + alpha)
+            return PairParams(half_odds + change, plus(params.accuracy, alpha))
         y, alpha = (value.to(params.logits.dtype) for value in (y, alpha))
-        return CategoricalParams(params.logits + (y + expand(alpha, y)), params.accuracy + alpha)
+        return CategoricalParams(params.logits + (y + expand(alpha, y)), plus(params.accuracy, alpha))
 
     def draw_update(self, params: Params, x: Tensor, alpha: Tensor) -> Params:
         """Draws a message about x and adds it to v, without a one-hot code."""
         if self.classes == 2:
             alpha = alpha.to(params.half_odds.dtype)
             message = _half_message(x, alpha, torch.randn_like(params.half_odds))
-            return PairParams(message.add_(params.half_odds), params.accuracy + alpha)
+            return PairParams(message.add_(params.half_odds), plus(params.accuracy, alpha))
         alpha = alpha.to(params.logits.dtype)
         message = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
-        return CategoricalParams(message.add_(params.logits), params.accuracy + alpha)
+        return CategoricalParams(message.add_(params.logits), plus(params.accuracy, alpha))
 
     def flow(self, x: Tensor, t: Tensor) -> Params:
         """Eq. 185, in one draw."""
-        beta = self.schedule.beta(t)
+        beta = self.schedule.beta(by_example(t, len(x)))
         if self.classes == 2:
             return PairParams(_half_message(x, beta, torch.randn(x.shape, dtype=t.dtype, device=x.device)), beta)
         noise = torch.randn((*x.shape, self.classes), dtype=t.dtype, device=x.device)
@@ -435,8 +449,10 @@ class Categorical(ChannelFamily[Params]):
         """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
         return 0.5 * self.gain * self._error(x, output).square().sum(-1)
 
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
+        if mask is not None or t.ndim > 1:
+            return super().loss_rate(x, output, t, mask)
         if isinstance(output, Pair):
             p = output.log_odds.sigmoid()
             return mse_loss(p, x.to(p.dtype), reduction="none").flatten(1).sum(1) * (2.0 * self.schedule.alpha(t))
@@ -449,13 +465,16 @@ class Categorical(ChannelFamily[Params]):
             return p - self.embed(x)
         return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
-    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def step_loss(
+        self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Tensor | None = None
+    ) -> Tensor:
         r"""Eq. 190 without the terms common to all components, with the :func:`~bfn_toolkit.control_variate`.
 
         .. math:: -E \ln \sum_k p_k e^{y_k - y_x}
         """
         if not isinstance(output, Finite):
-            return super().step_loss(x, output, alpha, samples)
+            return super().step_loss(x, output, alpha, samples, mask)
+        x = present(x, mask)
         log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
         alpha = expand(alpha, log_p)
         variance = (self.classes * alpha).to(log_p.dtype).expand(index.shape)
@@ -467,7 +486,7 @@ class Categorical(ChannelFamily[Params]):
             noise = torch.randn_like(log_p)
             y = _message(x, alpha, noise.clone())
             mixture = (log_p + (y - y.gather(-1, index))).logsumexp(-1)
-            loss = loss + control_variate(noise, shift, ratio) - per_example(mixture)
+            loss = loss + control_variate(noise, shift, ratio, mask) - per_example(mixture, mask)
         return loss / samples
 
     def check_data(self, x: Tensor) -> None:
