@@ -144,10 +144,12 @@ from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
     by_example as by_example,
+    coefficient as coefficient,
     expand as expand,
     fit as fit,
     per_example as per_example,
     plus as plus,
+    same_for_all as same_for_all,
     select as select,
     weighted as weighted,
 )
