@@ -25,7 +25,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.conditions import unread
 
-CHECKED = 2**30  # bytes, as stored
+CHECKED = 2**28  # bytes, as stored
 
 
 @attrs.frozen
