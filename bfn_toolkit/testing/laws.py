@@ -13,6 +13,7 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     loss_laws,
     network_laws,
     price_laws,
+    row_laws,
     sampler_laws,
     schedule_laws,
 )
