@@ -107,7 +107,7 @@ class Batch(Rows):
 
     def rows(self, index: Tensor) -> Batch:
         """The rows ``index``."""
-        return self.map(lambda values: values.index_select(0, index))
+        return self.map(lambda values: take(values, index))
 
     def part(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to, but not including, ``stop``, as views."""
@@ -116,6 +116,12 @@ class Batch(Rows):
     def to(self, device: torch.device) -> Batch:
         """The same examples on a device."""
         return self.map(lambda values: values.to(device))
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index`` of a tensor, as a copy."""
+    wide_unsigned = values.dtype in (torch.uint16, torch.uint32, torch.uint64)  # which index_select does not have
+    return values[index] if wide_unsigned else values.index_select(0, index)
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Batch, Dataset, Rows, Split
+from bfn_toolkit.data.dataset import Batch, Dataset, Rows, Split, take
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.shapes import leaves, map_data
 
@@ -68,7 +68,7 @@ class ArrayRows(Rows):
             if isinstance(array, np.ndarray):
                 try:
                     torch.from_numpy(np.empty(0, array.dtype))
-                except TypeError:
+                except (TypeError, ValueError):
                     raise DataError(
                         f"{name} is stored as {array.dtype.str}, which torch does not have; store it as numbers that "
                         "it has, such as uint8 or float32, in the byte order of this machine"
@@ -94,7 +94,9 @@ class ArrayRows(Rows):
 
     @cached_property
     def _maps(self) -> list[Any]:
-        return [found for _, array in self._named() if (found := _mapping(array)) is not None]
+        """The memory maps, if they are large."""
+        maps = [found for _, array in self._named() if (found := _mapping(array)) is not None]
+        return maps if hasattr(mmap, "MADV_DONTNEED") and sum(file.nbytes for file in maps) > MAPPED else []
 
     def __len__(self) -> int:
         return self._total if self.index is None else len(self.index)
@@ -102,28 +104,35 @@ class ArrayRows(Rows):
     def __getitem__(self, index: Tensor) -> Batch:
         chosen = index.long() if self.index is None else self.index[index.long()].long()
 
-        def take(array: Array) -> Tensor:
-            if isinstance(array, Tensor):
-                return array.index_select(0, chosen)
-            return torch.from_numpy(np.asarray(array).take(chosen.numpy(), 0))
+        return Batch(*self._map(lambda array: self._take(array, chosen)))
 
-        batch = Batch(*self._map(take))
-        self._read += len(chosen) * (FAULT + bytes_per_row(batch))
-        if self._read > MAPPED:
-            self._unmap()
-        return batch
+    def _take(self, array: Array, index: Tensor) -> Tensor:
+        """Rows of an array; of large memory maps a few at a time, so that few pages are mapped."""
+        if isinstance(array, Tensor):
+            return take(array, index)
+        if not self._maps:
+            return torch.from_numpy(array.take(index.numpy(), 0))
+        array, numbers, few = np.asarray(array), index.numpy(), max(1, MAPPED // FAULT)
+        taken = np.empty((len(numbers), *array.shape[1:]), array.dtype)
+        for start in range(0, len(numbers), few):
+            part = slice(start, start + few)
+            array.take(numbers[part], 0, taken[part])
+            self._read += len(numbers[part])
+            if self._read >= few:
+                self._unmap()
+        return torch.from_numpy(taken)
 
     def _unmap(self) -> None:
         """Gives pages that were read back to the system, which keeps them: they count as memory of the process."""
         self._read = 0
-        if hasattr(mmap, "MADV_DONTNEED") and sum(file.nbytes for file in self._maps) > MAPPED:
-            for file in self._maps:
-                file._mmap.madvise(mmap.MADV_DONTNEED)
+        for file in self._maps:
+            file._mmap.madvise(mmap.MADV_DONTNEED)
 
     @property
     def stamp(self) -> str:
         """Sizes of the memory-mapped files, and the times of their last changes."""
-        files = dict.fromkeys(str(file.filename) for file in self._maps)
+        maps = (_mapping(array) for _, array in self._named())
+        files = dict.fromkeys(str(found.filename) for found in maps if found is not None)
         try:
             status = [os.stat(file) for file in files]
         except OSError as error:
