@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -178,55 +179,10 @@ def test_negative_weights_are_an_error(tmp_path):
         )
 
 
-MEMORY = """
-import sys
-import attrs, numpy as np, torch
-from numpy.lib.format import open_memmap
-from bfn_gaussian import Gaussian
-from bfn_mlp import MLP
-from bfn_toolkit import ArrayRows, ContinuousTimeLoss, Dataset, Experiment, Training, train
-from bfn_toolkit.data import rows
-from bfn_toolkit.training import feed
-
-torch.set_num_threads(1)
-feed.CHECKED, rows.MAPPED = 2**22, 2**25
-
-def peak(reset=False):
-    if reset:
-        open("/proc/self/clear_refs", "w").write("5")
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-
-@attrs.frozen(eq=False)
-class Bytes(Dataset):
-    x: object
-    site_shape = (2048,)
-
-    def rows(self, name):
-        numbers = torch.arange(len(self.x))
-        return ArrayRows(self.x, index=numbers[numbers % 4 > 0] if name == "train" else numbers[::4])
-
-    def prepare(self, batch):
-        return attrs.evolve(batch, x=batch.x.float() / 127.5 - 1.0)
-
-def trained(x):
-    peak(reset=True)
-    train(Experiment(Bytes(x), Gaussian((2048,)), MLP(width=8), ContinuousTimeLoss(),
-                     Training(steps=50, batch_size=64, validate_every=0, device="cpu")))
-    return peak()
-
-small = trained(torch.zeros(2**10, 2048, dtype=torch.uint8))
-open_memmap(sys.argv[1], mode="w+", dtype=np.uint8, shape=(2**19, 2048)).flush()
-x = np.load(sys.argv[1], mmap_mode="r")
-print((trained(x) - small) / x.nbytes)
-x = torch.ones(2**16, 2048, dtype=torch.uint8)
-print((trained(x) - small) / x.numel())
-"""
-
-
-def test_bytes_in_memory_stay_bytes_and_a_memory_map_stays_on_disk(tmp_path):
+def test_bytes_in_memory_stay_bytes_and_a_memory_map_stays_on_disk():
     """The largest resident memory beyond that of a small training, as a multiple of the data as they are stored."""
-    (tmp_path / "memory.py").write_text(MEMORY)
-    command = [sys.executable, tmp_path / "memory.py", tmp_path / "x.npy"]
-    mapped, held = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    assert mapped <= 0.1
-    assert 1.0 <= held <= 1.5
+    command = [sys.executable, "-m", "benchmarks.memory", "--mapped", "4", "--held", "0.25", "--steps", "50"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    found = json.loads(done.stdout)
+    assert found["mapped"] <= 0.2
+    assert 1.0 <= found["held"] <= 1.5
