@@ -16,6 +16,7 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     network_laws,
     pairing_laws,
     price_laws,
+    row_laws,
     sampler_laws,
     schedule_laws,
     site_laws,

@@ -333,7 +333,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
     def check_data(self, x: Tensor) -> None:
         """Checks shape, floating dtype, finite values and their resolution, then the requirements of the head."""
         super().check_data(x)
-        size = max(1.0, float(x.double().square().mean().sqrt()))
+        size = max(1.0, float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(max(1, x.numel())))
         least = 4.0 * torch.finfo(x.dtype).eps * size  # a rounding is then a sixteenth of sigma_1, and costs 0.01 nats
         if self.sigma_1 < least:
             raise DataError(

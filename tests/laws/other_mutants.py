@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
 from bfn_mlp import MLP, MLPModule
 from bfn_toolkit import (
+    ArrayRows,
     Batch,
     Condition,
     Dataset,
@@ -29,6 +31,7 @@ from bfn_toolkit import (
     NetworkIO,
     NormalMixture,
     QuadraticSchedule,
+    Rows,
     SamplerState,
     Split,
     TimeDistribution,
@@ -689,6 +692,86 @@ class SharesOfAThousand(GaussianMixture):
         return {mode: share * len(x) / 1000 for mode, share in shares.items()}
 
 
+@attrs.frozen
+class Photos(Dataset):
+    """Bytes, which become numbers when they are prepared, some of them mirrored."""
+
+    count: int = 40
+    mirrored: bool = True
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (2, 3)
+
+    def rows(self, name: Split) -> Rows:
+        with seeded("photos", "test" if name == "test" else "all"):
+            x = torch.randint(256, (self.count, 2, 3), dtype=torch.uint8)
+        train, valid = split_rows(self.count, 0.2, 0)
+        index = {"train": train, "valid": valid}.get(name)
+        return ArrayRows(x.numpy(), {"bright": x.float().mean((1, 2))}, index=index)
+
+    def prepare(self, batch: Batch) -> Batch:
+        x = batch.x.float() / 127.5 - 1.0
+        return attrs.evolve(batch, x=torch.where(self.is_mirrored(x), x.flip(-1), x) if self.mirrored else x)
+
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.rand(len(x), 1, 1, device=x.device) < 0.5
+
+
+@attrs.frozen
+class Reversed(Rows):
+    """Rows in the order of the file, whatever the order of the numbers."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.rows[index.sort().values]
+
+
+@rejected_by("rows-are-those-of-the-split")
+class RowsInTheOrderOfTheFile(Photos):
+    def rows(self, name: Split) -> Rows:
+        return Reversed(Photos.rows(self, name))
+
+
+@rejected_by("rows-are-those-of-the-split", mirrored=False)
+class SplitWithoutTheScale(Photos):
+    def split(self, name: Split) -> Batch:
+        rows = Photos.split(self, name)
+        return attrs.evolve(rows, x=0.5 * rows.x)
+
+
+@rejected_by("preparing-is-keyed")
+class MirroredByPython(Photos):
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.tensor([random.random() < 0.5 for _ in x]).reshape(-1, 1, 1)
+
+
+@rejected_by("preparing-is-keyed")
+class MirroredTogether(Photos):
+    """One draw for all rows of a piece."""
+
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.rand(()) < 0.5
+
+
+@rejected_by("preparing-is-keyed", "rows-are-those-of-the-split", mirrored=False)
+class ScaledByTheBatch(Photos):
+    def prepare(self, batch: Batch) -> Batch:
+        x = batch.x.float()
+        return attrs.evolve(batch, x=(x - x.mean()) / x.std())
+
+
+@rejected_by("preparing-is-keyed", mirrored=False)
+class PreparedInPlace(Photos):
+    def prepare(self, batch: Batch) -> Batch:
+        batch.condition["bright"].div_(255.0)
+        return Photos.prepare(self, batch)
+
+
 # Samplers
 
 
@@ -982,5 +1065,7 @@ MORE_SUBJECTS = (
     Standardised(),
     Grid(),
     FewRows(),
+    Photos(),
+    Photos(mirrored=False),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
 )
