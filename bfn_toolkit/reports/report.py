@@ -185,7 +185,7 @@ def complete_run(plan: ResolvedPlan, say: Callable[[str], None]) -> dict[str, An
     if not processes.is_main_process():
         return scores
     path = run.path / samples_name(run)
-    write_samples(path, samples)
+    write_samples(path, plan.raw(samples), run.codec)
     say(f"{plan.plan.n:,} samples in {plan.plan.steps} steps: {path}")
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
     for path in write_figures(plan, run.path / FIGURES, samples):

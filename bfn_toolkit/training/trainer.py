@@ -21,7 +21,6 @@ import torch
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.loader import batches, fetched_batches
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, NonFiniteError, ResourceError
@@ -35,7 +34,7 @@ from bfn_toolkit.runs.checkpoints import CHECKPOINTS
 from bfn_toolkit.runs.conditions import warn_of_unread
 from bfn_toolkit.runs.directory import check_out, cut_metrics, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
-from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, environment, fingerprint
+from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, data_facts, environment, fingerprint
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
 from bfn_toolkit.shapes import Data
 from bfn_toolkit.storage.folders import sweep
@@ -216,7 +215,7 @@ class _Training:
                 facts = {
                     **describe(self.experiment, self.step),
                     "training_seconds": round(self.checkpointer.seconds, 3),
-                    "conditions": self.checkpointer.conditions,
+                    **self.checkpointer.data_facts,
                 }
                 save_model(self.folder, weights, facts)
         processes.barrier()
@@ -249,7 +248,7 @@ class _Training:
         data = fingerprint(self.data, valid)
         processes.check_in_sync("data", data, self.step)
         origin = {"environment": environment(accelerator.device), "data": data}
-        conditions = {name: attrs.asdict(seen) for name, seen in seen_in(self.data.condition).items()}
+        facts = data_facts(experiment.dataset, self.data)
         if not experiment.training.workers:
             self.data = self.data.to(accelerator.device)
         with seeded(experiment.seed, "weights"):
@@ -260,10 +259,10 @@ class _Training:
             model.check_condition(rows.condition, len(rows))
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
         step.shares(min(len(self.data), experiment.training.batch_size))
-        self.model = BFN(experiment.family, step.network, experiment.network)
+        self.model = BFN(experiment.family, step.network, experiment.network, experiment.dataset.codec)
         self.metrics = MetricsLogger(step, self.model, self.folder, self.callbacks)
         self.validation = Validation(step, self.model, self.metrics, valid.to(accelerator.device))
-        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, conditions)
+        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, facts)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
