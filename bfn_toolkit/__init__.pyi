@@ -70,7 +70,12 @@ from .losses import (
 )
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
-from .networks import Network as Network, NetworkBuilder as NetworkBuilder
+from .networks import (
+    LabelEmbedding as LabelEmbedding,
+    Network as Network,
+    NetworkBuilder as NetworkBuilder,
+    check_labels as check_labels,
+)
 from .outputs import (
     Delta as Delta,
     Finite as Finite,

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.errors import ConfigError, did_you_mean
@@ -63,6 +64,43 @@ class NetworkBuilder(abc.ABC):
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds a network that fits ``io``, with fresh weights from torch's generator."""
+
+
+class LabelEmbedding(nn.Embedding):
+    """Vector of each label 0..labels - 1, and one for no label: of negative labels, and of some in training.
+
+    Arguments:
+        labels: Number of labels.
+        width: Size of a vector.
+        dropout: Probability of dropping a label in training, so that the network also learns without labels.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598) for dropping labels.
+    """
+
+    def __init__(self, labels: int, width: int, dropout: float = 0.1) -> None:
+        super().__init__(labels + 1, width)
+        self.labels, self.dropout = labels, dropout
+
+    def forward(self, label: Tensor | None) -> Tensor:
+        """Vectors (B, width) of labels (B,); without labels one vector (width,)."""
+        if label is None:
+            return self.weight[-1]
+        none = label < 0
+        if self.training and self.dropout:
+            none = none | (torch.rand(label.shape, device=label.device) < self.dropout)
+        return super().forward(torch.where(none, self.labels, label))
+
+
+def check_labels(name: str, value: Tensor, labels: int) -> None:
+    """Checks labels at a public entry: integers (B,) below ``labels``, negative for no label.
+
+    Raises:
+        ConfigError: If they are something else.
+    """
+    if value.is_floating_point() or value.is_complex() or value.ndim != 1:
+        raise ConfigError(f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}")
+    if len(value) and (highest := int(value.max())) >= labels:
+        raise ConfigError(f"{name} {highest} is beyond the labels 0 to {labels - 1} of the network")
 
 
 @attrs.frozen

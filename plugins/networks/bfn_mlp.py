@@ -7,8 +7,7 @@ r"""Residual multilayer perceptron (plugin): a network for vectors, with time an
 U starts at zero, so a fresh network returns zeros; under a head with a skip path that is the best linear estimate.
 
 Source: He et al. 2015 (arXiv 1512.03385) for the residual blocks, with the norm first as in Xiong et al. 2020
-(arXiv 2002.04745); Vaswani et al. 2017 (arXiv 1706.03762) for the waves; Ho and Salimans 2022 (arXiv 2207.12598) for
-dropping labels.
+(arXiv 2002.04745); Vaswani et al. 2017 (arXiv 1706.03762) for the waves.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from attrs import field
 from torch import Tensor, nn
 
-from bfn_toolkit import ConfigError, Entry, NetworkBuilder, NetworkIO, hookimpl, validators
+from bfn_toolkit import Entry, LabelEmbedding, NetworkBuilder, NetworkIO, check_labels, hookimpl, validators
 
 WAVES = 16  # sines, and as many cosines, with frequencies from 1 to 10; higher ones fit noise
 
@@ -34,10 +33,10 @@ class MLPModule(nn.Module):
     def __init__(self, config: MLP, io: NetworkIO) -> None:
         super().__init__()
         size, width = math.prod(io.site_shape), config.width
-        self.raw, self.labels, self.label_dropout = io.out_features, config.labels, config.label_dropout
+        self.raw = io.out_features
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
         self.first = nn.Linear(size * io.in_features + 2 * WAVES, width)
-        self.label = nn.Embedding(config.labels + 1, width) if config.labels else None
+        self.label = LabelEmbedding(config.labels, width, config.label_dropout) if config.labels else None
         dropout = [nn.Dropout(config.dropout)] if config.dropout else []
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), *dropout, nn.Linear(width, width))
@@ -52,18 +51,11 @@ class MLPModule(nn.Module):
         angle = t.unsqueeze(-1) * self.frequencies
         h: Tensor = self.first(torch.cat([features.flatten(1), angle.sin(), angle.cos()], -1))
         if self.label is not None:
-            h = h + (self.label.weight[-1] if label is None else self.label(self._index(label)))
+            h = h + self.label(label)
         for block in self.blocks:
             h = h + block(h)
         raw: Tensor = self.last(h)
         return raw.reshape(*features.shape[:-1], self.raw)
-
-    def _index(self, label: Tensor) -> Tensor:
-        """Rows of the embedding; the last one means no label."""
-        none = label < 0
-        if self.training and self.label_dropout:
-            none = none | (torch.rand(label.shape, device=label.device) < self.label_dropout)
-        return torch.where(none, self.labels, label)
 
 
 @attrs.frozen
@@ -98,12 +90,7 @@ class MLP(NetworkBuilder):
         Raises:
             ConfigError: If they are not.
         """
-        if value.is_floating_point() or value.is_complex() or value.ndim != 1:
-            raise ConfigError(
-                f"{name} must be integers of shape (B,), found {value.dtype} of shape {tuple(value.shape)}"
-            )
-        if len(value) and (highest := int(value.max())) >= self.labels:
-            raise ConfigError(f"{name} {highest} is beyond the labels 0 to {self.labels - 1} of the network")
+        check_labels(name, value, self.labels)
 
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds the network with fresh weights."""
