@@ -45,9 +45,7 @@ def data_figure(family: Family[Any], x: Data, codec: Codec | None = None) -> Fig
     return figure
 
 
-def samples_figure(
-    family: Family[Any], samples: Data, data: Data, n_steps: int, codec: Codec | None = None
-) -> Figure:
+def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int, codec: Codec | None = None) -> Figure:
     """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
     codec = codec or IdentityCodec()
     parts = list(family.walk(raw_like(samples, codec), raw_like(data, codec)))

@@ -37,9 +37,7 @@ def draw_images(axis: Axes, x: Tensor, columns: int = 12, like: Tensor | None = 
     axis.set_axis_off()
 
 
-def draw_data(
-    axis: Axes, x: Tensor, data: Tensor, kind: ExampleKind, colour: str, codec: Codec | None = None
-) -> None:
+def draw_data(axis: Axes, x: Tensor, data: Tensor, kind: ExampleKind, colour: str, codec: Codec | None = None) -> None:
     """Draws one tensor of samples: images, frequencies, a histogram or points, in the limits of the data.
 
     The codec gives the names of columns and classes.

@@ -59,7 +59,8 @@ class Columns(FileDataset):
         path: A file that ends in .csv, .csv.gz, .npy, .npz or .safetensors.
         columns: Names of the columns of a table (x1, x2, ... without a header and in .npy), or of arrays; by default
             all columns of numbers, or the only array.
-        label: Name of a column or array of integers 0...K-1 outside the data; None for no labels.
+        label: Name of a column outside the data, of integers 0...K-1 or, in a .csv file, of names, which are numbered
+            in alphabetical order; None for no labels.
         on_nan: Treatment of rows with a missing number: "error", or "drop" to leave them out.
     """
 
@@ -205,12 +206,16 @@ def _table(dataset: Table, _: Fingerprint) -> ColumnsContent:
     _warn_of_repeats(dataset, x)
     metadata: dict[str, object] = {"data_variance": float(x[splits["train"]].double().square().mean()) or 1.0}
     condition, more = _condition(dataset, label, whole, splits["train"])
-    codec = TableCodec(_brief(shift), _brief(scale), decimals, _column_names(data, x))
+    codec = TableCodec(_brief(shift), _brief(scale), decimals, _column_names(data, x), categories=_label_names(label))
     return ColumnsContent(Batch(x, condition), splits, {**metadata, **more}, codec)
 
 
 def _column_names(data: Values, x: Tensor) -> Sequence[str]:
     return data.names if x.ndim == 2 else ()
+
+
+def _label_names(label: Values | None) -> Mapping[str, Sequence[str]]:
+    return {"label": label.categories} if label and label.categories else {}
 
 
 def _brief(numbers: Tensor) -> list[float]:
@@ -266,7 +271,7 @@ def _classes_table(dataset: ClassesTable, _: Fingerprint) -> ColumnsContent:
     splits = dataset.partition(len(x))
     warn_of_missing(dataset, "class", x[splits["train"]], classes)
     condition, labels = _condition(dataset, label, whole, splits["train"])
-    codec = IdentityCodec(_column_names(data, x))
+    codec = IdentityCodec(_column_names(data, x), categories=_label_names(label))
     return ColumnsContent(Batch(x, condition), splits, {"classes": classes, **labels}, codec)
 
 
