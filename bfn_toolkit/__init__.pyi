@@ -3,6 +3,14 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
+from .data.codec import (
+    Codec as Codec,
+    IdentityCodec as IdentityCodec,
+    ImageCodec as ImageCodec,
+    PartsCodec as PartsCodec,
+    TableCodec as TableCodec,
+    TextCodec as TextCodec,
+)
 from .data.dataset import (
     Batch as Batch,
     Dataset as Dataset,
@@ -10,6 +18,7 @@ from .data.dataset import (
     Split as Split,
     split_rows as split_rows,
 )
+from .data.formats import Cells as Cells, Format as Format
 from .data.loader import minibatches as minibatches
 from .data.rows import ArrayRows as ArrayRows
 from .distributions import (

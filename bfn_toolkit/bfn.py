@@ -17,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bfn_toolkit.data.codec import Codec, IdentityCodec
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
@@ -145,6 +146,7 @@ class BFN(FlowModel):
         network: A module with ``forward(features, t, /, **condition)``, or a builder of one.  Only a model made from
             a builder can be saved (:meth:`save_pretrained`).
         builder: The builder from which ``network`` was made, if it is a module.
+        codec: The way from the user's data to x and back; ``model.codec.decode(x)`` gives samples in the user's form.
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -154,9 +156,14 @@ class BFN(FlowModel):
     """
 
     def __init__(
-        self, family: Family[Any], network: nn.Module | NetworkBuilder, builder: NetworkBuilder | None = None
+        self,
+        family: Family[Any],
+        network: nn.Module | NetworkBuilder,
+        builder: NetworkBuilder | None = None,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__(family)
+        self.codec = codec or IdentityCodec()
         self.raw_per_site = family.network_io.out_features
         self.builder = builder if isinstance(network, nn.Module) else network
         self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
@@ -286,7 +293,7 @@ class BFN(FlowModel):
         """
         from bfn_toolkit.sharing import pretrained
 
-        architecture = pretrained.architecture_of(self.family, self.network, self.builder)
+        architecture = pretrained.architecture_of(self.family, self.network, self.builder, self.codec)
         pretrained.save(architecture, self.network.state_dict(), directory, card, force=force)
 
     @classmethod
@@ -307,7 +314,8 @@ class BFN(FlowModel):
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
         saved = pretrained.load(directory, **trust)
-        return cls(saved.architecture.family, saved.network, saved.architecture.network).eval()
+        parts = saved.architecture
+        return cls(parts.family, saved.network, parts.network, parts.codec).eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None

@@ -18,6 +18,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.data.codec import Codec, IdentityCodec
 from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
@@ -199,6 +200,20 @@ class Dataset(abc.ABC):
     def metadata(self) -> Mapping[str, object]:
         """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
+
+    @property
+    def codec(self) -> Codec:
+        """The way from the user's data to these examples and back, which is saved with every model of these data."""
+        return IdentityCodec()
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Facts that change with the source of the data, such as the rows and the SHA-256 of a file, as plain values.
+
+        They are saved with a run, whose data are refused once they differ.  {} if the data are a function of the
+        fields alone.
+        """
+        return {}
 
     @property
     def unit(self) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
+from bfn_toolkit.data.codec import raw_like
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.evaluation.density import log_density
-from bfn_toolkit.evaluation.distances import distances
+from bfn_toolkit.evaluation.distances import distances, w1
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
 from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
 from bfn_toolkit.model import readable
@@ -32,11 +33,28 @@ FILM_ROWS = 500  # largest number of samples in a film
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes."""
-    dataset = run.experiment.dataset
-    scores = distances(samples, run.split("all").x)
-    shares = dataset.mode_shares(samples)
-    return scores if shares is None else {**scores, "mode_shares": dict(shares)}
+    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes.
+
+    Distances are between the numbers of the model, whose unit is "unit"; those of single columns ("columns") are in
+    the units of the user.
+    """
+    dataset, data = run.experiment.dataset, run.split("all").x
+    shares, columns = dataset.mode_shares(samples), _columns(run, samples, data)
+    return {
+        **distances(samples, data),
+        "unit": dataset.unit,
+        **({"columns": columns} if columns else {}),
+        **({} if shares is None else {"mode_shares": dict(shares)}),
+    }
+
+
+def _columns(run: Run, samples: Data, data: Data) -> dict[str, float]:
+    """Wasserstein-1 distance of each column of numbers with a name, in the units of the user."""
+    names = run.codec.names
+    drawn, rows = (raw_like(x, run.codec) for x in (samples, data))
+    if not names or isinstance(rows, Mapping) or not rows.is_floating_point():
+        return {}
+    return {name: w1(drawn[:, i], rows[:, i]) for i, name in enumerate(names)}
 
 
 def _code_length(cost: CodeLength) -> dict[str, float]:
@@ -184,7 +202,7 @@ def complete_run(plan: ResolvedPlan, say: Callable[[str], None]) -> dict[str, An
     if not processes.is_main_process():
         return scores
     path = run.path / samples_name(run)
-    write_samples(path, samples)
+    write_samples(path, plan.raw(samples), run.codec)
     say(f"{plan.plan.n:,} samples in {plan.plan.steps} steps: {path}")
     write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
     for path in write_figures(plan, run.path / FIGURES, samples):

@@ -7,6 +7,7 @@ True
 
 from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     claim_laws,
+    codec_laws,
     dataset_laws,
     family_laws,
     feature_laws,

@@ -21,10 +21,12 @@ from bfn_mlp import MLP, MLPModule
 from bfn_toolkit import (
     ArrayRows,
     Batch,
+    Codec,
     Condition,
     Dataset,
     Delta,
     GeometricSchedule,
+    IdentityCodec,
     ImportanceTimes,
     LogNormalTimes,
     NetworkBuilder,
@@ -34,6 +36,8 @@ from bfn_toolkit import (
     Rows,
     SamplerState,
     Split,
+    TableCodec,
+    TextCodec,
     TimeDistribution,
     Times,
     UniformTimes,
@@ -772,6 +776,103 @@ class PreparedInPlace(Photos):
         return Photos.prepare(self, batch)
 
 
+# Codecs of data sets
+
+
+@attrs.frozen
+class ForgetsTheShift(TableCodec):
+    """Decodes without the shift that it encodes with."""
+
+    def decode(self, x: Tensor, mask: Any = None) -> Tensor:
+        return super().decode(x, mask) - self.shift[0]
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps")
+class ShiftedSamples(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        return ForgetsTheShift(shift=(170.0,), scale=(10.0,))
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps")
+class RoundsToTen(GaussianMixture):
+    """Decimals that the data do not have."""
+
+    @property
+    def codec(self) -> Codec:
+        return TableCodec(shift=(170.0,), scale=(10.0,), decimals=(0,))
+
+
+@attrs.frozen
+class LowersCase(TextCodec):
+    """Two characters of the alphabet are decoded to one."""
+
+    def decode(self, x: Tensor, mask: Any = None) -> list[str]:
+        return [text.lower() for text in super().decode(x, mask)]
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps", count=60)
+class LosesCapitals(Markov):
+    @property
+    def codec(self) -> Codec:
+        return LowersCase("aAbBc", length=8)
+
+
+@attrs.frozen
+class FillsGaps(IdentityCodec):
+    """What is unknown comes back as a number."""
+
+    def decode(self, x: Any, mask: Any = None) -> Any:
+        return super().decode(x)
+
+
+@rejected_by("codecs-keep-gaps")
+class FilledGaps(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        return FillsGaps()
+
+
+@attrs.frozen
+class ScaleOfTheProcess(IdentityCodec):
+    """A scale that the file of the data tells, and that JSON does not have."""
+
+    _scale: float = attrs.field(default=1.0, init=False, eq=False, repr=False)
+
+    def encode(self, raw: Any) -> Any:
+        return raw / self._scale
+
+    def decode(self, x: Any, mask: Any = None) -> Any:
+        return super().decode(x, mask) * self._scale
+
+
+@rejected_by("codecs-survive-json")
+class DecodesByTheFile(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        codec = ScaleOfTheProcess()
+        object.__setattr__(codec, "_scale", 4.0)
+        return codec
+
+
+@attrs.frozen
+class Words(Markov):
+    """A correct subject: sequences as texts."""
+
+    @property
+    def codec(self) -> Codec:
+        return TextCodec("aAbBc", length=8)
+
+
+@attrs.frozen
+class Salaries(GaussianMixture):
+    """A correct subject: numbers in units of a file, far from 0."""
+
+    @property
+    def codec(self) -> Codec:
+        return TableCodec(shift=(1e6,), scale=(1e3,), names=("salary",))
+
+
 # Samplers
 
 
@@ -1067,5 +1168,7 @@ MORE_SUBJECTS = (
     FewRows(),
     Photos(),
     Photos(mirrored=False),
+    Words(count=60),
+    Salaries(),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
 )
