@@ -68,14 +68,9 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
 
 
 class Dataset(abc.ABC):
-    """Examples of one shape, in splits.
-
-    A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
-    better than the general defaults.  All settings of the user override them.
-    """
+    """Examples of one shape, in splits."""
 
     kind: ClassVar[str] = "dataset"
-    default_config: ClassVar[Mapping[str, object]] = {}
 
     @property
     @abc.abstractmethod
@@ -88,8 +83,21 @@ class Dataset(abc.ABC):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
+        """Facts for a family, its head or a network, whose fields of these names take them as defaults.
+
+        Facts about one part of a mapping stand under its name in ``"parts"``, where ``"name"`` is its family:
+        ``{"parts": {"type": {"name": "categorical", "site_shape": (1,), "classes": 4}}}``.  From ``bins``, the number
+        of equal bins of [-1, 1], follows the fact ``sigma_1``: a quarter of a bin.
+        """
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Tables of an experiment, such as ``{"family": "categorical"}``, that suit these data.
+
+        They lie above the general defaults and below all settings of the user.
+        """
+        return {}
 
     @property
     def unit(self) -> str:
