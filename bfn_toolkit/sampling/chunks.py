@@ -71,7 +71,7 @@ def map_chunks(
                     ) from error
 
     numbers = range(rows.start // size, (rows.stop - 1) // size + 1)
-    together = _concatenated(deal(numbers, attempt, device))
+    together = concatenated(deal(numbers, attempt, device))
     start = rows.start - numbers[0] * size
     return map_data(lambda part: part[start : start + len(rows)], together)
 
@@ -82,7 +82,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
 
 
-def _concatenated(chunks: Sequence[Data]) -> Data:
+def concatenated(chunks: Sequence[Data]) -> Data:
+    """Joins the rows of chunks."""
     if isinstance(chunks[0], Mapping):
-        return {name: _concatenated([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        return {name: concatenated([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return torch.cat(list(chunks))
