@@ -100,6 +100,19 @@ def sampling(n: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bar.update(task, completed=rows)
 
 
+@contextmanager
+def phases() -> Iterator[Callable[[str], object]]:
+    """Shows the part of the report that is in progress on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if is_follower() or not console.is_terminal:
+        yield lambda name: None
+        return
+    with console.status("report") as status:
+        yield lambda name: status.update(f"report: {name}")
+
+
 def _estimate(metrics: Mapping[str, Any], name: str = "valid_loss") -> str:
     value, error = metrics[name], metrics[f"{name}_stderr"]
     return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
@@ -142,18 +155,21 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
         return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
 
-    samples = scores["samples"]
-    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
-    rows = [
-        (messages, estimate("loss_nats") + " nats"),
-        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
-        ("bound on -ln p(x)", estimate("total_nats") + " nats"),
-        ("", estimate("bits_per_dimension") + " bits per dimension"),
-    ]
-    if scores["unit"]:
-        rows.append(("unit of the density", scores["unit"]))
-    for name, part in scores["parts"].items():
-        rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+    rows, title = [], []
+    if "total_nats" in scores:
+        steps = scores["steps"]
+        messages = "L inf, messages in continuous time" if steps == "inf" else f"L {steps}, messages"
+        rows += [
+            (messages, estimate("loss_nats") + " nats"),
+            ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
+            ("bound on -ln p(x)", estimate("total_nats") + " nats"),
+            ("", estimate("bits_per_dimension") + " bits per dimension"),
+        ]
+        if scores["unit"]:
+            rows.append(("unit of the density", scores["unit"]))
+        for name, part in scores["parts"].items():
+            rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+        title.append(f"likelihood of {scores['examples']:,} {scores['split']} examples")
     if weighted := scores.get("importance"):
         rows += [
             (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
@@ -167,13 +183,12 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     if "log_density_nats" in scores:
         rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
         rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
-    rows += _distance_rows(samples)
-    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
-    title = (
-        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
-        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
-    )
-    _table(title, rows)
+    if samples := scores.get("samples"):
+        rows += _distance_rows(samples)
+        rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+        title.append(f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps")
+    if rows:
+        _table("; ".join(title), rows)
 
 
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:

@@ -149,13 +149,9 @@ class Dataset(abc.ABC):
 
     A class defines :meth:`split`, or :meth:`rows` and, where the stored rows are not ready for the model,
     :meth:`prepare`.
-
-    A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
-    better than the general defaults.  All settings of the user override them.
     """
 
     kind: ClassVar[str] = "dataset"
-    default_config: ClassVar[Mapping[str, object]] = {}
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Refuses a class whose data are missing, or would be prepared twice."""
@@ -198,7 +194,12 @@ class Dataset(abc.ABC):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
+        """Facts for a family, its head or a network, whose fields of these names take them as defaults.
+
+        Facts about one part of a mapping stand under its name in ``"parts"``, where ``"name"`` is its family:
+        ``{"parts": {"type": {"name": "categorical", "site_shape": (1,), "classes": 4}}}``.  From ``bins``, the number
+        of equal bins of [-1, 1], follows the fact ``sigma_1``: a quarter of a bin.
+        """
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
 
     @property
@@ -212,6 +213,14 @@ class Dataset(abc.ABC):
 
         They are saved with a run, whose data are refused once they differ.  {} if the data are a function of the
         fields alone.
+        """
+        return {}
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Tables of an experiment, such as ``{"family": "categorical"}``, that suit these data.
+
+        They lie above the general defaults and below all settings of the user.
         """
         return {}
 
