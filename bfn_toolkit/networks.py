@@ -189,11 +189,12 @@ class ConditionSignature:
                     f"the network {self.network} cannot read a condition '{name}', which is the name of another "
                     "argument of its forward; write def forward(self, features, t, /, ...)"
                 )
-            if name in self.shapes and value.shape[1:] != self.shapes[name]:
+            shape = self.shapes.get(name)
+            if shape is not None and value.shape[1:] != shape:
+                expected = f"(B, {', '.join(map(str, shape))})" if shape else "(B,)"
                 raise ConfigError(
-                    f"condition '{name}' must have the shape (B, {', '.join(map(str, self.shapes[name]))}), found "
-                    f"{tuple(value.shape)}; the network {self.network} has condition_shapes[{name!r}] = "
-                    f"{self.shapes[name]}"
+                    f"condition '{name}' must have the shape {expected} as in condition_shapes of {self.network}, found "
+                    f"{tuple(value.shape)}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:
