@@ -193,8 +193,8 @@ class ConditionSignature:
             if shape is not None and value.shape[1:] != shape:
                 expected = f"(B, {', '.join(map(str, shape))})" if shape else "(B,)"
                 raise ConfigError(
-                    f"condition '{name}' must have the shape {expected} as in condition_shapes of {self.network}, found "
-                    f"{tuple(value.shape)}"
+                    f"condition '{name}' must have the shape {expected}, as in condition_shapes of "
+                    f"{self.network}, found {tuple(value.shape)}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:

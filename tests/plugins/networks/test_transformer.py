@@ -17,7 +17,9 @@ from bfn_transformer import Transformer, TransformerModule
 from bfn_transformer.transformer import attend, rotary_angles, rotated
 
 TEXT = NetworkIO((6,), 3, 3, ("sequence",), "classes", 3)
-BOTH = NetworkIO(parts={"image": PartIO((4, 6), ("height", "width"), 2, 1), "label": PartIO((), (), 3, 3, "classes", 3)})
+BOTH = NetworkIO(
+    parts={"image": PartIO((4, 6), ("height", "width"), 2, 1), "label": PartIO((), (), 3, 3, "classes", 3)}
+)
 SMALL = Transformer(width=8, depth=2, heads=2)
 
 
@@ -179,8 +181,8 @@ def test_a_condition_of_another_shape_is_refused_with_the_shape() -> None:
     x = torch.zeros(3, 2)
     assert model.loss(x, condition={"place": torch.rand(3, 2), "number": torch.rand(3)}).shape == (3,)
     for name, value, words in (
-        ("place", torch.rand(3, 3), r"'place' must have the shape \(B, 2\) .* found \(3, 3\)"),
-        ("number", torch.rand(3, 1), r"'number' must have the shape \(B,\) .* found \(3, 1\)"),
+        ("place", torch.rand(3, 3), r"'place' must have the shape \(B, 2\), .* found \(3, 3\)"),
+        ("number", torch.rand(3, 1), r"'number' must have the shape \(B,\), .* found \(3, 1\)"),
         ("label", torch.full((3,), 3), "label 3 is beyond the labels 0 to 2"),
     ):
         with pytest.raises(ConfigError, match=words):
