@@ -150,7 +150,7 @@ class ConditionSignature:
             [p.name for p in named if p.default is p.empty],
             ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
             reads_mask,
-            {} if builder is None else builder.condition_shapes,
+            {} if builder is None else dict(builder.condition_shapes),  # the default cannot be pickled
         )
 
     def reads(self, name: str) -> bool:

@@ -23,10 +23,9 @@ import attrs
 import torch
 from attrs import field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from bfn_toolkit import ConfigError, NetworkBuilder, NetworkIO, redrawn, validators
-from bfn_transformer.transformer import attend, attention_mask, tokens_with_data
+from bfn_toolkit import ConfigError, NetworkBuilder, NetworkIO, validators
+from bfn_transformer.transformer import again, attend, attention_mask, tokens_with_data
 
 
 def positions(tokens: int, width: int) -> Tensor:
@@ -90,7 +89,7 @@ class GPTModule(nn.Module):
         h = self.dropout(first)
         for block in self.transformer["h"].children():
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, present, use_reentrant=False, context_fn=redrawn)
+                h = again(block, self.training and self.dropout.p > 0.0, h, present)
             else:
                 h = block(h, present)
         return self.view.unpack([self.lm_head(torch.cat([self.transformer["ln_f"](h), first], -1))])

@@ -53,6 +53,12 @@ def zeroed(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def again(block: nn.Module, draws: bool, *inputs: Any) -> Tensor:
+    """The result of a block that the backward pass computes again, with the same draws if there are any."""
+    result: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, context_fn=redrawn)
+    return result
+
+
 # Attention
 
 
@@ -222,7 +228,7 @@ class TransformerModule(nn.Module):
             angles = torch.cat([angles, angles.new_zeros(self.word_count, angles.shape[1])])
         self.register_buffer("angles", angles, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.checkpointing = config.gradient_checkpointing
+        self.checkpointing, self.draws = config.gradient_checkpointing, config.dropout > 0.0
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.heads = nn.ModuleList(zeroed(nn.Linear(width, group.out_numbers)) for group in self.view.groups)
@@ -258,7 +264,7 @@ class TransformerModule(nn.Module):
             present = attention_mask(torch.cat([present, present.new_ones(rows, self.word_count)], 1))
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, c, present, self.angles, use_reentrant=False, context_fn=redrawn)
+                h = again(block, self.training and self.draws, h, c, present, self.angles)
             else:
                 h = block(h, c, present, self.angles)
         a, b = self.modulation(c).chunk(2, -1)

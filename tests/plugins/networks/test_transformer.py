@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import attrs
@@ -178,7 +180,7 @@ def test_conditions_are_dropped_in_training_alone() -> None:
 
 def test_a_condition_of_another_shape_is_refused_with_the_shape() -> None:
     model = BFN(Gaussian((2,)), CONDITIONS)
-    x = torch.zeros(3, 2)
+    model, x = copy.deepcopy(pickle.loads(pickle.dumps(model))), torch.zeros(3, 2)
     assert model.loss(x, condition={"place": torch.rand(3, 2), "number": torch.rand(3)}).shape == (3,)
     for name, value, words in (
         ("place", torch.rand(3, 3), r"'place' must have the shape \(B, 2\), .* found \(3, 3\)"),
