@@ -159,7 +159,7 @@ class ConditionSignature:
             [p.name for p in named if p.default is p.empty],
             ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
             reads_mask,
-            {} if builder is None else builder.condition_shapes,
+            {} if builder is None else dict(builder.condition_shapes),  # the default cannot be pickled
         )
 
     def reads(self, name: str) -> bool:
@@ -198,11 +198,12 @@ class ConditionSignature:
                     f"the network {self.network} cannot read a condition '{name}', which is the name of another "
                     "argument of its forward; write def forward(self, features, t, /, ...)"
                 )
-            if name in self.shapes and value.shape[1:] != self.shapes[name]:
+            shape = self.shapes.get(name)
+            if shape is not None and value.shape[1:] != shape:
+                expected = f"(B, {', '.join(map(str, shape))})" if shape else "(B,)"
                 raise ConfigError(
-                    f"condition '{name}' must have the shape (B, {', '.join(map(str, self.shapes[name]))}), found "
-                    f"{tuple(value.shape)}; the network {self.network} has condition_shapes[{name!r}] = "
-                    f"{self.shapes[name]}"
+                    f"condition '{name}' must have the shape {expected}, as in condition_shapes of "
+                    f"{self.network}, found {tuple(value.shape)}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:

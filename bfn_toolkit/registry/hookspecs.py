@@ -121,6 +121,7 @@ def bfn_time_distributions() -> Sequence[Entry]:
     """Distributions of the times of a loss, a field of it: subclasses of :class:`bfn_toolkit.TimeDistribution`."""
 
 
+@hookspec
 def bfn_codecs() -> Sequence[Entry]:
     """Codecs, which data sets return: subclasses of :class:`bfn_toolkit.Codec`."""
 

@@ -18,16 +18,14 @@ smaller where a layer adds to h.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from bfn_toolkit import ConfigError, NetworkBuilder, NetworkIO, redrawn, validators
-from bfn_transformer.transformer import attend, attention_mask, tokens_with_data
+from bfn_toolkit import ConfigError, NetworkBuilder, NetworkIO, validators
+from bfn_transformer.transformer import again, attend, attention_mask, tokens_with_data
 
 
 def positions(tokens: int, width: int) -> Tensor:
@@ -52,7 +50,8 @@ class GPTBlock(nn.Module):
         """The next h (B, tokens, width)."""
         heard = attend(self.attn["c_attn"](self.ln_1(h)), self.count, mask)
         h = h + self.dropout(self.attn["c_proj"](heard))
-        return h + self.dropout(self.mlp["c_proj"](self.gelu(self.mlp["c_fc"](self.ln_2(h)))))
+        result: Tensor = h + self.dropout(self.mlp["c_proj"](self.gelu(self.mlp["c_fc"](self.ln_2(h)))))
+        return result
 
 
 class GPTModule(nn.Module):
@@ -68,8 +67,8 @@ class GPTModule(nn.Module):
             {"inp_embedding": nn.Linear(group.in_numbers, width), "t_embedding": nn.Linear(1, width)}
         )
         self.input_adapter.register_buffer("pos_embedding", positions(group.count, width))
-        layers = nn.ModuleList(GPTBlock(width, config.heads, config.dropout) for _ in range(config.depth))
-        self.transformer = nn.ModuleDict({"h": layers, "ln_f": nn.LayerNorm(width)})
+        layers = [GPTBlock(width, config.heads, config.dropout) for _ in range(config.depth)]
+        self.transformer = nn.ModuleDict({"h": nn.ModuleList(layers), "ln_f": nn.LayerNorm(width)})
         self.lm_head = nn.Linear(2 * width, group.out_numbers)
         self.dropout, self.checkpointing = nn.Dropout(config.dropout), config.gradient_checkpointing
         for name, module in self.named_modules():
@@ -88,9 +87,9 @@ class GPTModule(nn.Module):
         embed = self.input_adapter
         first = embed["inp_embedding"](tokens) + embed.pos_embedding + embed["t_embedding"](2.0 * times - 1.0)
         h = self.dropout(first)
-        for block in self.transformer["h"]:
+        for block in self.transformer["h"].children():
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, present, use_reentrant=False, context_fn=redrawn)
+                h = again(block, self.training and self.dropout.p > 0.0, h, present)
             else:
                 h = block(h, present)
         return self.view.unpack([self.lm_head(torch.cat([self.transformer["ln_f"](h), first], -1))])
@@ -108,7 +107,7 @@ class GPT(NetworkBuilder):
         gradient_checkpointing: Whether training computes the layers twice, which saves memory.
     """
 
-    site_times: ClassVar[bool] = True
+    site_times = True
 
     width: int = field(default=768, validator=validators.integer(ge=2))
     depth: int = field(default=24, validator=validators.integer(ge=1))

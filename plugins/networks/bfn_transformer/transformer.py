@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -53,6 +53,12 @@ def zeroed(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def again(block: nn.Module, draws: bool, *inputs: Any) -> Tensor:
+    """The result of a block that the backward pass computes again, with the same draws if there are any."""
+    result: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, context_fn=redrawn)
+    return result
+
+
 # Attention
 
 
@@ -65,7 +71,7 @@ def attend(qkv: Tensor, heads: int, mask: Tensor | None, angles: Tensor | None =
         mask: Tokens to attend to, with shape (B, 1, 1, tokens); None for all.
         angles: Rotary positions, with shape (tokens, width / heads / 2).
     """
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
     if angles is not None:
         q, k = rotated(q, angles), rotated(k, angles)
     # Its own dropout would draw numbers that cannot be divided among the pieces of a batch.
@@ -190,7 +196,8 @@ class Block(nn.Module):
         a, b, g, a2, b2, g2 = self.modulation(c).chunk(6, -1)
         heard = attend(self.qkv((1.0 + a) * self.norm(h) + b), self.heads, mask, angles)
         h = h + g * self.dropout(self.out(heard))
-        return h + g2 * self.dropout(self.mlp((1.0 + a2) * self.norm(h) + b2))
+        result: Tensor = h + g2 * self.dropout(self.mlp((1.0 + a2) * self.norm(h) + b2))
+        return result
 
 
 class TransformerModule(nn.Module):
@@ -207,8 +214,10 @@ class TransformerModule(nn.Module):
         self.stems = nn.ModuleList(Stem(group, axes_of(self.view, group), config) for group in self.view.groups)
         self.label = LabelEmbedding(config.labels, width, config.label_dropout) if config.labels else None
         self.vectors, self.words = nn.ModuleDict(), nn.ModuleDict()
+        self.word_count = 0  # tokens of all conditions
         for name, shape in config.condition_shapes.items():
             embeddings = self.words if len(shape) > 1 else self.vectors
+            self.word_count += math.prod(shape[:-1]) if len(shape) > 1 else 0
             embeddings[name] = ConditionEmbedding(shape, width, config.label_dropout)
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
         time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
@@ -216,11 +225,10 @@ class TransformerModule(nn.Module):
         self.constant = nn.Parameter(torch.randn(width)) if config.time_free else None
         angles = None if config.positions == "learned" else rotary_angles(self.view, width // config.heads // 2)
         if angles is not None:
-            words = sum(len(embedding.missing) for embedding in self.words.values())
-            angles = torch.cat([angles, angles.new_zeros(words, angles.shape[1])])
+            angles = torch.cat([angles, angles.new_zeros(self.word_count, angles.shape[1])])
         self.register_buffer("angles", angles, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.checkpointing = config.gradient_checkpointing
+        self.checkpointing, self.draws = config.gradient_checkpointing, config.dropout > 0.0
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.heads = nn.ModuleList(zeroed(nn.Linear(width, group.out_numbers)) for group in self.view.groups)
@@ -253,10 +261,10 @@ class TransformerModule(nn.Module):
         words = [word(condition.get(name)).expand(rows, -1, -1) for name, word in self.words.items()]
         h = torch.cat([*tokens, *words], 1)
         if present is not None:
-            present = attention_mask(torch.cat([present, present.new_ones(rows, h.shape[1] - self.view.count)], 1))
+            present = attention_mask(torch.cat([present, present.new_ones(rows, self.word_count)], 1))
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, c, present, self.angles, use_reentrant=False, context_fn=redrawn)
+                h = again(block, self.training and self.draws, h, c, present, self.angles)
             else:
                 h = block(h, c, present, self.angles)
         a, b = self.modulation(c).chunk(2, -1)
@@ -268,10 +276,7 @@ class TransformerModule(nn.Module):
         self, t: Tensor, present: Tensor | None, label: Tensor | None, condition: Mapping[str, Tensor]
     ) -> Tensor:
         """The vector silu(c), with shape (B or 1, tokens or 1, width)."""
-        if self.time is None:
-            c = self.constant
-        else:
-            c = self.time(self._waves(t, present))
+        c: Any = self.constant if self.time is None else self.time(self._waves(t, present))
         if self.label is not None:
             c = c + self.label(label).unsqueeze(-2)
         for name, vector in self.vectors.items():
@@ -284,12 +289,11 @@ class TransformerModule(nn.Module):
             return self._waves_of(t.unsqueeze(1))
         sites = self.sites.io.join({name: part.mean(-1, keepdim=True) for name, part in self.io.split(t).items()})
         tokens = torch.cat([self._waves_of(part).mean(2) for part in self.sites.pack(sites)], 1)
-        words = sum(len(word.missing) for word in self.words.values())
-        if not words:
+        if not self.word_count:
             return tokens
         weight = torch.ones_like(tokens[..., :1]) if present is None else present.unsqueeze(-1).to(tokens.dtype)
         mean = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
-        return torch.cat([tokens, mean.expand(-1, words, -1)], 1)
+        return torch.cat([tokens, mean.expand(-1, self.word_count, -1)], 1)
 
     def _waves_of(self, t: Tensor) -> Tensor:
         angles = t.unsqueeze(-1) * self.frequencies
@@ -323,8 +327,8 @@ class Transformer(NetworkBuilder):
         gradient_checkpointing: Whether training computes the layers twice, which saves memory.
     """
 
-    site_times: ClassVar[bool] = True
-    permutes_sets: ClassVar[bool] = True
+    site_times = True
+    permutes_sets = True
 
     width: int = field(default=128, validator=validators.integer(ge=2))
     depth: int = field(default=4, validator=validators.integer(ge=1))
