@@ -227,5 +227,5 @@ def _where_present(t: Tensor, mask: Tensor) -> Tensor:
     if t.ndim == 1:
         return t
     present = mask.to(t.dtype)
-    mean = (t * present).flatten(1).sum(1) / present.flatten(1).sum(1).clamp_min(1.0)
+    mean = torch.where(mask, t, 0.0).flatten(1).sum(1) / present.flatten(1).sum(1).clamp_min(1.0)
     return torch.where(mask, t, expand(mean, t))
