@@ -69,7 +69,8 @@ class UNet(NetworkBuilder):
             the end of the way down.
         heads: Number of heads of attention.
         groups: Number of groups of channels that are normalised together.
-        patch: Side of the patches of pixels that enter as one: 2 for a quarter of the time.
+        patch: Side of the patches of pixels that enter as one; by default 2 from 16 x 16 pixels on, in a quarter of the
+            time, and otherwise 1.
         fourier: Octaves n for which sines and cosines of 2 pi 2^n times the features enter too.
         dropout: Dropout probability in the blocks, in training.
         labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
@@ -88,11 +89,11 @@ class UNet(NetworkBuilder):
 
     width: int = field(default=32, validator=validators.integer(ge=2))
     multipliers: tuple[int, ...] = field(default=(1, 2), converter=_integers, validator=_positive)
-    blocks: int = field(default=2, validator=validators.integer(ge=1))
+    blocks: int = field(default=1, validator=validators.integer(ge=1))
     attention: tuple[int, ...] = field(default=(), converter=_integers, validator=_positive)
     heads: int = field(default=4, validator=[validators.integer(ge=1), _divides])
     groups: int = field(default=8, validator=[validators.integer(ge=1), _divides])
-    patch: int = field(default=2, validator=validators.integer(ge=1))
+    patch: int | None = field(default=None, validator=validators.optional(validators.integer(ge=1)))
     fourier: tuple[int, ...] = field(default=(), converter=_integers)
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     labels: int = field(default=0, validator=validators.integer(ge=0))

@@ -28,6 +28,8 @@ from bfn_unet.layers import (
 if TYPE_CHECKING:
     from bfn_unet.builders import UNet
 
+SMALLEST_WITH_PATCHES = 16  # pixels: smaller images cost little, and lose more by patches
+
 
 class UNetModule(nn.Module):
     """The network itself.
@@ -44,7 +46,8 @@ class UNetModule(nn.Module):
         # One number for each site, where features may be several: the form of times and masks.
         self.sites = NetworkIO(parts={k: attrs.evolve(part, in_features=1) for k, part in io.parts.items()}).image()
         self.negate = form.class_0 and any(part.classes == 2 for part in io.parts.values())
-        width, embedding, area = config.width, 4 * config.width, config.patch**2
+        self.patch = config.patch or (2 if min(self.view.height, self.view.width) >= SMALLEST_WITH_PATCHES else 1)
+        width, embedding, area = config.width, 4 * config.width, self.patch**2
         rounds = int(config.site_times) + int(config.masks)
         shapes = config.condition_shapes
         self.images = [name for name, shape in shapes.items() if self._is_image(shape)]
@@ -155,13 +158,13 @@ class UNetModule(nn.Module):
 
     def _patches(self, image: Tensor) -> Tensor:
         """Pixels of a patch as channels, after zeros at the lower and right edge where patches do not divide it."""
-        patch, (height, width) = self.config.patch, image.shape[-2:]
+        patch, (height, width) = self.patch, image.shape[-2:]
         return F.pixel_unshuffle(F.pad(image, (0, -width % patch, 0, -height % patch)), patch) if patch > 1 else image
 
     def _pixels(self, image: Tensor) -> Tensor:
         """The inverse of :meth:`_patches`."""
-        patch = self.config.patch
-        return F.pixel_shuffle(image, patch)[..., : self.view.height, : self.view.width] if patch > 1 else image
+        size = (..., slice(self.view.height), slice(self.view.width))
+        return F.pixel_shuffle(image, self.patch)[size] if self.patch > 1 else image
 
     def _further(self, features: Tensor, t: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Times and masks of the sites: as planes of the image, and as numbers of the other parts."""
@@ -224,5 +227,5 @@ def _where_present(t: Tensor, mask: Tensor) -> Tensor:
     if t.ndim == 1:
         return t
     present = mask.to(t.dtype)
-    mean = (t * present).flatten(1).sum(1) / present.flatten(1).sum(1).clamp_min(1.0)
+    mean = torch.where(mask, t, 0.0).flatten(1).sum(1) / present.flatten(1).sum(1).clamp_min(1.0)
     return torch.where(mask, t, expand(mean, t))

@@ -189,29 +189,72 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-SMALL_IMPROVED = [
-    ImprovedUNet(width=32, multipliers=(1, 2), blocks=1, heads=4),
-    ImprovedUNet(width=64, multipliers=(1, 2, 2), blocks=2, attention=(1, 4), heads=2),
+T = torch.tensor([0.0, 1e-3, 0.4, 0.77, 1.0])
+# Both implementations round in float32, each in its own order of operations; the published code's order is ours.
+PRECISIONS = ((torch.float64, 1e-12), (torch.float32, 5e-6))
+BITS_CASES = [
+    (ImprovedUNet(width=32, multipliers=(1, 2), blocks=1, heads=4), (8, 12), ()),
+    (ImprovedUNet(width=64, multipliers=(1, 2, 2), blocks=2, attention=(1, 4), heads=2), (12, 8, 1), COLOURS),
 ]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("builder", SMALL_IMPROVED)
-@pytest.mark.parametrize(("shape", "axes"), [((8, 12), ()), ((12, 8, 1), COLOURS)])
+@pytest.mark.parametrize(("builder", "shape", "axes"), BITS_CASES)
 def test_imported_weights_give_the_published_numbers_of_bits(
     tmp_path: Path, builder: ImprovedUNet, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> None:
-    family = Categorical(shape, skip=False, axes=axes)
-    weights = published(builder, family.network_io, math.prod(shape))
+    options = {"site_shape": shape, "skip": False, "axes": axes}
+    weights = published(builder, Categorical(**options).network_io, math.prod(shape))
     table = {"name": "unet-improved", **attrs.asdict(builder)}
-    model = imported(
-        {"name": "categorical", "site_shape": shape, "skip": False, "axes": axes}, table, weights, tmp_path
-    )
+    model = imported({"name": "categorical", **options}, table, weights, tmp_path)
     with seeded(1, "beliefs"):
-        v, t = 3.0 * torch.randn(5, *shape, 2), torch.tensor([0.0, 1e-3, 0.4, 0.77, 1.0])
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-        w = {name: value.double() for name, value in weights.items()}
-        logits = model.to(dtype).output(CategoricalParams(v.to(dtype), t.to(dtype)), t.to(dtype)).logits
-        theirs = v.to(dtype).softmax(-1)[..., 0].reshape(5, *shape[:2], 1).double() * 2 - 1
-        expected = improved(w, theirs, t.to(dtype).double(), builder).reshape(5, *shape)
-        print("ERR", dtype, error(logits[..., 1] - logits[..., 0], expected))
+        v = 3.0 * torch.randn(5, *shape, 2)
+    for dtype, tolerance in PRECISIONS:
+        w = {name: value.to(dtype) for name, value in weights.items()}
+        p = v.double().softmax(-1)[..., :1].reshape(5, *shape[:2], 1)
+        expected = improved(w, (2.0 * p - 1.0).to(dtype), T.to(dtype), builder).reshape(5, *shape)
+        output = model.to(dtype).output(CategoricalParams(v.to(dtype), T.to(dtype)), T.to(dtype))
+        assert error(output.logits[..., 1] - output.logits[..., 0], expected) < tolerance
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("head", "raw"), [("noise", 1), ("discretised", 2)])
+@pytest.mark.parametrize(
+    ("builder", "axes"),
+    [
+        (VDMUNet(width=32, blocks=2), COLOURS),
+        (VDMUNet(width=16, blocks=1, heads=2, groups=8, attention_everywhere=True), ("channel", "height", "width")),
+    ],
+)
+def test_imported_weights_give_the_published_numbers_of_colours(
+    tmp_path: Path, builder: VDMUNet, axes: tuple[str, ...], head: str, raw: int
+) -> None:
+    sizes = {"channel": 3, "height": 6, "width": 4}
+    shape = tuple(sizes[axis] for axis in axes)
+    weights = published(builder, NetworkIO(shape, 1, raw, axes), 24)
+    table = {"name": "unet-vdm", **attrs.asdict(builder)}
+    family = {"name": "gaussian", "site_shape": shape, "axes": axes, "sigma_1": 1e-3, "head": head}
+    model = imported(family, table, weights, tmp_path)
+    order = [1 + axes.index(axis) for axis in COLOURS]
+    with seeded(1, "beliefs"):
+        mean = torch.randn(5, *shape)
+    for dtype, tolerance in PRECISIONS:
+        w = {name: value.to(dtype) for name, value in weights.items()}
+        expected = vdm(w, mean.to(dtype).permute(0, *order), T.to(dtype), builder)
+        params = GaussianParams(mean.to(dtype), torch.ones(5, dtype=dtype))
+        numbers = model.to(dtype).network(model.family.features(params), T.to(dtype))
+        assert error(numbers.permute(0, *order, 4), expected) < tolerance
+
+
+@torch.no_grad()
+def test_the_heads_read_the_noise_as_published(tmp_path: Path) -> None:
+    """x_hat = mu / gamma - sqrt((1 - gamma) / gamma) noise; with a scale, its logarithm is the second number."""
+    family = Gaussian((3, 6, 4), 1e-3, DiscretisedHead())
+    with seeded(0, "numbers"):
+        mean, raw, t = torch.randn(5, 3, 6, 4).double(), torch.randn(5, 3, 6, 4, 2).double(), T.double().clamp_min(1e-3)
+    gamma = (1.0 - 1e-6**t)[:, None, None, None]
+    params = GaussianParams(mean, 1e-6**-t)
+    scale = ((1.0 - gamma) / gamma).sqrt()
+    components = DiscretisedHead().normals(family, raw, params)
+    assert error(components.means[..., 0], mean / gamma - scale * raw[..., 0]) < 1e-9
+    assert error(components.scales[..., 0], scale * raw[..., 1].exp()) < 1e-9
