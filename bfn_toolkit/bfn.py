@@ -184,6 +184,22 @@ class BFN(FlowModel):
             for name, value in (condition or {}).items():
                 self.builder.check_condition(name, value)
 
+    def check_site_times(self, reason: str) -> None:
+        """Checks that the network reads times that differ by site or part.
+
+        Raises:
+            ConfigError: If it reads one time for each example; the message holds the reason to ask for more.
+        """
+        if self.site_times:
+            return
+        cls = type(self.builder)
+        has_option = attrs.has(cls) and "site_times" in attrs.fields_dict(cls)
+        option = "write site_times=True in it, on the command line --network.site_times true"
+        raise ConfigError(
+            f"the network {self.signature.network} reads one time for each example, and {reason}; "
+            f"{option if has_option else 'choose one whose builder, or module, has site_times = True'}"
+        )
+
     def halve_micro_batch(self) -> bool:
         """Halves the rows that the network sees together, down to the size below which kernels round differently."""
         self.micro_batch = (self.micro_batch or 2 * MAX_ROWS) // 2
@@ -248,14 +264,7 @@ class BFN(FlowModel):
         t = shared_time(t)
         if isinstance(t, Tensor) and t.ndim < 2:
             return times_like(t, features)
-        if not self.site_times:
-            cls = type(self.builder)
-            has_option = attrs.has(cls) and "site_times" in attrs.fields_dict(cls)
-            option = "write site_times=True in it, on the command line --network.site_times true"
-            raise ConfigError(
-                f"the network {self.signature.network} reads one time for each example, and these differ by site or "
-                f"part; {option if has_option else 'choose one whose builder, or module, has site_times = True'}"
-            )
+        self.check_site_times("these differ by site or part")
         return self._spread(t, features).to(features.device, features.dtype, non_blocking=True)
 
     def _spread(self, values: Any, features: Tensor) -> Tensor:

@@ -94,7 +94,10 @@ def output_at(
     family, times = model.family, t
     if known is not None:
         if not family.site_times:
-            raise ConfigError(f"{type(family).__name__} has one time for all sites; write training.known_rate = 0")
+            raise ConfigError(
+                f"{type(family).__name__} has one time for all sites, and known sites another than the others; write "
+                "training.known_rate = 0, or a family with site_times = True"
+            )
         known = mask_by_part(x, known)
         times = map_data(lambda sites: t if sites is None else torch.where(sites, 1.0, expand(t, sites)), known)
     output = told(model.output, family.flow(present(x, mask), times), times, condition, mask=mask)

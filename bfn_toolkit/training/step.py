@@ -84,6 +84,8 @@ class TrainStep:
         training, self.unwrapped = self.training, self.model.network
         self.device = torch.device(self.accelerator.device)
         self.time_learner = TimeLearner.of(self.loss, self.device)
+        if training.known_rate > 0.0:
+            self.model.check_site_times("training.known_rate gives known sites another time than the others")
         if training.ema_decay > 0.0 and self.sharded:
             raise ConfigError(
                 'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'

@@ -142,6 +142,54 @@ def test_bfloat16_network_keeps_the_loss_in_float32() -> None:
     assert abs(float(loss) - 1.0) <= 0.5  # unit-scaled loss of a fresh network
 
 
+class BySite(nn.Module):
+    """A layer that sees each feature with its time."""
+
+    site_times = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, features: Tensor, t: Tensor, /, mask: Tensor | None = None) -> Tensor:
+        t = t if t.ndim == features.ndim else t.reshape(-1, 1, 1).expand_as(features)
+        assert mask is None or not features[~mask].any()
+        return self.layer(torch.cat([features, t], -1))
+
+
+def gradient(batch: Batch, module: nn.Module, **training: object) -> tuple[Tensor, Tensor]:
+    loop = TrainStep(BFN(Gaussian((3,)), module), ContinuousTimeLoss(), Training(**training), seed=0)
+    return loop.gradients(batch, 1), torch.cat([p.grad.flatten() for p in loop.parameters])
+
+
+def test_a_step_leaves_out_what_is_missing_and_weighs_the_rows() -> None:
+    x, module = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), BySite()
+    mask = torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[20:] = False
+    plain, _ = gradient(Batch(torch.where(mask, x, 0.0)), module)
+    loss, slope = gradient(Batch(torch.where(mask, x, torch.nan), mask=mask), module)
+    other, same = gradient(Batch(torch.where(mask, x, torch.inf), mask=mask), module)
+    assert torch.equal(loss, other)
+    assert torch.equal(slope, same)
+    assert 0 < loss < plain
+    # A weight of 0 is as good as a mask that leaves nothing of a row.
+    weight = (torch.arange(40) < 20).float()
+    weighed, _ = gradient(
+        Batch(x, mask=torch.where(mask, mask, torch.arange(40).unsqueeze(1) >= 20), weight=weight), module
+    )
+    assert torch.allclose(weighed, loss, rtol=1e-5)
+
+
+def test_known_sites_are_trained_with_a_network_that_reads_times_by_site() -> None:
+    x, module = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), BySite()
+    losses = {rate: gradient(Batch(x), module, known_rate=rate) for rate in (0.0, 0.5, 1.0)}
+    assert losses[0.0][0] > losses[0.5][0] > losses[1.0][0] > 0  # known sites cost nothing
+    with pytest.raises(
+        ConfigError, match=r"network Siren reads one time for each example, and training\.known_rate gives"
+    ):
+        train(experiment(known_rate=0.5))
+
+
 def test_minibatches_cover_the_rows_once_in_an_order_of_seed_and_epoch() -> None:
     rows = Batch(torch.arange(10.0).unsqueeze(-1), {"label": torch.arange(10)})
     first = list(minibatches(rows, 3, seed=0, epoch=0))
