@@ -240,6 +240,36 @@ def check_conditions_reach_every_evaluation(sampler: Sampler[Any]) -> float:
     return judge.figure
 
 
+class _SelfConditioned(Model):
+    """Model that reads the output of the evaluation before, and records what it is given."""
+
+    self_conditioning = True
+
+    def __init__(self) -> None:
+        self.family, self.outputs, self.given = Line(), list[Output](), list[Output | None]()
+
+    def output(
+        self, params: Any, t: Tensor, condition: Condition | None = None, *, previous: Output | None = None
+    ) -> Output:
+        self.given.append(previous)
+        self.outputs.append(_values(params))
+        return self.outputs[-1]
+
+
+@law("sampler", "a model that conditions itself on its last output gets the output of the evaluation before")
+def check_the_last_output_is_passed_on(sampler: Sampler[Any]) -> float:
+    """It is part of the state, so the first evaluation of the next samples gets none; other models never get one."""
+    judge = Judge(check_the_last_output_is_passed_on, sampler)
+    model = _SelfConditioned()
+    for draw in (1, 2):
+        model.given.clear(), model.outputs.clear()
+        _finite(judge, sampler.sample(model, 3, n_steps=4, dtype=torch.float64))
+        for number, (given, before) in enumerate(zip(model.given, [None, *model.outputs], strict=False), 1):
+            found = "no output" if given is None else "another output"
+            judge.true(given is before, f"evaluation {number} of draw {draw} gets {found}", "the output before")
+    return judge.figure
+
+
 @law(
     "sampler",
     "at an evaluation at time t, the beliefs have the accuracy beta(t); the last one is at t = 1",
