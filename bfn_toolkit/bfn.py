@@ -100,6 +100,7 @@ class FlowModel(nn.Module, Model):
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
+        mask: Mask | None = None,
         on_step: OnStep | None = None,
         **unknown: Any,
     ) -> Data:
@@ -117,19 +118,23 @@ class FlowModel(nn.Module, Model):
             condition: Conditions of the network by name, each with ``batch_size`` rows.
             known: Values that the samples must have, as a pair ``(values, mask)``
                 (:meth:`~bfn_toolkit.Observed.of`).
+            mask: True where the samples have data, with shape (batch_size, *site) or leading axes of it, or by part; of
+                sizes, :func:`~bfn_toolkit.mask_of_sizes`.  Elsewhere they are 0.
             on_step: Callback that receives each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception in
                 it ends the sampling.
         Raises:
             ConfigError: If a number is not a positive integer, the sampler does not fit this family, the weights have
                 half precision, a condition is unknown, missing, of another length or outside its domain, or the known
-                values are malformed.
+                values or the mask are malformed.
             DataError: If a known value is outside the family's domain.
             NonFiniteError: If the samples or the network's raw numbers are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If there is not enough memory.
         """
         _refuse(unknown)
-        draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known)
+        draws = Draws.of(
+            self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known, mask=mask
+        )
         return draws.draw(range(batch_size), on_step=on_step)
 
 

@@ -23,7 +23,7 @@ from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import Solver
 from bfn_toolkit.sampling.time_grids import LogSnrGrid
 from bfn_toolkit.schedules import QuadraticSchedule
-from bfn_toolkit.shapes import Data, expand
+from bfn_toolkit.shapes import Data, Times, expand
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, Z, law, round_trip
@@ -249,7 +249,7 @@ class _SelfConditioned(Model):
         self.family, self.outputs, self.given = Line(), list[Output](), list[Output | None]()
 
     def output(
-        self, params: Any, t: Tensor, condition: Condition | None = None, *, previous: Output | None = None
+        self, params: Any, t: Times, condition: Condition | None = None, *, previous: Output | None = None, **_: Any
     ) -> Output:
         self.given.append(previous)
         self.outputs.append(_values(params))
@@ -262,7 +262,8 @@ def check_the_last_output_is_passed_on(sampler: Sampler[Any]) -> float:
     judge = Judge(check_the_last_output_is_passed_on, sampler)
     model = _SelfConditioned()
     for draw in (1, 2):
-        model.given.clear(), model.outputs.clear()
+        model.given.clear()
+        model.outputs.clear()
         _finite(judge, sampler.sample(model, 3, n_steps=4, dtype=torch.float64))
         for number, (given, before) in enumerate(zip(model.given, [None, *model.outputs], strict=False), 1):
             found = "no output" if given is None else "another output"
