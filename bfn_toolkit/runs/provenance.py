@@ -17,7 +17,7 @@ import torch
 from bfn_toolkit.config.json_values import codec_from_json, codec_to_json
 from bfn_toolkit.config.schema import parts_of
 from bfn_toolkit.data.codec import Codec
-from bfn_toolkit.data.conditions import ConditionSpec
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec
 from bfn_toolkit.data.dataset import Rows
 from bfn_toolkit.data.rows import pieces
 from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
@@ -102,8 +102,8 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
         warnings.warn(said, BFNWarning, stacklevel=2)
 
 
-def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec]) -> dict[str, Any]:
-    """Facts about the data that a model keeps: conditions of the training rows, codec and source, as JSON values.
+def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec], sizes: SizeSpec | None) -> dict[str, Any]:
+    """Facts about the data that a model keeps, as JSON values: conditions and sizes of the rows, codec, source.
 
     Raises:
         ConfigError: If the codec is not registered, or too large.
@@ -114,7 +114,8 @@ def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec]) -> dict[st
             f"the {type(dataset.codec).__name__} of the data has more than {MAX_JSON // 2:,} bytes as JSON"
         )
     seen = {name: attrs.asdict(spec) for name, spec in conditions.items()}
-    return {"conditions": seen, "codec": codec, "source": dict(dataset.source)}
+    counts = None if sizes is None else sizes.counts
+    return {"conditions": seen, "sizes": counts, "codec": codec, "source": dict(dataset.source)}
 
 
 def recorded_codec(facts: Mapping[str, Any], path: Path) -> Codec | None:

@@ -29,7 +29,7 @@ from torch import nn
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.codec import Codec
-from bfn_toolkit.data.conditions import ConditionSpec, recorded
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
@@ -75,6 +75,7 @@ class Run:
         weights: Origin of the model's weights.
         seen: Kind and range of each condition in the training rows; None if not recorded.
         source: :attr:`Dataset.source <bfn_toolkit.Dataset.source>` of the training; None if not recorded.
+        sizes: Sizes of the training rows, if they are padded and it was recorded.
     """
 
     experiment: Experiment
@@ -84,6 +85,7 @@ class Run:
     weights: Weights = Weights("raw", 0, "in memory")
     seen: Mapping[str, ConditionSpec] | None = None
     source: Mapping[str, Any] | None = None
+    sizes: SizeSpec | None = None
 
     @classmethod
     def open(
@@ -139,8 +141,9 @@ class Run:
             facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
         model.codec = recorded_codec(facts, folder) or model.codec
-        seen, source = recorded(facts.get("conditions"), folder), facts.get("source")
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, source)
+        seen, source, sizes = recorded(facts.get("conditions"), folder), facts.get("source"), facts.get("sizes")
+        sizes = None if sizes is None else SizeSpec(sizes)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, source, sizes)
 
     @property
     def codec(self) -> Codec:

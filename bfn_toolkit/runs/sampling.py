@@ -6,7 +6,6 @@ The same plan gives the same bytes, in one batch or several, by one process or s
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
-from bfn_toolkit.data.conditions import seen_in
+from bfn_toolkit.data.conditions import SizeSpec, seen_in
 from bfn_toolkit.data.formats import Raw, readable
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
 from bfn_toolkit.families import Family
@@ -40,9 +39,10 @@ from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Observed
+from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
-from bfn_toolkit.shapes import Data, map_data, named_parts
+from bfn_toolkit.shapes import Data, Mask, map_data, named_parts
 
 N = 1000  # default number of samples
 STEPS = 100  # default number of messages, unless the family has a fixed number
@@ -64,6 +64,7 @@ class SamplePlan:
             without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
         known: File of known values in the user's units and names, of a format that the codec reads; gaps are unknown.
+        size: Number of sites of each sample, for data whose rows have sizes; None for those of the training rows.
     """
 
     n: int = N
@@ -73,6 +74,7 @@ class SamplePlan:
     condition: Mapping[str, float | str | Sequence[Any] | None] = attrs.field(factory=dict)
     guidance: float = 0.0
     known: Path | None = None
+    size: int | None = None
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any]]:
         """Name of the sampler for a family, and the sampler."""
@@ -121,15 +123,18 @@ class ResolvedPlan:
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known), known)
+        draws = Draws(model, plan.n, plan.steps, sampler, key, conditions, known, _masks(run, plan))
+        return cls(run, plan, name, draws, known)
+
+    def mask(self, rows: range) -> Mask | None:
+        """True where the samples with these numbers have data; None if nothing is missing."""
+        return self.draws.mask(torch.arange(rows.start, rows.stop))
 
     def raw(self, samples: Data, rows: range | None = None) -> Raw:
         """Samples with these numbers in the user's form, known numbers among them as they were given."""
-        raw = self.run.codec.decode(samples)
-        if self.known is None:
-            return raw
         rows = range(self.plan.n) if rows is None else rows
-        return with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
+        raw = self.run.codec.decode(samples, self.mask(rows))
+        return raw if self.known is None else with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
         """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
@@ -165,7 +170,8 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
     def conditions(index: Tensor) -> Condition | None:
         values = {name: value.expand(len(index), *value.shape[1:]) for name, value in stated.items()}
         if left:
-            chosen = _training_rows(len(training_values()[left[0]]), plan.seed, index)
+            rows = len(training_values()[left[0]])
+            chosen = _in_groups(plan.seed, "conditions", index, lambda n: torch.randint(rows, (n,)))
             values |= {name: value[chosen] for name, value in training_values().items()}
         run.model.check_condition(values, len(index))
         return {name: value.to(device) for name, value in values.items()} or None
@@ -183,6 +189,19 @@ def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | S
     return run.codec.condition(name, value)
 
 
+def _masks(run: Run, plan: SamplePlan) -> Callable[[Tensor], Mask | None]:
+    """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
+    family = run.model.family
+    if plan.size is not None:
+        size = torch.tensor([plan.size])
+        mask_of_sizes(family, size)
+        return lambda index: mask_of_sizes(family, size.expand(len(index)))
+    sizes = SizeSpec.of(run.split("train").mask) if run.seen is None else run.sizes
+    if sizes is None:
+        return lambda index: None
+    return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
+
+
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     """Conditions of all training rows."""
     try:
@@ -196,11 +215,13 @@ def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     return {name: condition[name] for name in names}
 
 
-def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
-    """Numbers of training rows for samples with these numbers, which lie in one chunk of MAX_ROWS."""
-    with seeded(seed, "conditions", int(index[0]) // MAX_ROWS):
-        drawn = torch.randint(n, (MAX_ROWS,))
-    return drawn[index % MAX_ROWS]
+def _in_groups(seed: int, what: str, index: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """Draws for samples with these increasing numbers, made for each group of MAX_ROWS numbers under its own key."""
+    drawn = []
+    for group in range(int(index[0]) // MAX_ROWS, int(index[-1]) // MAX_ROWS + 1):
+        with seeded(seed, what, group):
+            drawn.append(draw(MAX_ROWS))
+    return torch.cat(drawn)[index - int(index[0]) // MAX_ROWS * MAX_ROWS]
 
 
 @attrs.frozen(eq=False)
@@ -331,8 +352,8 @@ def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
 
 def batch_rows(run: Run) -> int:
     """Number of samples to draw and write together: full chunks, limited by memory and by the loss after a kill."""
-    numbers = math.prod(run.model.family.network_io.site_shape)
-    chunk = chunk_rows(numbers)
+    numbers = run.model.family.network_io.flat().in_numbers
+    chunk = chunk_rows(numbers, next(run.model.parameters()).device)
     return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
 
 

@@ -164,7 +164,8 @@ def _sites(family: Family[Any]) -> tuple[int, ...]:
 def _known_sites(model: InpaintedModel, shape: tuple[int, ...]) -> Tensor:
     """True at sites of which everything is known."""
     masks = model.observed.mask
-    known = [mask.flatten(1 + len(shape)).all(-1) for mask in masks.values()] if isinstance(masks, Mapping) else [masks]
+    each = masks.values() if isinstance(masks, Mapping) else [masks]
+    known = [mask.reshape(*mask.shape[: 1 + len(shape)], -1).all(-1) for mask in each]
     whole = len(known) == len(model.family.parts)
     return torch.stack(known).all(0) if whole else torch.zeros_like(known[0])
 

@@ -247,7 +247,7 @@ class _Training:
         data = fingerprint(*stored)
         processes.check_in_sync("data", data, self.step)
         origin = {"environment": environment(accelerator.device), "data": data}
-        facts = data_facts(experiment.dataset, summary.conditions)
+        facts = data_facts(experiment.dataset, summary.conditions, summary.sizes)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         check_savable(model.network.state_dict())

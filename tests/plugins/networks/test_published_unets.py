@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bfn_categorical import Categorical, CategoricalParams
-from bfn_gaussian import Gaussian, NoiseHead
+from bfn_gaussian import Gaussian, GaussianParams, NoiseHead
 from bfn_gaussian_heads import DiscretisedHead
 from bfn_toolkit import BFN, Experiment, NetworkBuilder, NetworkIO, load_run, seeded
 from bfn_toolkit.sharing.import_weights import import_checkpoint
