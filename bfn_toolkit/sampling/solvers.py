@@ -141,6 +141,11 @@ def _plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
     return torch.addcmul(a, b, factor.to(b.dtype)) if isinstance(factor, Tensor) else torch.add(a, b, alpha=factor)
 
 
+def _add(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """a + factor b, in place in a."""
+    return a.addcmul_(b, factor.to(b.dtype)) if isinstance(factor, Tensor) else a.add_(b, alpha=factor)
+
+
 def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
     """Yields the parts, for a product each within its own random stream."""
     stream = streams() if family.has_parts else None
@@ -282,7 +287,7 @@ def _sde_step(path: SolverPath, D: Tensor, q: Number, alpha: Number) -> Tensor:
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
     c = _sqrt(alpha) / q
-    return _plus(_plus(torch.randn_like(path.w).mul_(c), path.w, a), D, b)
+    return _add(_add(torch.randn_like(path.w).mul_(c), path.w, a), D, b)
 
 
 NARROW = BFNWarning(

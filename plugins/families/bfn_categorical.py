@@ -68,6 +68,7 @@ from bfn_toolkit import (
     validators,
 )
 
+HALF = math.sqrt(0.5)
 EVEN = 1e-3  # share of the time in which beta grows evenly under the entropy-linear schedule
 
 
@@ -356,37 +357,34 @@ class Categorical(ChannelFamily[Params]):
     def channels(self) -> int:  # noqa: D102
         return 1 if self.classes == 2 else self.classes
 
-    @property
-    def gain(self) -> int:
-        """B / beta: K, and 1 for two classes."""
-        return self.channels
-
     def embed(self, x: Tensor) -> Tensor:
-        """The one-hot code; for two classes -1 or 1."""
+        """The one-hot code; for two classes the difference of its two numbers, at the same noise: -1 or 1 / sqrt(2)."""
         dtype = torch.get_default_dtype()
-        return (2.0 * x.to(dtype) - 1.0).unsqueeze(-1) if self.classes == 2 else one_hot(x, self.classes).to(dtype)
+        if self.classes == 2:
+            return (2.0 * x.to(dtype) - 1.0).mul_(HALF).unsqueeze(-1)
+        return torch.zeros((*x.shape, self.classes), dtype=dtype, device=x.device).scatter_(-1, x.unsqueeze(-1), 1.0)
 
     def natural_params(self, params: Params) -> tuple[Tensor, Tensor]:
-        """Returns v and B."""
-        v = params.half_odds.unsqueeze(-1) if self.classes == 2 else params.logits
-        return v, self.gain * params.accuracy
+        """Returns v and B = K beta."""
+        v = params.half_odds.unsqueeze(-1) / HALF if self.classes == 2 else params.logits
+        return v, self.classes * params.accuracy
 
     def from_natural(self, v: Tensor, accuracy: Tensor) -> Params:
-        """Stores v and beta."""
-        accuracy = accuracy / self.gain
-        return PairParams(v.squeeze(-1), accuracy) if self.classes == 2 else CategoricalParams(v, accuracy)
+        """Stores v and beta = B / K."""
+        beta = accuracy / self.classes
+        return PairParams(v.squeeze(-1) * HALF, beta) if self.classes == 2 else CategoricalParams(v, beta)
 
     def snr(self, alpha: Tensor) -> Tensor:
-        """The gain times alpha."""
-        return self.gain * alpha
+        """Returns K alpha."""
+        return self.classes * alpha
 
     def mean_embedding(self, output: Output) -> Tensor:
-        """The probabilities of the classes; for two classes their difference."""
+        """The probabilities of the classes; for two classes their difference over sqrt(2)."""
         if not isinstance(output, Finite):
             return super().mean_embedding(output)
         if self.classes == 2:
             half_odds = 0.5 * output.log_odds if isinstance(output, Pair) else _half_odds(output.logits)
-            return half_odds.tanh_().unsqueeze(-1)
+            return half_odds.tanh().mul_(HALF).unsqueeze(-1)
         return output.logits.softmax(-1)
 
     def input(self, params: Params) -> Distribution:
@@ -447,7 +445,7 @@ class Categorical(ChannelFamily[Params]):
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
-        return 0.5 * self.gain * self._error(x, output).square().sum(-1)
+        return 0.5 * self.classes * self._error(x, output).square().sum(-1)
 
     def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
@@ -456,7 +454,7 @@ class Categorical(ChannelFamily[Params]):
         if isinstance(output, Pair):
             p = output.log_odds.sigmoid()
             return mse_loss(p, x.to(p.dtype), reduction="none").flatten(1).sum(1) * (2.0 * self.schedule.alpha(t))
-        return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.gain))
+        return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
     def _error(self, x: Tensor, output: Output) -> Tensor:
         """Expected embedding minus the embedding."""
