@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -32,6 +33,9 @@ from bfn_toolkit import (
     train,
 )
 from bfn_toolkit.parallel.signals import Interrupted
+from bfn_toolkit.reports.report import evaluate, write_figures
+from bfn_toolkit.runs import run as runs
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 from bfn_toolkit.training import feed
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import resume
@@ -186,3 +190,17 @@ def test_bytes_in_memory_stay_bytes_and_a_memory_map_stays_on_disk():
     found = json.loads(done.stdout)
     assert found["mapped"] <= 0.2
     assert 1.0 <= found["held"] <= 1.5
+
+
+def test_a_run_on_stored_rows_is_evaluated_and_drawn(path, tmp_path, monkeypatch):
+    run = train(stored(path), tmp_path / "run")
+    assert len(run.split("all").x) == 240
+    monkeypatch.setattr(runs, "SHOWN", 10 * 4 * 4)  # ten rows of four numbers
+    assert torch.equal(run.split("all").x, run.split("all").x)
+    assert len(run.split("all").x) == 10
+    plan = ResolvedPlan.of(run, SamplePlan(20, 5))
+    first, second = (evaluate(plan, n_steps=5, draws=2, density=4, particles=2) for _ in range(2))
+    assert first == second
+    assert math.isfinite(first["total_nats"])
+    assert first["examples"] == 60
+    assert {path.stem for path in write_figures(plan, tmp_path, plan.draw())} >= {"data", "samples"}
