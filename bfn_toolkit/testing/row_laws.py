@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from bfn_toolkit.data.dataset import Batch, Dataset, Split
 from bfn_toolkit.randomness import Shard
 from bfn_toolkit.shapes import leaves
 from bfn_toolkit.testing.draws import seeded
-from bfn_toolkit.testing.law import Judge, law
+from bfn_toolkit.testing.law import Judge, law, pickled
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test", "all")
 SOME = 64  # rows that are prepared
@@ -62,7 +61,7 @@ def check_rows_are_those_of_the_split(dataset: Dataset) -> float:
             ("in another order", order, rows[order]),
             ("one by one", order[:1], rows[order[:1]]),
             ("twice", twice, rows[twice]),
-            ("after pickle", order, pickle.loads(pickle.dumps(rows))[order]),
+            ("after pickle", order, pickled(rows)[order]),
         ):
             judge.true(_same(batch, whole.rows(index)), f"rows of {name}, {way}, differ", "the same rows")
         taken = rows[order]
