@@ -117,19 +117,21 @@ class Draws:
             def on_chunk_step(step: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(step, first=here.start))
 
+            # Found outside of the scope: they may be read from data, whose draws are no rows of samples.
+            condition, mask = self.condition(index), self.mask(index)
+            mask = None if mask is None else map_data(lambda part: part.to(device), mask)
+            observed = None if self.observed is None else self.observed.rows(index.to(device))
             with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
                 model: Model = _WithoutNoise(self.model, noise)
-                mask = self.mask(index)
                 if mask is not None:
-                    mask = map_data(lambda part: part.to(device), mask)
                     model = MaskedModel(model, mask)
-                if self.observed is not None:
-                    model = InpaintedModel(model, self.observed.rows(index.to(device)))
+                if observed is not None:
+                    model = InpaintedModel(model, observed)
                 x = self.sampler.sample(
                     model,
                     len(here),
                     n_steps=self.n_steps,
-                    condition=self.condition(index),
+                    condition=condition,
                     device=device,
                     dtype=dtype,
                     on_step=None if on_step is None else on_chunk_step,

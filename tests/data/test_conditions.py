@@ -187,7 +187,7 @@ def placed(network: NetworkBuilder, **training: int) -> Experiment:
 def test_a_vector_on_the_command_line_reaches_the_network() -> None:
     assert parse_conditions(["place=[0.25, 0.5]", "label=3", "side=none"]) == {
         "place": [0.25, 0.5],
-        "label": 3.0,
+        "label": "3",
         "side": None,
     }
     with pytest.raises(ConfigError, match=r"NAME=NUMBER, NAME=\[NUMBER,NUMBER\] or NAME=none"):
