@@ -117,19 +117,21 @@ class Draws:
             def on_chunk_step(step: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(step, first=here.start))
 
+            # These may draw, and not for rows of these blocks.
+            mask, condition = self.mask(index), self.condition(index)
+            observed = None if self.observed is None else self.observed.rows(index.to(device))
             with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
                 model: Model = _WithoutNoise(self.model, noise)
-                mask = self.mask(index)
                 if mask is not None:
                     mask = map_data(lambda part: part.to(device), mask)
                     model = MaskedModel(model, mask)
-                if self.observed is not None:
-                    model = InpaintedModel(model, self.observed.rows(index.to(device)))
+                if observed is not None:
+                    model = InpaintedModel(model, observed)
                 x = self.sampler.sample(
                     model,
                     len(here),
                     n_steps=self.n_steps,
-                    condition=self.condition(index),
+                    condition=condition,
                     device=device,
                     dtype=dtype,
                     on_step=None if on_step is None else on_chunk_step,
@@ -158,7 +160,8 @@ class _WithoutNoise(ModelWrapper):
         self._noise = noise
 
     def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
-        return self._noise.aside(lambda: masks.told(self.model.output, params, t, condition, **told))
+        output: Output = self._noise.aside(lambda: masks.told(self.model.output, params, t, condition, **told))
+        return output
 
 
 def _in_full_products(rows: range) -> range:
