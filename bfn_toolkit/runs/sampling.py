@@ -20,6 +20,7 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
 from bfn_toolkit.data.conditions import SizeSpec, seen_in
+from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.formats import Raw, readable
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
 from bfn_toolkit.families import Family
@@ -118,13 +119,13 @@ class ResolvedPlan:
         """
         family, device = run.model.family, next(run.model.parameters()).device
         name, sampler = plan.choose(family)
-        conditions = _conditions(run, plan)
+        rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
+        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
         known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        draws = Draws(model, plan.n, plan.steps, sampler, key, conditions, known, _masks(run, plan))
-        return cls(run, plan, name, draws, known)
+        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask), known)
 
     def mask(self, rows: range) -> Mask | None:
         """True where the samples with these numbers have data; None if nothing is missing."""
@@ -153,10 +154,10 @@ class ResolvedPlan:
         return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=checked)
 
 
-def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | None]:
+def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Condition | None]:
     """Conditions of samples by number: those of the plan, and for all others those of random training rows."""
     network, device = run.experiment.network, next(run.model.parameters()).device
-    specs = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    specs = seen_in(rows.condition) if rows is not None else run.seen or {}
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
     values = {name: _value(run, name, value) for name, value in plan.condition.items() if value is not None}
@@ -189,14 +190,14 @@ def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | S
     return run.codec.condition(name, value)
 
 
-def _masks(run: Run, plan: SamplePlan) -> Callable[[Tensor], Mask | None]:
+def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
     """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
     family = run.model.family
     if plan.size is not None:
         size = torch.tensor([plan.size])
         mask_of_sizes(family, size)
         return lambda index: mask_of_sizes(family, size.expand(len(index)))
-    sizes = SizeSpec.of(run.split("train").mask) if run.seen is None else run.sizes
+    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
     if sizes is None:
         return lambda index: None
     return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))

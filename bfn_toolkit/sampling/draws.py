@@ -117,9 +117,8 @@ class Draws:
             def on_chunk_step(step: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(step, first=here.start))
 
-            # Found outside of the scope: they may be read from data, whose draws are no rows of samples.
-            condition, mask = self.condition(index), self.mask(index)
-            mask = None if mask is None else map_data(lambda part: part.to(device), mask)
+            # These may draw, and not for rows of these blocks.
+            mask, condition = self.mask(index), self.condition(index)
             observed = None if self.observed is None else self.observed.rows(index.to(device))
             with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
                 model: Model = _WithoutNoise(self.model, noise)

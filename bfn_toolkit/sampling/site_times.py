@@ -20,7 +20,7 @@ two sites are drawn at the same time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -179,7 +179,7 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
     """Gives parts of the data time grids of their own; the other parts keep the times of the sampler.
 
     Arguments:
-        grids: Grids by the names of parts.  All have n times, and the last is 1.
+        grids: Grids by the names of parts.  All have n times, and the last is 1; they do not matter for n = 1.
         sampler: The sampler.
     """
 
@@ -198,11 +198,11 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
         return self.sampler.nfe(n_steps)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
-        """Numbers of the steps, divided by n; without grids the times of the sampler.
+        """Numbers of the steps, divided by n; without grids, or for n = 1, the times of the sampler.
 
         Raises:
             ConfigError: If a grid has the name of no part, or the part is not a channel.
-            StepCountError: If a grid does not have n times, or n is 1.
+            StepCountError: If a grid does not have n times.
         """
         for name, grid in self.grids.items():
             if name not in model.family.parts:
@@ -210,9 +210,8 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
                 raise ConfigError(f"{type(self).__name__} has a grid for '{name}', and the data have the parts {parts}")
             grid.times(model.family.parts[name], n_steps)
         times = self.sampler.times(model, n_steps)
-        if not self.grids:
+        if not self.grids or n_steps == 1:
             return times
-        _check_two(n_steps)
         return torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64)
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -226,6 +225,13 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
             first = round(float(s) * n)
             s, t = (self._part_times(model, n, number) for number in (first, first + 1))
         return self.sampler.step(model, state, s, t, condition)
+
+    def trajectory(self, model: Model, batch_size: int, *, n_steps: int, **options: Any) -> Iterator[Any]:
+        """The n + 1 states."""
+        self.times(model, n_steps)  # checks the grids
+        if n_steps == 1:
+            return self.sampler.trajectory(model, batch_size, n_steps=n_steps, **options)
+        return super().trajectory(model, batch_size, n_steps=n_steps, **options)
 
     def _part_times(self, model: Model, n: int, number: int) -> Times:
         times = dict.fromkeys(model.family.parts, self.sampler.times(model, n)[number])

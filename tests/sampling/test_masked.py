@@ -30,7 +30,7 @@ from bfn_toolkit import (
     seeded,
 )
 from bfn_toolkit.data.conditions import SizeSpec
-from bfn_toolkit.shapes import leaves, map_data
+from bfn_toolkit.shapes import leaves
 
 POINTS = ProductFamily(
     {"position": Gaussian((5, 2), axes=("set", "channel")), "type": Categorical((5,), classes=3, axes=("set",))}
@@ -186,4 +186,3 @@ def test_sizes_of_rows_are_counted_if_only_the_ends_are_missing() -> None:
         drawn = torch.bincount(spec.draw(8_000), minlength=6)
     assert torch.equal(drawn == 0, torch.tensor(spec.counts) == 0)
     assert bool(((drawn[drawn > 0] / 8_000 - 0.25).abs() < 5 * (0.19 / 8_000) ** 0.5).all())
-    assert map_data(len, mask) is not None
