@@ -24,12 +24,12 @@ from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, R
 from bfn_toolkit.masks import mask_of, told
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
 from bfn_toolkit.shapes import by_row, device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, by default: about a second for a small network
-CHUNK = 256  # examples whose draws share one seed
-ROWS = 8192  # rows in one evaluation
+CHUNK = 256  # examples whose draws share one seed, at most
+ROWS = 8192  # rows in one evaluation, at most
 PRESENT = ":present"  # stands for the number of numbers among the sums of losses by part
 
 
@@ -155,21 +155,23 @@ def likelihood_bound(
         ReconstructionLoss(),
     )
 
+    size = rows_together(model.family, CHUNK)
+
     def chunk_losses(chunk: int) -> dict[str, Tensor]:
-        """Sums over the draws for the rows of a chunk, by part: (CHUNK, 2)."""
-        rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
-        index, condition = torch.arange(CHUNK, device=device), readable(model, rows.condition)
-        zeros = torch.zeros(CHUNK, 2, dtype=torch.float64, device=device)
+        """Sums over the draws for the rows of a chunk, by part: (size, 2)."""
+        rows = data[torch.arange(chunk * size, (chunk + 1) * size).remainder_(n)]
+        index, condition = torch.arange(size, device=device), readable(model, rows.condition)
+        zeros = torch.zeros(size, 2, dtype=torch.float64, device=device)
         sums: dict[str, Tensor] = {} if rows.mask is None else {PRESENT: present_numbers(rows)}
-        for together in torch.split(torch.arange(draws), ROWS // CHUNK):
+        for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROWS) // size)):
             batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
             for i, loss in enumerate(losses):
                 for name, nats in told(loss.part_losses, model, batch.x, batch.condition, mask=batch.mask).items():
-                    sums.setdefault(name, zeros.clone())[:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
+                    sums.setdefault(name, zeros.clone())[:, i] += nats.double().reshape(len(together), size).sum(0)
         return sums
 
     sums = map_chunks(
-        range(n), CHUNK, chunk_losses, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
+        range(n), size, chunk_losses, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
     )
     present = sums.pop(PRESENT, None)
     messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
