@@ -121,9 +121,7 @@ class Validation:
             rows = sent(self.rows[torch.arange(first, first + size).remainder_(n)], device)
             return numbers(self.train_step.prepare(rows))
 
-        found: Tensor = map_chunks(
-            range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks
-        )
+        found: Tensor = map_chunks(range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks)
         self.train_step.model.train()
         return found
 
