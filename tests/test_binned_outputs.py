@@ -76,7 +76,8 @@ def test_mean_without_a_gradient_is_the_same(bins: int) -> None:
     with torch.no_grad():
         assert torch.equal(binned_mean(mean, scale, bins), expected)
         for rows in (scale >= 1.2 * 2 / bins, scale < 1.2 * 2 / bins):  # all scales on one side
-            assert torch.equal(binned_mean(mean[rows], scale[rows], bins), expected[rows])
+            found = binned_mean(mean[rows], scale[rows], bins)
+            assert torch.allclose(found, expected[rows], rtol=0.0, atol=1e-14)  # erf rounds by its place in a vector
 
 
 @given(st.floats(-3.0, 3.0), log_uniform(1e-4, 20.0), st.integers(2, 300))
