@@ -27,12 +27,12 @@ from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, R
 from bfn_toolkit.masks import mask_of, told
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
 from bfn_toolkit.shapes import by_row, device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, by default: about a second for a small network
-CHUNK = 256  # examples whose draws share one seed
-ROWS = 8192  # rows in one evaluation
+CHUNK = 256  # examples whose draws share one seed, at most
+ROWS = 8192  # rows in one evaluation, at most
 PRESENT = ":present"  # stands for the number of numbers among the sums of losses by part
 MAX_DRAWS = 4096  # per example
 ENOUGH = 8  # chunks within a budget, without which a standard error is not trusted
@@ -193,7 +193,7 @@ def likelihood_bound(
             index, condition = torch.arange(chunk_rows, device=device), readable(model, rows.condition)
             zeros = torch.zeros(chunk_rows, 2, dtype=torch.float64, device=device)
             sums: dict[str, Tensor] = {} if rows.mask is None else {PRESENT: draws * present_numbers(rows)}
-            for together in torch.split(torch.arange(draws), ROWS // chunk_rows):
+            for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROWS) // chunk_rows)):
                 batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
                 for i, loss in enumerate(losses):
                     for name, nats in told(loss.part_losses, model, batch.x, batch.condition, mask=batch.mask).items():
@@ -210,7 +210,7 @@ def likelihood_bound(
 
     if budget is None:
         draws = draws or min(MAX_DRAWS, max(1, round(EVALUATIONS / n)))
-        total = sums(range(n), draws, CHUNK)
+        total = sums(range(n), draws, rows_together(model.family, CHUNK))
     else:
         with seeded(seed, "likelihood order"):
             order = torch.randperm(n)

@@ -123,6 +123,7 @@ class Draws:
             with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
                 model: Model = _WithoutNoise(self.model, noise)
                 if mask is not None:
+                    mask = map_data(lambda part: part.to(device), mask)
                     model = MaskedModel(model, mask)
                 if observed is not None:
                     model = InpaintedModel(model, observed)

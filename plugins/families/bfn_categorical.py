@@ -12,6 +12,14 @@ With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated a
 It is the channel of :math:`\phi(x) = e_x` with B = K beta.  No tensor is larger than B x site x K: a training step
 needs no one-hot code, and the receiver sums its K components in place.
 
+Of two classes only the difference of the two numbers matters, and one number at each site is enough:
+
+.. math:: \frac{v_1 - v_0}{2} \sim N(\pm \beta, \beta), \qquad p_1 - p_0 = \tanh \frac{v_1 - v_0}{2} .
+
+This is the channel of :math:`\phi(x) = \pm 1 / \sqrt 2`, also with B = 2 beta.  Messages keep their two numbers, and
+beliefs and outputs still have ``logits`` (B, \*site, 2), computed when they are asked for (:class:`PairParams`,
+:class:`Pair`).
+
 By default K beta(1) is 18 + 3 ln(K / 2).  If all classes are equally likely, the most probable class after all messages
 is wrong for these shares of the sites, and this entropy is left, in nats at each site:
 
@@ -210,6 +218,11 @@ def _half_message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
     return noise.mul_(alpha.sqrt()).addcmul_(x.to(noise.dtype), alpha, value=2.0).sub_(alpha)
 
 
+def _ends(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The embedding of two classes, with shape (B, *site, 1)."""
+    return x.to(dtype).mul_(2.0).sub_(1.0).mul_(HALF).unsqueeze(-1)
+
+
 def _squared_error(classes: int, snr: float) -> float:
     r"""Expectation of :math:`\lVert e_x - \mathrm{softmax}(v) \rVert^2` at B = K beta, by quadrature.
 
@@ -361,7 +374,7 @@ class Categorical(ChannelFamily[Params]):
         """The one-hot code; for two classes the difference of its two numbers, at the same noise: -1 or 1 / sqrt(2)."""
         dtype = torch.get_default_dtype()
         if self.classes == 2:
-            return (2.0 * x.to(dtype) - 1.0).mul_(HALF).unsqueeze(-1)
+            return _ends(x, dtype)
         return torch.zeros((*x.shape, self.classes), dtype=dtype, device=x.device).scatter_(-1, x.unsqueeze(-1), 1.0)
 
     def natural_params(self, params: Params) -> tuple[Tensor, Tensor]:
@@ -460,7 +473,7 @@ class Categorical(ChannelFamily[Params]):
         """Expected embedding minus the embedding."""
         p, index = self.mean_embedding(output), x.unsqueeze(-1)
         if self.classes == 2:
-            return p - self.embed(x)
+            return p - _ends(x, p.dtype)
         return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
     def step_loss(

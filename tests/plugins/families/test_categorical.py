@@ -166,6 +166,27 @@ def test_a_pair_of_classes_is_one_logit() -> None:
         assert torch.allclose(output.log_prob(ones), torch.nn.functional.logsigmoid(logit).flatten(1).sum(1))
 
 
+def test_a_pair_is_the_finite_output_of_its_logits() -> None:
+    two = Categorical(site_shape=(3,), classes=2)
+    with seeded(0, "pair"):
+        before = CategoricalParams(torch.randn(40_000, 3, 2, dtype=DOUBLE), torch.full((40_000,), 0.3, dtype=DOUBLE))
+        params = two.from_natural(*two.natural_params(before))
+        pair = two.output(torch.randn(40_000, 3, 1, dtype=DOUBLE), params)
+        x, draws = torch.randint(2, (40_000, 3)), pair.sample()
+    assert torch.allclose(params.log_probs, before.log_probs, atol=1e-14)
+    finite = Finite(None, pair.logits)
+    assert torch.equal(pair.mode, finite.mode)
+    assert torch.allclose(pair.mean, finite.mean, atol=1e-15)
+    assert torch.equal(pair.log_prob(x), finite.log_prob(x))
+    assert torch.allclose(two.mean_embedding(pair), two.mean_embedding(finite), atol=1e-15)
+    assert torch.allclose(two.mean_embedding(pair), pair.expect(two.embed), atol=1e-7)  # embeddings are in float32
+    t = torch.rand(40_000, dtype=DOUBLE)
+    assert torch.allclose(two.loss_rate(x, pair, t), two.loss_rate(x, finite, t), rtol=1e-13)
+    assert z_of_mean(draws - pair.mean, 0.0) <= Z
+    again = attrs.evolve(pair, logits=before.logits)
+    assert torch.allclose(again.logits.softmax(-1), before.log_probs.exp(), rtol=1e-14)
+
+
 @pytest.mark.parametrize("classes", [2, 27, 50_257])
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_extreme_accuracies_and_classes_stay_finite_and_exact(classes: int, dtype: torch.dtype) -> None:
