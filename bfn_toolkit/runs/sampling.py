@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
+from bfn_toolkit.data.codec import Codec, Mask, raw_rows, raw_size, with_known
 from bfn_toolkit.data.conditions import seen_in
 from bfn_toolkit.data.formats import Raw, readable
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
@@ -123,9 +123,15 @@ class ResolvedPlan:
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
         return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known), known)
 
-    def raw(self, samples: Data, rows: range | None = None) -> Raw:
-        """Samples with these numbers in the user's form, known numbers among them as they were given."""
-        raw = self.run.codec.decode(samples)
+    def raw(self, samples: Data, rows: range | None = None, mask: Mask | None = None) -> Raw:
+        """Samples with these numbers in the user's form, known numbers among them as they were given.
+
+        Arguments:
+            samples: The samples.
+            rows: Their numbers; by default all.
+            mask: True where there is data; see :meth:`bfn_toolkit.Codec.decode`.
+        """
+        raw = self.run.codec.decode(samples, mask)
         if self.known is None:
             return raw
         rows = range(self.plan.n) if rows is None else rows
@@ -232,6 +238,8 @@ class KnownValues:
         else:
             raw = _with_rows(raw, sites.get(""))
         known = cls(raw, model.codec, family)
+        if not known.size:
+            raise ConfigError("the file of known values has no rows")
         if n is None:
             return known
         if known.size not in (1, n):
@@ -279,6 +287,8 @@ class KnownValues:
 
 def _with_rows(raw: Raw, site: tuple[int, ...] | None) -> Raw:
     """One example without an axis of rows becomes a row."""
+    if isinstance(raw, Tensor) and raw.ndim == 0 and site != ():
+        raise ConfigError("the file of known values has a single number, expected a row of them")
     return raw.unsqueeze(0) if isinstance(raw, Tensor) and site is not None and raw.ndim == len(site) else raw
 
 
