@@ -65,8 +65,9 @@ def with_known(raw: Raw, known: Raw) -> Raw:
     """Raw data with the numbers of others wherever these are not NaN, so that they come back without rounding."""
     if isinstance(raw, Mapping):
         return {name: with_known(part, known[name]) if name in known else part for name, part in raw.items()}
-    if isinstance(raw, Tensor) and raw.is_floating_point() and known.is_floating_point():
-        return torch.where(known.isnan(), raw, known.to(raw.dtype))
+    if isinstance(raw, Tensor) and raw.is_floating_point():
+        known = known.to(raw.dtype)
+        return torch.where(known.isnan(), raw, known)
     return raw
 
 
@@ -260,7 +261,10 @@ def _columns(raw: Tensor, names: Sequence[str], part: str) -> Any:
     """Names and values of the columns of flat data."""
     if raw.ndim != 2:
         raise ConfigError(f"samples of shape {tuple(raw.shape[1:])} are not flat; write .npy or .safetensors")
-    return zip(names or [f"{part}{i + 1}" for i in range(raw.shape[1])], raw.T.tolist(), strict=True)
+    names = names or [f"{part}{i + 1}" for i in range(raw.shape[1])]
+    if len(names) != raw.shape[1]:
+        raise ConfigError(f"the codec has {len(names)} names ({', '.join(names)}) for {raw.shape[1]} numbers")
+    return zip(names, raw.T.tolist(), strict=True)
 
 
 def _category(value: float | int, names: Sequence[str] | None) -> str:
@@ -479,7 +483,8 @@ class TextCodec(Codec):
         Raises:
             DataError: If they are not classes of this alphabet.
         """
-        if isinstance(numbers, Mapping) or numbers.is_floating_point() or int(numbers.max()) >= len(self.alphabet):
+        fits = isinstance(numbers, Tensor) and numbers.ndim > 0 and not numbers.is_floating_point()
+        if not fits or bool((numbers >= len(self.alphabet)).any()):
             raise DataError(f"expected integers below {len(self.alphabet)}, the classes of the alphabet")
         return self.decode(numbers.reshape(-1, numbers.shape[-1]).clamp_min(-1))
 

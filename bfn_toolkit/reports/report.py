@@ -65,7 +65,7 @@ def _columns(run: Run, samples: Data, data: Data) -> dict[str, float]:
     """Wasserstein-1 distance of each column of numbers with a name, in the units of the user."""
     names = run.codec.names
     drawn, rows = (raw_like(x, run.codec) for x in (samples, data))
-    if not names or isinstance(rows, Mapping) or not rows.is_floating_point():
+    if isinstance(rows, Mapping) or not rows.is_floating_point() or rows.shape[1:] != (len(names),):
         return {}
     return {name: w1(drawn[:, i], rows[:, i]) for i, name in enumerate(names)}
 

@@ -254,6 +254,8 @@ class KnownValues:
         else:
             raw = _with_rows(raw, sites.get(""))
         known = cls(raw, model.codec, family)
+        if not known.size:
+            raise ConfigError("the file of known values has no rows")
         if n is None:
             return known
         if known.size not in (1, n):
@@ -301,6 +303,8 @@ class KnownValues:
 
 def _with_rows(raw: Raw, site: tuple[int, ...] | None) -> Raw:
     """One example without an axis of rows becomes a row."""
+    if isinstance(raw, Tensor) and raw.ndim == 0 and site != ():
+        raise ConfigError("the file of known values has a single number, expected a row of them")
     return raw.unsqueeze(0) if isinstance(raw, Tensor) and site is not None and raw.ndim == len(site) else raw
 
 

@@ -178,6 +178,11 @@ def test_parts_without_names_are_written_as_ever(tmp_path: Path) -> None:
         }
 
 
+def test_names_are_as_many_as_the_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"3 names \(a, b, c\) for 2 numbers"):
+        written(tmp_path / "x.csv", IdentityCodec(names=("a", "b", "c")), torch.zeros(1, 2))
+
+
 # JSON
 
 

@@ -181,6 +181,31 @@ def test_digits_are_levels_and_a_sheet(tmp_path: Path) -> None:
     assert (np.load(tmp_path / "y.npy")[:, 0] == 16).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.float32(180.0), "a single number"),
+        (np.zeros((0, 2), np.float32), "no rows"),
+        (np.zeros((2, 3), np.float32), "expected 2 numbers for each example"),
+    ],
+)
+def test_known_values_of_another_form_are_refused(
+    values: Any, words: str, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "known.npy", values)
+    arguments = ("--known", str(tmp_path / "known.npy"), "--out", str(tmp_path / "x.csv"))
+    for more in ((), ("-n", "2")):
+        assert bfn("sample", str(people / "run"), *arguments, *more) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_known_integers_are_in_units_of_the_file(people: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "known.npy", np.array([[180, 61], [150, 40]]))
+    arguments = ("--known", str(tmp_path / "known.npy"), "--steps", "2", "--out", str(tmp_path / "x.csv"))
+    assert bfn("sample", str(people / "run"), *arguments) == 0
+    assert rows_of(tmp_path / "x.csv")[1].tolist() == [[180.0, 61.0], [150.0, 40.0]]
+
+
 def test_a_damaged_codec_is_told(tmp_path: Path) -> None:
     assert recorded_codec({}, tmp_path) is None
     for table in ({"name": "table", "scale": [0.0]}, {"name": "no-such-codec"}, [1]):
