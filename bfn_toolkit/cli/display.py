@@ -194,9 +194,9 @@ def scores_table(scores: Mapping[str, Any]) -> None:
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     """Prints the registered components."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("kind", "name", "module", "distribution", "version")
+    table = Table("kind", Column("name", no_wrap=True), "module", "distribution", "version")
     for part in parts:
         table.add_row(*part.values())
     Console().print(table)
