@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
+from bfn_toolkit.masks import present
 from bfn_toolkit.outputs import Finite, Kernel, SiteNormalMixture
 from bfn_toolkit.shapes import per_example
 
@@ -227,9 +228,9 @@ class Binned:
         """Centres of the bins into which draws of the mixture fall."""
         return self.centre(self.index(self.normals.sample()))
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probability, in nats per example, of the bins that x is in."""
-        return per_example(self._log_masses(self.index(x).unsqueeze(-1)).squeeze(-1))
+        return per_example(self._log_masses(self.index(present(x, mask)).unsqueeze(-1)).squeeze(-1), mask)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)] at each site, exact."""

@@ -41,7 +41,7 @@ def part_of(value: Any, name: str) -> Any:
 
     The name "" stands for the only part of a family that is not a product.
     """
-    return value[name] if name and not isinstance(value, Tensor) else value
+    return value[name] if name and value is not None and not isinstance(value, Tensor) else value
 
 
 def device_of(x: Data) -> torch.device:
@@ -68,11 +68,27 @@ def batch_size(x: Data) -> int:
 def expand(a: Tensor, like: Tensor) -> Tensor:
     """Appends axes of length one, so that ``a`` of shape (B,) broadcasts against ``like`` of shape (B, *site).
 
-    A scalar tensor, and one that already has all the axes, are returned unchanged.
+    A scalar tensor, and one that already has all the axes or more, are returned unchanged.
     """
-    if a.ndim == 0 or a.ndim == like.ndim:
+    if a.ndim == 0 or a.ndim >= like.ndim:
         return a
     return a.reshape(*a.shape, *(1,) * (like.ndim - a.ndim))
+
+
+def fit(a: Tensor, ndim: int) -> Tensor:
+    """A tensor by site so that it broadcasts against one with ``ndim`` axes: :func:`expand`, or its first values.
+
+    It may have more axes than a tensor with one number for each direction, which is a vector or a matrix of the data;
+    then it is the same along the direction, and its first value counts.
+    """
+    while a.ndim > ndim:
+        a = a[..., 0]
+    return a if a.ndim in (0, ndim) else a.reshape(*a.shape, *(1,) * (ndim - a.ndim))
+
+
+def plus(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of accuracies, of which one may differ by site."""
+    return expand(a, b) + expand(b, a)
 
 
 def by_row(x: Tensor) -> Tensor:
@@ -80,9 +96,23 @@ def by_row(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
-def per_example(v: Tensor) -> Tensor:
-    """Sums over the sites: (B, *site) to (B,)."""
+def per_example(v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sums over the sites that are present: (B, *site) to (B,)."""
+    if mask is not None:
+        v = torch.where(fit(mask, v.ndim), v, 0.0)
     return v if v.ndim == 1 else v.sum(tuple(range(1, v.ndim)))
+
+
+def weighted(v: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sums v (B, *site) times a weight, (), (B,) or (B, *site), over the sites that are present."""
+    if weight.ndim < 2:  # one product for each example, not for each site
+        return per_example(v, mask) * weight
+    return per_example(v * fit(weight, v.ndim), mask)
+
+
+def by_example(t: Tensor, rows: int) -> Tensor:
+    """Times with a row for each example: () to (B,)."""
+    return t if t.ndim else t.expand(rows)
 
 
 def shared_time(t: Times) -> Times:
@@ -105,7 +135,7 @@ P = TypeVar("P")
 
 
 def select(mask: Tensor, a: P, b: P) -> P:
-    """Params with the rows of ``a`` where ``mask``, of shape (B,), is true, and of ``b`` elsewhere."""
+    """Params of ``a`` where ``mask``, of shape (B,) or (B, *site), is true, and of ``b`` elsewhere."""
     names = [field.name for field in attrs.fields(type(a))]  # type: ignore[arg-type]
     pairs = ((name, getattr(a, name), getattr(b, name)) for name in names)
-    return type(a)(**{name: torch.where(expand(mask, u), u, v) for name, u, v in pairs})
+    return type(a)(**{name: torch.where(expand(mask, u), expand(u, mask), expand(v, mask)) for name, u, v in pairs})

@@ -50,7 +50,8 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
             for m in event.metrics:
                 step = int(m["step"])
                 if "valid_loss" in m:
-                    say(f"step {step}/{steps}  validation loss {_estimate(m)}")
+                    bound = f"  bound {_estimate(m, 'valid_nats')} nats" if "valid_nats" in m else ""
+                    say(f"step {step}/{steps}  validation loss {_estimate(m)}{bound}")
                 elif step % every == 0 or step == steps:
                     say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
 
@@ -99,8 +100,8 @@ def sampling(n: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bar.update(task, completed=rows)
 
 
-def _estimate(metrics: Mapping[str, Any]) -> str:
-    value, error = metrics["valid_loss"], metrics["valid_loss_stderr"]
+def _estimate(metrics: Mapping[str, Any], name: str = "valid_loss") -> str:
+    value, error = metrics[name], metrics[f"{name}_stderr"]
     return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
 
 

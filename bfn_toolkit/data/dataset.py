@@ -2,27 +2,57 @@
 
 A data set is a frozen attrs class: its fields specify the source of the data (a generator, a file of the user, a
 package), and the data are a function of the fields.  Nothing is downloaded.
+
+There are two forms.  Small data are a batch in memory for each split (:meth:`Dataset.split`).  Large data are rows by
+number, as they are stored (:meth:`Dataset.rows`), which are read batch by batch and made ready for the model on its
+device (:meth:`Dataset.prepare`).
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.errors import DataError
+from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, batch_size, map_data, named_parts
+from bfn_toolkit.shapes import Data, batch_size, device_of, map_data, named_parts
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
 
 
+class Rows(abc.ABC):
+    """The rows of a split by number, in the dtype in which they are stored; data in memory are a :class:`Batch`.
+
+    :class:`ArrayRows <bfn_toolkit.ArrayRows>` reads memory-mapped files.  Workers receive a copy by pickle where
+    processes are spawned, so a class that opens a file opens it by path when it is unpickled.
+    """
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The rows ``index``, integers of shape (n,) in any order, as a batch on the CPU."""
+
+    @property
+    def stamp(self) -> str:
+        """Text that changes when the rows do, such as size and time of the last change of a file; "" if unknown.
+
+        A run is resumed on the same data.  Of large data only a part is compared, and this.
+        """
+        return ""
+
+
 @attrs.frozen(eq=False)
-class Batch:
+class Batch(Rows):
     """Examples and their conditions.
 
     Arguments:
@@ -41,6 +71,10 @@ class Batch:
     weight: Tensor | None = None
 
     def __attrs_post_init__(self) -> None:
+        for name, value in self.condition.items():
+            if value.ndim == 0 or len(value) != len(self):
+                count = f"{len(value)} rows" if value.ndim else "a single value"
+                raise DataError(f"the condition '{name}' has {count}, and the data have {len(self)} rows")
         masks = {} if self.mask is None else self.mask
         parts = dict(named_parts(self.x))
         for name, mask in masks.items() if isinstance(masks, Mapping) else [(name, masks) for name in parts]:
@@ -58,6 +92,9 @@ class Batch:
 
     def __len__(self) -> int:
         return batch_size(self.x)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.rows(index.to(device_of(self.x)))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Applies a function to each tensor."""
@@ -99,6 +136,9 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
 class Dataset(abc.ABC):
     """Examples of one shape, in splits.
 
+    A class defines :meth:`split`, or :meth:`rows` and, where the stored rows are not ready for the model,
+    :meth:`prepare`.
+
     A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
     better than the general defaults.  All settings of the user override them.
     """
@@ -106,14 +146,44 @@ class Dataset(abc.ABC):
     kind: ClassVar[str] = "dataset"
     default_config: ClassVar[Mapping[str, object]] = {}
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Refuses a class whose data are missing, or would be prepared twice."""
+        if cls.rows is Dataset.rows:
+            if cls.split is Dataset.split:
+                raise PluginError(f"{cls.__name__} has no data; write split(self, name), or rows(self, name)")
+            if cls.prepare is not Dataset.prepare:
+                raise PluginError(
+                    f"{cls.__name__} prepares rows, but split(self, name) returns prepared data; write "
+                    "rows(self, name) in its place, with the stored data"
+                )
+        return super().__new__(cls)
+
     @property
     @abc.abstractmethod
     def site_shape(self) -> tuple[int, ...] | Mapping[str, tuple[int, ...]]:
         """Shape of one example, or the shapes of its parts."""
 
-    @abc.abstractmethod
     def split(self, name: Split) -> Batch:
-        """All examples of a split, in memory; "all" means the training and validation rows together."""
+        """All examples of a split, in memory; "all" means the training and validation rows together.
+
+        By default the prepared :meth:`rows`.
+        """
+        rows = self.rows(name)
+        with seeded(0, "prepare", name):
+            return self.prepare(rows[torch.arange(len(rows))])
+
+    def rows(self, name: Split) -> Rows:
+        """The rows of a split as they are stored, for :meth:`prepare`; by default those of :meth:`split`."""
+        return self.split(name)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Makes stored rows ready for the model, on its device: as numbers of the declared shape, scaled, cropped.
+
+        It keeps the number and the order of the rows, and changes nothing in place.  Draws, such as those of a random
+        flip, have the rows on axis 0.  In training they are new in each step and a function of seed and step; elsewhere
+        they are the same each time.
+        """
+        return batch
 
     @property
     def metadata(self) -> Mapping[str, object]:

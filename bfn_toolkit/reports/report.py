@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from bfn_toolkit.data.dataset import Batch, Split
+from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
@@ -75,7 +75,7 @@ def evaluate(
     """
     run, wanted = plan.run, plan.plan
     device = next(run.model.parameters()).device
-    data = run.split(split).to(device)
+    data = run.rows(split, device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=wanted.seed, deal=deal_chunks)
     samples = plan.draw() if samples is None else samples
     return {
@@ -102,14 +102,13 @@ def evaluate(
     }
 
 
-def _first_rows(data: Batch, examples: int) -> Batch:
-    return data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+def _first_rows(data: Rows, examples: int, seed: int) -> Batch:
+    with seeded(seed, "first rows"):
+        return data[torch.arange(min(examples, len(data)))]
 
 
-def _importance(
-    plan: ResolvedPlan, data: Batch, n_steps: int, particles: int, examples: int | None
-) -> dict[str, float]:
-    rows = _first_rows(data, examples or affordable_examples(n_steps, particles))
+def _importance(plan: ResolvedPlan, data: Rows, n_steps: int, particles: int, examples: int | None) -> dict[str, float]:
+    rows = _first_rows(data, examples or affordable_examples(n_steps, particles), plan.plan.seed)
     bound = importance_bound(
         plan.run.model, rows, n_steps=n_steps, particles=particles, seed=plan.plan.seed, deal=deal_chunks
     )
@@ -127,8 +126,8 @@ def _importance(
     }
 
 
-def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float]:
-    rows = _first_rows(data, examples)
+def _density(run: Run, data: Rows, examples: int, seed: int) -> dict[str, float]:
+    rows = _first_rows(data, examples, seed)
     probes = 0 if rows.x[0].numel() <= 64 else 16
     with seeded(seed, "density", device=device_of(rows.x)):
         found = log_density(run.model, rows.x, probes=probes, condition=readable(run.model, rows.condition))

@@ -22,17 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.conditions import ConditionSpec, recorded
-from bfn_toolkit.data.dataset import Batch, Split
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded
+from bfn_toolkit.data.dataset import Batch, Rows, Split
+from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
+from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, read_state
 from bfn_toolkit.runs.directory import EXPERIMENT, read_metrics
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
 from bfn_toolkit.runs.provenance import check_providers
+
+SHOWN = 2**28  # bytes of a split that figures and distances take
 
 
 @attrs.frozen
@@ -67,6 +72,7 @@ class Run:
         path: The run directory, or None for a run that was kept in memory.
         weights: Origin of the model's weights.
         seen: Kind and range of each condition in the training rows; None if not recorded.
+        sizes: Sizes of the training rows, if they are padded and it was recorded.
     """
 
     experiment: Experiment
@@ -75,6 +81,7 @@ class Run:
     path: Path | None = None
     weights: Weights = Weights("raw", 0, "in memory")
     seen: Mapping[str, ConditionSpec] | None = None
+    sizes: SizeSpec | None = None
 
     @classmethod
     def open(
@@ -129,21 +136,23 @@ class Run:
             state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
             facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
-        seen = recorded(facts.get("conditions"), folder)
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
+        seen, sizes = recorded(facts.get("conditions"), folder), facts.get("sizes")
+        sizes = None if sizes is None else SizeSpec(sizes)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, sizes)
 
-    def split(self, name: Split) -> Batch:
-        """Examples of the data set that it was trained on.
+    def rows(self, name: Split, device: torch.device | str = "cpu") -> Rows:
+        """Rows of the data set that it was trained on, prepared and on a device when they are read.
 
         Raises:
             DataError: If they cannot be read.
         """
-        if self.experiment.dataset is None:
+        dataset = self.experiment.dataset
+        if dataset is None:
             raise DataError(
                 f"{self.path} is a model without data, which this needs; use the run directory that it came from"
             )
         try:
-            batch: Batch = self.experiment.dataset.split(name)
+            return prepared_rows(dataset, name, torch.device(device))
         except DataError as error:
             if self.path is None:
                 raise
@@ -152,7 +161,22 @@ class Run:
                 f"{error}. This needs the data of the run: restore them, or write their new place into {place}. "
                 "Samples and 'bfn plot --flows' do not need them"
             ) from error
-        return batch
+
+    def split(self, name: Split) -> Batch:
+        """Examples of the data set that it was trained on, in memory.
+
+        Of stored rows (:meth:`Dataset.rows <bfn_toolkit.Dataset.rows>`) that would take more than :data:`SHOWN` bytes
+        these are rows at equal distances.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        rows = self.rows(name)
+        if isinstance(rows, Batch):
+            return rows
+        with seeded(0, "prepare", name):
+            size = bytes_per_row(rows[torch.arange(1)])
+            return rows[spread(len(rows), SHOWN // size)]
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False

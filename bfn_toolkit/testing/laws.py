@@ -16,6 +16,8 @@ from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     price_laws,
     sampler_laws,
     schedule_laws,
+    site_laws,
+    time_laws,
 )
 from bfn_toolkit.testing.law import LAWS, Law, LawBroken
 

@@ -53,14 +53,18 @@ from bfn_toolkit import (
     QuadraticSchedule,
     as_axes,
     as_shape,
+    by_example,
     check_axes,
     check_site_shape,
     check_values,
     control_variate,
     expand,
     hookimpl,
+    marginal,
     normal,
     per_example,
+    plus,
+    present,
     validators,
 )
 
@@ -73,7 +77,7 @@ class CategoricalParams:
 
     Arguments:
         logits: Natural parameters v, the sum of all y + alpha, with shape (B, *site, K); not normalised.
-        accuracy: Total accuracy beta of the messages, with shape (B,).
+        accuracy: Total accuracy beta of the messages, with shape (B,), or (B, *site) if sites differ.
     """
 
     logits: Tensor
@@ -90,13 +94,14 @@ class Receiver(Distribution):
 
     Arguments:
         logits: Unnormalised log-weights, with shape (B, *site, K).
-        alpha: Accuracy of the message, with shape (B,) or ().
+        alpha: Accuracy of the message, with shape (B,), () or (B, *site).
+        mask: True at the sites whose density counts; None if all do.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - the name and form that torch prescribes
 
-    def __init__(self, logits: Tensor, alpha: Tensor) -> None:
-        self.logits, self.alpha = logits, expand(alpha, logits)
+    def __init__(self, logits: Tensor, alpha: Tensor, mask: Tensor | None = None) -> None:
+        self.logits, self.alpha, self.mask = logits, expand(alpha, logits), mask
         super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
 
     @property
@@ -112,12 +117,17 @@ class Receiver(Distribution):
         far = centred.scatter_add(-1, best, -variance.to(centred.dtype).expand(best.shape))
         density = -0.5 * (far.square() / variance + (2.0 * math.pi * variance).log())
         mixture = (log_p + (centred - centred.gather(-1, best))).logsumexp(-1)
-        return per_example(density.sum(-1) + mixture)
+        return per_example(density.sum(-1) + mixture, self.mask)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws with shape sample_shape + (B, *site, K): a class, then its message."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         return _message(Finite(None, logits).sample(), self.alpha, torch.randn_like(logits)) - self.alpha
+
+
+@marginal.register
+def _(distribution: Receiver, mask: Tensor) -> Distribution:
+    return Receiver(distribution.logits, distribution.alpha, mask)
 
 
 def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
@@ -263,6 +273,10 @@ class Categorical(ChannelFamily[CategoricalParams]):
         return NetworkIO(self.site_shape, numbers, numbers, self.axes, "classes", self.classes)
 
     @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
+    @property
     def is_discrete(self) -> bool:  # noqa: D102
         return True
 
@@ -303,17 +317,17 @@ class Categorical(ChannelFamily[CategoricalParams]):
     def update(self, params: CategoricalParams, y: Tensor, alpha: Tensor) -> CategoricalParams:
         """Eq. 171, as a sum."""
         y, alpha = (value.to(params.logits.dtype) for value in (y, alpha))
-        return CategoricalParams(params.logits + (y + expand(alpha, y)), params.accuracy + alpha)
+        return CategoricalParams(params.logits + (y + expand(alpha, y)), plus(params.accuracy, alpha))
 
     def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
         """Draws a message about x and adds it to v, without a one-hot code."""
         alpha = alpha.to(params.logits.dtype)
         message = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
-        return CategoricalParams(message.add_(params.logits), params.accuracy + alpha)
+        return CategoricalParams(message.add_(params.logits), plus(params.accuracy, alpha))
 
     def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
         """Eq. 185, in one draw."""
-        beta = self.schedule.beta(t)
+        beta = self.schedule.beta(by_example(t, len(x)))
         noise = torch.randn((*x.shape, self.classes), dtype=t.dtype, device=x.device)
         return CategoricalParams(_message(x, expand(beta, noise), noise), beta)
 
@@ -338,8 +352,10 @@ class Categorical(ChannelFamily[CategoricalParams]):
         """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
         return 0.5 * self.classes * self._error(x, output).square().sum(-1)
 
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """Eq. 205, summed over the sites before it is scaled."""
+        if mask is not None or t.ndim > 1:
+            return super().loss_rate(x, output, t, mask)
         return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
     def _error(self, x: Tensor, output: Output) -> Tensor:
@@ -347,13 +363,16 @@ class Categorical(ChannelFamily[CategoricalParams]):
         p, index = self.mean_embedding(output), x.unsqueeze(-1)
         return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
-    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def step_loss(
+        self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Tensor | None = None
+    ) -> Tensor:
         r"""Eq. 190 without the terms common to all components, with the :func:`~bfn_toolkit.control_variate`.
 
         .. math:: -E \ln \sum_k p_k e^{y_k - y_x}
         """
         if not isinstance(output, Finite):
-            return super().step_loss(x, output, alpha, samples)
+            return super().step_loss(x, output, alpha, samples, mask)
+        x = present(x, mask)
         log_p, index = output.logits.log_softmax(-1), x.unsqueeze(-1)
         alpha = expand(alpha, log_p)
         variance = (self.classes * alpha).to(log_p.dtype).expand(index.shape)
@@ -365,7 +384,7 @@ class Categorical(ChannelFamily[CategoricalParams]):
             noise = torch.randn_like(log_p)
             y = _message(x, alpha, noise.clone())
             mixture = (log_p + (y - y.gather(-1, index))).logsumexp(-1)
-            loss = loss + control_variate(noise, shift, ratio) - per_example(mixture)
+            loss = loss + control_variate(noise, shift, ratio, mask) - per_example(mixture, mask)
         return loss / samples
 
     def check_data(self, x: Tensor) -> None:

@@ -42,14 +42,18 @@ from bfn_toolkit import (
     OutputHead,
     as_axes,
     as_shape,
+    by_example,
     check_axes,
     check_site_shape,
     draw_times,
     expand,
     hookimpl,
     normal,
-    per_example,
+    output_at,
+    plus,
+    present,
     validators,
+    weighted,
 )
 
 
@@ -209,6 +213,10 @@ class Gaussian(ChannelFamily[GaussianParams]):
         return NetworkIO(self.site_shape, self.head.features_per_site, self.head.raw_per_site, self.axes)
 
     @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
+    @property
     def channels(self) -> int:  # noqa: D102
         return 1
 
@@ -235,13 +243,13 @@ class Gaussian(ChannelFamily[GaussianParams]):
     def update(self, params: GaussianParams, y: Tensor, alpha: Tensor) -> GaussianParams:
         """Eq. 49 and 50, in the difference form."""
         y, alpha = (value.to(params.mean.dtype) for value in (y, alpha))
-        precision = params.precision + expand(alpha, params.precision)
+        precision = plus(params.precision, alpha)
         return GaussianParams(torch.lerp(params.mean, y, expand(alpha, y) / expand(precision, y)), precision)
 
     def draw_update(self, params: GaussianParams, x: Tensor, alpha: Tensor) -> GaussianParams:
         """Eq. 52: the sender's noise enters the mean at scale sqrt(alpha) / rho', so that no 1 / alpha is formed."""
         alpha = alpha.to(params.mean.dtype)
-        precision = params.precision + expand(alpha, params.precision)
+        precision = plus(params.precision, alpha)
         alpha, rho = expand(alpha, x), expand(precision, x)
         mean = torch.lerp(params.mean, x, alpha / rho)
         noise = torch.randn_like(mean)
@@ -249,7 +257,7 @@ class Gaussian(ChannelFamily[GaussianParams]):
 
     def flow(self, x: Tensor, t: Tensor) -> GaussianParams:
         """Eq. 77 and 80 as mu = (sqrt(beta) x + noise) sqrt(beta) / rho: accurate at both ends of time."""
-        beta = self.schedule.beta(t)
+        beta = self.schedule.beta(by_example(t, len(x)))
         precision, signal = beta + 1.0, beta.sqrt()
         noise = torch.randn_like(x)
         mean = noise.addcmul_(x, expand(signal, x)).mul_(expand(signal / precision, x))
@@ -271,9 +279,10 @@ class Gaussian(ChannelFamily[GaussianParams]):
         """Half the squared error of the output's mean."""
         return 0.5 * (x - output.mean).square()
 
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """Eq. 101."""
-        return per_example(F.mse_loss(output.mean, x, reduction="none")) * (0.5 * self.schedule.alpha(t))
+        error = F.mse_loss(output.mean, present(x, mask), reduction="none")
+        return weighted(error, 0.5 * self.schedule.alpha(t), mask)
 
     def embed(self, x: Tensor) -> Tensor:
         """The data themselves."""
@@ -323,11 +332,18 @@ class UnsquaredNormLoss(Loss):
     Source: https://proger.github.io/posts/bfn/normal.html
     """
 
-    def __call__(self, model: Model, x: Tensor, condition: Condition | None = None) -> Tensor:  # noqa: D102
+    def __call__(  # noqa: D102
+        self,
+        model: Model,
+        x: Tensor,
+        condition: Condition | None = None,
+        mask: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
         family: Any = model.family
         t = draw_times(x)
-        output = model.output(family.flow(x, t), t, condition)
-        error: Tensor = torch.linalg.vector_norm((x - output.mean).reshape(len(x), -1), dim=1)
+        output, unknown = output_at(model, x, t, condition, mask, known)
+        error: Tensor = torch.linalg.vector_norm(present(x - output.mean, unknown).reshape(len(x), -1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error
 

@@ -79,6 +79,7 @@ class MLP(NetworkBuilder):
         label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
         site_times: Whether the times may differ by site or part; then the first layer also sees the time of each
             feature.
+        self_conditioning: Whether the network also sees its last estimate of the data.
     """
 
     width: int = field(default=256, validator=validators.integer(ge=2))
@@ -87,6 +88,7 @@ class MLP(NetworkBuilder):
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
     site_times: bool = False
+    self_conditioning: bool = False
 
     @property
     def conditions(self) -> tuple[str, ...]:

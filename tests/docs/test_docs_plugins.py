@@ -177,6 +177,7 @@ KINDS = {
     "Data sets": "dataset",
     "Samplers": "sampler",
     "Losses": "loss",
+    "Time distributions": "time-distribution",
 }
 
 
@@ -246,6 +247,7 @@ def test_the_page_counts_the_laws_of_each_base_class() -> None:
         "Dataset": "dataset",
         "Sampler": "sampler",
         "Loss": "loss",
+        "TimeDistribution": "time-distribution",
     }
     families: dict[str, Any] = {"AdditiveFamily": AdditiveFamily, "ChannelFamily": ChannelFamily}
     families["SteppedFamily"] = SteppedFamily

@@ -1,4 +1,4 @@
-"""Mutants of schedules, networks, data sets and samplers, added to those of ``mutants``."""
+"""Mutants of schedules, networks, data sets, samplers and time distributions, added to those of ``mutants``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ from bfn_toolkit import (
     Dataset,
     Delta,
     GeometricSchedule,
+    ImportanceTimes,
+    LogNormalTimes,
     NetworkBuilder,
     NetworkIO,
     NormalMixture,
     QuadraticSchedule,
     SamplerState,
     Split,
+    TimeDistribution,
+    Times,
+    UniformTimes,
+    common,
+    draw_times,
     seeded,
     split_rows,
 )
@@ -771,6 +778,30 @@ class QuietMessages(Messages):
         return sender.mean + 0.1 * (sender.sample() - sender.mean)
 
 
+@rejected_by("dependent-sites-are-drawn-together")
+class SitesOfOtherRows(Messages):
+    """The second site of a row is told the guess of the row before."""
+
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        output = model.output(params, s, condition)
+        x = output.sample()
+        if not isinstance(x, Tensor) or x.shape[1] != 2:
+            return output
+        return Delta(torch.stack([x[:, 0], x[:, 1].roll(1)], 1))
+
+
+@rejected_by("the-last-output-is-passed-on")
+class FirstOutputForever(ByDefinition):
+    """The first output is passed on as the last one."""
+
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        output, alpha = state.output(model, s, condition), model.family.accuracy(s, t)
+        params = model.family.draw_update(state.params, output.sample(), alpha)
+        return SamplerState(params, previous=(state.previous or output) if model.self_conditioning else None)
+
+
 @rejected_by("products-are-sampled-correctly")
 class OneStreamForAllParts(ByDefinition):
     """The noise of every part begins at the same state of the generator."""
@@ -784,6 +815,99 @@ class OneStreamForAllParts(ByDefinition):
             theta, guess = part.values
             params[part.name] = part.family.draw_update(theta, guess.sample(), part.family.accuracy(s, t))
         return SamplerState(model.family.join(params))
+
+
+# Time distributions
+
+
+@rejected_by("times-are-in-the-interval", "weighted-times-are-unbiased")
+@attrs.frozen
+class InSteps(UniformTimes):
+    """Ten times, of which the first is 0."""
+
+    def draw(self, family: Any, x: Any) -> Times:
+        return Times((draw_times(x) * 10.0).floor() / 10.0)
+
+
+@rejected_by("times-are-in-the-interval")
+@attrs.frozen
+class ReadsTheFirst(UniformTimes):
+    """A number is read from the device in every step."""
+
+    def draw(self, family: Any, x: Any) -> Times:
+        t = draw_times(x)
+        return Times(t, torch.full_like(t, 1.0 if float(t[0]) <= 1.0 else 0.5))
+
+
+@rejected_by("times-do-not-depend-on-the-pieces")
+@attrs.frozen
+class OwnLattice(UniformTimes):
+    """Each piece of a batch begins the lattice anew."""
+
+    def draw(self, family: Any, x: Any) -> Times:
+        steps = torch.arange(len(x), device=x.device) * 0.6180339887498949
+        with common():
+            return Times(1.0 - (steps.to(x.dtype) + torch.rand(1, dtype=x.dtype, device=x.device)).frac())
+
+
+@rejected_by("weighted-times-are-unbiased")
+@attrs.frozen
+class Unweighted(LogNormalTimes):
+    """The density says which times count, and the claim is that it does not."""
+
+    @property
+    def is_unbiased(self) -> bool:
+        return True
+
+
+@rejected_by("weighted-times-are-unbiased")
+@attrs.frozen
+class DensityForWeight(LogNormalTimes):
+    unbiased: bool = True
+
+    def draw(self, family: Any, x: Any) -> Times:
+        drawn = LogNormalTimes.draw(self, family, x)
+        return Times(drawn.t, None if drawn.weight is None else 1.0 / drawn.weight)
+
+
+@rejected_by("learned-times-follow-the-losses")
+@attrs.frozen
+class LearnsNothing(ImportanceTimes):
+    def updated(self, state: Tensor, statistics: Tensor) -> Tensor:
+        return state
+
+
+@rejected_by("learned-times-follow-the-losses")
+@attrs.frozen
+class MeansOfPieces(ImportanceTimes):
+    """A mean over the rows of a piece does not add up."""
+
+    def statistics(self, t: Tensor, losses: Tensor) -> Tensor:
+        return ImportanceTimes.statistics(self, t, losses) / len(t)
+
+
+@rejected_by("learned-times-follow-the-losses")
+@attrs.frozen
+class ReversedTimes(ImportanceTimes):
+    """Early and late are confused; the weights are right."""
+
+    def fitted(self, state: Tensor) -> Any:
+        return _Reversed(ImportanceTimes.fitted(self, state))
+
+
+@attrs.frozen(eq=False)
+class _Reversed(TimeDistribution):
+    times: TimeDistribution
+
+    def draw(self, family: Any, x: Any) -> Times:
+        drawn = self.times.draw(family, x)
+        return Times(1.0 - drawn.t + 1e-9, drawn.weight)
+
+
+@rejected_by("time-distribution-round-trips", hidden=2.0)
+@attrs.frozen
+class HiddenShare(UniformTimes):
+    hidden: float = attrs.field(default=1.0, repr=False)
 
 
 # Correct subjects

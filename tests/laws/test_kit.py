@@ -24,7 +24,16 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from bfn_gaussian import Gaussian, UnsquaredNormLoss
-from bfn_toolkit import ODE2, ConfigError, ContinuousTimeLoss, NetworkIO, ProductFamily, Registry
+from bfn_toolkit import (
+    ODE2,
+    ConfigError,
+    ContinuousTimeLoss,
+    ImportanceTimes,
+    NetworkIO,
+    ProductFamily,
+    Registry,
+    UniformTimes,
+)
 from bfn_toolkit.testing import (
     LAWS,
     Case,
@@ -254,6 +263,7 @@ BLIND = {  # a law, and where it looks
     "schedule": ("beta", "alpha", "accuracy"),
     "sampler": ("sample",),
     "loss": ("__call__", "part_losses"),
+    "time-distribution": ("draw", "fitted"),
 }
 ONES = {
     "family": (Circle(bins=4), Classes(), Wheel()),
@@ -262,6 +272,7 @@ ONES = {
     "schedule": (SaturatingSchedule(),),
     "sampler": (ByDefinition(), ODE2()),
     "loss": (ContinuousTimeLoss(), UnsquaredNormLoss()),
+    "time-distribution": (UniformTimes(), ImportanceTimes()),
     "a-point-is-as-sharp-as-the-last-beliefs": (Gaussian(),),
     "messages-cost-what-they-tell": (Classes(),),
     "no-draw-is-likelier-than-the-mode": (Classes(), Gaussian()),

@@ -36,9 +36,9 @@ from bfn_toolkit import (
     seeded,
     streams,
 )
-from bfn_toolkit.losses import draw_times
 from bfn_toolkit.randomness import Shard
 from bfn_toolkit.shapes import map_data
+from bfn_toolkit.time_distributions import draw_times
 from bfn_toolkit.training.step import TrainStep
 from bfn_von_mises import VonMises, von_mises
 from every_family import FAMILIES
