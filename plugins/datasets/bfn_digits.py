@@ -80,8 +80,8 @@ class Digits(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape, number of labels, and the number of classes or of bins with the mean square of the data."""
-        metadata: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
+        """Site shape and its axes, number of labels, and the number of classes or of bins with the mean square."""
+        metadata: dict[str, object] = {"site_shape": self.site_shape, "axes": ("height", "width"), "labels": 10}
         if self.pixels == "bins":
             return {**metadata, "bins": LEVELS, "data_variance": 0.635435}
         return {**metadata, "classes": LEVELS if self.pixels == "classes" else 2}

@@ -109,7 +109,7 @@ def _text(dataset: Text, _: Fingerprint) -> TextContent:
     if missing:
         few = ", ".join(_shown(alphabet[i]) for i in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         warnings.warn(f"{path}: no training row has the character {few}", BFNWarning, stacklevel=2)
-    return TextContent(Batch(x), splits, {"classes": len(alphabet)}, codec)
+    return TextContent(Batch(x), splits, {"classes": len(alphabet), "axes": ("sequence",)}, codec)
 
 
 def _alphabet_of(text: str, place: str) -> str:

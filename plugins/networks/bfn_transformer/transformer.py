@@ -71,9 +71,8 @@ def attend(qkv: Tensor, heads: int, mask: Tensor | None, angles: Tensor | None =
         mask: Tokens to attend to, with shape (B, 1, 1, tokens); None for all.
         angles: Rotary positions, with shape (tokens, width / heads / 2).
     """
-    q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-    if angles is not None:
-        q, k = rotated(q, angles), rotated(k, angles)
+    three = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    (q, k), v = three[:2] if angles is None else rotated(three[:2], angles), three[2]
     # Its own dropout would draw numbers that cannot be divided among the pieces of a batch.
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
