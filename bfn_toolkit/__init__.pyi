@@ -108,6 +108,7 @@ from .sampling.inpainting import (
     Observed as Observed,
     clamp as clamp,
 )
+from .sampling.masked import MaskedModel as MaskedModel, mask_of_sizes as mask_of_sizes
 from .sampling.sampler import Sampler as Sampler, SamplerState as SamplerState, SamplerStep as SamplerStep
 from .sampling.site_times import (
     AnyOrderSampler as AnyOrderSampler,

@@ -24,10 +24,12 @@ from bfn_toolkit.masks import told
 from bfn_toolkit.model import Condition, Model, split_condition
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import common
 from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Given
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
+from bfn_toolkit.self_conditioning import estimate_io, with_estimate
 from bfn_toolkit.shapes import Data, Mask, Times, batch_size, shared_time, times_like
 
 
@@ -98,6 +100,7 @@ class FlowModel(nn.Module, Model):
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
+        mask: Mask | None = None,
         on_step: OnStep | None = None,
         **unknown: Any,
     ) -> Data:
@@ -115,19 +118,23 @@ class FlowModel(nn.Module, Model):
             condition: Conditions of the network by name, each with ``batch_size`` rows.
             known: Values that the samples must have, as a pair ``(values, mask)``
                 (:meth:`~bfn_toolkit.Observed.of`).
+            mask: True where the samples have data, with shape (batch_size, *site) or leading axes of it, or by part; of
+                sizes, :func:`~bfn_toolkit.mask_of_sizes`.  Elsewhere they are 0.
             on_step: Callback that receives each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception in
                 it ends the sampling.
         Raises:
             ConfigError: If a number is not a positive integer, the sampler does not fit this family, the weights have
                 half precision, a condition is unknown, missing, of another length or outside its domain, or the known
-                values are malformed.
+                values or the mask are malformed.
             DataError: If a known value is outside the family's domain.
             NonFiniteError: If the samples or the network's raw numbers are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If there is not enough memory.
         """
         _refuse(unknown)
-        draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known)
+        draws = Draws.of(
+            self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known, mask=mask
+        )
         return draws.draw(range(batch_size), on_step=on_step)
 
 
@@ -135,6 +142,12 @@ def _refuse(unknown: Mapping[str, Any]) -> None:
     """Raises ConfigError for keywords that are not arguments; most likely they are conditions."""
     for name in unknown:
         raise ConfigError(f"there is no argument '{name}'; a condition is written condition={{{name!r}: values}}")
+
+
+def _half_of_the_steps() -> bool:
+    """One coin for all rows of a step, on the CPU."""
+    with common():
+        return bool(torch.rand(()) < 0.5)
 
 
 class BFN(FlowModel):
@@ -159,7 +172,10 @@ class BFN(FlowModel):
         super().__init__(family)
         self.raw_per_site = family.network_io.out_features
         self.builder = builder if isinstance(network, nn.Module) else network
-        self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
+        parts = (network, self.builder)
+        self._reads_estimate = any(getattr(part, "self_conditioning", False) for part in parts)
+        self.io = estimate_io(family) if self._reads_estimate else family.network_io
+        self.network = network if isinstance(network, nn.Module) else network.build(self.io)
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
         self.micro_batch: int | None = None  # rows that the network sees together; None for all
@@ -169,6 +185,11 @@ class BFN(FlowModel):
     def conditions(self) -> Collection[str] | None:
         """Names of the conditions that the network reads; None if it does not say."""
         return self.signature.names
+
+    @property
+    def self_conditioning(self) -> bool:
+        """Whether the network reads the output of the evaluation before."""
+        return self._reads_estimate
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """See :meth:`Model.check_condition`."""
@@ -202,6 +223,9 @@ class BFN(FlowModel):
     ) -> Output:
         """Output distribution: features of the beliefs, then the network, then the family's output.
 
+        A network with self-conditioning also sees an estimate of the data: that of ``previous``, in half of the steps
+        of a training that of a first evaluation without a gradient, and otherwise zeros.
+
         At masked sites the network sees 0.  If its ``forward`` has a parameter ``mask``, it gets the mask too, in the
         shape of the features; and times in that shape, if they differ by site or part.
 
@@ -218,6 +242,11 @@ class BFN(FlowModel):
         """
         features = self.family.features(params)
         self.signature.check(condition, len(features))
+        if self.self_conditioning:
+            if previous is None and self.training and torch.is_grad_enabled() and _half_of_the_steps():
+                with torch.no_grad():
+                    previous = self.output(params, t, condition, mask=mask)
+            features = with_estimate(self.family, self.io, features, previous)
         inputs = dict(condition or {})
         if mask is not None:
             present = self._spread(mask, features)
@@ -253,7 +282,7 @@ class BFN(FlowModel):
 
     def _spread(self, values: Any, features: Tensor) -> Tensor:
         """A value for each feature, from values by site, by part or both; a missing part of a mask is present."""
-        io = self.family.network_io
+        io = self.io
         if isinstance(values, Mapping):
             there = torch.ones((), dtype=torch.bool, device=features.device)
             values = {name: values.get(name, there) for name in io.parts}

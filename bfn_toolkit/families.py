@@ -313,7 +313,18 @@ class Family(abc.ABC, Generic[P]):
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
-        return output.mix(lambda x: self.sender(x, alpha))
+        return output.mix(lambda x: self.sender(x, self._of_candidates(alpha, x)))
+
+    def _of_candidates(self, alpha: Any, x: Data) -> Any:
+        """Accuracies for data that may have an axis of candidates after the batch; those by site need it too."""
+        if isinstance(alpha, Tensor) and alpha.ndim < 2:
+            return alpha
+        wide = {}
+        for part in self.walk(alpha, x):
+            a, rows = part.values
+            has_candidates = a.ndim > 1 and rows.ndim > 1 + len(part.family.network_io.site_shape)
+            wide[part.name] = a.unsqueeze(1) if has_candidates else a
+        return self.join(wide)
 
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Mask | None = None) -> Tensor:
         """KL(p_S || p_R) in nats per example, with shape (B,), in closed form if there is one.

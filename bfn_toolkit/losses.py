@@ -170,7 +170,7 @@ class ContinuousTimeLoss(NatsLoss):
             losses[part.name] = times.weighted(self._rate(part.family, data, p_o, times.t, priced))
         return losses
 
-    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None) -> Tensor:
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
         rate: Tensor = told(family.loss_rate, x, output, t, mask=mask)
         return rate * family.loss_weight(t) if self.weighting == "unit" else rate
 
@@ -190,7 +190,7 @@ class CrossEntropyLoss(ContinuousTimeLoss):
 
     weighting: Literal["paper", "unit"] = field(default="unit", init=False, repr=False)
 
-    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None) -> Tensor:
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
         if family.is_discrete:
             nats: Tensor = told(output.log_prob, x, mask=mask)
             return -nats

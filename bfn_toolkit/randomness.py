@@ -299,7 +299,8 @@ class Blocks(TorchFunctionMode):
             for first, piece, number in self._each_row if function in _UNCUT else self._pieces:
                 for generator in self.generators:
                     generator.manual_seed((key + number * _STRIDE) % 2**63)
-                place = (len(shape), self.rows * sites, first * sites, piece.rows * sites)
+                # The order in memory decides which number a place gets, and should be that of whole rows.
+                place = (len(shape), self.rows * sites, first * sites, piece.rows * sites, function not in _FILLS)
                 own = [_cut(value, *place) for value in args]
                 own_by_name = {name: _cut(value, *place) for name, value in kwargs.items()}
                 whole = piece.rows == piece.total and function not in _FILLS
@@ -313,14 +314,17 @@ class Blocks(TorchFunctionMode):
 _STRIDE = 0x9E3779B97F4A7C15
 
 
-def _cut(value: Any, ndim: int, rows: int, first: int, count: int) -> Any:
+def _cut(value: Any, ndim: int, rows: int, first: int, count: int, contiguous: bool) -> Any:
     """The share of some rows in an argument; one that broadcasts stays as it is."""
     if not _is_shape(value):
         return value
     shape = value.shape if isinstance(value, Tensor) else value
     if len(shape) < ndim or shape[0] != rows:
         return value
-    return value.narrow(0, first, count) if isinstance(value, Tensor) else (count, *shape[1:])
+    if not isinstance(value, Tensor):
+        return (count, *shape[1:])
+    own = value.narrow(0, first, count)
+    return own.contiguous() if contiguous else own
 
 
 def _with_shape(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[int]]:

@@ -173,6 +173,7 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
         condition=parse_conditions(choice.get("condition", ())),
         guidance=choice.get("guidance", 0.0),
         known=choice.get("known"),
+        size=choice.get("size"),
     )
     resolved = ResolvedPlan.of(run, plan)
     if choice.get("verbose"):

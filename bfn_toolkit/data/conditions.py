@@ -5,12 +5,13 @@ a builder can declare the conditions that its network reads (:attr:`NetworkBuild
 <bfn_toolkit.NetworkBuilder.conditions>`), and others are reported before training starts.
 
 A summary of each condition in the training rows (:class:`ConditionSpec`) is stored beside the weights, so that
-conditional samples can be drawn without the data.
+conditional samples can be drawn without the data.  So are the sizes of sets and sequences (:class:`SizeSpec`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, RunDirectoryError
-from bfn_toolkit.shapes import as_shape
+from bfn_toolkit.shapes import Mask, as_shape, expand, leaves
 
 
 def _dtype(_: object, field: attrs.Attribute[str], name: object) -> None:
@@ -63,6 +64,42 @@ class ConditionSpec:
             kind, numbers = "an integer" if integers else "a number", f"from {self.low:g} to {self.high:g}"
             raise ConfigError(f"{name} must be {kind} {numbers}, as in the training rows, got {value:g}")
         return torch.full((n,), value).to(dtype)
+
+
+def _counts(value: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(count) for count in value)
+
+
+@attrs.frozen
+class SizeSpec:
+    """Sizes of the training rows: of those sites along the first axis that are present, the first ones.
+
+    Arguments:
+        counts: Number of rows of each size, from 0.
+    """
+
+    counts: tuple[int, ...] = attrs.field(converter=_counts)
+
+    @classmethod
+    def of(cls, mask: Mask | None) -> SizeSpec | None:
+        """Summary of masks (B, N, ...); None if there are none, or one has gaps elsewhere than at the end."""
+        if mask is None:
+            return None
+        parts = [part if part.ndim > 1 else part.unsqueeze(1) for part in leaves(mask)]
+        most = parts[0].shape[1]
+        sizes = parts[0].flatten(2).all(2).sum(1) if parts[0].ndim > 2 else parts[0].sum(1)
+        first = torch.arange(most, device=sizes.device) < sizes.unsqueeze(1)
+        if any(part.shape[1] != most or not torch.equal(part, expand(first, part).expand_as(part)) for part in parts):
+            return None
+        return cls(torch.bincount(sizes, minlength=most + 1).tolist())
+
+    def plus(self, other: SizeSpec) -> SizeSpec:
+        """Summary of the rows of both."""
+        return SizeSpec([a + b for a, b in zip_longest(self.counts, other.counts, fillvalue=0)])
+
+    def draw(self, n: int) -> Tensor:
+        """Sizes of n samples, each with its share of the training rows, from torch's generator: int64, (n,)."""
+        return torch.multinomial(torch.tensor(self.counts, dtype=torch.float64), n, replacement=True)
 
 
 def seen_in(condition: Mapping[str, Tensor]) -> dict[str, ConditionSpec]:

@@ -27,7 +27,7 @@ from torch import nn
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.conditions import ConditionSpec, recorded
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
@@ -72,6 +72,7 @@ class Run:
         path: The run directory, or None for a run that was kept in memory.
         weights: Origin of the model's weights.
         seen: Kind and range of each condition in the training rows; None if not recorded.
+        sizes: Sizes of the training rows, if they are padded and it was recorded.
     """
 
     experiment: Experiment
@@ -80,6 +81,7 @@ class Run:
     path: Path | None = None
     weights: Weights = Weights("raw", 0, "in memory")
     seen: Mapping[str, ConditionSpec] | None = None
+    sizes: SizeSpec | None = None
 
     @classmethod
     def open(
@@ -134,8 +136,9 @@ class Run:
             state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
             facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
-        seen = recorded(facts.get("conditions"), folder)
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen)
+        seen, sizes = recorded(facts.get("conditions"), folder), facts.get("sizes")
+        sizes = None if sizes is None else SizeSpec(sizes)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, sizes)
 
     def rows(self, name: Split, device: torch.device | str = "cpu") -> Rows:
         """Rows of the data set that it was trained on, prepared and on a device when they are read.

@@ -6,7 +6,6 @@ The same plan gives the same bytes, in one batch or several, by one process or s
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -20,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from bfn_toolkit.data.conditions import seen_in
+from bfn_toolkit.data.conditions import SizeSpec, seen_in
+from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import Family
 from bfn_toolkit.guidance.classifier_free import Guided
@@ -39,9 +39,10 @@ from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Observed
+from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
-from bfn_toolkit.shapes import Data, batch_size, named_parts
+from bfn_toolkit.shapes import Data, Mask, batch_size, named_parts
 
 STEPS = 100  # default number of messages, unless the family has a fixed number
 BATCH_NUMBERS = 2**22  # largest batch in numbers, unless one chunk has more
@@ -61,6 +62,7 @@ class SamplePlan:
         condition: Values of conditions by name, one for all samples; None means without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
         known: File of known values (:func:`read_known`).
+        size: Number of sites of each sample, for data whose rows have sizes; None for those of the training rows.
     """
 
     n: int = 1000
@@ -70,6 +72,7 @@ class SamplePlan:
     condition: Mapping[str, float | None] = attrs.field(factory=dict)
     guidance: float = 0.0
     known: Path | None = None
+    size: int | None = None
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any]]:
         """Name of the sampler for a family, and the sampler."""
@@ -111,12 +114,17 @@ class ResolvedPlan:
         """
         family, device = run.model.family, next(run.model.parameters()).device
         name, sampler = plan.choose(family)
-        conditions = _conditions(run, plan)
+        rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
+        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
         known = None if plan.known is None else KnownValues.of(family, read_known(plan.known), plan.n)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known))
+        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask))
+
+    def mask(self, rows: range) -> Mask | None:
+        """True where the samples with these numbers have data; None if nothing is missing."""
+        return self.draws.mask(torch.arange(rows.start, rows.stop))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
         """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
@@ -135,10 +143,10 @@ class ResolvedPlan:
         return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=checked)
 
 
-def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | None]:
+def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Condition | None]:
     """Conditions of samples by number: those of the plan, and for all others those of random training rows."""
     network, device = run.experiment.network, next(run.model.parameters()).device
-    specs = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    specs = seen_in(rows.condition) if rows is not None else run.seen or {}
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
     stated = {name: read[name].constant(name, value, 1) for name, value in plan.condition.items() if value is not None}
@@ -151,12 +159,26 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
     def conditions(index: Tensor) -> Condition | None:
         values = {name: value.expand(len(index)) for name, value in stated.items()}
         if left:
-            chosen = _training_rows(len(training_values()[left[0]]), plan.seed, index)
+            rows = len(training_values()[left[0]])
+            chosen = _in_groups(plan.seed, "conditions", index, lambda n: torch.randint(rows, (n,)))
             values |= {name: value[chosen] for name, value in training_values().items()}
         run.model.check_condition(values, len(index))
         return {name: value.to(device) for name, value in values.items()} or None
 
     return conditions
+
+
+def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
+    """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
+    family = run.model.family
+    if plan.size is not None:
+        size = torch.tensor([plan.size])
+        mask_of_sizes(family, size)
+        return lambda index: mask_of_sizes(family, size.expand(len(index)))
+    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
+    if sizes is None:
+        return lambda index: None
+    return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
 
 
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
@@ -169,11 +191,13 @@ def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     return {name: condition[name] for name in names}
 
 
-def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
-    """Numbers of training rows for samples with these numbers, which lie in one chunk of MAX_ROWS."""
-    with seeded(seed, "conditions", int(index[0]) // MAX_ROWS):
-        drawn = torch.randint(n, (MAX_ROWS,))
-    return drawn[index % MAX_ROWS]
+def _in_groups(seed: int, what: str, index: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """Draws for samples with these increasing numbers, made for each group of MAX_ROWS numbers under its own key."""
+    drawn = []
+    for group in range(int(index[0]) // MAX_ROWS, int(index[-1]) // MAX_ROWS + 1):
+        with seeded(seed, what, group):
+            drawn.append(draw(MAX_ROWS))
+    return torch.cat(drawn)[index - int(index[0]) // MAX_ROWS * MAX_ROWS]
 
 
 @attrs.frozen(eq=False)
@@ -264,8 +288,8 @@ def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
 
 def batch_rows(run: Run) -> int:
     """Number of samples to draw and write together: full chunks, limited by memory and by the loss after a kill."""
-    numbers = math.prod(run.model.family.network_io.site_shape)
-    chunk = chunk_rows(numbers)
+    numbers = run.model.family.network_io.flat().in_numbers
+    chunk = chunk_rows(numbers, next(run.model.parameters()).device)
     return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
 
 

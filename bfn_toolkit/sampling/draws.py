@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit import masks
 from bfn_toolkit.errors import ConfigError, NonFiniteError
 from bfn_toolkit.model import Condition, Model, ModelWrapper, rows_of_condition
 from bfn_toolkit.outputs import Output
@@ -24,8 +25,9 @@ from bfn_toolkit.sampling.chunks import (
 )
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
+from bfn_toolkit.sampling.masked import MaskedModel, checked_mask
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
-from bfn_toolkit.shapes import Data, Times, leaves, map_data
+from bfn_toolkit.shapes import Data, Mask, Times, leaves, map_data
 
 
 class ObservedRows(Protocol):
@@ -49,6 +51,7 @@ class Draws:
         key: Key of the draws.
         condition: Function from row indices, with shape (rows,), to their conditions by name, or None.
         observed: Observed values of all rows, or None.
+        mask: Function from row indices to their masks, or None where nothing is missing.
     """
 
     model: Model
@@ -58,6 +61,7 @@ class Draws:
     key: tuple[int | str, ...]
     condition: Callable[[Tensor], Condition | None]
     observed: ObservedRows | None = None
+    mask: Callable[[Tensor], Mask | None] = lambda index: None
 
     @classmethod
     def of(
@@ -69,6 +73,7 @@ class Draws:
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
+        mask: Mask | None = None,
     ) -> Draws:
         """Checks the arguments, and draws the key from torch's generator.
 
@@ -76,6 +81,7 @@ class Draws:
         """
         check_number_of_samples(n)
         model.check_condition(condition, n)
+        given = None if mask is None else checked_mask(model.family, mask, n)
         return cls(
             model,
             n,
@@ -84,10 +90,11 @@ class Draws:
             (draw_key(),),
             lambda index: rows_of_condition(condition, index),
             None if known is None else Observed.of(model.family, known, n),
+            lambda index: map_data(lambda part: part[index.to(part.device)], given) if given is not None else None,
         )
 
     def draw(self, rows: range, *, deal: Deal = deal_here, on_step: OnStep | None = None) -> Data:
-        """Draws a range of rows.
+        """Draws a range of rows; missing sites have the value 0.
 
         Arguments:
             rows: Indices of the rows, among the n.
@@ -110,19 +117,26 @@ class Draws:
             def on_chunk_step(step: SamplerStep) -> object:
                 return on_step and on_step(attrs.evolve(step, first=here.start))
 
+            # These may draw, and not for rows of these blocks.
+            mask, condition = self.mask(index), self.condition(index)
+            observed = None if self.observed is None else self.observed.rows(index.to(device))
             with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
                 model: Model = _WithoutNoise(self.model, noise)
-                if self.observed is not None:
-                    model = InpaintedModel(model, self.observed.rows(index.to(device)))
-                return self.sampler.sample(
+                if mask is not None:
+                    mask = map_data(lambda part: part.to(device), mask)
+                    model = MaskedModel(model, mask)
+                if observed is not None:
+                    model = InpaintedModel(model, observed)
+                x = self.sampler.sample(
                     model,
                     len(here),
                     n_steps=self.n_steps,
-                    condition=self.condition(index),
+                    condition=condition,
                     device=device,
                     dtype=dtype,
                     on_step=None if on_step is None else on_chunk_step,
                 )
+                return masks.present(x, mask)
 
         with self.model.finite_guard() as is_finite:
             chunks = range(computed.start // size, (computed.stop - 1) // size + 1)
@@ -146,7 +160,8 @@ class _WithoutNoise(ModelWrapper):
         self._noise = noise
 
     def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
-        return self._noise.aside(lambda: self.model.output(params, t, condition, **told))
+        output: Output = self._noise.aside(lambda: masks.told(self.model.output, params, t, condition, **told))
+        return output
 
 
 def _in_full_products(rows: range) -> range:

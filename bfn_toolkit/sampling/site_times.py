@@ -20,7 +20,7 @@ two sites are drawn at the same time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -39,7 +39,14 @@ from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import TimeGrid
 from bfn_toolkit.shapes import Times, fit
 
-_IS_SAMPLER = validators.instance_of(Sampler)
+
+class _OwnTimes:
+    """Samplers that give times to another one; they cannot be inside each other."""
+
+
+def _is_plain(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Sampler) or isinstance(value, _OwnTimes):
+        raise ValueError(f"{attribute.name} must be a sampler; {type(value).__name__} cannot be inside another one")
 
 
 def _begins_free(sampler: Sampler[Any]) -> bool:
@@ -64,11 +71,11 @@ class OrderedState(SamplerState):
 
 
 @attrs.frozen
-class AnyOrderSampler(Sampler[OrderedState]):
+class AnyOrderSampler(_OwnTimes, Sampler[OrderedState]):
     """Draws blocks of sites one after another, in a given or a random order: semi-autoregressive sampling.
 
     For data of several parts, the sites are the leading axes that all parts share.  The n steps are divided among the
-    blocks.
+    blocks.  Known sites are in the first blocks.
 
     Arguments:
         sampler: The sampler of a block.
@@ -76,7 +83,7 @@ class AnyOrderSampler(Sampler[OrderedState]):
         sequence: "random", another order for each example, or "given", the order in which the data are stored.
     """
 
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
     block: int = field(default=1, validator=validators.integer(ge=1))
     sequence: Literal["random", "given"] = field(default="random", validator=validators.one_of("random", "given"))
 
@@ -113,10 +120,13 @@ class AnyOrderSampler(Sampler[OrderedState]):
         inner, shape = self.sampler.init(model, batch_size, device=device, dtype=dtype), _sites(model.family)
         sites = math.prod(shape)
         if self.sequence == "given":
-            place = torch.arange(sites, device=device).expand(batch_size, sites)
+            place = torch.linspace(0.0, 1.0, sites, device=device, dtype=dtype).expand(batch_size, sites)
         else:
-            place = torch.rand(batch_size, sites, device=device, dtype=dtype).argsort(1)
-        return OrderedState(inner.params, inner, (place // self.block).reshape(batch_size, *shape))
+            place = torch.rand(batch_size, sites, device=device, dtype=dtype)
+        if isinstance(model, InpaintedModel):
+            place = place - 2.0 * _known_sites(model, shape).reshape(batch_size, sites)
+        block = place.argsort(1).argsort(1) // self.block  # of each site
+        return OrderedState(inner.params, inner, block.reshape(batch_size, *shape))
 
     def step(
         self, model: Model, state: OrderedState, s: Times, t: Times, condition: Condition | None = None
@@ -151,23 +161,32 @@ def _sites(family: Family[Any]) -> tuple[int, ...]:
     return family.network_io.site_shape if family.has_parts else tuple(family.sites)
 
 
+def _known_sites(model: InpaintedModel, shape: tuple[int, ...]) -> Tensor:
+    """True at sites of which everything is known."""
+    masks = model.observed.mask
+    each = masks.values() if isinstance(masks, Mapping) else [masks]
+    known = [mask.reshape(*mask.shape[: 1 + len(shape)], -1).all(-1) for mask in each]
+    whole = len(known) == len(model.family.parts)
+    return torch.stack(known).all(0) if whole else torch.zeros_like(known[0])
+
+
 def _grids(value: Mapping[str, TimeGrid]) -> dict[str, TimeGrid]:
     return dict(value)
 
 
 @attrs.frozen
-class PartTimesSampler(Sampler[Any]):
+class PartTimesSampler(_OwnTimes, Sampler[Any]):
     """Gives parts of the data time grids of their own; the other parts keep the times of the sampler.
 
     Arguments:
-        grids: Grids by the names of parts.  All have n times, and the last is 1.
+        grids: Grids by the names of parts.  All have n times, and the last is 1; they do not matter for n = 1.
         sampler: The sampler.
     """
 
     grids: Mapping[str, TimeGrid] = field(
         factory=dict, converter=_grids, eq=lambda grids: tuple(sorted(grids.items(), key=lambda item: item[0]))
     )
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
 
     @property
     def exact_for_constants(self) -> bool:  # type: ignore[override]
@@ -179,11 +198,11 @@ class PartTimesSampler(Sampler[Any]):
         return self.sampler.nfe(n_steps)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
-        """Numbers of the steps, divided by n; without grids the times of the sampler.
+        """Numbers of the steps, divided by n; without grids, or for n = 1, the times of the sampler.
 
         Raises:
             ConfigError: If a grid has the name of no part, or the part is not a channel.
-            StepCountError: If a grid does not have n times, or n is 1.
+            StepCountError: If a grid does not have n times.
         """
         for name, grid in self.grids.items():
             if name not in model.family.parts:
@@ -191,9 +210,8 @@ class PartTimesSampler(Sampler[Any]):
                 raise ConfigError(f"{type(self).__name__} has a grid for '{name}', and the data have the parts {parts}")
             grid.times(model.family.parts[name], n_steps)
         times = self.sampler.times(model, n_steps)
-        if not self.grids:
+        if not self.grids or n_steps == 1:
             return times
-        _check_two(n_steps)
         return torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64)
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -207,6 +225,13 @@ class PartTimesSampler(Sampler[Any]):
             first = round(float(s) * n)
             s, t = (self._part_times(model, n, number) for number in (first, first + 1))
         return self.sampler.step(model, state, s, t, condition)
+
+    def trajectory(self, model: Model, batch_size: int, *, n_steps: int, **options: Any) -> Iterator[Any]:
+        """The n + 1 states."""
+        self.times(model, n_steps)  # checks the grids
+        if n_steps == 1:
+            return self.sampler.trajectory(model, batch_size, n_steps=n_steps, **options)
+        return super().trajectory(model, batch_size, n_steps=n_steps, **options)
 
     def _part_times(self, model: Model, n: int, number: int) -> Times:
         times = dict.fromkeys(model.family.parts, self.sampler.times(model, n)[number])
@@ -235,7 +260,7 @@ class _Told(ModelWrapper):
 
 
 @attrs.frozen
-class KnownFirstSampler(Sampler[Any]):
+class KnownFirstSampler(_OwnTimes, Sampler[Any]):
     """Tells the beliefs all about known sites at once, and then samples the others by another sampler.
 
     From the beginning, known sites are at time 1, so no draw is made in ignorance of them: under the exact posterior
@@ -246,7 +271,7 @@ class KnownFirstSampler(Sampler[Any]):
         sampler: The sampler of the other sites.
     """
 
-    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_IS_SAMPLER)
+    sampler: Sampler[Any] = field(factory=AncestralSampler, validator=_is_plain)
 
     @property
     def exact_for_constants(self) -> bool:  # type: ignore[override]

@@ -23,7 +23,7 @@ from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import Solver
 from bfn_toolkit.sampling.time_grids import LogSnrGrid
 from bfn_toolkit.schedules import QuadraticSchedule
-from bfn_toolkit.shapes import Data, expand
+from bfn_toolkit.shapes import Data, Times, expand
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, Z, law, round_trip
@@ -118,6 +118,7 @@ def check_dependent_sites_are_drawn_together(sampler: Sampler[Any]) -> float:
     model, n = Oracle(Line(network_io=NetworkIO((2,))), _paired), 4_000
     with seeded(0, "pairs"):
         x = sampler.sample(model, n, n_steps=128, dtype=torch.float64)
+    _finite(judge, x)
     kind = (x.unsqueeze(-1) - torch.tensor(VALUES, dtype=x.dtype)).abs().argmin(-1)
     for k, weight in enumerate(WEIGHTS):
         pair = torch.tensor([numbers[k] for numbers in PAIRS])
@@ -237,6 +238,39 @@ def check_conditions_reach_every_evaluation(sampler: Sampler[Any]) -> float:
         judge.true(same, found, "the conditions that were given")
     follows = torch.equal(x.flatten(), torch.tensor([-1.0, 2.0]).to(x)[label])
     judge.true(follows, f"samples {x.flatten().tolist()} for the labels {label.tolist()}", "-1 for 0, 2 for 1")
+    return judge.figure
+
+
+class _SelfConditioned(Model):
+    """Model that reads the output of the evaluation before, and records what it is given."""
+
+    self_conditioning = True
+
+    def __init__(self) -> None:
+        self.family, self.outputs, self.given = Line(), list[Output](), list[Output | None]()
+
+    def output(
+        self, params: Any, t: Times, condition: Condition | None = None, *, previous: Output | None = None, **_: Any
+    ) -> Output:
+        self.given.append(previous)
+        self.outputs.append(_values(params))
+        return self.outputs[-1]
+
+
+@law("sampler", "a model that conditions itself on its last output gets the output of the evaluation before")
+def check_the_last_output_is_passed_on(sampler: Sampler[Any]) -> float:
+    """It is part of the state, so the first evaluation of the next samples gets none; or none gets one."""
+    judge = Judge(check_the_last_output_is_passed_on, sampler)
+    model = _SelfConditioned()
+    for draw in (1, 2):
+        model.given.clear()
+        model.outputs.clear()
+        _finite(judge, sampler.sample(model, 3, n_steps=4, dtype=torch.float64))
+        if not any(model.given):
+            continue  # a sampler need not pass it on: then the network sees zeros
+        for number, (given, before) in enumerate(zip(model.given, [None, *model.outputs], strict=False), 1):
+            found = "no output" if given is None else "another output"
+            judge.true(given is before, f"evaluation {number} of draw {draw} gets {found}", "the output before")
     return judge.figure
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.conditions import ConditionSpec, seen_in
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, seen_in
 from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.data.rows import bytes_per_row, pieces
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, PluginError
@@ -84,11 +84,14 @@ class Summary:
         conditions: Kind and range of each condition.
         squares: Sum of squares and number of the numbers of each continuous part, embedded, and their dtype.
         weights: Sum and number of the weights.
+        sizes: Sizes of rows that are padded; None if there are none, or rows have other gaps.
     """
 
     conditions: dict[str, ConditionSpec] = attrs.field(factory=dict)
     squares: dict[str, tuple[float, int, torch.dtype]] = attrs.field(factory=dict)
     weights: tuple[float, int] = (0.0, 0)
+    sizes: SizeSpec | None = None
+    _padded: bool = True  # whether all rows so far have sizes
 
     @property
     def weight(self) -> float:
@@ -111,6 +114,9 @@ class Summary:
                 phi = phi if mask is None else phi[mask]
                 total, count, _ = self.squares.get(part.name, (0.0, 0, phi.dtype))
                 self.squares[part.name] = total + float(phi.double().square().sum()), count + phi.numel(), phi.dtype
+        sizes = SizeSpec.of(batch.mask)
+        self._padded = self._padded and sizes is not None
+        self.sizes = sizes.plus(self.sizes or SizeSpec(())) if sizes is not None and self._padded else None
         if batch.weight is not None:
             total, count = self.weights
             self.weights = total + float(batch.weight.double().sum()), count + len(batch)

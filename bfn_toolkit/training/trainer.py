@@ -213,7 +213,7 @@ class _Training:
                 facts = {
                     **describe(self.experiment, self.step),
                     "training_seconds": round(self.checkpointer.seconds, 3),
-                    "conditions": self.checkpointer.conditions,
+                    **self.checkpointer.seen,
                 }
                 save_model(self.folder, weights, facts)
         processes.barrier()
@@ -247,7 +247,10 @@ class _Training:
         data = fingerprint(*stored)
         processes.check_in_sync("data", data, self.step)
         origin = {"environment": environment(accelerator.device), "data": data}
-        conditions = {name: attrs.asdict(seen) for name, seen in summary.conditions.items()}
+        seen = {
+            "conditions": {name: attrs.asdict(spec) for name, spec in summary.conditions.items()},
+            "sizes": None if summary.sizes is None else summary.sizes.counts,
+        }
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         check_savable(model.network.state_dict())
@@ -274,7 +277,7 @@ class _Training:
         self.model = BFN(experiment.family, step.network, experiment.network)
         self.metrics = MetricsLogger(step, self.model, self.folder, self.callbacks)
         self.validation = Validation(step, self.model, self.metrics, valid)
-        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, conditions)
+        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, seen)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:

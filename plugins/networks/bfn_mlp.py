@@ -71,6 +71,7 @@ class MLP(NetworkBuilder):
         labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
         dropout: Dropout probability of the hidden numbers of a block in training.
         label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
+        self_conditioning: Whether the network also sees its last estimate of the data.
     """
 
     width: int = field(default=256, validator=validators.integer(ge=2))
@@ -78,6 +79,7 @@ class MLP(NetworkBuilder):
     labels: int = field(default=0, validator=validators.integer(ge=0))
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
+    self_conditioning: bool = False
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -641,6 +641,30 @@ class QuietMessages(Messages):
         return sender.mean + 0.1 * (sender.sample() - sender.mean)
 
 
+@rejected_by("dependent-sites-are-drawn-together")
+class SitesOfOtherRows(Messages):
+    """The second site of a row is told the guess of the row before."""
+
+    def output(self, model: Any, params: Any, s: Tensor, t: Tensor, condition: Condition | None) -> Any:
+        output = model.output(params, s, condition)
+        x = output.sample()
+        if not isinstance(x, Tensor) or x.shape[1] != 2:
+            return output
+        return Delta(torch.stack([x[:, 0], x[:, 1].roll(1)], 1))
+
+
+@rejected_by("the-last-output-is-passed-on")
+class FirstOutputForever(ByDefinition):
+    """The first output is passed on as the last one."""
+
+    def step(
+        self, model: Any, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> SamplerState:
+        output, alpha = state.output(model, s, condition), model.family.accuracy(s, t)
+        params = model.family.draw_update(state.params, output.sample(), alpha)
+        return SamplerState(params, previous=(state.previous or output) if model.self_conditioning else None)
+
+
 @rejected_by("products-are-sampled-correctly")
 class OneStreamForAllParts(ByDefinition):
     """The noise of every part begins at the same state of the generator."""
