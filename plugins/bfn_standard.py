@@ -1,4 +1,4 @@
-"""Registers the core's losses, samplers, grids, schedules and codecs (plugin)."""
+"""Registers the core's losses, time distributions, samplers, grids, schedules and codecs (plugin)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from bfn_toolkit import (
     SDE1,
     SDE2,
     AncestralSampler,
+    AnyOrderSampler,
     ChurnSampler,
     ContinuousTimeLoss,
+    CrossEntropyLoss,
     DiscreteTimeLoss,
     Entry,
     EulerMaruyama,
@@ -20,26 +22,43 @@ from bfn_toolkit import (
     GivenGrid,
     IdentityCodec,
     ImageCodec,
+    ImportanceTimes,
     KarrasGrid,
+    KnownFirstSampler,
+    LogNormalTimes,
     LogSnrGrid,
     ODEMidpoint,
     ParticleSampler,
     PartsCodec,
+    PartTimesSampler,
     QuadraticSchedule,
     TableCodec,
     TableSchedule,
     TextCodec,
     UniformGrid,
+    UniformTimes,
     hookimpl,
 )
 
 
 @hookimpl
 def bfn_losses() -> Sequence[Entry]:
-    """The losses of the paper."""
+    """The losses of the paper, and the cross-entropy of classes."""
+    drawn = ContinuousTimeLoss(times=LogNormalTimes(unbiased=True)), ContinuousTimeLoss("unit", LogNormalTimes())
     return [
-        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"))),
+        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"), *drawn)),
         Entry("discrete-time", DiscreteTimeLoss, (DiscreteTimeLoss(), DiscreteTimeLoss(n_steps=10, samples=2))),
+        Entry("cross-entropy", CrossEntropyLoss, (CrossEntropyLoss(),)),
+    ]
+
+
+@hookimpl
+def bfn_time_distributions() -> Sequence[Entry]:
+    """The distributions of the times of a loss."""
+    return [
+        Entry("uniform", UniformTimes, (UniformTimes(),)),
+        Entry("importance", ImportanceTimes, (ImportanceTimes(), ImportanceTimes(5, decay=0.5, uniform_share=0.3))),
+        Entry("log-normal", LogNormalTimes, (LogNormalTimes(), LogNormalTimes(0.0, 1.0, unbiased=True))),
     ]
 
 
@@ -49,6 +68,9 @@ def bfn_samplers() -> Sequence[Entry]:
     return [
         Entry("ancestral", AncestralSampler, (AncestralSampler(),)),
         Entry("churn", ChurnSampler, (ChurnSampler(), ChurnSampler(churn=5.0))),
+        Entry("any-order", AnyOrderSampler, (AnyOrderSampler(), AnyOrderSampler(ODE2(), block=4, sequence="given"))),
+        Entry("part-times", PartTimesSampler, (PartTimesSampler(), PartTimesSampler({"": KarrasGrid()}, ODE2()))),
+        Entry("known-first", KnownFirstSampler, (KnownFirstSampler(), KnownFirstSampler(SDE2()))),
         Entry("ode-1", ODE1, (ODE1(),)),
         Entry("ode-2", ODE2, (ODE2(), ODE2(UniformGrid(0.05), slope="signal"))),
         Entry("ode-midpoint", ODEMidpoint, (ODEMidpoint(KarrasGrid()),)),

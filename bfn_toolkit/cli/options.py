@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.cli.display import say
+from bfn_toolkit.config.layers import OptionText
 from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
         condition=parse_conditions(choice.get("condition", ())),
         guidance=choice.get("guidance", 0.0),
         known=known,
+        size=choice.get("size"),
     )
     resolved = ResolvedPlan.of(run, plan)
     if choice.get("verbose"):
@@ -183,18 +185,21 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
     return resolved
 
 
-def parse_conditions(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Returns values by name from ``label=3`` or ``label=boot``, and None from ``label=none``.
+def parse_conditions(arguments: Sequence[str]) -> dict[str, str | list[Any] | None]:
+    """Returns values by name: ``label=3``, ``label=boot``, ``place=[0.1, 0.2]``, and None from ``label=none``.
 
     Raises:
         ConfigError: If an argument has another form, or a name is repeated.
     """
-    conditions: dict[str, str | None] = {}
+    conditions: dict[str, str | list[Any] | None] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in conditions:
             raise ConfigError(f"--condition {name}: given twice, but only one value can count")
         if not (name and equals and value):
-            raise ConfigError(f"--condition takes NAME=VALUE or NAME=none, such as label=3, got '{argument}'")
-        conditions[name] = None if value == "none" else value
+            raise ConfigError(
+                f"--condition takes NAME=VALUE, NAME=[NUMBER,NUMBER] or NAME=none, such as label=3, got '{argument}'"
+            )
+        parsed = OptionText(value).parsed()
+        conditions[name] = None if value == "none" else parsed if isinstance(parsed, list) else value
     return conditions

@@ -58,6 +58,11 @@ Examples:
     help="File of known values, in the user's units: .csv with empty cells, .txt with _ for an unknown character, .npy "
     "or .safetensors with NaN (for classes: -1).",
 )
+@click.option(
+    "--size",
+    type=POSITIVE,
+    help="Number of sites of each sample, for data of several sizes  [default: as in the training rows]",
+)
 @plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples from a RUN into a file; the same seed gives the same bytes."""
@@ -96,6 +101,7 @@ def _file_name(resolved: ResolvedPlan, choice: Mapping[str, Any]) -> str:
     words += [pair.replace("=", "", 1) for pair in choice["condition"]]
     words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
     words += [f"known-{plan.known.stem}"] if plan.known else []
+    words += [f"size{plan.size}"] if plan.size else []
     words += [f"checkpoint-{choice['checkpoint']}"] if choice["checkpoint"] != "final" else []
     words += [choice["weights"]] if choice["weights"] != "auto" else []
     return "-".join(words) + Path(samples_name(resolved.run)).suffix

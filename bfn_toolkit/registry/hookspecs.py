@@ -117,6 +117,11 @@ def bfn_grids() -> Sequence[Entry]:
 
 
 @hookspec
+def bfn_time_distributions() -> Sequence[Entry]:
+    """Distributions of the times of a loss, a field of it: subclasses of :class:`bfn_toolkit.TimeDistribution`."""
+
+
+@hookspec
 def bfn_codecs() -> Sequence[Entry]:
     """Codecs, which data sets return: subclasses of :class:`bfn_toolkit.Codec`."""
 
@@ -132,6 +137,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "loss": "bfn_losses",
         "schedule": "bfn_schedules",
         "grid": "bfn_grids",
+        "time-distribution": "bfn_time_distributions",
         "codec": "bfn_codecs",
     }
 )

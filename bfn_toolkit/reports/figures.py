@@ -145,10 +145,11 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
         for part in family.walk(state.params):
             beliefs, is_mean = beliefs_of(part.family, *part.values)
             labels[part.name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
-            tracks[part.name].append(flattened(beliefs))
+            beliefs = beliefs.reshape(len(beliefs), -1)
+            tracks[part.name].append(flattened(beliefs[:, : 2 if beliefs.shape[1] == 2 else 1]))  # what is drawn
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
-        means = torch.stack(track)  # (n + 1, paths, D)
+        means = torch.stack(track)  # (n + 1, paths, 1 or 2)
         if means.shape[2] == 2:
             for i in range(paths):
                 axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=BLUE, lw=0.6, alpha=0.6)
@@ -173,9 +174,11 @@ def figures(
         with seeded(seed, "flows"):
             return flows_figure(run.model, n_steps, sampler)
 
+    # Networks of images and of sequences are no functions of one number.
+    plain = run.model.family.example_kind not in (ExampleKind.IMAGE, ExampleKind.SEQUENCE)
     return {
         "data": lambda: data_figure(run.model.family, data(), run.codec),
-        "smoke_test": lambda: smoke_figure(experiment.network),
+        **({"smoke_test": lambda: smoke_figure(experiment.network)} if plain else {}),
         "schedule": lambda: schedule_figure(experiment.family, n_steps),
         "training": lambda: training_figure(run.metrics),
         "samples": lambda: samples_figure(run.model.family, samples, data(), n_steps, run.codec),

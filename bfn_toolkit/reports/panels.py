@@ -18,6 +18,7 @@ from bfn_toolkit.families import ExampleKind
 
 NAMED = 64  # largest number of classes whose names are written
 POINTS = 2000  # largest number of points in a cloud: more of them hide its density
+BARS = 256  # largest number of classes with a bar each, which takes a while to draw
 BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 
@@ -56,7 +57,10 @@ def draw_data(axis: Axes, x: Tensor, data: Tensor, kind: ExampleKind, colour: st
 def _draw_frequencies(axis: Axes, x: Tensor, data: Tensor, colour: str, names: Sequence[str]) -> None:
     values, classes = flattened(x).long().flatten(), int(data.max()) + 1
     share = torch.bincount(values, minlength=classes)[:classes] / values.numel()
-    axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
+    if classes > BARS:
+        axis.stairs(share.tolist(), torch.arange(classes + 1).sub(0.5).tolist(), fill=True, color=colour, alpha=0.7)
+    else:
+        axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
     axis.set(xlabel="class", ylabel="frequency")
     if names and classes <= NAMED:
         axis.set_xticks(range(classes), [_printed(name) for name in names[:classes]], fontsize=7)

@@ -6,9 +6,8 @@ The same plan gives the same bytes, in one batch or several, by one process or s
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.codec import Codec, Mask, raw_rows, raw_size, with_known
-from bfn_toolkit.data.conditions import seen_in
+from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
+from bfn_toolkit.data.conditions import SizeSpec, seen_in
+from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.formats import Raw, readable
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
 from bfn_toolkit.families import Family
@@ -40,9 +40,10 @@ from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Observed
+from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
-from bfn_toolkit.shapes import Data, map_data, named_parts
+from bfn_toolkit.shapes import Data, Mask, map_data, named_parts
 
 N = 1000  # default number of samples
 STEPS = 100  # default number of messages, unless the family has a fixed number
@@ -64,15 +65,17 @@ class SamplePlan:
             without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
         known: File of known values in the user's units and names, of a format that the codec reads; gaps are unknown.
+        size: Number of sites of each sample, for data whose rows have sizes; None for those of the training rows.
     """
 
     n: int = N
     steps: int = STEPS
     sampler: str | None = None
     seed: int = 0
-    condition: Mapping[str, float | str | None] = attrs.field(factory=dict)
+    condition: Mapping[str, float | str | Sequence[Any] | None] = attrs.field(factory=dict)
     guidance: float = 0.0
     known: Path | None = None
+    size: int | None = None
 
     def choose(self, family: Family[Any]) -> tuple[str, Sampler[Any]]:
         """Name of the sampler for a family, and the sampler."""
@@ -116,26 +119,23 @@ class ResolvedPlan:
         """
         family, device = run.model.family, next(run.model.parameters()).device
         name, sampler = plan.choose(family)
-        conditions = _conditions(run, plan)
+        rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
+        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
         known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known), known)
+        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask), known)
 
-    def raw(self, samples: Data, rows: range | None = None, mask: Mask | None = None) -> Raw:
-        """Samples with these numbers in the user's form, known numbers among them as they were given.
+    def mask(self, rows: range) -> Mask | None:
+        """True where the samples with these numbers have data; None if nothing is missing."""
+        return self.draws.mask(torch.arange(rows.start, rows.stop))
 
-        Arguments:
-            samples: The samples.
-            rows: Their numbers; by default all.
-            mask: True where there is data; see :meth:`bfn_toolkit.Codec.decode`.
-        """
-        raw = self.run.codec.decode(samples, mask)
-        if self.known is None:
-            return raw
+    def raw(self, samples: Data, rows: range | None = None) -> Raw:
+        """Samples with these numbers in the user's form, known numbers among them as they were given."""
         rows = range(self.plan.n) if rows is None else rows
-        return with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
+        raw = self.run.codec.decode(samples, self.mask(rows))
+        return raw if self.known is None else with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
         """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
@@ -154,10 +154,10 @@ class ResolvedPlan:
         return self.draws.draw(range(self.plan.n) if rows is None else rows, deal=deal_chunks, on_step=checked)
 
 
-def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | None]:
+def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Condition | None]:
     """Conditions of samples by number: those of the plan, and for all others those of random training rows."""
     network, device = run.experiment.network, next(run.model.parameters()).device
-    specs = seen_in(run.split("train").condition) if run.seen is None else run.seen
+    specs = seen_in(rows.condition) if rows is not None else run.seen or {}
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
     values = {name: _value(run, name, value) for name, value in plan.condition.items() if value is not None}
@@ -169,9 +169,10 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
         return _of_training_rows(run, left)
 
     def conditions(index: Tensor) -> Condition | None:
-        values = {name: value.expand(len(index)) for name, value in stated.items()}
+        values = {name: value.expand(len(index), *value.shape[1:]) for name, value in stated.items()}
         if left:
-            chosen = _training_rows(len(training_values()[left[0]]), plan.seed, index)
+            rows = len(training_values()[left[0]])
+            chosen = _in_groups(plan.seed, "conditions", index, lambda n: torch.randint(rows, (n,)))
             values |= {name: value[chosen] for name, value in training_values().items()}
         run.model.check_condition(values, len(index))
         return {name: value.to(device) for name, value in values.items()} or None
@@ -179,7 +180,7 @@ def _conditions(run: Run, plan: SamplePlan) -> Callable[[Tensor], Condition | No
     return conditions
 
 
-def _value(run: Run, name: str, value: float | str) -> float:
+def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | Sequence[Any]:
     """Value of a condition, whose class may have a name."""
     if not isinstance(value, str):
         return value
@@ -187,6 +188,19 @@ def _value(run: Run, name: str, value: float | str) -> float:
         with suppress(ValueError):
             return float(value)
     return run.codec.condition(name, value)
+
+
+def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
+    """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
+    family = run.model.family
+    if plan.size is not None:
+        size = torch.tensor([plan.size])
+        mask_of_sizes(family, size)
+        return lambda index: mask_of_sizes(family, size.expand(len(index)))
+    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
+    if sizes is None:
+        return lambda index: None
+    return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
 
 
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
@@ -202,11 +216,13 @@ def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     return {name: condition[name] for name in names}
 
 
-def _training_rows(n: int, seed: int, index: Tensor) -> Tensor:
-    """Numbers of training rows for samples with these numbers, which lie in one chunk of MAX_ROWS."""
-    with seeded(seed, "conditions", int(index[0]) // MAX_ROWS):
-        drawn = torch.randint(n, (MAX_ROWS,))
-    return drawn[index % MAX_ROWS]
+def _in_groups(seed: int, what: str, index: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """Draws for samples with these increasing numbers, made for each group of MAX_ROWS numbers under its own key."""
+    drawn = []
+    for group in range(int(index[0]) // MAX_ROWS, int(index[-1]) // MAX_ROWS + 1):
+        with seeded(seed, what, group):
+            drawn.append(draw(MAX_ROWS))
+    return torch.cat(drawn)[index - int(index[0]) // MAX_ROWS * MAX_ROWS]
 
 
 @attrs.frozen(eq=False)
@@ -341,8 +357,8 @@ def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
 
 def batch_rows(run: Run) -> int:
     """Number of samples to draw and write together: full chunks, limited by memory and by the loss after a kill."""
-    numbers = math.prod(run.model.family.network_io.site_shape)
-    chunk = chunk_rows(numbers)
+    numbers = run.model.family.network_io.flat().in_numbers
+    chunk = chunk_rows(numbers, next(run.model.parameters()).device)
     return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
 
 

@@ -35,6 +35,7 @@ from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.model_files import WEIGHTS
 from bfn_toolkit.runs.provenance import check_providers
+from bfn_toolkit.self_conditioning import estimate_io
 from bfn_toolkit.sharing.model_card import Card
 from bfn_toolkit.storage.files import (
     MAX_JSON,
@@ -71,7 +72,8 @@ class Architecture:
     def build(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """A network with fresh weights that draws nothing from the caller's generator."""
         with seeded(0, "weights"), torch.device(device):
-            network: nn.Module = self.network.build(self.family.network_io)
+            io = estimate_io(self.family) if self.network.self_conditioning else self.family.network_io
+            network: nn.Module = self.network.build(io)
         own = _dtype_of(network.state_dict())
         return network if own is None else network.to(dtype)  # to() would make complex weights real
 

@@ -324,6 +324,12 @@ def search(
     return judge.figure
 
 
+def pickled(value: C) -> C:
+    """A copy of a value by pickle, as another process receives it."""
+    copy: C = pickle.loads(pickle.dumps(value))
+    return copy
+
+
 def round_trip(judge: Judge) -> float:
     """Breaks the law unless pickle, repr and TOML reproduce the subject with an equal value and hash."""
     subject, cls = judge.subject, type(judge.subject)
@@ -335,7 +341,7 @@ def round_trip(judge: Judge) -> float:
     configuration.add_mapping(tomllib.loads(text))
     known = {**vars(sys.modules[cls.__module__]), **{type(v).__name__: type(v) for v in values_within(subject)}}
     copies = {
-        "pickle": pickle.loads(pickle.dumps(subject)),
+        "pickle": pickled(subject),
         "repr": eval(repr(subject), known),
         "TOML": structure(cls, configuration, registry),
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import torch
@@ -42,8 +42,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 class Digits(Dataset):
     """Handwritten digits, with the condition "label" in 0..9.
 
-    Every sixth image is in the test set for every seed; "all" means the other images.  The default configuration is for
-    bins; "classes" and "binary" need the family "categorical".
+    Every sixth image is in the test set for every seed; "all" means the other images.
 
     Arguments:
         pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, or "binary" for black
@@ -58,12 +57,6 @@ class Digits(Dataset):
     (torch.Size([299, 8, 8]), tensor([5, 1, 7, 3, 9]))
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": {"name": "gaussian", "head": "discretised"},
-        "network": {"name": "mlp", "dropout": 0.1},
-        "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
-    }
-
     pixels: Literal["bins", "classes", "binary"] = field(
         default="bins", validator=validators.one_of("bins", "classes", "binary")
     )
@@ -74,6 +67,16 @@ class Digits(Dataset):
     def site_shape(self) -> tuple[int, ...]:
         """(8, 8)."""
         return (8, 8)
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Bins or classes, with a perceptron."""
+        bins = {"name": "gaussian", "head": "discretised"}
+        return {
+            "family": bins if self.pixels == "bins" else "categorical",
+            "network": {"name": "mlp", "dropout": 0.1},
+            "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
+        }
 
     @property
     def metadata(self) -> Mapping[str, object]:

@@ -131,14 +131,17 @@ class Table(Columns):
             "none" for no scaling.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     scale: Literal["standard", "range", "none"] = field(
         default="standard", kw_only=True, validator=validators.one_of("standard", "range", "none")
     )
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """A perceptron."""
+        return {
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def content(self) -> ColumnsContent:
@@ -169,13 +172,16 @@ class ClassesTable(Columns):
         classes: Number K of classes; by default one more than the largest in the file.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "categorical",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.integer(ge=2)))
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Classes, with a perceptron."""
+        return {
+            "family": "categorical",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def content(self) -> ColumnsContent:

@@ -10,7 +10,7 @@ import codecs
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -51,14 +51,17 @@ class Text(FileDataset):
         seed: Seed of the splits.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "categorical",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     length: int = field(default=16, kw_only=True, validator=validators.integer(ge=1))
     alphabet: str | None = field(default=None, kw_only=True, validator=_different)
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Classes, with a perceptron."""
+        return {
+            "family": "categorical",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def content(self) -> TextContent:
