@@ -111,6 +111,22 @@ def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
         assert Table(path, label="class").site_shape == (3,)
 
 
+def test_labels_may_be_names(tmp_path: Path) -> None:
+    names = ["tall", "short", "", "mid, dle"]
+    lines = ["h,size", *(f'{i / 7},"{names[i % 4]}"' for i in range(40)), ""]
+    path = put(tmp_path, "x.csv", "\n".join(lines))
+    dataset = Table(path, label="size", scale="none", on_nan="drop")
+    assert dataset.codec.categories == {"label": ("mid, dle", "short", "tall")}
+    assert dataset.metadata["labels"] == 3
+    kept = [i for i in range(40) if names[i % 4]]
+    assert dataset.content.rows.condition["label"].tolist() == [[2, 1, None, 0][i % 4] for i in kept]
+    assert np.array_equal(rows_of(dataset)[:, 0], np.float32([i / 7 for i in kept]))
+    for others in (["tall", "3"], ["tall", "tall"]):  # a number among names, and only one name
+        path = put(tmp_path, "y.csv", "h,size\n" + "".join(f"{i},{others[i % 2]}\n" for i in range(20)))
+        with pytest.raises(DataError, match=r"y\.csv:2: column 'size': expected a number, got 'tall'"):
+            Table(path, label="size").split("train")
+
+
 def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
     array = put(tmp_path, "x.npy", npy_of(X))
     assert np.array_equal(rows_of(Table(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
