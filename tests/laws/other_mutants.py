@@ -799,4 +799,6 @@ MORE_SUBJECTS = (
     Grid(),
     FewRows(),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
+    ImportanceTimes(3),
+    LogNormalTimes(unbiased=True),
 )
