@@ -11,6 +11,9 @@ itself under the last output distribution.
 
 A loss draws one time for each example, from a :class:`~bfn_toolkit.TimeDistribution`.
 
+With a *mask* (:mod:`~bfn_toolkit.masks`) all sums are over the sites that are present.  The sites that are *known*
+(:func:`draw_known`) have the time 1, and cost nothing either: the loss is that of the others given their values.
+
 Source: Graves et al. 2023, eq. 24 (n steps), 41 (continuous time), section 3 (reconstruction).
 """
 
@@ -27,11 +30,13 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit import validators
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import Family
+from bfn_toolkit.masks import excluding, mask_by_part, present, told
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
+from bfn_toolkit.shapes import Data, Mask, batch_size, device_of, dtype_of, expand, map_data
 from bfn_toolkit.time_distributions import TimeDistribution, UniformTimes
 
 _ARE_TIMES = validators.instance_of(TimeDistribution)
@@ -48,8 +53,55 @@ class Loss(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:
-        """Loss of each example, with shape (B,)."""
+    def __call__(
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Tensor:
+        """Loss of each example, with shape (B,).
+
+        A loss that is never used with missing or known sites may leave these arguments out.
+
+        Arguments:
+            model: The model.
+            x: Data, with shape (B, *site); they may be anything where they are missing.
+            condition: Conditions by name, each with B rows.
+            mask: True where there is data; None if nothing is missing.
+            known: True at sites whose values the model is told; None if there are none.
+        """
+
+
+def draw_known(family: Family[Any], x: Data, rate: float) -> Mask:
+    """Sites to be known in training: true in a share ``rate`` of the examples.
+
+    In each of these every site is known with the same probability, which is uniform in (0, 1): any number of them is
+    about as likely as any other.  The mask has the form of :attr:`Family.sites`.
+    """
+    u = torch.rand(batch_size(x), device=device_of(x))
+    probability = torch.where(u < rate, u / rate, 0.0)
+    shapes = {part.name: part.family.sites for part in family.walk()}
+    known = {name: torch.rand((*u.shape, *shape), device=u.device) for name, shape in shapes.items()}
+    return family.join({name: v < expand(probability, v) for name, v in known.items()})
+
+
+def output_at(
+    model: Model, x: Data, t: Tensor, condition: Condition | None, mask: Mask | None, known: Mask | None
+) -> tuple[Output, Mask | None]:
+    """Output under beliefs drawn at the times t, and at time 1 at the known sites; and the sites whose loss counts."""
+    family, times = model.family, t
+    if known is not None:
+        if not family.site_times:
+            raise ConfigError(
+                f"{type(family).__name__} has one time for all sites, and known sites another than the others; write "
+                "training.known_rate = 0, or a family with site_times = True"
+            )
+        known = mask_by_part(x, known)
+        times = map_data(lambda sites: t if sites is None else torch.where(sites, 1.0, expand(t, sites)), known)
+    output = told(model.output, family.flow(present(x, mask), times), times, condition, mask=mask)
+    return output, None if mask is None and known is None else excluding(mask_by_part(x, mask), known)
 
 
 class NatsLoss(Loss):
@@ -60,15 +112,30 @@ class NatsLoss(Loss):
         return True
 
     @abc.abstractmethod
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
+    def part_losses(
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         """Loss of each part by name, with shape (B,).
 
         A family that is not a product has one part, named "", and so have parts that depend on each other under the
         output (:meth:`~bfn_toolkit.Family.factors`).
         """
 
-    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
-        return reduce(torch.add, self.part_losses(model, x, condition).values())
+    def __call__(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Tensor:
+        losses: Mapping[str, Tensor] = told(self.part_losses, model, x, condition, mask=mask, known=known)
+        return reduce(torch.add, losses.values())
 
 
 @attrs.frozen
@@ -90,18 +157,24 @@ class ContinuousTimeLoss(NatsLoss):
         """Whether the weighting is "paper" and the times leave it so."""
         return self.weighting == "paper" and self.times.is_unbiased
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         times = self.times.draw(model.family, x)
-        params = model.family.flow(x, times.t)
-        output = model.output(params, times.t, condition)
+        output, unknown = output_at(model, x, times.t, condition, mask, known)
         losses = {}
-        for part in model.family.walk(x, output):
-            data, p_o = part.values
-            losses[part.name] = times.weighted(self._rate(part.family, data, p_o, times.t))
+        for part in model.family.walk(x, output, unknown):
+            data, p_o, priced = part.values
+            losses[part.name] = times.weighted(self._rate(part.family, data, p_o, times.t, priced))
         return losses
 
-    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
-        rate = family.loss_rate(x, output, t)
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
+        rate: Tensor = told(family.loss_rate, x, output, t, mask=mask)
         return rate * family.loss_weight(t) if self.weighting == "unit" else rate
 
 
@@ -120,8 +193,11 @@ class CrossEntropyLoss(ContinuousTimeLoss):
 
     weighting: Literal["paper", "unit"] = field(default="unit", init=False, repr=False)
 
-    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
-        return -output.log_prob(x) if family.is_discrete else super()._rate(family, x, output, t)
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
+        if family.is_discrete:
+            nats: Tensor = told(output.log_prob, x, mask=mask)
+            return -nats
+        return super()._rate(family, x, output, t, mask)
 
 
 @attrs.frozen
@@ -143,19 +219,26 @@ class DiscreteTimeLoss(NatsLoss):
         """Whether the times leave the loss in nats."""
         return self.times.is_unbiased
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         family, drawn = model.family, self.times.draw(model.family, x)
         u = drawn.t
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        output = model.output(family.flow(x, s), s, condition)
+        output, unknown = output_at(model, x, s, condition, mask, known)
         stream, losses = streams(), {}
-        for part in family.factors(output, x):
+        for part in family.factors(output, x, unknown):
             with stream(part.name):
-                p_o, data = part.values
+                p_o, data, priced = part.values
                 alpha = part.family.accuracy(s, t)
-                losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
+                losses[part.name] = told(part.family.step_loss, data, p_o, alpha, self.samples, mask=priced)
         return {name: self.n_steps * drawn.weighted(nats) for name, nats in losses.items()}
 
 
@@ -163,11 +246,18 @@ class DiscreteTimeLoss(NatsLoss):
 class ReconstructionLoss(NatsLoss):
     """Reconstruction loss: -ln p_O(x) under the output distribution after all messages."""
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
-        output = model.output(model.family.flow(x, t), t, condition)
+        output, unknown = output_at(model, x, t, condition, mask, known)
         losses = {}
-        for part in model.family.factors(output, x):
-            p_o, data = part.values
-            losses[part.name] = -p_o.log_prob(data)
+        for part in model.family.factors(output, x, unknown):
+            p_o, data, priced = part.values
+            losses[part.name] = -told(p_o.log_prob, data, mask=priced)
         return losses

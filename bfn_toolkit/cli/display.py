@@ -128,6 +128,7 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console().print(table)
 
 
+COLUMNS = 20  # largest number of columns whose distances are printed
 _DISTANCES = {
     "w1": "W1 to the data",
     "sliced_w1": "sliced W1 to the data",
@@ -138,7 +139,11 @@ _DISTANCES = {
 
 
 def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = [(prefix + name, f"{scores[key]:.4f}") for key, name in _DISTANCES.items() if key in scores]
+    units = {key: f" {scores['unit']}" for key in ("w1", "sliced_w1") if scores.get("unit")}
+    rows = [
+        (prefix + name, f"{scores[key]:.4f}{units.get(key, '')}") for key, name in _DISTANCES.items() if key in scores
+    ]
+    rows += [(f"  W1 of {name}", f"{value:.4g}") for name, value in list(scores.get("columns", {}).items())[:COLUMNS]]
     for part, inner in scores.get("parts", {}).items():
         rows += _distance_rows(inner, f"{prefix}{part}: ")
     return rows

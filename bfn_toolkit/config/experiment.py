@@ -85,6 +85,8 @@ class Training:
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
         warmup: Steps over which the learning rate rises from 0.
+        known_rate: Share of the examples in which some sites are known: any number of them, at random.  Their values
+            are an input of the network and no part of the loss, so that it learns to fill in the others.
         clip_norm: Largest norm of the gradient; inf for no clipping.
         ema_decay: Decay of the moving average of the weights; 0 for none.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
@@ -110,6 +112,7 @@ class Training:
     scheduler: str = attrs.field(default="cosine", validator=_word)
     scheduler_options: Mapping[str, Any] = _options()
     warmup: int = attrs.field(default=0, validator=_warmup)
+    known_rate: float = attrs.field(default=0.0, validator=number(ge=0, le=1))
     clip_norm: float = attrs.field(default=1.0, validator=number(gt=0, le=math.inf))
     ema_decay: float = attrs.field(default=0.0, validator=number(ge=0, lt=1))
     checkpoint_every: int = attrs.field(default=1000, validator=integer(ge=0, le=10**12))

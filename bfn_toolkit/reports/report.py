@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
-from bfn_toolkit.data.dataset import Batch, Split
+from bfn_toolkit.data.codec import raw_like
+from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.evaluation.density import log_density
-from bfn_toolkit.evaluation.distances import distances
+from bfn_toolkit.evaluation.distances import distances, w1
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
 from bfn_toolkit.evaluation.likelihood import (
     Budget,
@@ -45,11 +46,28 @@ FLOW_PATHS = 64  # samples whose time the figure of the flows takes, or less
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes."""
-    dataset = run.experiment.dataset
-    scores = distances(samples, run.split("all").x)
-    shares = dataset.mode_shares(samples)
-    return scores if shares is None else {**scores, "mode_shares": dict(shares)}
+    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes.
+
+    Distances are between the numbers of the model, whose unit is "unit"; those of single columns ("columns") are in
+    the units of the user.
+    """
+    dataset, data = run.experiment.dataset, run.split("all").x
+    shares, columns = dataset.mode_shares(samples), _columns(run, samples, data)
+    return {
+        **distances(samples, data),
+        "unit": dataset.unit,
+        **({"columns": columns} if columns else {}),
+        **({} if shares is None else {"mode_shares": dict(shares)}),
+    }
+
+
+def _columns(run: Run, samples: Data, data: Data) -> dict[str, float]:
+    """Wasserstein-1 distance of each column of numbers with a name, in the units of the user."""
+    names = run.codec.names
+    drawn, rows = (raw_like(x, run.codec) for x in (samples, data))
+    if isinstance(rows, Mapping) or not rows.is_floating_point() or rows.shape[1:] != (len(names),):
+        return {}
+    return {name: w1(drawn[:, i], rows[:, i]) for i, name in enumerate(names)}
 
 
 def _code_length(cost: CodeLength) -> dict[str, float]:
@@ -114,7 +132,7 @@ def evaluate(
         examples: Number of examples for that bound; by default as many as take about a million evaluations.
     """
     run, seed = plan.run, plan.plan.seed
-    data = run.split(split).to(next(run.model.parameters()).device)
+    data = run.rows(split, next(run.model.parameters()).device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=seed, deal=deal_chunks)
     scores = _likelihood(plan, bound, split)
     if density:
@@ -124,14 +142,13 @@ def evaluate(
     return {**scores, "samples": _quality(plan, plan.draw())}
 
 
-def _first_rows(data: Batch, examples: int) -> Batch:
-    return data.rows(torch.arange(min(examples, len(data)), device=device_of(data.x)))
+def _first_rows(data: Rows, examples: int, seed: int) -> Batch:
+    with seeded(seed, "first rows"):
+        return data[torch.arange(min(examples, len(data)))]
 
 
-def _importance(
-    plan: ResolvedPlan, data: Batch, n_steps: int, particles: int, examples: int | None
-) -> dict[str, float]:
-    rows = _first_rows(data, examples or affordable_examples(n_steps, particles))
+def _importance(plan: ResolvedPlan, data: Rows, n_steps: int, particles: int, examples: int | None) -> dict[str, float]:
+    rows = _first_rows(data, examples or affordable_examples(n_steps, particles), plan.plan.seed)
     bound = importance_bound(
         plan.run.model, rows, n_steps=n_steps, particles=particles, seed=plan.plan.seed, deal=deal_chunks
     )
@@ -149,8 +166,8 @@ def _importance(
     }
 
 
-def _density(run: Run, data: Batch, examples: int, seed: int) -> dict[str, float]:
-    rows = _first_rows(data, examples)
+def _density(run: Run, data: Rows, examples: int, seed: int) -> dict[str, float]:
+    rows = _first_rows(data, examples, seed)
     probes = 0 if rows.x[0].numel() <= 64 else 16
     with seeded(seed, "density", device=device_of(rows.x)):
         found = log_density(run.model, rows.x, probes=probes, condition=readable(run.model, rows.condition))
@@ -296,14 +313,14 @@ class _Report:
         self.samples = concatenated(drawn)
         path = self.path / samples_name(self.plan.run)
         if processes.is_main_process():
-            write_samples(path, self.samples)
+            write_samples(path, self.plan.raw(self.samples, range(done)), self.plan.run.codec)
         more = "" if done == n else f" of {n:,}, as many as there was time for"
         return f"{done:,}{more} samples in {self.plan.plan.steps} steps: {path}"
 
     def _price(self) -> str:
         """The likelihood bound, within half of what is left of the budget."""
         run, now = self.plan.run, self._elapsed()
-        data = run.split("test").to(self._device)
+        data = run.rows("test", self._device)
         budget = Budget(max(0.0, 0.5 * (self.seconds - now)), clock=self._elapsed)
         n_steps, seed = run.model.family.n_steps, self.plan.plan.seed
         bound = likelihood_bound(run.model, data, n_steps=n_steps, seed=seed, deal=deal_chunks, budget=budget)

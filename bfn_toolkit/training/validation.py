@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
+from bfn_toolkit.data.rows import sent
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
-from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.sampling.chunks import map_chunks, rows_together
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
-VALIDATION_ROWS = 256  # in a chunk
+VALIDATION_ROWS = 256  # in a chunk, at most
 
 
 @attrs.define(eq=False)
@@ -34,7 +36,7 @@ class Validation:
         train_step: The steps, whose network is in training.
         model: The model to sample from.
         metrics: The metrics, to which validations are added.
-        rows: The validation rows, on the device.
+        rows: The validation rows, as the training step receives them.
         step: The last validated step.
         loss: Loss at that step; None if it was not finite, or after a resume.
         best: Lowest finite loss so far.
@@ -45,7 +47,7 @@ class Validation:
     train_step: TrainStep
     model: BFN
     metrics: MetricsLogger
-    rows: Batch
+    rows: Rows
     step: int = 0
     loss: float | None = None
     best: float = math.inf
@@ -90,15 +92,18 @@ class Validation:
 
     def losses(self) -> Tensor:
         """Loss of each row."""
-        return self._map(lambda rows: self.train_step.loss(self.model, rows.x, rows.condition), "validation")
+        loss = self.train_step.loss
+        return self._map(lambda rows: told(loss, self.model, rows.x, rows.condition, mask=rows.mask), "validation")
 
     def nats(self) -> Tensor | None:
         """One draw of the likelihood bound for each row; None if the model has none."""
-        n_steps = self.model.family.n_steps
+
+        def nll(rows: Batch) -> Tensor:
+            n_steps = self.model.family.n_steps
+            return self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition, mask=rows.mask)
+
         try:
-            return self._map(
-                lambda rows: self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition), "validation bound"
-            )
+            return self._map(nll, "validation bound")
         except ValueError as error:  # an output without a density can be trained with other losses
             processes.warn(f"validation reports no likelihood bound: {error}")
             self.bounded = False
@@ -108,15 +113,15 @@ class Validation:
     def _map(self, numbers: Callable[[Batch], Tensor], key: str) -> Tensor:
         """Numbers (B,) of the validation rows, chunk by chunk, with the draws of a key."""
         n, device = len(self.rows), self.train_step.device
+        size = rows_together(self.model.family, VALIDATION_ROWS)
         self.model.eval()
 
         def chunk(number: int) -> Tensor:
-            first = number * VALIDATION_ROWS
-            return numbers(self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n)))
+            first = number * size
+            rows = sent(self.rows[torch.arange(first, first + size).remainder_(n)], device)
+            return numbers(self.train_step.prepare(rows))
 
-        found: Tensor = map_chunks(
-            range(n), VALIDATION_ROWS, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks
-        )
+        found: Tensor = map_chunks(range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks)
         self.train_step.model.train()
         return found
 

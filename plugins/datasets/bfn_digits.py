@@ -21,7 +21,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows, validators
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, ImageCodec, Split, hookimpl, split_rows, validators
 
 LEVELS = 17
 ONE_IN = 6  # every sixth image is in the test set
@@ -80,11 +80,18 @@ class Digits(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape, number of labels, and the number of classes or of bins with the mean square of the data."""
-        metadata: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
+        """Site shape and its axes, number of labels, and the number of classes or of bins with the mean square."""
+        metadata: dict[str, object] = {"site_shape": self.site_shape, "axes": ("height", "width"), "labels": 10}
         if self.pixels == "bins":
             return {**metadata, "bins": LEVELS, "data_variance": 0.635435}
         return {**metadata, "classes": LEVELS if self.pixels == "classes" else 2}
+
+    @property
+    def codec(self) -> ImageCodec:
+        """Grey levels in 0..16, or black and white as 0 and 1."""
+        if self.pixels == "binary":
+            return ImageCodec(2, "classes")
+        return ImageCodec(LEVELS, self.pixels)
 
     def split(self, name: Split) -> Batch:
         """The images of a split, and their labels."""
@@ -95,12 +102,8 @@ class Digits(Dataset):
         if name in ("train", "valid"):
             train, valid = split_rows(len(rows), self.valid_fraction, self.seed)
             rows = rows[train if name == "train" else valid]
-        return Batch(self._pixels(levels[rows]), {"label": labels[rows]})
-
-    def _pixels(self, levels: Tensor) -> Tensor:
-        if self.pixels == "bins":
-            return (2.0 * levels + 1.0) / LEVELS - 1.0
-        return levels if self.pixels == "classes" else (levels > LEVELS // 2).long()
+        levels = (levels[rows] > LEVELS // 2).long() if self.pixels == "binary" else levels[rows]
+        return Batch(self.codec.encode(levels), {"label": labels[rows]})
 
 
 @hookimpl

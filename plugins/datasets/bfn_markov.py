@@ -99,8 +99,8 @@ class Markov(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape and number of classes."""
-        return {"site_shape": self.site_shape, "classes": self.classes}
+        """Site shape, name of its axis, and number of classes."""
+        return {"site_shape": self.site_shape, "axes": ("sequence",), "classes": self.classes}
 
     def split(self, name: Split) -> Batch:
         """The sequences, as int64; "test" is a fresh draw of the same size."""

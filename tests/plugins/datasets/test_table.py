@@ -149,7 +149,7 @@ def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["standard", "range"])
-def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp_path: Path) -> None:
+def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
     dataset, plain = Table(path, scale=scale), Table(path, scale="none")
     x = dataset.split("train").x.double()
@@ -163,7 +163,7 @@ def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp
         assert x.amax(0).tolist() == [1.0] * 3
     assert abs(float(x.square().mean()) - float(str(dataset.metadata["data_variance"]))) <= 1e-12
     for name in ("train", "valid", "test"):
-        found, expected = dataset.unscale(dataset.split(name).x), plain.split(name).x.double()
+        found, expected = dataset.codec.decode(dataset.split(name).x), plain.split(name).x.double()
         assert float((found - expected).abs().max()) <= 4 * eps * 200.0  # the numbers are below 200
 
 
@@ -316,7 +316,7 @@ def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) 
     run = train(experiment)
     assert isinstance(run.model, BFN)
     label = torch.zeros(500, dtype=torch.int64)
-    samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, condition={"label": label}))
+    samples = experiment.dataset.codec.decode(run.model.sample(500, n_steps=5, condition={"label": label}))
     # An untrained network is the best linear estimate, which knows the scale of the columns: within half of it.
     assert torch.allclose(samples.mean(0), torch.tensor([3.0, -1.0]).double(), rtol=0, atol=0.5)
     assert Experiment.from_mapping(experiment.to_mapping()) == experiment
