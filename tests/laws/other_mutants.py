@@ -1195,4 +1195,6 @@ MORE_SUBJECTS = (
     Words(count=60),
     Salaries(),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
+    ImportanceTimes(3),
+    LogNormalTimes(unbiased=True),
 )
