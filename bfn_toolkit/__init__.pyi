@@ -3,8 +3,24 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .data.dataset import Batch as Batch, Dataset as Dataset, Split as Split, split_rows as split_rows
+from .data.codec import (
+    Codec as Codec,
+    IdentityCodec as IdentityCodec,
+    ImageCodec as ImageCodec,
+    PartsCodec as PartsCodec,
+    TableCodec as TableCodec,
+    TextCodec as TextCodec,
+)
+from .data.dataset import (
+    Batch as Batch,
+    Dataset as Dataset,
+    Rows as Rows,
+    Split as Split,
+    split_rows as split_rows,
+)
+from .data.formats import Cells as Cells, Format as Format
 from .data.loader import minibatches as minibatches
+from .data.rows import ArrayRows as ArrayRows
 from .distributions import (
     Mixture as Mixture,
     VonMises as VonMises,
@@ -53,12 +69,15 @@ from .guidance.gradient import GradientGuided as GradientGuided
 from .guidance.particle_filter import ParticleSampler as ParticleSampler, mask_unobserved as mask_unobserved
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
+    CrossEntropyLoss as CrossEntropyLoss,
     DiscreteTimeLoss as DiscreteTimeLoss,
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
-    draw_times as draw_times,
+    draw_known as draw_known,
+    output_at as output_at,
 )
+from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
 from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
 from .networks import (
@@ -99,7 +118,13 @@ from .sampling.inpainting import (
     Observed as Observed,
     clamp as clamp,
 )
+from .sampling.masked import MaskedModel as MaskedModel, mask_of_sizes as mask_of_sizes
 from .sampling.sampler import Sampler as Sampler, SamplerState as SamplerState, SamplerStep as SamplerStep
+from .sampling.site_times import (
+    AnyOrderSampler as AnyOrderSampler,
+    KnownFirstSampler as KnownFirstSampler,
+    PartTimesSampler as PartTimesSampler,
+)
 from .sampling.solvers import (
     ODE1 as ODE1,
     ODE2 as ODE2,
@@ -128,9 +153,25 @@ from .schedules import (
 from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
+    by_example as by_example,
+    coefficient as coefficient,
     expand as expand,
+    fit as fit,
     per_example as per_example,
+    plus as plus,
+    same_for_all as same_for_all,
     select as select,
+    weighted as weighted,
+)
+from .time_distributions import (
+    ImportanceTimes as ImportanceTimes,
+    LearnedTimes as LearnedTimes,
+    LogNormalTimes as LogNormalTimes,
+    PiecewiseTimes as PiecewiseTimes,
+    TimeDistribution as TimeDistribution,
+    Times as Times,
+    UniformTimes as UniformTimes,
+    draw_times as draw_times,
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train

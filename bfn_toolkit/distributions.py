@@ -23,8 +23,9 @@ from torch.distributions import (
     register_kl,
 )
 
+from bfn_toolkit.masks import marginal
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, expand, map_data, per_example
+from bfn_toolkit.shapes import Data, Mask, expand, map_data, per_example
 
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
@@ -51,30 +52,32 @@ class _Normal(Normal):
         return torch.addcmul(-self.shared_scale.log() - 0.5 * math.log(2.0 * math.pi), z, z, value=-0.5)
 
 
-def kl(p: Distribution, q: Distribution, samples: int = 1) -> Tensor:
-    """KL(p || q) in nats per example, with shape (B,).
+def kl(p: Distribution, q: Distribution, samples: int = 1, mask: Mask | None = None) -> Tensor:
+    """KL(p || q) in nats per example, with shape (B,); with a mask, that of the sites that are present.
 
     In closed form if torch has one registered (``torch.distributions.kl.register_kl``); otherwise the unbiased Monte
     Carlo estimate from ``samples`` draws of p, with a :func:`control_variate` if p is normal and :func:`moments_near`
     knows q.
     """
+    here, there = (p, q) if mask is None else (marginal(p, mask), marginal(q, mask))
     try:
-        return kl_divergence(p, q)
+        return kl_divergence(here, there)
     except NotImplementedError:
         pass
     messages = [p.sample() for _ in range(samples)]
-    losses = [p.log_prob(y) - q.log_prob(y) for y in messages]
+    losses = [here.log_prob(y) - there.log_prob(y) for y in messages]
     near = moments_near(q, p) if isinstance(p, Independent) and isinstance(p.base_dist, Normal) else None
     if near is not None:
         (mean, variance), loc, scale = near, p.mean, p.stddev
         shift, ratio = (mean - loc) / scale, variance / scale.square()
         losses = [
-            loss + control_variate((y - loc) / scale, shift, ratio) for y, loss in zip(messages, losses, strict=True)
+            loss + control_variate((y - loc) / scale, shift, ratio, mask)
+            for y, loss in zip(messages, losses, strict=True)
         ]
     return torch.stack(losses).mean(0)
 
 
-def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor) -> Tensor:
+def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Number of mean 0 that takes most of the noise out of ln p(y) - ln q(y) for y ~ p, with shape (B,).
 
     p is normal, and at y it has the standard normal noise :math:`\epsilon`.  If q is normal too, with mean m and
@@ -86,8 +89,9 @@ def control_variate(noise: Tensor, shift: Tensor, ratio: Tensor) -> Tensor:
         noise: (y - mean of p) / standard deviation of p, with shape ``(B, *event)``.
         shift: m, with the same shape; for a q that is not normal, any m and r leave the mean at 0.
         ratio: r, with the same shape.
+        mask: True at the sites that count; None if all do.
     """
-    return per_example(torch.addcmul(shift * noise, ratio - 1.0, noise.square() - 1.0, value=0.5) / ratio)
+    return per_example(torch.addcmul(shift * noise, ratio - 1.0, noise.square() - 1.0, value=0.5) / ratio, mask)
 
 
 @singledispatch
@@ -307,6 +311,13 @@ class Mixture(Distribution):
             return draw.gather(axis, index.expand(*draw.shape[:axis], 1, *draw.shape[axis + 1 :])).squeeze(axis)
 
         return map_data(chosen, draws)
+
+
+@marginal.register
+def _(distribution: Mixture, mask: Mask) -> Distribution:
+    """Missing sites have density 1 under all candidates, so that they choose none."""
+    mask = map_data(lambda part: None if part is None else part.unsqueeze(distribution._axis), mask)
+    return Mixture(distribution.logits, marginal(distribution.components, mask), distribution._axis)
 
 
 @moments_near.register

@@ -38,10 +38,12 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import kl, normal
 from bfn_toolkit.errors import ConfigError, DataError, StepCountError
+from bfn_toolkit.masks import mask_by_part, present
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import seeded
 from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
-from bfn_toolkit.shapes import batch_size, expand, per_example, select
+from bfn_toolkit.shapes import Data, Mask, batch_size, by_example, expand, plus, select, weighted
 
 P = TypeVar("P")
 
@@ -88,7 +90,28 @@ def check_finite(owner: object, x: Tensor, noun: str = "data") -> None:
     if not x.is_floating_point():
         name = type(owner).__name__
         raise DataError(f"{name} expects floating-point {noun}, found {x.dtype}; convert with x.float()")
-    check_values(owner, x, ~torch.isfinite(x), f"finite {noun}")
+    if not bool(x.sum().isfinite()):  # the sum of finite numbers may overflow, but no other sum is finite
+        check_values(owner, x, ~torch.isfinite(x), f"finite {noun}")
+
+
+def check_present(family: Family[Any], x: Data, mask: Mask | None) -> None:
+    """Checks data by :meth:`Family.check_data`; where they are missing, they may be anything.
+
+    Raises:
+        DataError: If data that are present are outside the domain, or have another shape or dtype.
+    """
+    if mask is None or (family.has_parts and (not isinstance(x, Mapping) or x.keys() != family.parts.keys())):
+        family.check_data(x)
+        return
+    with seeded("present"):  # any data of the family, in the place of what is missing
+        example = family.input(family.prior(1)).sample()
+    filled = {}
+    for part in family.walk(x, example, mask_by_part(x, mask)):
+        rows, any_row, there = part.values
+        fits = there is not None and rows.shape[1:] == any_row.shape[1:]
+        any_row = any_row.clamp(-1, 1).to(rows.device, rows.dtype)
+        filled[part.name] = torch.where(expand(there, rows), rows, any_row) if fits else rows
+    family.check_data(family.join(filled))
 
 
 class ExampleKind(StrEnum):
@@ -134,10 +157,13 @@ class Part:
 
 
 class Family(abc.ABC, Generic[P]):
-    """Beliefs P about data of shape ``site_shape``, and everything the engine does with them.
+    r"""Beliefs P about data of shape ``site_shape``, and everything the engine does with them.
 
     Concrete families are frozen attrs classes; their fields are their configuration.  The engine passes times
     ``s < t`` and treats data, messages, params and accuracies as opaque.
+
+    Times and accuracies have shape (B,) or ().  A family with ``site_times = True`` also takes them with shape
+    (B, \*sites), and then its params hold an accuracy for each of the sites.
     """
 
     kind: ClassVar[str] = "family"
@@ -193,8 +219,25 @@ class Family(abc.ABC, Generic[P]):
         """Output distribution p_O(x | theta; t) from the network's raw numbers (B, *site, R)."""
 
     @abc.abstractmethod
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
-        """Integrand of the continuous-time loss at time t, in nats per example, with shape (B,)."""
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
+        """Integrand of the continuous-time loss at time t, in nats per example, with shape (B,).
+
+        With a mask (:mod:`~bfn_toolkit.masks`) it is that of the sites that are present.  A family that is never used
+        with one may leave the argument out.
+        """
+
+    @property
+    def sites(self) -> Any:
+        """Shape of the sites, at which times and masks may differ; for a product, the shapes by part.
+
+        It is the site shape, or its leading axes if a site of the data has several numbers, as a unit vector has.
+        """
+        return self.network_io.site_shape
+
+    @property
+    def site_times(self) -> bool:
+        """Whether times and accuracies may differ by site; by default not."""
+        return False
 
     @property
     def n_steps(self) -> int | None:
@@ -271,9 +314,20 @@ class Family(abc.ABC, Generic[P]):
 
     def receiver(self, output: Output, alpha: Tensor) -> Distribution:
         """Receiver distribution p_R(y | theta; t, alpha): the sender averaged over the output distribution."""
-        return output.mix(lambda x: self.sender(x, alpha))
+        return output.mix(lambda x: self.sender(x, self._of_candidates(alpha, x)))
 
-    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def _of_candidates(self, alpha: Any, x: Data) -> Any:
+        """Accuracies for data that may have an axis of candidates after the batch; those by site need it too."""
+        if isinstance(alpha, Tensor) and alpha.ndim < 2:
+            return alpha
+        wide = {}
+        for part in self.walk(alpha, x):
+            a, rows = part.values
+            has_candidates = a.ndim > 1 and rows.ndim > 1 + len(part.family.network_io.site_shape)
+            wide[part.name] = a.unsqueeze(1) if has_candidates else a
+        return self.join(wide)
+
+    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Mask | None = None) -> Tensor:
         """KL(p_S || p_R) in nats per example, with shape (B,), in closed form if there is one.
 
         Arguments:
@@ -281,8 +335,9 @@ class Family(abc.ABC, Generic[P]):
             output: Output distribution.
             alpha: Accuracy of the message.
             samples: Number of draws of the message if the divergence has no closed form.
+            mask: True where there is data; messages about other sites cost nothing.
         """
-        return kl(self.sender(x, alpha), self.receiver(output, alpha), samples)
+        return kl(self.sender(present(x, mask), alpha), self.receiver(output, alpha), samples, mask)
 
     def draw_update(self, params: P, x: Tensor, alpha: Tensor) -> P:
         """Draws theta' ~ p_U(. | theta, x; alpha): the beliefs after one message about x."""
@@ -394,12 +449,13 @@ class AdditiveFamily(Family[P]):
 
     def flow(self, x: Tensor, t: Tensor) -> P:
         """One message of accuracy beta(t), received by the prior."""
+        t = by_example(t, batch_size(x))
         dtype = x.dtype if x.is_floating_point() else t.dtype
         return self.draw_update(self.prior(batch_size(x), device=x.device, dtype=dtype), x, self.schedule.beta(t))
 
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
         """alpha(t) times the KL rate, summed over the sites."""
-        return self.schedule.alpha(t) * per_example(self.kl_rate(x, output))
+        return weighted(self.kl_rate(present(x, mask), output), self.schedule.alpha(t), mask)
 
 
 class ChannelFamily(AdditiveFamily[P]):
@@ -428,7 +484,7 @@ class ChannelFamily(AdditiveFamily[P]):
 
     @abc.abstractmethod
     def natural_params(self, params: P) -> tuple[Tensor, Tensor]:
-        """Coordinates in which the solvers work: v with shape (B, *site, d), and B with shape (B,)."""
+        """Coordinates in which the solvers work: v (B, *site, d), and B (B,), or (B, *sites) if sites differ."""
 
     @abc.abstractmethod
     def from_natural(self, v: Tensor, accuracy: Tensor) -> P:
@@ -467,12 +523,13 @@ class ChannelFamily(AdditiveFamily[P]):
     def update(self, params: P, y: Tensor, alpha: Tensor) -> P:
         """v' = v + y, B' = B + alpha."""
         v, accuracy = self.natural_params(params)
-        return self.from_natural(v + y.to(v.dtype), accuracy + alpha.to(v.dtype))
+        return self.from_natural(v + y.to(v.dtype), plus(accuracy, alpha.to(v.dtype)))
 
     def forget(self, params: P, alpha: Tensor) -> P:
         """A Brownian bridge: N(c v, c a I) with a = snr(alpha) and c = (B - a) / B."""
         v, accuracy = self.natural_params(params)
         a = self.snr(alpha)
+        accuracy, a = expand(accuracy, a), expand(a, accuracy)
         left = (accuracy - a).clamp_min(0.0)
         c = left / accuracy.clamp_min(torch.finfo(accuracy.dtype).tiny)  # 0 at the prior
         noise = torch.randn_like(v)
@@ -514,13 +571,13 @@ class SteppedFamily(Family[P]):
         """The messages of the table up to time t, one after the other."""
         dtype = x.dtype if x.is_floating_point() else t.dtype
         params = self.prior(batch_size(x), device=x.device, dtype=dtype)
-        sent = self.schedule.step(t)
+        sent = self.schedule.step(by_example(t, batch_size(x)))
         for i, alpha in enumerate(self.schedule.accuracies):
             alphas = torch.full((batch_size(x),), alpha, device=x.device, dtype=dtype)
             params = select(sent > i, self.draw_update(params, x, alphas), params)
         return params
 
-    def loss_rate(self, x: Tensor, output: Output, t: Tensor) -> Tensor:
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
         """Refused: accuracies that do not add have no continuous-time limit.
 
         Raises:

@@ -9,7 +9,10 @@ itself under the last output distribution.
     L^\infty(x) &= E_{t \sim U(0, 1)} \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \text{loss rate}(x, \theta, t) \\
     L^r(x) &= - E_{\theta \sim p_F(\cdot \mid x; 1)} \, \ln p_O(x \mid \theta; 1)
 
-A loss draws one time for each example (:func:`draw_times`).
+A loss draws one time for each example, from a :class:`~bfn_toolkit.TimeDistribution`.
+
+With a *mask* (:mod:`~bfn_toolkit.masks`) all sums are over the sites that are present.  The sites that are *known*
+(:func:`draw_known`) have the time 1, and cost nothing either: the loss is that of the others given their values.
 
 Source: Graves et al. 2023, eq. 24 (n steps), 41 (continuous time), section 3 (reconstruction).
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -27,30 +30,16 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit import validators
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import Family
+from bfn_toolkit.masks import excluding, mask_by_part, present, told
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.randomness import common, first_row, streams
-from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of
+from bfn_toolkit.randomness import streams
+from bfn_toolkit.shapes import Data, Mask, batch_size, device_of, dtype_of, expand, map_data
+from bfn_toolkit.time_distributions import TimeDistribution, UniformTimes
 
-
-@lru_cache(maxsize=16)
-def _lattice(first: int, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """frac(i / golden ratio) for n integers i, by exact integer arithmetic: any run of rows covers [0, 1) evenly."""
-    turns = torch.arange(first, first + n, device=device).mul_(2654435769).bitwise_and_(0xFFFFFFFF)
-    return turns.to(dtype).mul_(2.0**-32)
-
-
-def draw_times(x: Data) -> Tensor:
-    """Times in (0, 1], one for each example, in the dtype of the data.
-
-    They form a golden-ratio lattice with one uniform random offset.  Each time is uniform by itself; a batch, and any
-    run of consecutive rows in it, covers the interval evenly.
-    """
-    device, dtype = device_of(x), dtype_of(x)
-    with common():
-        offset = torch.rand(1, device=device, dtype=dtype)
-    return 1.0 - (_lattice(first_row(), batch_size(x), device, dtype) + offset).frac_()
+_ARE_TIMES = validators.instance_of(TimeDistribution)
 
 
 class Loss(abc.ABC):
@@ -64,8 +53,55 @@ class Loss(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:
-        """Loss of each example, with shape (B,)."""
+    def __call__(
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Tensor:
+        """Loss of each example, with shape (B,).
+
+        A loss that is never used with missing or known sites may leave these arguments out.
+
+        Arguments:
+            model: The model.
+            x: Data, with shape (B, *site); they may be anything where they are missing.
+            condition: Conditions by name, each with B rows.
+            mask: True where there is data; None if nothing is missing.
+            known: True at sites whose values the model is told; None if there are none.
+        """
+
+
+def draw_known(family: Family[Any], x: Data, rate: float) -> Mask:
+    """Sites to be known in training: true in a share ``rate`` of the examples.
+
+    In each of these every site is known with the same probability, which is uniform in (0, 1): any number of them is
+    about as likely as any other.  The mask has the form of :attr:`Family.sites`.
+    """
+    u = torch.rand(batch_size(x), device=device_of(x))
+    probability = torch.where(u < rate, u / rate, 0.0)
+    shapes = {part.name: part.family.sites for part in family.walk()}
+    known = {name: torch.rand((*u.shape, *shape), device=u.device) for name, shape in shapes.items()}
+    return family.join({name: v < expand(probability, v) for name, v in known.items()})
+
+
+def output_at(
+    model: Model, x: Data, t: Tensor, condition: Condition | None, mask: Mask | None, known: Mask | None
+) -> tuple[Output, Mask | None]:
+    """Output under beliefs drawn at the times t, and at time 1 at the known sites; and the sites whose loss counts."""
+    family, times = model.family, t
+    if known is not None:
+        if not family.site_times:
+            raise ConfigError(
+                f"{type(family).__name__} has one time for all sites, and known sites another than the others; write "
+                "training.known_rate = 0, or a family with site_times = True"
+            )
+        known = mask_by_part(x, known)
+        times = map_data(lambda sites: t if sites is None else torch.where(sites, 1.0, expand(t, sites)), known)
+    output = told(model.output, family.flow(present(x, mask), times), times, condition, mask=mask)
+    return output, None if mask is None and known is None else excluding(mask_by_part(x, mask), known)
 
 
 class NatsLoss(Loss):
@@ -76,15 +112,30 @@ class NatsLoss(Loss):
         return True
 
     @abc.abstractmethod
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:
+    def part_losses(
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         """Loss of each part by name, with shape (B,).
 
         A family that is not a product has one part, named "", and so have parts that depend on each other under the
         output (:meth:`~bfn_toolkit.Family.factors`).
         """
 
-    def __call__(self, model: Model, x: Data, condition: Condition | None = None) -> Tensor:  # noqa: D102
-        return reduce(torch.add, self.part_losses(model, x, condition).values())
+    def __call__(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Tensor:
+        losses: Mapping[str, Tensor] = told(self.part_losses, model, x, condition, mask=mask, known=known)
+        return reduce(torch.add, losses.values())
 
 
 @attrs.frozen
@@ -95,28 +146,58 @@ class ContinuousTimeLoss(NatsLoss):
         weighting: "paper" for nats (eq. 41); "unit" scales the rate by the family's
             :meth:`~bfn_toolkit.Family.loss_weight`, so that no time dominates the gradient: for training; it is not a
             likelihood.
+        times: Distribution of the times.
     """
 
     weighting: Literal["paper", "unit"] = field(default="paper", validator=validators.one_of("paper", "unit"))
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
 
     @property
     def in_nats(self) -> bool:
-        """Whether the weighting is "paper"."""
-        return self.weighting == "paper"
+        """Whether the weighting is "paper" and the times leave it so."""
+        return self.weighting == "paper" and self.times.is_unbiased
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
-        t = draw_times(x)
-        params = model.family.flow(x, t)
-        output = model.output(params, t, condition)
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
+        times = self.times.draw(model.family, x)
+        output, unknown = output_at(model, x, times.t, condition, mask, known)
         losses = {}
-        for part in model.family.walk(x, output):
-            data, p_o = part.values
-            losses[part.name] = self._rate(part.family, data, p_o, t)
+        for part in model.family.walk(x, output, unknown):
+            data, p_o, priced = part.values
+            losses[part.name] = times.weighted(self._rate(part.family, data, p_o, times.t, priced))
         return losses
 
-    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor) -> Tensor:
-        rate = family.loss_rate(x, output, t)
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
+        rate: Tensor = told(family.loss_rate, x, output, t, mask=mask)
         return rate * family.loss_weight(t) if self.weighting == "unit" else rate
+
+
+@attrs.frozen
+class CrossEntropyLoss(ContinuousTimeLoss):
+    r"""Cross-entropy of classes, averaged over the time: for training; it is not a likelihood.
+
+    .. math:: E_t \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \big( -\ln p_O(x \mid \theta; t) \big)
+
+    The squared error of the loss rate hardly tells small probabilities apart, which most of many classes have.  Parts
+    of a product that are real numbers keep their loss rate, with the weighting "unit".
+
+    Arguments:
+        times: Distribution of the times.
+    """
+
+    weighting: Literal["paper", "unit"] = field(default="unit", init=False, repr=False)
+
+    def _rate(self, family: Family[Any], x: Data, output: Output, t: Tensor, mask: Mask | None = None) -> Tensor:
+        if family.is_discrete:
+            nats: Tensor = told(output.log_prob, x, mask=mask)
+            return -nats
+        return super()._rate(family, x, output, t, mask)
 
 
 @attrs.frozen
@@ -126,35 +207,57 @@ class DiscreteTimeLoss(NatsLoss):
     Arguments:
         n_steps: Number of messages n.
         samples: Number of draws of the message if the divergence has no closed form.
+        times: Distribution of the times; each lies in the step of its number.
     """
 
     n_steps: int = field(default=100, validator=validators.integer(ge=1, le=10**9))
     samples: int = field(default=1, validator=validators.integer(ge=1, le=10**9))
+    times: TimeDistribution = field(factory=UniformTimes, validator=_ARE_TIMES)
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
-        family, u = model.family, draw_times(x)
+    @property
+    def in_nats(self) -> bool:
+        """Whether the times leave the loss in nats."""
+        return self.times.is_unbiased
+
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
+        family, drawn = model.family, self.times.draw(model.family, x)
+        u = drawn.t
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        output = model.output(family.flow(x, s), s, condition)
+        output, unknown = output_at(model, x, s, condition, mask, known)
         stream, losses = streams(), {}
-        for part in family.factors(output, x):
+        for part in family.factors(output, x, unknown):
             with stream(part.name):
-                p_o, data = part.values
+                p_o, data, priced = part.values
                 alpha = part.family.accuracy(s, t)
-                losses[part.name] = part.family.step_loss(data, p_o, alpha, self.samples)
-        return {name: self.n_steps * nats for name, nats in losses.items()}
+                losses[part.name] = told(part.family.step_loss, data, p_o, alpha, self.samples, mask=priced)
+        return {name: self.n_steps * drawn.weighted(nats) for name, nats in losses.items()}
 
 
 @attrs.frozen
 class ReconstructionLoss(NatsLoss):
     """Reconstruction loss: -ln p_O(x) under the output distribution after all messages."""
 
-    def part_losses(self, model: Model, x: Data, condition: Condition | None = None) -> Mapping[str, Tensor]:  # noqa: D102
+    def part_losses(  # noqa: D102
+        self,
+        model: Model,
+        x: Data,
+        condition: Condition | None = None,
+        mask: Mask | None = None,
+        known: Mask | None = None,
+    ) -> Mapping[str, Tensor]:
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
-        output = model.output(model.family.flow(x, t), t, condition)
+        output, unknown = output_at(model, x, t, condition, mask, known)
         losses = {}
-        for part in model.family.factors(output, x):
-            p_o, data = part.values
-            losses[part.name] = -p_o.log_prob(data)
+        for part in model.family.factors(output, x, unknown):
+            p_o, data, priced = part.values
+            losses[part.name] = -told(p_o.log_prob, data, mask=priced)
         return losses

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bfn_toolkit.families import Family
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.shapes import Mask, Times
 
 Condition: TypeAlias = Mapping[str, Tensor]
 
@@ -27,13 +28,37 @@ class Model(Protocol):
 
     family: Family[Any]
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """Output distribution p_O(. | theta; t), with t of shape (B,) or ()."""
+    def output(
+        self,
+        params: Any,
+        t: Times,
+        condition: Condition | None = None,
+        *,
+        mask: Mask | None = None,
+        previous: Output | None = None,
+    ) -> Output:
+        """Output distribution p_O(. | theta; t).
+
+        A model that reads neither a mask nor the last output may leave out these two: they are passed only if there is
+        one.
+
+        Arguments:
+            params: Beliefs theta.
+            t: Time, with shape () or (B,); (B, *site) or by part where sites differ.
+            condition: Conditions by name, each with B rows.
+            mask: True where there is data; None if nothing is missing.
+            previous: The output of the evaluation before, for self-conditioning.
+        """
 
     @property
     def conditions(self) -> Collection[str] | None:
         """Names of the conditions that the model reads; None if it does not say."""
         return None
+
+    @property
+    def self_conditioning(self) -> bool:
+        """Whether the model reads the output of the evaluation before."""
+        return False
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """Checks the conditions for a batch of ``rows`` rows, at a public entry.
@@ -68,14 +93,19 @@ class ModelWrapper(nn.Module, Model):
         self.family = model.family
         self.model = model
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        """Output distribution of the wrapped model."""
-        return self.model.output(params, t, condition)
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
+        """Output distribution of the wrapped model; ``told`` are mask and previous output, where there are any."""
+        return self.model.output(params, t, condition, **told)
 
     @property
     def conditions(self) -> Collection[str] | None:
         """See :attr:`Model.conditions`."""
         return self.model.conditions
+
+    @property
+    def self_conditioning(self) -> bool:
+        """See :attr:`Model.self_conditioning`."""
+        return self.model.self_conditioning
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """See :meth:`Model.check_condition`."""

@@ -186,12 +186,22 @@ class NetworkIO:
         return torch.cat(flat, -1) if len(flat) > 1 else flat[0]
 
     def spread(self, values: Mapping[str, Tensor]) -> Tensor:
-        """A value for each feature, (B, *site, F), from values (), (B,) or (B, *leading axes of the shape) by part."""
+        """A value for each feature, (B, *site, F), from values (), (B,) or (B, *leading axes of the shape) by part.
+
+        Raises:
+            ConfigError: If a value has other axes.
+        """
         rows = max((len(v) for v in values.values() if v.ndim), default=1)
         wide = {}
         for name, part in self.parts.items():
-            shape = (rows, *part.shape, part.in_features)
-            wide[name] = expand(values[name], torch.empty(shape, device="meta")).expand(shape)
+            shape, value = (rows, *part.shape, part.in_features), values[name]
+            if value.shape[1:] != part.shape[: max(0, value.ndim - 1)]:
+                where = f"part '{name}' of" if name else "data of"
+                raise ConfigError(
+                    f"{where} shape {part.shape}: expected times or masks of shape (B, ...) with leading axes of it, "
+                    f"found {tuple(value.shape)}"
+                )
+            wide[name] = expand(value, torch.empty(shape, device="meta")).expand(shape)
         return self.join(wide)
 
     def flat(self) -> FlatView:

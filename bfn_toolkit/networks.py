@@ -1,8 +1,10 @@
 """Networks: from features of the beliefs to raw numbers of the output distribution.
 
-A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).  The
-family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that builds a
-network for those sizes.
+A network sees features of shape (B, *site, F) and the times (B,), and returns raw numbers of shape (B, *site, R).
+Times that differ by site or part have the shape of the features, and so has a mask of the sites with data.
+
+The family fixes site, F and R (:class:`~bfn_toolkit.NetworkIO`); a :class:`NetworkBuilder` is a configuration that
+builds a network for those sizes.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
@@ -25,7 +28,11 @@ class Network(Protocol):
     """A module that a :class:`~bfn_toolkit.BFN` calls: any ``nn.Module`` with this forward."""
 
     def __call__(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
-        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
+        """Returns raw numbers (B, *site, R) from features (B, *site, F) and times (B,).
+
+        A network whose ``forward`` has a parameter ``mask=None`` gets booleans of the shape of the features, true where
+        there is data, if anything is missing.
+        """
 
 
 class NetworkBuilder(abc.ABC):
@@ -35,13 +42,17 @@ class NetworkBuilder(abc.ABC):
 
     * ``time_free``: it does not read the times;
     * ``site_times``: it reads times that differ by site or part, in the shape of the features;
-    * ``self_conditioning``: its features hold the last estimate too.
+    * ``self_conditioning``: its features hold the last estimate too;
+    * ``condition_shapes``: the shape of one value of each condition that is not a single number;
+    * ``permutes_sets``: a permutation of the points of a set permutes its result.
     """
 
     kind: ClassVar[str] = "network"
     time_free: bool = False
     site_times: bool = False
     self_conditioning: bool = False
+    condition_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    permutes_sets: bool = False
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -120,27 +131,35 @@ class ConditionSignature:
         network: Name of the network, for messages.
         names: Conditions that it reads; None if it does not say.
         required: Conditions that it needs.
-        reserved: Names that a condition cannot have, because the features or the times have them.
+        reserved: Names that a condition cannot have, because the features, the times or the mask have them.
+        reads_mask: Whether it reads a mask: ``forward`` has a parameter of this name.
+        shapes: Shapes of one value, of the conditions whose builder states them.
     """
 
     network: str
     names: Collection[str] | None
     required: Collection[str]
     reserved: Collection[str]
+    reads_mask: bool
+    shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
-        """Reads the signature of ``forward(features, t, /, **condition)``."""
+        """Reads the signature of ``forward(features, t, /, *, mask=None, **condition)``."""
         parameters = list(inspect.signature(network.forward).parameters.values())
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
         named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        reads_mask = any(p.name == "mask" for p in named)
+        named = [p for p in named if p.name != "mask"]
         declared = None if builder is None else builder.conditions
         return cls(
             type(network).__name__ if builder is None else type(builder).__name__,
             (None if takes_all else [p.name for p in named]) if declared is None else declared,
             [p.name for p in named if p.default is p.empty],
-            ["self", *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
+            reads_mask,
+            {} if builder is None else dict(builder.condition_shapes),  # the default cannot be pickled
         )
 
     def reads(self, name: str) -> bool:
@@ -148,10 +167,11 @@ class ConditionSignature:
         return self.names is None or name in self.names
 
     def check(self, condition: Mapping[str, Tensor] | None, rows: int) -> None:
-        """Checks names and lengths, not values.
+        """Checks names and shapes, not values.
 
         Raises:
-            ConfigError: If a condition is unknown or missing, or does not have a row for each example.
+            ConfigError: If a condition is unknown or missing, does not have a row for each example, or has rows of
+                another shape.
         """
         if condition is not None and not isinstance(condition, Mapping):
             raise ConfigError(
@@ -177,6 +197,13 @@ class ConditionSignature:
                 raise ConfigError(
                     f"the network {self.network} cannot read a condition '{name}', which is the name of another "
                     "argument of its forward; write def forward(self, features, t, /, ...)"
+                )
+            shape = self.shapes.get(name)
+            if shape is not None and value.shape[1:] != shape:
+                expected = f"(B, {', '.join(map(str, shape))})" if shape else "(B,)"
+                raise ConfigError(
+                    f"condition '{name}' must have the shape {expected}, as in condition_shapes of "
+                    f"{self.network}, found {tuple(value.shape)}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:

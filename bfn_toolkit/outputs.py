@@ -31,7 +31,8 @@ from torch.distributions import Distribution
 
 from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.shapes import expand, per_example
+from bfn_toolkit.masks import marginal, present
+from bfn_toolkit.shapes import Mask, expand, per_example
 
 # From data to the law of a message, independent over the sites.  K candidates for the data have shape (B, K, *site);
 # a kernel sees the axis K as one more site axis.
@@ -52,8 +53,11 @@ class Output(Protocol):
     def sample(self) -> Tensor:
         """Draws x ~ p_O, one per example."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """ln p_O(x) in nats per example, with shape (B,)."""
+    def log_prob(self, x: Tensor, mask: Mask | None = None) -> Tensor:
+        """ln p_O(x) in nats per example, with shape (B,); with a mask, that of the sites that are present.
+
+        An output that is never used with a mask may leave the argument out.
+        """
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)] of a function that acts on each site by itself: exact, or refused.
@@ -93,12 +97,12 @@ class Delta:
         """The point."""
         return self.value
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of a normal distribution around the point."""
         if self.std is None:
             raise ValueError("a Delta without a standard deviation has no log-density; write Delta(value, std=0.01)")
-        z = (x - self.value) / self.std
-        return per_example(-0.5 * z.square() - math.log(self.std) - 0.5 * math.log(2 * math.pi))
+        z = (present(x, mask) - self.value) / self.std
+        return per_example(-0.5 * z.square() - math.log(self.std) - 0.5 * math.log(2 * math.pi), mask)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """The function at the point."""
@@ -153,9 +157,10 @@ class Finite:
         """Draws one value at each site, by inverting the distribution function with one uniform number."""
         return self._at(_choose(self.logits))
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-probability, in nats per example, of the values of the support nearest to x."""
-        return per_example(self.logits.log_softmax(-1).gather(-1, self.index(x).unsqueeze(-1)).squeeze(-1))
+        index = self.index(present(x, mask)).unsqueeze(-1)
+        return per_example(self.logits.log_softmax(-1).gather(-1, index).squeeze(-1), mask)
 
     def index(self, x: Tensor) -> Tensor:
         """Indices of the values of the support nearest to x."""
@@ -212,9 +217,11 @@ class NormalMixture:
         x: Tensor = self._distribution().sample()
         return x
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density in nats per example."""
-        return self._distribution().log_prob(x)
+        if mask is None:
+            return self._distribution().log_prob(x)
+        return marginal(self._distribution(), mask).log_prob(present(x, mask))
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)] of an affine function, exact: the function at the mean.
@@ -278,10 +285,10 @@ class SiteNormalMixture:
             mean, scale = self.means.gather(-1, choice), self.scales.gather(-1, choice)
         return torch.addcmul(mean, scale, torch.randn_like(mean)).squeeze(-1)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density in nats per example."""
-        z = (x.unsqueeze(-1) - self.means) / self.scales
-        return per_example(self.log_average(-0.5 * z.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)))
+        z = (present(x, mask).unsqueeze(-1) - self.means) / self.scales
+        return per_example(self.log_average(-0.5 * z.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)), mask)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """E[function(x)] of an affine function, exact: the function at the mean.

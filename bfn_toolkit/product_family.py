@@ -24,10 +24,11 @@ from torch.distributions import Distribution
 from bfn_toolkit.distributions import as_batch
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
+from bfn_toolkit.masks import marginal, mask_by_part, told
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Kernel, Output
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, batch_size, part_of
+from bfn_toolkit.shapes import Data, Mask, batch_size, part_of
 
 Beliefs = dict[str, Any]
 
@@ -78,6 +79,15 @@ def _(distribution: Joint, axes: int) -> Distribution:
     return Joint({name: as_batch(part, axes) for name, part in distribution.parts.items()})
 
 
+@marginal.register
+def _(distribution: Joint, mask: Mask) -> Distribution:
+    masks = mask_by_part(distribution.parts, mask)
+    present = {
+        name: part if masks[name] is None else marginal(part, masks[name]) for name, part in distribution.parts.items()
+    }
+    return Joint(present)
+
+
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
     """Sum of tensors of one shape, each in nats per example."""
     return torch.stack(list(terms)).sum(0) if len(terms) > 1 else terms[0]
@@ -114,9 +124,12 @@ class JointOutput:
                 draws[name] = part.sample()
         return draws
 
-    def log_prob(self, x: Data) -> Tensor:
+    def log_prob(self, x: Data, mask: Mask | None = None) -> Tensor:
         """Sum of the log-probabilities, in nats per example."""
-        return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+        if mask is None:
+            return sum_of([part.log_prob(x[name]) for name, part in self.parts.items()])
+        masks = mask_by_part(x, mask)
+        return sum_of([told(part.log_prob, x[name], mask=masks[name]) for name, part in self.parts.items()])
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Refused: an expectation is defined part by part.
@@ -169,6 +182,15 @@ class ProductFamily(Family[Beliefs]):
             if part.has_parts:
                 flat = ", ".join(f"'{name}_{inner}': ..." for inner in part.parts)
                 raise ValueError(f"part '{name}' is itself a product; write its parts in its place: {{{flat}}}")
+
+    @property
+    def site_times(self) -> bool:
+        """Whether times may differ by site in all parts."""
+        return all(part.site_times for part in self.parts.values())
+
+    @property
+    def sites(self) -> dict[str, tuple[int, ...]]:  # noqa: D102
+        return {name: part.sites for name, part in self.parts.items()}
 
     @property
     def is_discrete(self) -> bool:
@@ -284,26 +306,32 @@ class ProductFamily(Family[Beliefs]):
         shares = self.network_io.split(raw, "out_features")
         return JointOutput(self._each(lambda family, raw, params: family.output(raw, params), shares, params))
 
-    def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1) -> Tensor:
+    def step_loss(self, x: Data, output: Output, alpha: Any, samples: int = 1, mask: Mask | None = None) -> Tensor:
         """Sum of the losses of the parts, if the outputs are independent; otherwise the KL of the joint messages.
 
         On average the sum over the marginals of dependent parts is larger, by what one part's message says about the
         others; the difference vanishes for many steps.
         """
         if not isinstance(output, JointOutput):
-            return super().step_loss(x, output, alpha, samples)
-        losses = self._draw(
-            lambda family, x, output, alpha: family.step_loss(x, output, alpha, samples), x, output, alpha
-        )
-        return sum_of(list(losses.values()))
+            return super().step_loss(x, output, alpha, samples, mask)
 
-    def loss_rate(self, x: Data, output: Any, t: Any) -> Tensor:
+        def loss(family: Family[Any], x: Tensor, output: Output, alpha: Tensor, mask: Mask | None) -> Tensor:
+            price: Tensor = told(family.step_loss, x, output, alpha, samples, mask=mask)
+            return price
+
+        return sum_of(list(self._draw(loss, x, output, alpha, mask_by_part(x, mask)).values()))
+
+    def loss_rate(self, x: Data, output: Any, t: Any, mask: Mask | None = None) -> Tensor:
         """Sum of the rates, of the marginals where the parts are dependent; t may be a mapping.
 
         It is exact for both, because in a short time a part's message says nothing about another's.
         """
-        rates = self._each(lambda family, x, output, t: family.loss_rate(x, output, t), x, output, t)
-        return sum_of(list(rates.values()))
+
+        def rate(family: Family[Any], x: Tensor, output: Output, t: Tensor, mask: Mask | None) -> Tensor:
+            price: Tensor = told(family.loss_rate, x, output, t, mask=mask)
+            return price
+
+        return sum_of(list(self._each(rate, x, output, t, mask_by_part(x, mask)).values()))
 
     def check_data(self, x: Data) -> None:
         """Checks that x has the parts' names, that each part is valid for its family, and that rows agree."""

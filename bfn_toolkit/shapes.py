@@ -1,7 +1,8 @@
 """Shapes: the only place that reshapes for broadcasting.
 
 Data, messages and means have shape ``(B, *site)``: the batch, then the data's own shape.  Times and accuracies have
-shape ``(B,)``, one per example, or ``()``, one for all.  Losses have shape ``(B,)``, summed over the sites.
+shape ``(B,)``, one per example, or ``()``, one for all; where sites differ, ``(B, *site)`` or the leading axes of it.
+So have masks, which are true where there is data.  Losses have shape ``(B,)``, summed over the sites that are present.
 
 Data of several parts (:class:`~bfn_toolkit.ProductFamily`) are a mapping from the names of the parts to their data.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to tensors, as the family requires
+Times: TypeAlias = Any  # a tensor (), (B,) or (B, *site), or the leading axes of it, or a mapping from parts to these
+Mask: TypeAlias = Any  # true where there is data: (B, *site), or the leading axes of it, or a mapping from some parts
 
 
 def leaves(x: Data) -> list[Tensor]:
@@ -38,7 +41,7 @@ def part_of(value: Any, name: str) -> Any:
 
     The name "" stands for the only part of a family that is not a product.
     """
-    return value[name] if name and not isinstance(value, Tensor) else value
+    return value[name] if name and value is not None and not isinstance(value, Tensor) else value
 
 
 def device_of(x: Data) -> torch.device:
@@ -65,11 +68,42 @@ def batch_size(x: Data) -> int:
 def expand(a: Tensor, like: Tensor) -> Tensor:
     """Appends axes of length one, so that ``a`` of shape (B,) broadcasts against ``like`` of shape (B, *site).
 
-    A scalar tensor, and one that already has all the axes, are returned unchanged.
+    A scalar tensor, and one that already has all the axes or more, are returned unchanged.
     """
-    if a.ndim == 0 or a.ndim == like.ndim:
+    if a.ndim == 0 or a.ndim >= like.ndim:
         return a
     return a.reshape(*a.shape, *(1,) * (like.ndim - a.ndim))
+
+
+def same_for_all(number: float, like: Tensor) -> Tensor:
+    """A tensor (B,) with one number for all rows of ``like``, which :func:`coefficient` finds again."""
+    rows = torch.full((len(like),), number, device=like.device, dtype=like.dtype)
+    rows.number = number  # type: ignore[attr-defined]
+    return rows
+
+
+def coefficient(rows: Tensor) -> Tensor | float:
+    """The number that is the same for all rows if :func:`same_for_all` made them, and otherwise the rows.
+
+    Arithmetic with a number takes no operation of torch, and waits for no device.
+    """
+    return getattr(rows, "number", rows)
+
+
+def fit(a: Tensor, ndim: int) -> Tensor:
+    """A tensor by site so that it broadcasts against one with ``ndim`` axes: :func:`expand`, or its first values.
+
+    It may have more axes than a tensor with one number for each direction, which is a vector or a matrix of the data;
+    then it is the same along the direction, and its first value counts.
+    """
+    while a.ndim > ndim:
+        a = a[..., 0]
+    return a if a.ndim in (0, ndim) else a.reshape(*a.shape, *(1,) * (ndim - a.ndim))
+
+
+def plus(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of accuracies, of which one may differ by site."""
+    return expand(a, b) + expand(b, a)
 
 
 def by_row(x: Tensor) -> Tensor:
@@ -77,18 +111,37 @@ def by_row(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
-def per_example(v: Tensor) -> Tensor:
-    """Sums over the sites: (B, *site) to (B,)."""
+def per_example(v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sums over the sites that are present: (B, *site) to (B,)."""
+    if mask is not None:
+        v = torch.where(fit(mask, v.ndim), v, 0.0)
     return v if v.ndim == 1 else v.sum(tuple(range(1, v.ndim)))
 
 
-def times_like(t: Any, features: Tensor) -> Tensor:
-    """The times as a network sees them: shape (B,), on the device and in the dtype of ``features``.
+def weighted(v: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sums v (B, *site) times a weight, (), (B,) or (B, *site), over the sites that are present."""
+    if weight.ndim < 2:  # one product for each example, not for each site
+        return per_example(v, mask) * weight
+    return per_example(v * fit(weight, v.ndim), mask)
 
-    For times by part this is their mean.
-    """
-    if isinstance(t, Mapping):
-        t = torch.stack(list(t.values())).mean(0)
+
+def by_example(t: Tensor, rows: int) -> Tensor:
+    """Times with a row for each example: () to (B,)."""
+    return t if t.ndim else t.expand(rows)
+
+
+def shared_time(t: Times) -> Times:
+    """The one time of all parts, where a mapping has no other; every other value is returned as it is."""
+    if not isinstance(t, Mapping):
+        return t
+    first, *others = t.values()
+    scalar = first.ndim == 0 and first.device.type == "cpu"  # on other devices, comparing waits for the device
+    same = (other is first or (scalar and other.ndim == 0 and torch.equal(other, first)) for other in others)
+    return first if all(same) else t
+
+
+def times_like(t: Tensor, features: Tensor) -> Tensor:
+    """Times (B,) or () as a network sees them: shape (B,), on the device and in the dtype of ``features``."""
     moved: Tensor = t.to(features.device, features.dtype, non_blocking=True)
     return moved.expand(features.shape[0])
 
@@ -97,7 +150,7 @@ P = TypeVar("P")
 
 
 def select(mask: Tensor, a: P, b: P) -> P:
-    """Params with the rows of ``a`` where ``mask``, of shape (B,), is true, and of ``b`` elsewhere."""
+    """Params of ``a`` where ``mask``, of shape (B,) or (B, *site), is true, and of ``b`` elsewhere."""
     names = [field.name for field in attrs.fields(type(a))]  # type: ignore[arg-type]
     pairs = ((name, getattr(a, name), getattr(b, name)) for name in names)
-    return type(a)(**{name: torch.where(expand(mask, u), u, v) for name, u, v in pairs})
+    return type(a)(**{name: torch.where(expand(mask, u), expand(u, mask), expand(v, mask)) for name, u, v in pairs})

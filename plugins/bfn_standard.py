@@ -1,4 +1,4 @@
-"""Registers the core's losses, samplers, grids and schedules (plugin)."""
+"""Registers the core's losses, time distributions, samplers, grids, schedules and codecs (plugin)."""
 
 from __future__ import annotations
 
@@ -10,31 +10,55 @@ from bfn_toolkit import (
     SDE1,
     SDE2,
     AncestralSampler,
+    AnyOrderSampler,
     ChurnSampler,
     ContinuousTimeLoss,
+    CrossEntropyLoss,
     DiscreteTimeLoss,
     Entry,
     EulerMaruyama,
     FlowSampler,
     GeometricSchedule,
     GivenGrid,
+    IdentityCodec,
+    ImageCodec,
+    ImportanceTimes,
     KarrasGrid,
+    KnownFirstSampler,
+    LogNormalTimes,
     LogSnrGrid,
     ODEMidpoint,
     ParticleSampler,
+    PartsCodec,
+    PartTimesSampler,
     QuadraticSchedule,
+    TableCodec,
     TableSchedule,
+    TextCodec,
     UniformGrid,
+    UniformTimes,
     hookimpl,
 )
 
 
 @hookimpl
 def bfn_losses() -> Sequence[Entry]:
-    """The losses of the paper."""
+    """The losses of the paper, and the cross-entropy of classes."""
+    drawn = ContinuousTimeLoss(times=LogNormalTimes(unbiased=True)), ContinuousTimeLoss("unit", LogNormalTimes())
     return [
-        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"))),
+        Entry("continuous-time", ContinuousTimeLoss, (ContinuousTimeLoss(), ContinuousTimeLoss("unit"), *drawn)),
         Entry("discrete-time", DiscreteTimeLoss, (DiscreteTimeLoss(), DiscreteTimeLoss(n_steps=10, samples=2))),
+        Entry("cross-entropy", CrossEntropyLoss, (CrossEntropyLoss(),)),
+    ]
+
+
+@hookimpl
+def bfn_time_distributions() -> Sequence[Entry]:
+    """The distributions of the times of a loss."""
+    return [
+        Entry("uniform", UniformTimes, (UniformTimes(),)),
+        Entry("importance", ImportanceTimes, (ImportanceTimes(), ImportanceTimes(5, decay=0.5, uniform_share=0.3))),
+        Entry("log-normal", LogNormalTimes, (LogNormalTimes(), LogNormalTimes(0.0, 1.0, unbiased=True))),
     ]
 
 
@@ -44,6 +68,9 @@ def bfn_samplers() -> Sequence[Entry]:
     return [
         Entry("ancestral", AncestralSampler, (AncestralSampler(),)),
         Entry("churn", ChurnSampler, (ChurnSampler(), ChurnSampler(churn=5.0))),
+        Entry("any-order", AnyOrderSampler, (AnyOrderSampler(), AnyOrderSampler(ODE2(), block=4, sequence="given"))),
+        Entry("part-times", PartTimesSampler, (PartTimesSampler(), PartTimesSampler({"": KarrasGrid()}, ODE2()))),
+        Entry("known-first", KnownFirstSampler, (KnownFirstSampler(), KnownFirstSampler(SDE2()))),
         Entry("ode-1", ODE1, (ODE1(),)),
         Entry("ode-2", ODE2, (ODE2(), ODE2(UniformGrid(0.05), slope="signal"))),
         Entry("ode-midpoint", ODEMidpoint, (ODEMidpoint(KarrasGrid()),)),
@@ -73,4 +100,16 @@ def bfn_schedules() -> Sequence[Entry]:
         Entry("geometric", GeometricSchedule, (GeometricSchedule(), GeometricSchedule(sigma_1=0.5))),
         Entry("quadratic", QuadraticSchedule, (QuadraticSchedule(), QuadraticSchedule(beta_1=9.0))),
         Entry("table", TableSchedule, (TableSchedule((0.5, 1.0, 2.0)),)),
+    ]
+
+
+@hookimpl
+def bfn_codecs() -> Sequence[Entry]:
+    """The codecs of numbers, tables, texts, images and data of several parts."""
+    return [
+        Entry("identity", IdentityCodec, (IdentityCodec(),)),
+        Entry("table", TableCodec, (TableCodec(shift=(1.0, 2.0), scale=(2.0, 0.5), names=("a", "b")),)),
+        Entry("text", TextCodec, (TextCodec("ab", length=3),)),
+        Entry("image", ImageCodec, (ImageCodec(17), ImageCodec(2, "classes"))),
+        Entry("parts", PartsCodec, (PartsCodec({"picture": ImageCodec(2), "title": TextCodec("ab", length=3)}),)),
     ]

@@ -184,7 +184,11 @@ def test_each_part_may_have_a_time_of_its_own() -> None:
     alpha = BOTH.accuracy({"position": TIMES * 0, "type": TIMES}, {"position": TIMES, "type": TIMES})
     assert torch.allclose(alpha["position"], POSITION.schedule.beta(TIMES))
     assert torch.equal(alpha["type"], TIMES * 0)
-    output = model().output(told, t)  # the network is told the mean of the times
+    bfn = model()
+    with pytest.raises(ConfigError, match="one time for each example, and these differ by site or part; choose one"):
+        bfn.output(told, t)
+    bfn.site_times = True
+    output = bfn.output(told, t)
     rates = POSITION.loss_rate(x["position"], output["position"], TIMES) + TYPE.loss_rate(
         x["type"], output["type"], TIMES.flip(0)
     )

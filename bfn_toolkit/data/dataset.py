@@ -2,54 +2,131 @@
 
 A data set is a frozen attrs class: its fields specify the source of the data (a generator, a file of the user, a
 package), and the data are a function of the fields.  Nothing is downloaded.
+
+There are two forms.  Small data are a batch in memory for each split (:meth:`Dataset.split`).  Large data are rows by
+number, as they are stored (:meth:`Dataset.rows`), which are read batch by batch and made ready for the model on its
+device (:meth:`Dataset.prepare`).
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.errors import DataError
+from bfn_toolkit.data.codec import Codec, IdentityCodec
+from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, batch_size, map_data
+from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
+_WIDE = (torch.uint16, torch.uint32, torch.uint64)  # dtypes that torch's index_select does not have
+
+
+class Rows(abc.ABC):
+    """The rows of a split by number, in the dtype in which they are stored; data in memory are a :class:`Batch`.
+
+    :class:`ArrayRows <bfn_toolkit.ArrayRows>` reads memory-mapped files.  Workers receive a copy by pickle where
+    processes are spawned, so a class that opens a file opens it by path when it is unpickled.
+    """
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The rows ``index``, integers of shape (n,) in any order, as a batch on the CPU."""
+
+    @property
+    def stamp(self) -> str:
+        """Text that changes when the rows do, such as size and time of the last change of a file; "" if unknown.
+
+        A run is resumed on the same data.  Of large data only a part is compared, and this.
+        """
+        return ""
 
 
 @attrs.frozen(eq=False)
-class Batch:
+class Batch(Rows):
     """Examples and their conditions.
 
     Arguments:
         x: Data, with shape (B, *site), or a mapping from the names of parts to tensors.
         condition: Tensors with B rows by name, which the network receives as keywords.
+        mask: True where there is data: booleans of shape (B, *site), or of its leading axes; or a mapping from parts to
+            such tensors, where a part without a mask is there as a whole.  None if nothing is missing.
+        weight: Weights of the examples in the loss of a training, with shape (B,); None if all are equal.
+    Raises:
+        DataError: If a mask or a weight does not fit the data.
     """
 
     x: Data
     condition: Mapping[str, Tensor] = attrs.field(factory=dict)
+    mask: Tensor | Mapping[str, Tensor] | None = None
+    weight: Tensor | None = None
+
+    def __attrs_post_init__(self) -> None:
+        rows = tuple(leaves(self.x)[0].shape[:1])
+        for name, value in self.condition.items():
+            if value.shape[:1] != rows:
+                count = f"{len(value)} rows" if value.ndim else "a single value"
+                raise DataError(f"the condition '{name}' has {count}, and the data have {len(self)} rows")
+        if self.mask is not None:
+            _check_mask(self.mask, dict(named_parts(self.x)))
+        if self.weight is not None and self.weight.shape != rows:
+            raise DataError(f"weight has shape {tuple(self.weight.shape)}; expected ({len(self)},), one for each row")
 
     def __len__(self) -> int:
         return batch_size(self.x)
 
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.rows(index.to(device_of(self.x)))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Applies a function to each tensor."""
+        return Batch(
+            map_data(function, self.x),
+            {name: function(value) for name, value in self.condition.items()},
+            None if self.mask is None else map_data(function, self.mask),
+            None if self.weight is None else function(self.weight),
+        )
+
     def rows(self, index: Tensor) -> Batch:
         """The rows ``index``."""
-        condition = {name: value.index_select(0, index) for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part.index_select(0, index), self.x), condition)
+        return self.map(lambda values: take(values, index))
 
     def part(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to, but not including, ``stop``, as views."""
-        condition = {name: value[start:stop] for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part[start:stop], self.x), condition)
+        return self.map(lambda values: values[start:stop])
 
     def to(self, device: torch.device) -> Batch:
         """The same examples on a device."""
-        condition = {name: value.to(device) for name, value in self.condition.items()}
-        return Batch(map_data(lambda part: part.to(device), self.x), condition)
+        return self.map(lambda values: values.to(device))
+
+
+def _check_mask(mask: Tensor | Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for name, part in mask.items() if isinstance(mask, Mapping) else [(name, mask) for name in parts]:
+        where = f"the mask of '{name}'" if name else "the mask"
+        if name not in parts:
+            raise DataError(f"{where}: the data have the parts {', '.join(parts) or 'none'}; name one of them")
+        shape, found = tuple(parts[name].shape), tuple(part.shape)
+        if part.dtype != torch.bool or not found or found != shape[: len(found)]:
+            raise DataError(
+                f"{where} is {part.dtype} of shape {found}; expected torch.bool of shape {shape}, or of its "
+                "first axes: true where there is data"
+            )
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index`` of a tensor, as a copy."""
+    return values[index] if values.dtype in _WIDE else values.index_select(0, index)
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -70,26 +147,82 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
 class Dataset(abc.ABC):
     """Examples of one shape, in splits.
 
-    A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
-    better than the general defaults.  All settings of the user override them.
+    A class defines :meth:`split`, or :meth:`rows` and, where the stored rows are not ready for the model,
+    :meth:`prepare`.
     """
 
     kind: ClassVar[str] = "dataset"
-    default_config: ClassVar[Mapping[str, object]] = {}
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Refuses a class whose data are missing, or would be prepared twice."""
+        if cls.rows is Dataset.rows:
+            if cls.split is Dataset.split:
+                raise PluginError(f"{cls.__name__} has no data; write split(self, name), or rows(self, name)")
+            if cls.prepare is not Dataset.prepare:
+                raise PluginError(
+                    f"{cls.__name__} prepares rows, but split(self, name) returns prepared data; write "
+                    "rows(self, name) in its place, with the stored data"
+                )
+        return super().__new__(cls)
 
     @property
     @abc.abstractmethod
     def site_shape(self) -> tuple[int, ...] | Mapping[str, tuple[int, ...]]:
         """Shape of one example, or the shapes of its parts."""
 
-    @abc.abstractmethod
     def split(self, name: Split) -> Batch:
-        """All examples of a split, in memory; "all" means the training and validation rows together."""
+        """All examples of a split, in memory; "all" means the training and validation rows together.
+
+        By default the prepared :meth:`rows`.
+        """
+        rows = self.rows(name)
+        with seeded(0, "prepare", name):
+            return self.prepare(rows[torch.arange(len(rows))])
+
+    def rows(self, name: Split) -> Rows:
+        """The rows of a split as they are stored, for :meth:`prepare`; by default those of :meth:`split`."""
+        return self.split(name)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Makes stored rows ready for the model, on its device: as numbers of the declared shape, scaled, cropped.
+
+        It keeps the number and the order of the rows, and changes nothing in place.  Draws, such as those of a random
+        flip, have the rows on axis 0.  In training they are new in each step and a function of seed and step; elsewhere
+        they are the same each time.
+        """
+        return batch
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
+        """Facts for a family, its head or a network, whose fields of these names take them as defaults.
+
+        Facts about one part of a mapping stand under its name in ``"parts"``, where ``"name"`` is its family:
+        ``{"parts": {"type": {"name": "categorical", "site_shape": (1,), "classes": 4}}}``.  From ``bins``, the number
+        of equal bins of [-1, 1], follows the fact ``sigma_1``: a quarter of a bin.
+        """
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
+
+    @property
+    def codec(self) -> Codec:
+        """The way from the user's data to these examples and back, which is saved with every model of these data."""
+        return IdentityCodec()
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Facts that change with the source of the data, such as the rows and the SHA-256 of a file, as plain values.
+
+        They are saved with a run, whose data are refused once they differ.  {} if the data are a function of the
+        fields alone.
+        """
+        return {}
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Tables of an experiment, such as ``{"family": "categorical"}``, that suit these data.
+
+        They lie above the general defaults and below all settings of the user.
+        """
+        return {}
 
     @property
     def unit(self) -> str:

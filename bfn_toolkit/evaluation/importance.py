@@ -29,12 +29,20 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.errors import ConfigError
-from bfn_toolkit.evaluation.likelihood import EVALUATIONS, ROWS, Estimate
+from bfn_toolkit.evaluation.likelihood import (
+    EVALUATIONS,
+    ROWS,
+    Estimate,
+    dimensions_of,
+    first_row,
+    present_numbers,
+)
+from bfn_toolkit.masks import marginal, present, told
 from bfn_toolkit.model import Model, readable
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
-from bfn_toolkit.shapes import batch_size, device_of, dtype_of, leaves, map_data
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
+from bfn_toolkit.shapes import batch_size, device_of, dtype_of, map_data
 
 CHUNK = 64  # examples whose particles share one seed
 
@@ -58,7 +66,7 @@ class ImportanceBound:
     effective_particles: float
     n_steps: int
     particles: int
-    dimensions: int
+    dimensions: float
     examples: int
 
     @property
@@ -74,7 +82,7 @@ def affordable_examples(n_steps: int, particles: int) -> int:
 
 @torch.inference_mode()
 def importance_bound(
-    model: Model, data: Batch, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
+    model: Model, data: Rows, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
 ) -> ImportanceBound:
     """Estimates the importance-weighted bound of a model on data that are on the model's device.
 
@@ -82,7 +90,7 @@ def importance_bound(
 
     Arguments:
         model: The model.
-        data: Examples.
+        data: Examples: a batch, or prepared rows.
         n_steps: Number of messages, which is part of the n-step model.
         particles: Number of particles per example.
         seed: Seed of the draws.
@@ -94,20 +102,26 @@ def importance_bound(
     """
     if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
         raise ConfigError(f"particles: expected an integer of at least 1, got {particles!r}; write particles=64")
-    n, device = len(data), device_of(data.x)
-    data = Batch(data.x, readable(model, data.condition))
+    n, first = len(data), first_row(data, seed)
+    device = device_of(first.x)
     times = model.family.times(n_steps)
 
-    def chunk_weights(chunk: int) -> Tensor:
-        """Logarithms of the weights for the rows of a chunk: (CHUNK, particles)."""
-        index = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, device=device).remainder_(n)
-        groups = torch.split(torch.arange(particles), ROWS // CHUNK)
-        columns = [_log_weights(model, data.rows(index.repeat(len(group))), times) for group in groups]
-        return torch.cat([column.reshape(-1, CHUNK) for column in columns]).T
+    size = rows_together(model.family, CHUNK)
 
-    log_weights = map_chunks(
-        range(n), CHUNK, chunk_weights, (seed, "importance"), device=device, deal=deal, halve=model.halve_micro_batch
+    def chunk_weights(chunk: int) -> Tensor:
+        """Logarithms of the weights for the rows of a chunk, (size, particles), and perhaps present numbers."""
+        rows = data[torch.arange(chunk * size, (chunk + 1) * size).remainder_(n)]
+        rows = attrs.evolve(rows, condition=readable(model, rows.condition))
+        index = torch.arange(size, device=device)
+        groups = torch.split(torch.arange(particles), max(1, rows_together(model.family, ROWS) // size))
+        columns = [_log_weights(model, rows.rows(index.repeat(len(group))), times) for group in groups]
+        weights = torch.cat([column.reshape(-1, size) for column in columns]).T
+        return weights if rows.mask is None else torch.cat([weights, present_numbers(rows).unsqueeze(1)], 1)
+
+    found = map_chunks(
+        range(n), size, chunk_weights, (seed, "importance"), device=device, deal=deal, halve=model.halve_micro_batch
     )
+    log_weights, counts = found[:, :particles], found[:, particles:]
     bound = math.log(particles) - log_weights.logsumexp(1)
     return ImportanceBound(
         total=Estimate.of(bound),
@@ -115,22 +129,25 @@ def importance_bound(
         effective_particles=float(log_weights.softmax(1).square().sum(1).reciprocal().mean()),
         n_steps=n_steps,
         particles=particles,
-        dimensions=sum(leaf[0].numel() for leaf in leaves(data.x)),
+        dimensions=dimensions_of(first, counts if counts.numel() else None),
         examples=n,
     )
 
 
 def _log_weights(model: Model, batch: Batch, times: Tensor) -> Tensor:
     """Logarithm of the weight of one series of messages for each row, with shape (rows,), in float64."""
-    family, x, rows = model.family, batch.x, batch_size(batch.x)
+    family, mask, rows = model.family, batch.mask, batch_size(batch.x)
+    x = present(batch.x, mask)
     device, dtype = device_of(x), dtype_of(x)
     params = family.prior(rows, device=device, dtype=dtype)
     log_weights = torch.zeros(rows, dtype=torch.float64, device=device)
     for s, t in pairwise(times.unbind()):
         alpha = map_data(lambda a: a.to(device, dtype).expand(rows), family.accuracy(s, t))
         sender = family.sender(x, alpha)
-        receiver = family.receiver(model.output(params, s, batch.condition), alpha)
+        receiver = family.receiver(told(model.output, params, s, batch.condition, mask=mask), alpha)
         y = sender.sample()
-        log_weights += receiver.log_prob(y) - sender.log_prob(y)
+        priced, price = (sender, receiver) if mask is None else (marginal(sender, mask), marginal(receiver, mask))
+        log_weights += price.log_prob(y) - priced.log_prob(y)
         params = family.update(params, y, alpha)
-    return log_weights.add_(model.output(params, times[-1], batch.condition).log_prob(x))
+    output = told(model.output, params, times[-1], batch.condition, mask=mask)
+    return log_weights.add_(told(output.log_prob, x, mask=mask))

@@ -40,6 +40,7 @@ from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, NormalMixture, Output, SiteNormalMixture
 from bfn_toolkit.product_family import JointOutput
+from bfn_toolkit.shapes import Times
 
 
 def beyond(given: Tensor, free: Tensor, weight: float) -> Tensor:
@@ -122,13 +123,13 @@ class Guided(ModelWrapper, FlowModel):
         self.weight = float(weight)
         self.names = None if names is None else frozenset(names)
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
         """Output extrapolated beyond the conditional one.
 
         Raises:
             ConfigError: If there is no guiding condition, or no guidance for this class of output.
         """
-        given = self.model.output(params, t, condition)
+        given = self.model.output(params, t, condition, **told)
         if self.weight == 0.0:
             return given
         condition = condition or {}
@@ -140,4 +141,4 @@ class Guided(ModelWrapper, FlowModel):
             raise ConfigError(
                 f"guidance needs a guiding condition, found {found}; write sample(..., condition={{{wanted}}})"
             )
-        return guide(given, self.model.output(params, t, rest), self.weight)
+        return guide(given, self.model.output(params, t, rest, **told), self.weight)

@@ -51,7 +51,7 @@ from bfn_toolkit.errors import ConfigError, NonFiniteError
 from bfn_toolkit.families import Family, Part
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Output
-from bfn_toolkit.shapes import Data, expand, map_data
+from bfn_toolkit.shapes import Data, Times, expand, map_data
 
 Likelihood = Callable[[Data], Tensor]
 LinearMap = Callable[[Tensor], Tensor]  # of vectors with shape (B, D), for each example by itself
@@ -107,7 +107,7 @@ class GradientGuided(ModelWrapper, FlowModel):
         self.covariance, self.iterations = covariance, iterations
         self._longest: Tensor | None = None  # step within a finite guard, as a share of what is allowed
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
         """The model's output, moved.
 
         Raises:
@@ -115,15 +115,15 @@ class GradientGuided(ModelWrapper, FlowModel):
                 not have this form of covariance.
         """
         if self.scale == 0.0:
-            return self.model.output(params, t, condition)
+            return self.model.output(params, t, condition, **told)
         natural: dict[str, Tensor] = {}
         if self.covariance == "isotropic":
-            output = self.model.output(params, t, condition)
+            output = self.model.output(params, t, condition, **told)
         else:
             with torch.inference_mode(False), torch.enable_grad():
                 traced, natural = _traced(self.family, params)
                 conditions = None if condition is None else map_data(torch.clone, condition)
-                output = self.model.output(traced, map_data(torch.clone, t), conditions)
+                output = self.model.output(traced, map_data(torch.clone, t), conditions, **told)
         parts = list(self.family.walk(output, params))
         expected = {part.name: _expected(part.values[0]) for part in parts}
         with torch.inference_mode(False), torch.enable_grad():

@@ -116,6 +116,16 @@ def bfn_grids() -> Sequence[Entry]:
     """Time grids, a field of a sampler: subclasses of :class:`bfn_toolkit.TimeGrid`."""
 
 
+@hookspec
+def bfn_time_distributions() -> Sequence[Entry]:
+    """Distributions of the times of a loss, a field of it: subclasses of :class:`bfn_toolkit.TimeDistribution`."""
+
+
+@hookspec
+def bfn_codecs() -> Sequence[Entry]:
+    """Codecs, which data sets return: subclasses of :class:`bfn_toolkit.Codec`."""
+
+
 # Kind of part -> its hook.  The base class of each kind states it: ``kind: ClassVar[str] = "family"``.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -127,5 +137,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "loss": "bfn_losses",
         "schedule": "bfn_schedules",
         "grid": "bfn_grids",
+        "time-distribution": "bfn_time_distributions",
+        "codec": "bfn_codecs",
     }
 )

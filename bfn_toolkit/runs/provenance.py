@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
-from torch import Tensor
 
+from bfn_toolkit.config.json_values import codec_from_json, codec_to_json
 from bfn_toolkit.config.schema import parts_of
-from bfn_toolkit.data.dataset import Batch
-from bfn_toolkit.errors import BFNWarning, PluginError, RunDirectoryError
+from bfn_toolkit.data.codec import Codec
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec
+from bfn_toolkit.data.dataset import Rows
+from bfn_toolkit.data.rows import pieces
+from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.registry.registry import Registry, default_registry
-from bfn_toolkit.shapes import Data, leaves
+from bfn_toolkit.shapes import leaves
+from bfn_toolkit.storage.files import MAX_JSON
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
 # Training options that cannot change the numbers of a run.
 RESUME_SAFE_OPTIONS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
-SAMPLE = 2**20  # largest number of rows in a fingerprint; of more, rows at equal distances
+HASHED = 2**28  # bytes of a split in a fingerprint
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -95,18 +102,51 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
         warnings.warn(said, BFNWarning, stacklevel=2)
 
 
-def fingerprint(*batches: Batch) -> str:
-    """Digest of data: of all rows, or of about a million if there are more."""
+def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec], sizes: SizeSpec | None) -> dict[str, Any]:
+    """Facts about the data that a model keeps, as JSON values: conditions and sizes of the rows, codec, source.
+
+    Raises:
+        ConfigError: If the codec is not registered, or too large.
+    """
+    codec = codec_to_json(dataset.codec, default_registry())
+    if len(json.dumps(codec)) > MAX_JSON // 2:
+        raise ConfigError(
+            f"the {type(dataset.codec).__name__} of the data has more than {MAX_JSON // 2:,} bytes as JSON"
+        )
+    seen = {name: attrs.asdict(spec) for name, spec in conditions.items()}
+    counts = None if sizes is None else sizes.counts
+    return {"conditions": seen, "sizes": counts, "codec": codec, "source": dict(dataset.source)}
+
+
+def recorded_codec(facts: Mapping[str, Any], path: Path) -> Codec | None:
+    """The codec among the facts about a model; None if there is none.
+
+    Raises:
+        RunDirectoryError: If it is malformed.
+        PluginError: If its plugin cannot be loaded.
+    """
+    if facts.get("codec") is None:
+        return None
+    try:
+        codec: Codec = codec_from_json(facts["codec"], default_registry())
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path}: the codec of the data cannot be read: {error}") from error
+    return codec
+
+
+def fingerprint(*splits: Rows) -> str:
+    """Digest of rows: of all, or of rows at equal distances that take :data:`HASHED` bytes, and of their stamp."""
     digest = hashlib.sha256()
-    for batch in batches:
-        for name, tensor in [("x", batch.x), *sorted(batch.condition.items())]:
-            for leaf in _named(name, tensor):
-                digest.update(leaf)
+    for rows in splits:
+        digest.update(f"{len(rows)} rows".encode())
+        read = 0
+        for index, batch in pieces(rows, HASHED):
+            read += len(index)
+            named = [("x", batch.x), *sorted(batch.condition.items()), ("mask", batch.mask), ("weight", batch.weight)]
+            for name, values in named:
+                for leaf in leaves(values):
+                    if leaf is not None:
+                        digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
+                        digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(rows.stamp.encode() if read < len(rows) else b"")
     return digest.hexdigest()
-
-
-def _named(name: str, x: Data) -> Iterator[bytes]:
-    for tensor in leaves(x):
-        rows: Tensor = tensor[:: max(1, len(tensor) // SAMPLE)].detach().cpu().contiguous()
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        yield rows.view(torch.uint8).numpy().tobytes() if rows.ndim else b""

@@ -30,12 +30,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_toolkit.errors import ConfigError, DataError
-from bfn_toolkit.families import Family
+from bfn_toolkit.families import Family, check_present
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Kernel, Output
 from bfn_toolkit.product_family import JointOutput
-from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, expand, map_data
+from bfn_toolkit.shapes import Data, Times, expand, map_data
 
 Given: TypeAlias = Any  # a pair (values, mask); for data of several parts a mapping from some parts to pairs
 
@@ -88,7 +87,7 @@ class Clamped:
         held: Tensor = self._with_values(expected, function(values))
         return held
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Refused: the distribution has no density at known sites.
 
         Raises:
@@ -215,13 +214,11 @@ def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[T
                 f"found {tuple(tensor.shape)}"
             )
     values, mask = values.expand(rows, *site), mask.to(values.device).expand(rows, *site)
-    with seeded("known"):  # any data of the family, as a placeholder at unknown sites
-        example = family.input(family.prior(rows)).sample().clamp(-1, 1).to(values.device)
     if values.is_floating_point() == family.is_discrete:
         kind = "classes as torch.int64" if family.is_discrete else "floating-point numbers"
         raise ConfigError(f"the values of {which} must be {kind}, found {values.dtype}")
     try:
-        family.check_data(torch.where(mask, values, example.to(values.dtype)))
+        check_present(family, values, mask)
     except DataError as error:
         raise DataError(f"{which}: {error}") from error
     return torch.where(mask, values, 0), mask
@@ -241,6 +238,6 @@ class InpaintedModel(ModelWrapper):
         super().__init__(model)
         self.observed = observed
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
         """The model's output, clamped."""
-        return self.observed.clamp(self.model.output(params, t, condition))
+        return self.observed.clamp(self.model.output(params, t, condition, **told))

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.config.json_values import codec_to_json
 from bfn_toolkit.errors import ConfigError, PluginError, RunDirectoryError
+from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.directory import check_out, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.sharing.pretrained import Architecture
@@ -341,4 +343,5 @@ def _write(
     make_folder(folder)
     with locked(folder):
         start_run(folder, experiment)
-        save_model(folder, network.state_dict(), {**describe(experiment, 0), "imported": source})
+        codec = codec_to_json(experiment.dataset.codec, default_registry())
+        save_model(folder, network.state_dict(), {**describe(experiment, 0), "codec": codec, "imported": source})

@@ -343,8 +343,8 @@ class _Plain(Model):
         self.family: Any = _Receiving(toy.family)
         self._oracle = toy.oracle
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
-        return self._oracle.output(params, t, condition)
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
+        return self._oracle.output(params, t, condition, **told)
 
 
 class _Receiving:

@@ -98,7 +98,8 @@ def verdicts(
     """Judges a subject law by law.
 
     Arguments:
-        subject: An instance of a family, network builder, data set, sampler, schedule or loss.
+        subject: An instance of a family, network builder, data set, sampler, schedule,
+            loss or time distribution.
         laws: Names of the laws; by default all that apply.
         examples: Number of examples for each law that searches.
         expected: Laws that are known to be broken, each with the reason.
@@ -138,7 +139,7 @@ def _of_kind(kind: str) -> Callable[..., None]:
             raise ConfigError(f"check_{kind} expects a {kind}, got {subject!r}")
         check(subject, **options)
 
-    check_kind.__name__ = check_kind.__qualname__ = f"check_{kind}"
+    check_kind.__name__ = check_kind.__qualname__ = f"check_{kind.replace('-', '_')}"
     check_kind.__doc__ = f"""Checks every law of a {kind} on an instance; see :func:`check`."""
     return check_kind
 
@@ -149,6 +150,7 @@ check_dataset = _of_kind("dataset")
 check_schedule = _of_kind("schedule")
 check_sampler = _of_kind("sampler")
 check_loss = _of_kind("loss")
+check_time_distribution = _of_kind("time-distribution")
 
 
 def _cases(kind: str, subjects: Sequence[Any], expected: Mapping[str, str]) -> Iterator[tuple[Any, Any, str]]:
@@ -171,10 +173,11 @@ def _parametrize(kind: str) -> Callable[..., Any]:
 
         cases = list(_cases(kind, subjects, expected or {}))
         values = [pytest.param(run, subject, id=name) for run, subject, name in cases]
-        return pytest.mark.parametrize(("law", kind), values)
+        return pytest.mark.parametrize(("law", argument), values)
 
-    parametrize.__name__ = parametrize.__qualname__ = f"parametrize_{PLURALS.get(kind, kind + 's')}"
-    parametrize.__doc__ = f"""Parametrises a test by ``law`` and ``{kind}``: one test for each law and instance."""
+    argument = kind.replace("-", "_")
+    parametrize.__name__ = parametrize.__qualname__ = f"parametrize_{PLURALS.get(kind, argument + 's')}"
+    parametrize.__doc__ = f"""Parametrises a test by ``law`` and ``{argument}``: one test for each law and instance."""
     return parametrize
 
 
@@ -184,3 +187,4 @@ parametrize_datasets = _parametrize("dataset")
 parametrize_schedules = _parametrize("schedule")
 parametrize_samplers = _parametrize("sampler")
 parametrize_losses = _parametrize("loss")
+parametrize_time_distributions = _parametrize("time-distribution")

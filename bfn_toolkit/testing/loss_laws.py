@@ -41,7 +41,7 @@ class Learner(nn.Module, Model):
         self.weights = nn.Parameter(torch.tensor([0.7, -0.3], dtype=torch.float64))
         self.calls: list[tuple[Evidence, Tensor, Condition | None]] = []
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
         """A normal distribution around a share of the mean of the beliefs."""
         self.calls.append((params, t, condition))
         slope, log_scale = self.weights.to(params.v.dtype)
@@ -170,7 +170,7 @@ class _Ignorant(Model):
     def __init__(self, toy: Toy) -> None:
         self.family, self.toy = toy.family, toy
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
         return Atoms(self.toy.values, self.toy.weights.log().expand(len(params.v), -1))
 
 
@@ -220,7 +220,7 @@ class _Pair(Model):
         self.family = family
         self.toys = {name: Toy(part, toy.values, toy.weights) for name, part in family.parts.items()}
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
         return self.family.join_outputs({name: toy.posterior(params[name]) for name, toy in self.toys.items()})
 
 

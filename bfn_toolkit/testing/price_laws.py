@@ -353,7 +353,7 @@ class _Believer(Model):
     def __init__(self, family: Family[Any], x: Data) -> None:
         self.family, self.x = family, x
 
-    def output(self, params: Any, t: Tensor, condition: Condition | None = None) -> Output:
+    def output(self, params: Any, t: Any, condition: Condition | None = None, **told: Any) -> Output:
         output = believed(self.family, params, self.x, verify=False)
         assert output is not None
         return output

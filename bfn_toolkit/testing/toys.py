@@ -21,10 +21,11 @@ from torch.distributions import Categorical, Distribution
 from bfn_toolkit.bfn import Oracle
 from bfn_toolkit.distributions import Mixture, as_batch, normal
 from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.masks import marginal, mask_of
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Delta, Kernel, Output
 from bfn_toolkit.schedules import AccuracySchedule, GeometricSchedule
-from bfn_toolkit.shapes import Data, expand, map_data
+from bfn_toolkit.shapes import Data, Mask, expand, map_data
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.probes import columns, rows_of
 
@@ -62,9 +63,12 @@ class Atoms:
         choice: Tensor = Categorical(logits=self.logits).sample()  # type: ignore[no-untyped-call]
         return rows_of(self.values, choice)
 
-    def log_prob(self, x: Data) -> Tensor:
-        """Log-probability of x, whose rows are among the K values."""
-        same = (columns(x).unsqueeze(1) == columns(self.values)).all(-1)
+    def log_prob(self, x: Data, mask: Mask | None = None) -> Tensor:
+        """Log-probability of x, whose rows are among the K values, or of its sites that are present."""
+        same = columns(x).unsqueeze(1) == columns(self.values)
+        if mask is not None:
+            same = same | ~columns(mask_of(x, mask)).bool().unsqueeze(1)
+        same = same.all(-1)
         return self.logits.log_softmax(-1).masked_fill(~same, -torch.inf).logsumexp(-1)
 
     def _points(self) -> list[Data]:
@@ -86,7 +90,7 @@ class Atoms:
 
 @attrs.frozen(eq=False)
 class Evidence:
-    """Beliefs of :class:`Line`: natural parameter v (B, 1) and accuracy (B,)."""
+    """Beliefs of :class:`Line`: natural parameter v (B, *site), and accuracy (B,) or (B, *site)."""
 
     v: Tensor
     accuracy: Tensor
@@ -99,6 +103,7 @@ class Line(ChannelFamily[Evidence]):
     schedule: AccuracySchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
     network_io: NetworkIO = NetworkIO((1,))  # noqa: RUF009
     channels: int = 1
+    site_times = True
 
     def embed(self, x: Tensor) -> Tensor:
         """The number itself."""
@@ -114,7 +119,8 @@ class Line(ChannelFamily[Evidence]):
 
     def input(self, params: Evidence) -> Distribution:
         """N(v / (1 + B), 1 / (1 + B))."""
-        return normal(params.v / (1.0 + params.accuracy).unsqueeze(-1), (1.0 + params.accuracy).rsqrt())
+        precision = 1.0 + params.accuracy
+        return normal(params.v / expand(precision, params.v), precision.rsqrt())
 
     def features(self, params: Evidence) -> Tensor:
         """The mean."""
@@ -158,13 +164,15 @@ class Toy:
         """Draws data, with shape (n, *site)."""
         return rows_of(self.values, torch.multinomial(self.weights, n, replacement=True))
 
-    def posterior(self, params: Any) -> Atoms:
-        """The exact posterior under beliefs of the family."""
+    def posterior(self, params: Any, mask: Mask | None = None) -> Atoms:
+        """The exact posterior under beliefs of the family, given those about the sites that are present."""
         belief = self.family.input(params)
         n = belief.batch_shape[0]
-        prior = self.family.input(self.family.prior(len(self.weights), dtype=torch.float64))
+        prior = self.family.input(self.family.prior(n, dtype=torch.float64))
+        if mask is not None:
+            belief, prior = marginal(belief, mask), marginal(prior, mask)
         points = [rows_of(self.values, torch.full((n,), i)) for i in range(len(self.weights))]
-        odds = torch.stack([belief.log_prob(x) for x in points], -1) - prior.log_prob(self.values)
+        odds = torch.stack([belief.log_prob(x) - prior.log_prob(x) for x in points], -1)
         return Atoms(self.values, self.weights.log() + odds)
 
     @property

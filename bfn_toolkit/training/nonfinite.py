@@ -11,20 +11,20 @@ from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Rows
 from bfn_toolkit.data.loader import row_order
 from bfn_toolkit.errors import NonFiniteError, ResourceError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.directory import REPORTS
-from bfn_toolkit.shapes import device_of, leaves
+from bfn_toolkit.shapes import leaves
 from bfn_toolkit.storage.files import to_json, write_atomically
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 
 MAX_LISTED = 100  # rows in a report
 
 
-def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str, Any]:
+def diagnose(loop: TrainStep, data: Rows, index: Tensor, step: int) -> dict[str, Any]:
     """Repeats the loss and the gradient of a step, with its draws, and finds numbers in them that are not finite.
 
     Arguments:
@@ -37,8 +37,7 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
         network", "loss" or "gradient"; ``rows``, the numbers of the rows concerned (of the whole batch, if there are
         none), with their ``t`` and ``row_losses``; ``gradient_norms`` by parameter.
     """
-    batch = data.rows(index.to(device_of(data.x))).to(loop.device)
-    device = device_of(batch.x)
+    batch, device = data[index].to(loop.device), loop.device
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def look(_: Any, arguments: tuple[Any, ...], raw: Any) -> None:
@@ -49,7 +48,8 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
     try:
         loop.unwrapped.zero_grad()
         with seeded(loop.seed, step, device=device):
-            losses = loop.loss(BFN(loop.model.family, loop.unwrapped), batch.x, batch.condition)
+            batch = loop.prepare(batch)
+            losses = loop.losses(BFN(loop.model.family, loop.unwrapped, loop.model.builder), batch)
         losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()
@@ -81,7 +81,7 @@ def diagnose(loop: TrainStep, data: Batch, index: Tensor, step: int) -> dict[str
 
 
 def explained(
-    error: NonFiniteStep, loop: TrainStep, experiment: Experiment, data: Batch, folder: Path | None
+    error: NonFiniteStep, loop: TrainStep, experiment: Experiment, data: Rows, folder: Path | None
 ) -> NonFiniteError:
     """The error of a step, after writing a report on its origin into the run directory."""
     parts = {"network": experiment.network, "family": experiment.family, "loss": experiment.loss}

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.losses import Loss
+from bfn_toolkit.losses import Loss, draw_known
+from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.devices import make_accelerator
 from bfn_toolkit.randomness import Shard, seeded
 from bfn_toolkit.runs.checkpoints import Checkpoint
 from bfn_toolkit.shapes import device_of
 from bfn_toolkit.storage.safetensors_files import cpu_state
-from bfn_toolkit.training.optimizers import Scheduler, make_average, make_optimizer, make_scheduler
+from bfn_toolkit.training.learned_times import TimeLearner
+from bfn_toolkit.training.optimizers import MovingAverage, Scheduler, clip_gradients, make_optimizer, make_scheduler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,6 +57,8 @@ class TrainStep:
         training: Options of the training.
         seed: Seed of the draws.
         accelerator: The engine; by default that of :func:`~bfn_toolkit.parallel.devices.make_accelerator`.
+        prepare: Function from a batch, or a piece of it, to data for the model; it is called among the draws of the
+            step.  By default batches are ready.
     """
 
     model: BFN
@@ -65,25 +68,30 @@ class TrainStep:
     accelerator: Accelerator = attrs.field(
         default=attrs.Factory(lambda self: make_accelerator(self.training), takes_self=True)
     )
+    prepare: Callable[[Batch], Batch] = lambda batch: batch
     device: torch.device = attrs.field(init=False)
     unwrapped: nn.Module = attrs.field(init=False)  # the network without the engine's wrappers
     parameters: list[nn.Parameter] = attrs.field(init=False)
     optimizer: torch.optim.Optimizer = attrs.field(init=False)
     _wrapped: Any = attrs.field(init=False)
     scheduler: Scheduler | None = attrs.field(init=False)
-    ema: AveragedModel | None = attrs.field(init=False, default=None)
+    ema: MovingAverage | None = attrs.field(init=False, default=None)
+    time_learner: TimeLearner | None = attrs.field(init=False)
     between_steps: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
     _guards: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         training, self.unwrapped = self.training, self.model.network
         self.device = torch.device(self.accelerator.device)
+        self.time_learner = TimeLearner.of(self.loss, self.device)
+        if training.known_rate > 0.0:
+            self.model.check_site_times("training.known_rate gives known sites another time than the others")
         if training.ema_decay > 0.0 and self.sharded:
             raise ConfigError(
                 'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
             )
         if training.ema_decay > 0.0:
-            self.ema = make_average(self.unwrapped, training.ema_decay)
+            self.ema = MovingAverage(self.unwrapped, training.ema_decay)
         self.optimizer = make_optimizer(training, [p for p in self.unwrapped.parameters() if p.requires_grad])
         self.scheduler = make_scheduler(training, self.optimizer)
         if training.compile:
@@ -136,7 +144,7 @@ class TrainStep:
                 the step without an error, and the caller reads the result.
         """
         loss = self.gradients(batch, step)
-        clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
+        clip = clip_gradients if self._plain else self.accelerator.clip_grad_norm_
         norm = self.full_tensor(clip(self.parameters, self.training.clip_norm))
         if self._guards:
             self._wrapped.found_inf = (~torch.isfinite(loss + norm)).float()
@@ -149,13 +157,18 @@ class TrainStep:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.unwrapped)
+            self.ema.update()
+        if self.time_learner is not None:
+            self.time_learner.learn()
         self.between_steps = True
         return loss, norm
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
         """Sets the gradient of the mean loss of a batch, and returns the loss."""
-        self._wrapped.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.time_learner is not None:
+            self.time_learner.begin()
         n, device = len(batch), device_of(batch.x)
         total, shares = torch.zeros((), device=device), self.shares(n)
         for start, stop in shares:
@@ -163,7 +176,7 @@ class TrainStep:
             part = batch if whole else batch.part(start, stop)
             with nullcontext() if last else self.accelerator.no_sync(self.model.network):
                 with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
-                    loss = self.loss(self.model, part.x, part.condition).mean()
+                    loss = self.losses(self.model, self.prepare(part)).mean()
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes; the batch needs their sum.
@@ -173,6 +186,16 @@ class TrainStep:
                 else:
                     self.accelerator.backward(loss)
         return processes.all_reduce_sum(total)
+
+    def losses(self, model: BFN, batch: Batch) -> Tensor:
+        """Loss of each row of a prepared batch at the times of the training, times the row's weight."""
+        rate = self.training.known_rate
+        known = draw_known(model.family, batch.x, rate) if rate > 0.0 else None
+        if self.time_learner is not None:
+            losses: Tensor = self.time_learner.losses(model, batch, known)
+        else:
+            losses = told(self.loss, model, batch.x, batch.condition, mask=batch.mask, known=known)
+        return losses if batch.weight is None else losses * batch.weight
 
     def shares(self, n: int) -> list[tuple[int, int]]:
         """Start and stop of each piece of a batch of n rows that this process computes.
@@ -227,8 +250,9 @@ class TrainStep:
                 **state,
                 "optimizer": plain,
                 "scheduler": None if self.scheduler is None else flatten(self.scheduler.state_dict())[1],
-                "averaged": None if self.ema is None else int(self.ema.n_averaged),
+                "averaged": None if self.ema is None else self.ema.updates,
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "times": None if self.time_learner is None else self.time_learner.state.tolist(),
             },
             valid_loss=valid_loss,
             facts=facts,
@@ -255,9 +279,11 @@ class TrainStep:
             self._reschedule(checkpoint.step)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)
-            self.ema.n_averaged.fill_(checkpoint.state["averaged"])
+            self.ema.updates = checkpoint.state["averaged"]
         if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        if self.time_learner is not None:
+            self.time_learner.restore(checkpoint.state["times"])
 
     def _reschedule(self, step: int) -> None:
         """Gives the optimiser the learning rate of this training's schedule after ``step`` steps."""

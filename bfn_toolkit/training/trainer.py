@@ -10,22 +10,19 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.data.conditions import seen_in
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Dataset, Rows
 from bfn_toolkit.data.loader import batches, fetched_batches
-from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, NonFiniteError, ResourceError
-from bfn_toolkit.families import Family
+from bfn_toolkit.data.rows import sent
+from bfn_toolkit.errors import ConfigError, NonFiniteError, ResourceError
 from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes, signals
 from bfn_toolkit.parallel.devices import make_accelerator
@@ -35,13 +32,13 @@ from bfn_toolkit.runs.checkpoints import CHECKPOINTS
 from bfn_toolkit.runs.conditions import warn_of_unread
 from bfn_toolkit.runs.directory import check_out, cut_metrics, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
-from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, environment, fingerprint
+from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, data_facts, environment, fingerprint
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
-from bfn_toolkit.shapes import Data
 from bfn_toolkit.storage.folders import sweep
 from bfn_toolkit.storage.locks import locked
 from bfn_toolkit.storage.safetensors_files import check_savable
 from bfn_toolkit.training.checkpointer import Checkpointer
+from bfn_toolkit.training.feed import Check, checked
 from bfn_toolkit.training.metrics import READ_EVERY, Callback, MetricsLogger, start_trackers
 from bfn_toolkit.training.nonfinite import explained
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
@@ -125,7 +122,7 @@ class _Training:
     allow_inexact: bool = False
     allow_nonfinite: bool = False
     step: int = 0  # optimiser steps done
-    data: Batch = attrs.field(init=False)
+    data: Rows = attrs.field(init=False)
     train_step: TrainStep = attrs.field(init=False)
     model: BFN = attrs.field(init=False)  # the one to sample from
     metrics: MetricsLogger = attrs.field(init=False)
@@ -216,7 +213,7 @@ class _Training:
                 facts = {
                     **describe(self.experiment, self.step),
                     "training_seconds": round(self.checkpointer.seconds, 3),
-                    "conditions": self.checkpointer.conditions,
+                    **self.checkpointer.data_facts,
                 }
                 save_model(self.folder, weights, facts)
         processes.barrier()
@@ -227,43 +224,57 @@ class _Training:
         """The batches after the last step."""
         training = self.experiment.training
         size, seed, workers = training.batch_size, self.experiment.seed, training.workers
-        if not workers:
-            return batches(self.data, size, seed=seed, start=self.step)
-        fetched = fetched_batches(
-            self.data, size, seed=seed, start=self.step, workers=workers, timeout=training.timeout
-        )
-        return (batch.to(self.train_step.device) for batch in fetched)
+        if workers:
+            fetched = fetched_batches(
+                self.data, size, seed=seed, start=self.step, workers=workers, timeout=training.timeout
+            )
+        else:
+            fetched = batches(self.data, size, seed=seed, start=self.step)
+            if isinstance(self.data, Batch):  # on the device
+                return fetched
+        return (sent(batch, self.train_step.device) for batch in fetched)
 
     def _prepare(self) -> None:
         """Makes and checks device, data, model and training step."""
         experiment = self.experiment
         accelerator = make_accelerator(experiment.training, folder=self.folder)
-        self.data, valid = (experiment.dataset.split(name) for name in ("train", "valid"))
-        for name, rows in (("training", self.data), ("validation", valid)):
-            if not len(rows):
-                raise DataError(f"{type(experiment.dataset).__name__} has no {name} rows, so there are no batches")
-            experiment.family.check_data(rows.x)
-        _check_scale(experiment.family, self.data.x, warn=processes.is_main_process())
+        stored, check = [experiment.dataset.rows(name) for name in ("train", "valid")], Check(experiment)
+        self.data, summary = checked("training", stored[0], check)
+        valid, _ = checked("validation", stored[1], check)
+        summary.check_scale(warn=processes.is_main_process())
         if processes.is_main_process():
-            warn_of_unread(experiment.network, self.data.condition)
-        data = fingerprint(self.data, valid)
+            warn_of_unread(experiment.network, summary.conditions)
+        data = fingerprint(*stored)
         processes.check_in_sync("data", data, self.step)
         origin = {"environment": environment(accelerator.device), "data": data}
-        conditions = {name: attrs.asdict(seen) for name, seen in seen_in(self.data.condition).items()}
-        if not experiment.training.workers:
-            self.data = self.data.to(accelerator.device)
+        facts = data_facts(experiment.dataset, summary.conditions, summary.sizes)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         check_savable(model.network.state_dict())
-        self.data, valid = (Batch(rows.x, readable(model, rows.condition)) for rows in (self.data, valid))
         for rows in (self.data, valid):
-            model.check_condition(rows.condition, len(rows))
+            first = check.prepared(rows[torch.arange(1)])
+            model.check_condition(readable(model, first.condition), 1)
+
+        def prepare(batch: Batch) -> Batch:
+            batch = experiment.dataset.prepare(batch)
+            weight = None if batch.weight is None else batch.weight / summary.weight
+            return attrs.evolve(batch, condition=readable(model, batch.condition), weight=weight)
+
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
+        as_stored = type(experiment.dataset).prepare is Dataset.prepare
+        if as_stored and isinstance(self.data, Batch) and isinstance(valid, Batch):  # prepared once, not in each step
+            self.data, valid = prepare(self.data), prepare(valid)
+        else:
+            step.prepare = prepare
+        if isinstance(self.data, Batch) and not experiment.training.workers:
+            self.data = self.data.to(accelerator.device)
+        if isinstance(valid, Batch):
+            valid = valid.to(accelerator.device)
         step.shares(min(len(self.data), experiment.training.batch_size))
-        self.model = BFN(experiment.family, step.network, experiment.network)
+        self.model = BFN(experiment.family, step.network, experiment.network, experiment.dataset.codec)
         self.metrics = MetricsLogger(step, self.model, self.folder, self.callbacks)
-        self.validation = Validation(step, self.model, self.metrics, valid.to(accelerator.device))
-        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, conditions)
+        self.validation = Validation(step, self.model, self.metrics, valid)
+        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, facts)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:
@@ -282,27 +293,3 @@ class _Training:
             )
         if processes.is_main_process():
             self.metrics.history = list(cut_metrics(folder, self.step, self.validation.step))
-
-
-def _check_scale(family: Family[Any], x: Data, *, warn: bool) -> None:
-    """Warns of embedded data whose mean square is far from 1, the scale at which beliefs begin.
-
-    Raises:
-        DataError: If squares of the data overflow.
-    """
-    for part in family.walk(x):
-        (rows,) = part.values
-        if part.family.is_discrete:
-            continue
-        with suppress(ConfigError):  # not a channel
-            phi = part.as_channel().embed(rows)
-            square = float(phi.double().square().mean())
-            name = f"part '{part.name}': " if part.name else ""
-            cure = "scale them to mean 0 and variance 1, for a table with --dataset.scale standard"
-            if square > torch.finfo(phi.dtype).max:
-                raise DataError(
-                    f"{name}the mean square of the data is {square:.2g}, which overflows {phi.dtype}; {cure}"
-                )
-            if warn and not 0.01 <= square <= 10.0:
-                message = f"{name}the mean square of the data is {square:.2g}, far from 1; {cure}"
-                warnings.warn(message, BFNWarning, stacklevel=2)

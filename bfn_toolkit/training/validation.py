@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -11,41 +11,48 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.dataset import Batch, Rows
+from bfn_toolkit.data.rows import sent
 from bfn_toolkit.evaluation.likelihood import Estimate
+from bfn_toolkit.masks import told
+from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
-from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.sampling.chunks import map_chunks, rows_together
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
-VALIDATION_ROWS = 256  # in a chunk
+VALIDATION_ROWS = 256  # in a chunk, at most
 
 
 @attrs.define(eq=False)
 class Validation:
     """Losses of the validation rows, with the weights that samples would use.
 
-    The draws are the same each time, so that two validations differ by the weights alone.
+    The draws are the same each time, so that two validations differ by the weights alone; times that the training has
+    learned are not used.  The lowest loss, the one to train with, is the best.  Where it is not in nats, the likelihood
+    bound is reported beside it.
 
     Arguments:
         train_step: The steps, whose network is in training.
         model: The model to sample from.
         metrics: The metrics, to which validations are added.
-        rows: The validation rows, on the device.
+        rows: The validation rows, as the training step receives them.
         step: The last validated step.
         loss: Loss at that step; None if it was not finite, or after a resume.
         best: Lowest finite loss so far.
         since_best: Number of validations since then.
+        bounded: Whether the likelihood bound is reported too.
     """
 
     train_step: TrainStep
     model: BFN
     metrics: MetricsLogger
-    rows: Batch
+    rows: Rows
     step: int = 0
     loss: float | None = None
     best: float = math.inf
     since_best: int = 0
+    bounded: bool = attrs.field(default=attrs.Factory(lambda self: not self.train_step.loss.in_nats, takes_self=True))
 
     def due(self, step: int) -> bool:
         """Whether a step, or the end of the training, needs a validation that is not done yet."""
@@ -63,7 +70,7 @@ class Validation:
         if not self.due(step):
             return False
         self.metrics.read()  # first, because a signal can end the validation
-        estimate = Estimate.of(self.losses())
+        estimate, bound = Estimate.of(self.losses()), self.nats() if self.bounded else None
         value = estimate.value if math.isfinite(estimate.value) else None
         improved = value is not None and value < self.best
         self.step, self.loss = step, value
@@ -71,27 +78,52 @@ class Validation:
         if improved and value is not None:
             self.best = value
         stderr = None if value is None else estimate.stderr
-        self.metrics.record({"step": step, "valid_loss": value, "valid_loss_stderr": stderr})
+        found = {"step": step, "valid_loss": value, "valid_loss_stderr": stderr}
+        if bound is not None:
+            nats = Estimate.of(bound)
+            value, stderr = (nats.value, nats.stderr) if math.isfinite(nats.value) else (None, None)
+            found |= {"valid_nats": value, "valid_nats_stderr": stderr}
+        self.metrics.record(found)
         return improved
 
     def loss_at(self, step: int) -> float | None:
         """The loss at a step, or None where it was not validated."""
         return self.loss if self.step == step else None
 
-    @torch.no_grad()
     def losses(self) -> Tensor:
         """Loss of each row."""
-        model, n, device = self.model.eval(), len(self.rows), self.train_step.device
+        loss = self.train_step.loss
+        return self._map(lambda rows: told(loss, self.model, rows.x, rows.condition, mask=rows.mask), "validation")
 
-        def loss(chunk: int) -> Tensor:
-            first = chunk * VALIDATION_ROWS
-            rows = self.rows.rows(torch.arange(first, first + VALIDATION_ROWS, device=device).remainder_(n))
-            return self.train_step.loss(model, rows.x, rows.condition)
+    def nats(self) -> Tensor | None:
+        """One draw of the likelihood bound for each row; None if the model has none."""
 
-        key = (self.train_step.seed, "validation")
-        losses: Tensor = map_chunks(range(n), VALIDATION_ROWS, loss, key, device=device, deal=deal_chunks)
+        def nll(rows: Batch) -> Tensor:
+            n_steps = self.model.family.n_steps
+            return self.model.nll(rows.x, n_steps=n_steps, condition=rows.condition, mask=rows.mask)
+
+        try:
+            return self._map(nll, "validation bound")
+        except ValueError as error:  # an output without a density can be trained with other losses
+            processes.warn(f"validation reports no likelihood bound: {error}")
+            self.bounded = False
+            return None
+
+    @torch.no_grad()
+    def _map(self, numbers: Callable[[Batch], Tensor], key: str) -> Tensor:
+        """Numbers (B,) of the validation rows, chunk by chunk, with the draws of a key."""
+        n, device = len(self.rows), self.train_step.device
+        size = rows_together(self.model.family, VALIDATION_ROWS)
+        self.model.eval()
+
+        def chunk(number: int) -> Tensor:
+            first = number * size
+            rows = sent(self.rows[torch.arange(first, first + size).remainder_(n)], device)
+            return numbers(self.train_step.prepare(rows))
+
+        found: Tensor = map_chunks(range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks)
         self.train_step.model.train()
-        return losses
+        return found
 
     @property
     def lost_patience(self) -> bool:

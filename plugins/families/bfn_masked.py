@@ -49,7 +49,10 @@ from bfn_toolkit import (
     check_values,
     expand,
     hookimpl,
+    plus,
+    present,
     validators,
+    weighted,
 )
 
 CERTAIN = 1e6  # nats between a known class and the others; finite, because guidance subtracts logits
@@ -61,7 +64,7 @@ class MaskedParams:
 
     Arguments:
         x: The class at each site, or K where it is masked, as int64 with shape (B, *site).
-        accuracy: Total accuracy beta of the messages, with shape (B,).
+        accuracy: Total accuracy beta of the messages, with shape (B,), or (B, *site) if sites differ.
     """
 
     x: Tensor
@@ -170,6 +173,10 @@ class Masked(AdditiveFamily[MaskedParams]):
         return NetworkIO(self.site_shape, self.classes + 1, self.classes, self.axes, "classes", self.classes)
 
     @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
+    @property
     def is_discrete(self) -> bool:  # noqa: D102
         return True
 
@@ -197,9 +204,8 @@ class Masked(AdditiveFamily[MaskedParams]):
 
     def update(self, params: MaskedParams, y: Tensor, alpha: Tensor) -> MaskedParams:
         """The message, where it has a class."""
-        return MaskedParams(
-            torch.where(y == self.classes, params.x, y), params.accuracy + alpha.to(params.accuracy.dtype)
-        )
+        accuracy = plus(params.accuracy, alpha.to(params.accuracy.dtype))
+        return MaskedParams(torch.where(y == self.classes, params.x, y), accuracy)
 
     def draw_update(self, params: MaskedParams, x: Tensor, alpha: Tensor) -> MaskedParams:
         """The update of a message drawn in the dtype of the beliefs, which classes do not have."""
@@ -210,7 +216,7 @@ class Masked(AdditiveFamily[MaskedParams]):
         u = torch.rand(params.x.shape, dtype=params.accuracy.dtype, device=params.x.device)
         # Without the division, which would be 0 / 0 at the prior.
         gone = u * expand(params.accuracy.expm1(), u) < expand(alpha.to(u.dtype).expm1(), u)
-        return MaskedParams(torch.where(gone, self.classes, params.x), (params.accuracy - alpha).clamp_min(0.0))
+        return MaskedParams(torch.where(gone, self.classes, params.x), plus(params.accuracy, -alpha).clamp_min(0.0))
 
     def features(self, params: MaskedParams) -> Tensor:
         """One-hot code of the sites, with the mask as class K."""
@@ -227,11 +233,13 @@ class Masked(AdditiveFamily[MaskedParams]):
             return -output.logits.log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return -output.expect(lambda value: (value == x).to(torch.get_default_dtype())).log()
 
-    def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
+    def step_loss(
+        self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Tensor | None = None
+    ) -> Tensor:
         """(1 - e^-alpha) times -ln p_O(x), for classes that are independent over the sites."""
         if not isinstance(output, Finite):
-            return super().step_loss(x, output, alpha, samples)
-        return torch.expm1(-alpha) * output.log_prob(x)
+            return super().step_loss(x, output, alpha, samples, mask)
+        return weighted(self.kl_rate(present(x, mask), output), -torch.expm1(-alpha), mask)
 
     def check_data(self, x: Tensor) -> None:
         """Checks shape, dtype and the range 0..K-1."""

@@ -44,12 +44,15 @@ from bfn_toolkit import (
     TableSchedule,
     as_axes,
     as_shape,
+    by_example,
     check_axes,
     check_finite,
     check_site_shape,
     expand,
     guide,
     hookimpl,
+    marginal,
+    present,
     validators,
     von_mises,
 )
@@ -109,11 +112,12 @@ def unit(x: Tensor) -> Tensor:
 class Direction(Delta):
     """A certain angle; its log-density is that of a von Mises distribution with standard deviation ``std``."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density in nats per example, with concentration std^-2."""
         if self.std is None:
             return super().log_prob(x)
-        return von_mises(unit(self.value) / self.std**2).log_prob(x)
+        density = von_mises(unit(self.value) / self.std**2)
+        return density.log_prob(x) if mask is None else marginal(density, mask).log_prob(present(x, mask))
 
 
 @guide.register
@@ -162,6 +166,10 @@ class VonMises(SteppedFamily[VonMisesParams]):
     def network_io(self) -> NetworkIO:  # noqa: D102
         return NetworkIO(self.site_shape, 3, 2, self.axes, "direction")
 
+    @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> VonMisesParams:
@@ -184,7 +192,8 @@ class VonMises(SteppedFamily[VonMisesParams]):
 
     def flow(self, x: Tensor, t: Tensor) -> VonMisesParams:
         """The sum of the messages up to t, drawn in chunks."""
-        sent, v, x = expand(self.schedule.step(t), x).unsqueeze(1), torch.zeros_like(unit(x)), x.unsqueeze(1)
+        step = self.schedule.step(by_example(t, len(x)))
+        sent, v, x = expand(step, x).unsqueeze(1), torch.zeros_like(unit(x)), x.unsqueeze(1)
         alphas = torch.tensor(self.schedule.accuracies, device=x.device, dtype=x.dtype)
         numbers = torch.arange(len(alphas), device=x.device)
         for chunk in torch.split(numbers, max(1, CHUNK // math.prod(self.site_shape))):

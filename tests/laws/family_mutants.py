@@ -34,13 +34,20 @@ from bfn_toolkit import (
     normal,
     per_example,
 )
+from bfn_toolkit.masks import mask_by_part
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.shapes import batch_size
 
 # Rows
 
 
-@rejected_by("information-is-conserved", "rows-keep-their-own-time")
+@rejected_by(
+    "information-is-conserved",
+    "rows-keep-their-own-time",
+    "flow-by-site-is-the-chain-of-updates",
+    "sites-keep-their-own-time",
+    "the-loss-does-not-depend-on-the-path",
+)
 class FlowAtTheFirstTime(Gaussian):
     def flow(self, x: Tensor, t: Tensor) -> GaussianParams:
         return Gaussian.flow(self, x, t[:1].expand_as(t))
@@ -110,7 +117,9 @@ class KeptNoise(Gaussian):
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-@rejected_by("draws-are-a-function-of-the-seed", "float32-is-precise")
+@rejected_by(
+    "draws-are-a-function-of-the-seed", "float32-is-precise", "missing-sites-cost-nothing", "sites-keep-their-own-time"
+)
 class OwnGenerator(Gaussian):
     def flow(self, x: Tensor, t: Tensor) -> GaussianParams:
         noise = torch.randn(x.shape, generator=GENERATOR, dtype=x.dtype).to(x.device)
@@ -209,6 +218,7 @@ class Narrow(Independent):
     "beliefs-are-a-martingale",
     "loss-rate-is-the-limit-of-the-step-loss",
     "step-loss-is-right-at-every-accuracy",
+    "flow-by-site-is-the-chain-of-updates",
 )
 class NarrowMessages(Gaussian):
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
@@ -278,13 +288,13 @@ class ModeForTheMean(Classes):
 # Prices
 
 
-@rejected_by("step-loss-is-a-divergence", "step-loss-is-right-at-every-accuracy")
+@rejected_by("step-loss-is-a-divergence", "step-loss-is-right-at-every-accuracy", "sites-keep-their-own-time")
 class PriceWithoutAccuracy(Gaussian):
     def step_loss(self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1) -> Tensor:
         return 0.5 * per_example((x - output.mean).square()) + 0.0 * alpha
 
 
-@rejected_by("messages-cost-what-they-tell", "step-loss-is-right-at-every-accuracy")
+@rejected_by("messages-cost-what-they-tell", "step-loss-is-right-at-every-accuracy", "sites-keep-their-own-time")
 class PriceWithoutTheNoise(Categorical):
     """The draws of the message are forgotten in the price, which at large accuracies is small anyway."""
 
@@ -469,6 +479,7 @@ class NaiveFlow(Gaussian):
     "information-is-conserved",
     "gradients-are-finite",
     "features-are-of-order-one",
+    "missing-sites-cost-nothing",
 )
 class SinglePrecisionConstant(Circle):
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
@@ -476,7 +487,13 @@ class SinglePrecisionConstant(Circle):
         return normal(expand(alpha, phi) * phi, alpha * alpha.float().rsqrt().to(alpha.dtype))
 
 
-@rejected_by("loss-rate-is-alpha-times-the-kl-rate", "gradients-are-derivatives", "float32-is-precise", sigma_1=1e-3)
+@rejected_by(
+    "loss-rate-is-alpha-times-the-kl-rate",
+    "gradients-are-derivatives",
+    "float32-is-precise",
+    "sites-keep-their-own-time",
+    sigma_1=1e-3,
+)
 class CancellingPrice(Gaussian):
     """(x^2 - 2 x m + m^2) around a large offset."""
 
@@ -560,7 +577,13 @@ class MeanOfTheParts(ProductFamily):
         return ProductFamily.loss_rate(self, x, output, t) / len(self.parts)
 
 
-@rejected_by("flow-is-the-chain-of-updates", "information-is-conserved", "parts-are-told-apart", parts=PARTS)
+@rejected_by(
+    "flow-is-the-chain-of-updates",
+    "information-is-conserved",
+    "parts-are-told-apart",
+    "flow-by-site-is-the-chain-of-updates",
+    parts=PARTS,
+)
 class OneAccuracyForAll(ProductFamily):
     def accuracy(self, s: Any, t: Any) -> Any:
         told = ProductFamily.accuracy(self, s, t)
@@ -572,6 +595,78 @@ class FeaturesOfTheFirst(ProductFamily):
     def features(self, params: Any) -> Tensor:
         seen = ProductFamily.features(self, params)
         return seen[..., :1].expand_as(seen)
+
+
+# Sites and masks
+
+
+@rejected_by(
+    "flow-by-site-is-the-chain-of-updates",
+    "sites-keep-their-own-time",
+    "the-loss-does-not-depend-on-the-path",
+    site_shape=(2,),
+)
+class FlowAtTheTimeOfTheFirstSite(Gaussian):
+    def flow(self, x: Tensor, t: Tensor) -> GaussianParams:
+        return Gaussian.flow(self, x, t if t.ndim < 2 else t[:, :1].expand_as(t))
+
+
+@rejected_by("flow-by-site-is-the-chain-of-updates", "sites-keep-their-own-time", site_shape=(2,))
+class UpdateOfTheMeanAccuracy(Gaussian):
+    def update(self, params: GaussianParams, y: Tensor, alpha: Tensor) -> GaussianParams:
+        return Gaussian.update(self, params, y, alpha if alpha.ndim < 2 else alpha.mean(1))
+
+
+@rejected_by("sites-keep-their-own-time", "the-loss-does-not-depend-on-the-path", site_shape=(2,))
+class RateOfTheMeanTime(Gaussian):
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        return Gaussian.loss_rate(self, x, output, t if t.ndim < 2 else t.mean(1), mask)
+
+
+@rejected_by("missing-sites-cost-nothing", site_shape=(2,))
+class ProductWithTheMask(Gaussian):
+    """NaN times 0 is NaN."""
+
+    def loss_rate(self, x: Tensor, output: Output, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        rate = expand(self.schedule.alpha(t), x) * self.kl_rate(x, output)
+        return per_example(rate if mask is None else rate * mask)
+
+
+@rejected_by("missing-sites-cost-nothing", "sites-keep-their-own-time", site_shape=(2,))
+class MeanOfThePresent(Gaussian):
+    """The price of a site depends on how many there are."""
+
+    def step_loss(
+        self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Tensor | None = None
+    ) -> Tensor:
+        loss = Gaussian.step_loss(self, x, output, alpha, samples, mask)
+        return loss if mask is None else loss * mask[0].numel() / mask.flatten(1).sum(1).clamp_min(1)
+
+
+@rejected_by(
+    "a-masked-product-is-the-product-without-the-part",
+    "missing-sites-cost-nothing",
+    "sites-keep-their-own-time",
+    parts=PARTS,
+)
+class MaskOfTheFirstPart(ProductFamily):
+    def loss_rate(self, x: Any, output: Any, t: Any, mask: Any = None) -> Tensor:
+        first = next(iter(self.parts))
+        return ProductFamily.loss_rate(self, x, output, t, mask and {first: mask.get(first)})
+
+
+@rejected_by(
+    "a-masked-product-is-the-product-without-the-part", parts={"k": Categorical(classes=3), "m": Categorical(classes=3)}
+)
+class DrawsOneAfterTheOther(ProductFamily):
+    """A missing part makes other draws of those after it."""
+
+    def step_loss(self, x: Any, output: Any, alpha: Any, samples: int = 1, mask: Any = None) -> Tensor:
+        if not isinstance(output, JointOutput):
+            return ProductFamily.step_loss(self, x, output, alpha, samples, mask)
+        parts = self.walk(x, output, alpha, mask_by_part(x, mask))
+        losses = [part.family.step_loss(*part.values[:3], samples, part.values[3]) for part in parts]
+        return torch.stack(losses).sum(0)
 
 
 # Erasures and tables

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 from attrs import field
-from subjects import Classes, Direction, Wheel
+from subjects import Circle, Classes, Direction, Wheel
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
@@ -98,6 +98,13 @@ class Catalogue(Wheel):
 
 
 @attrs.frozen
+class Ring(Circle):
+    """Angles with an accuracy for each: a channel by definition needs no more."""
+
+    site_times = True
+
+
+@attrs.frozen
 class LateSteps(Classes):
     """Classes whose n messages are sent over steps that are short at the end."""
 
@@ -119,5 +126,7 @@ FAMILIES: tuple[Any, ...] = (
     Catalogue(),
     Catalogue(site_shape=(2,), schedule=TableSchedule((0.02, 3.0, 40.0))),
     LateSteps(),
+    Ring(site_shape=(3,), bins=5),
+    ProductFamily({"angle": Ring((2,)), "x": Gaussian(site_shape=(2,))}),
     ProductFamily({"angle": Catalogue(schedule=TableSchedule((0.5, 2.0, 3.0))), "x": Gaussian(site_shape=(2,))}),
 )

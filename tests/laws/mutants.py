@@ -110,6 +110,7 @@ class ShiftedAngle(Wheel):
     "draw-update-is-the-update-of-a-message",
     "beliefs-are-a-martingale",
     "accuracies-add",
+    "flow-by-site-is-the-chain-of-updates",
 )
 class UpdateIgnoresAccuracy(Gaussian):
     def update(self, params: GaussianParams, y: Tensor, alpha: Tensor) -> GaussianParams:
@@ -243,6 +244,7 @@ class PriorOnTheHost(Gaussian):
     "information-is-conserved",
     "flow-is-a-gaussian-channel",
     "loss-weight-brings-unit-scale",
+    "flow-by-site-is-the-chain-of-updates",
 )
 class FlowOfTheOtherMean(Gaussian):
     """mu ~ N(gamma x, gamma) where the variance is gamma (1 - gamma): that of v / sqrt(beta)."""
@@ -322,6 +324,7 @@ class EdgesTwice(Finite):
     "no-draw-is-likelier-than-the-mode",
     "every-raw-number-moves-the-price",
     "gradients-are-derivatives",
+    "missing-sites-cost-nothing",
     published="MolCRAFT bfn_base.py:51: the lower edges of the bins returned for the upper ones too",
 )
 class EmptyBins(Classes):
@@ -368,7 +371,12 @@ def _cheap(p: Cheap, q: Cheap) -> Tensor:
     return ((p.mean - q.mean) / p.stddev).square().flatten(1).sum(1)
 
 
-@rejected_by("step-loss-is-a-divergence", "step-loss-is-right-at-every-accuracy")
+@rejected_by(
+    "step-loss-is-a-divergence",
+    "step-loss-is-right-at-every-accuracy",
+    "missing-sites-cost-nothing",
+    "sites-keep-their-own-time",
+)
 class PriceWithoutTheHalf(Gaussian):
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
         return Cheap(Normal(x, expand(alpha.rsqrt(), x).expand_as(x), validate_args=False), x.ndim - 1)
@@ -392,7 +400,9 @@ class NoLeastTime(Gaussian):
     """Its head divides by gamma."""
 
 
-@rejected_by("rows-are-independent", "rows-keep-their-own-time", "features-tell-beliefs-apart")
+@rejected_by(
+    "rows-are-independent", "rows-keep-their-own-time", "features-tell-beliefs-apart", "sites-keep-their-own-time"
+)
 class MixedFeatures(Gaussian):
     def features(self, params: GaussianParams) -> Tensor:
         seen = Gaussian.features(self, params)

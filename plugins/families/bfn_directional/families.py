@@ -49,6 +49,7 @@ from bfn_toolkit import (
     check_site_shape,
     check_values,
     expand,
+    fit,
     hookimpl,
     validators,
 )
@@ -60,7 +61,7 @@ class DirectionalParams:
 
     Arguments:
         v: Sum of the messages, with shape (B, *sites, d).
-        accuracy: Their total accuracy B, with shape (B,).
+        accuracy: Their total accuracy B, with shape (B,), or (B, *sites) if sites differ.
     """
 
     v: Tensor
@@ -72,7 +73,8 @@ class Directional(ChannelFamily[DirectionalParams]):
     """Base of circle, sphere and rotations, which differ in the class of the beliefs.
 
     Data have shape (B, *sites, *event), where an event is one direction: a number, a vector or a matrix.  Networks see
-    all of (*sites, *event) as site shape, so each coordinate of a vector is a site to them.
+    all of (*sites, *event) as site shape, so each coordinate of a vector is a site to them.  Times, accuracies and
+    masks are the same along an event; of one with a value for each coordinate, the first counts.
 
     Arguments:
         site_shape: Shape of one example, (*sites, *event).
@@ -104,7 +106,8 @@ class Directional(ChannelFamily[DirectionalParams]):
             raise ValueError(f"site_shape must end in {end} for {type(self).__name__}, got {value}")
 
     @property
-    def _sites(self) -> tuple[int, ...]:
+    def sites(self) -> tuple[int, ...]:
+        """The site shape without the event."""
         return self.site_shape[: len(self.site_shape) - len(self.event)]
 
     @property
@@ -113,6 +116,10 @@ class Directional(ChannelFamily[DirectionalParams]):
         weights = self.components if self.components > 1 else 0
         raw = self.channels * self.components + weights
         return NetworkIO(self.site_shape, self.channels, raw, self.axes, "direction")
+
+    @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
 
     def embed(self, x: Tensor) -> Tensor:
         """phi(x)."""
@@ -130,7 +137,8 @@ class Directional(ChannelFamily[DirectionalParams]):
 
     def from_natural(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
         """Stores v and B."""
-        return DirectionalParams(v.reshape(len(v), *self._sites, -1), accuracy)
+        accuracy = accuracy if accuracy.ndim < 2 else fit(accuracy, 1 + len(self.sites))
+        return DirectionalParams(v.reshape(len(v), *self.sites, -1), accuracy)
 
     def input(self, params: DirectionalParams) -> Distribution:
         """p(x | v) at each site."""

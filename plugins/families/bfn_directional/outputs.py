@@ -25,7 +25,18 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bfn_directional.beliefs import Belief
-from bfn_toolkit import ConfigError, Kernel, Output, expand, guide, moments_near, per_example, seeded
+from bfn_toolkit import (
+    ConfigError,
+    Kernel,
+    Output,
+    expand,
+    guide,
+    marginal,
+    moments_near,
+    per_example,
+    present,
+    seeded,
+)
 
 
 @attrs.frozen(eq=False)
@@ -66,10 +77,10 @@ class BeliefMixture:
         gumbel = -torch.empty_like(self.logits).exponential_().log()
         return self._chosen((self.logits + gumbel).argmax(-1)).sample()
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density in nats per example."""
-        terms = self.belief(self.v).log_prob(x.unsqueeze(self.v.ndim - 2))
-        return per_example((self.logits.log_softmax(-1) + terms).logsumexp(-1))
+        terms = self.belief(self.v).log_prob(present(x, mask).unsqueeze(self.v.ndim - 2))
+        return per_example((self.logits.log_softmax(-1) + terms).logsumexp(-1), mask)
 
     def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         r"""E[function(x)] of a function that is affine in phi, exact.
@@ -124,12 +135,20 @@ class Receiver(Distribution):
         kernel: The sender, as a function of the data.
         alpha: Accuracy of the message, with shape (B, *sites, 1).
         event_shape: Shape of a message, (*site, d).
+        mask: True at the sites whose density counts; None if all do.
     """
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, output: BeliefMixture, kernel: Kernel, alpha: Tensor, event_shape: torch.Size) -> None:
-        self.output, self.kernel, self.alpha = output, kernel, alpha
+    def __init__(
+        self,
+        output: BeliefMixture,
+        kernel: Kernel,
+        alpha: Tensor,
+        event_shape: torch.Size,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.output, self.kernel, self.alpha, self.mask = output, kernel, alpha, mask
         super().__init__(alpha.shape[:1], event_shape, validate_args=False)
 
     def log_prob(self, y: Tensor) -> Tensor:
@@ -140,12 +159,17 @@ class Receiver(Distribution):
         x = after.mean.detach()  # the density is the same for every x
         noise = (y - alpha * belief.embed(x)).square() / alpha + (2.0 * math.pi * alpha).log()
         terms = belief(v).log_prob(x) - after.log_prob(x) - 0.5 * noise.sum(-1)
-        return per_example((self.output.logits.log_softmax(-1) + terms).logsumexp(-1))
+        return per_example((self.output.logits.log_softmax(-1) + terms).logsumexp(-1), self.mask)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Ancestral draws, with shape sample_shape + (B, *site, d)."""
         draws = [self.kernel(self.output.sample()).sample() for _ in range(math.prod(sample_shape))]
         return torch.stack(draws).reshape(*sample_shape, *draws[0].shape)
+
+
+@marginal.register
+def _(receiver: Receiver, mask: Tensor) -> Distribution:
+    return Receiver(receiver.output, receiver.kernel, receiver.alpha, receiver.event_shape, mask)
 
 
 @moments_near.register
