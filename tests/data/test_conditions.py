@@ -47,7 +47,7 @@ class Mute(NetworkBuilder):
 
 
 def test_training_warns_of_labels_that_the_network_does_not_read() -> None:
-    with pytest.warns(BFNWarning, match=r"'siren' does not read the condition label .* train with: --network mlp"):
+    with pytest.warns(BFNWarning, match=r"'siren' does not read the condition label .* train with --network .*mlp"):
         train(experiment(name="siren", width=8))
     with pytest.warns(BFNWarning, match="'mlp' does not read .* it does with other options"):
         train(experiment(name="mlp", width=8, labels=0))

@@ -1182,6 +1182,7 @@ class FewRows(Dataset):
 
 
 MORE_SUBJECTS = (
+    EGNN(width=6, depth=1),
     Labelled(),
     Images(),
     Attentive(),
