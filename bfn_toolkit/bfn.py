@@ -17,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bfn_toolkit.data.codec import Codec, IdentityCodec
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
@@ -25,10 +26,12 @@ from bfn_toolkit.masks import told
 from bfn_toolkit.model import Condition, Model, split_condition
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import common
 from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Given
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
+from bfn_toolkit.self_conditioning import estimate_io, with_estimate
 from bfn_toolkit.shapes import Data, Mask, Times, shared_time, times_like
 
 
@@ -100,6 +103,7 @@ class FlowModel(nn.Module, Model):
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
+        mask: Mask | None = None,
         on_step: OnStep | None = None,
         **unknown: Any,
     ) -> Data:
@@ -117,19 +121,23 @@ class FlowModel(nn.Module, Model):
             condition: Conditions of the network by name, each with ``batch_size`` rows.
             known: Values that the samples must have, as a pair ``(values, mask)``
                 (:meth:`~bfn_toolkit.Observed.of`).
+            mask: True where the samples have data, with shape (batch_size, *site) or leading axes of it, or by part; of
+                sizes, :func:`~bfn_toolkit.mask_of_sizes`.  Elsewhere they are 0.
             on_step: Callback that receives each :class:`~bfn_toolkit.SamplerStep`, chunk by chunk.  An exception in
                 it ends the sampling.
         Raises:
             ConfigError: If a number is not a positive integer, the sampler does not fit this family, the weights have
                 half precision, a condition is unknown, missing, of another length or outside its domain, or the known
-                values are malformed.
+                values or the mask are malformed.
             DataError: If a known value is outside the family's domain.
             NonFiniteError: If the samples or the network's raw numbers are NaN or infinite.
             StepCountError: If the family or the sampler's grid does not allow this number of steps.
             ResourceError: If there is not enough memory.
         """
         _refuse(unknown)
-        draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known)
+        draws = Draws.of(
+            self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known, mask=mask
+        )
         return draws.draw(range(batch_size), on_step=on_step)
 
 
@@ -137,6 +145,12 @@ def _refuse(unknown: Mapping[str, Any]) -> None:
     """Raises ConfigError for keywords that are not arguments; most likely they are conditions."""
     for name in unknown:
         raise ConfigError(f"there is no argument '{name}'; a condition is written condition={{{name!r}: values}}")
+
+
+def _half_of_the_steps() -> bool:
+    """One coin for all rows of a step, on the CPU."""
+    with common():
+        return bool(torch.rand(()) < 0.5)
 
 
 class BFN(FlowModel):
@@ -147,6 +161,7 @@ class BFN(FlowModel):
         network: A module with ``forward(features, t, /, **condition)``, or a builder of one.  Only a model made from
             a builder can be saved (:meth:`save_pretrained`).
         builder: The builder from which ``network`` was made, if it is a module.
+        codec: The way from the user's data to x and back; ``model.codec.decode(x)`` gives samples in the user's form.
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -156,21 +171,34 @@ class BFN(FlowModel):
     """
 
     def __init__(
-        self, family: Family[Any], network: nn.Module | NetworkBuilder, builder: NetworkBuilder | None = None
+        self,
+        family: Family[Any],
+        network: nn.Module | NetworkBuilder,
+        builder: NetworkBuilder | None = None,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__(family)
+        self.codec = codec or IdentityCodec()
         self.raw_per_site = family.network_io.out_features
         self.builder = builder if isinstance(network, nn.Module) else network
-        self.network = network if isinstance(network, nn.Module) else network.build(family.network_io)
+        parts = (network, self.builder)
+        self._reads_estimate = any(getattr(part, "self_conditioning", False) for part in parts)
+        self.io = estimate_io(family) if self._reads_estimate else family.network_io
+        self.network = network if isinstance(network, nn.Module) else network.build(self.io)
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
         self.micro_batch: int | None = None  # rows that the network sees together; None for all
-        self._total: Tensor | None = None  # sum of the network's numbers within a finite guard
+        self._totals: list[Tensor] = []  # within a finite guard, the sum of the network's numbers
 
     @property
     def conditions(self) -> Collection[str] | None:
         """Names of the conditions that the network reads; None if it does not say."""
         return self.signature.names
+
+    @property
+    def self_conditioning(self) -> bool:
+        """Whether the network reads the output of the evaluation before."""
+        return self._reads_estimate
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """See :meth:`Model.check_condition`."""
@@ -203,11 +231,11 @@ class BFN(FlowModel):
     @contextmanager
     def finite_guard(self) -> Iterator[Callable[[], bool]]:
         """NaN and inf survive a running sum, so one read at the end replaces a device sync per step."""
-        self._total = torch.zeros(())
+        self._totals.append(torch.zeros(()))
         try:
-            yield lambda: self._total is None or bool(self._total.isfinite())
+            yield lambda: bool(self._totals[-1].isfinite())
         finally:
-            self._total = None
+            self._totals.pop()
 
     def output(
         self,
@@ -219,6 +247,9 @@ class BFN(FlowModel):
         previous: Output | None = None,
     ) -> Output:
         """Output distribution: features of the beliefs, then the network, then the family's output.
+
+        A network with self-conditioning also sees an estimate of the data: that of ``previous``, in half of the steps
+        of a training that of a first evaluation without a gradient, and otherwise zeros.
 
         At masked sites the network sees 0.  If its ``forward`` has a parameter ``mask``, it gets the mask too, in the
         shape of the features; and times in that shape, if they differ by site or part.
@@ -236,6 +267,11 @@ class BFN(FlowModel):
         """
         features = self.family.features(params)
         self.signature.check(condition, len(features))
+        if self.self_conditioning:
+            if previous is None and self.training and torch.is_grad_enabled() and _half_of_the_steps():
+                with torch.no_grad():
+                    previous = self.output(params, t, condition, mask=mask)
+            features = with_estimate(self.family, self.io, features, previous)
         inputs = dict(condition or {})
         if mask is not None:
             present = self._spread(mask, features)
@@ -249,9 +285,9 @@ class BFN(FlowModel):
             cls = type(self.network)
             name = f"{cls.__module__}.{cls.__qualname__}"
             raise PluginError(f"network {name} returned {actual}, expected a tensor of shape {expected}")
-        if self._total is not None:
+        if self._totals:
             numbers = raw.detach() if raw.requires_grad else raw
-            self._total = self._total + numbers.sum(dtype=features.dtype)  # a CPU scalar works with any device
+            self._totals[-1] = self._totals[-1] + numbers.sum(dtype=features.dtype)  # a CPU scalar fits any device
         return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
 
     def _times(self, t: Times, features: Tensor) -> Tensor:
@@ -264,7 +300,7 @@ class BFN(FlowModel):
 
     def _spread(self, values: Any, features: Tensor) -> Tensor:
         """A value for each feature, from values by site, by part or both; a missing part of a mask is present."""
-        io = self.family.network_io
+        io = self.io
         if isinstance(values, Mapping):
             there = torch.ones((), dtype=torch.bool, device=features.device)
             values = {name: values.get(name, there) for name in io.parts}
@@ -297,7 +333,7 @@ class BFN(FlowModel):
         """
         from bfn_toolkit.sharing import pretrained
 
-        architecture = pretrained.architecture_of(self.family, self.network, self.builder)
+        architecture = pretrained.architecture_of(self.family, self.network, self.builder, self.codec)
         pretrained.save(architecture, self.network.state_dict(), directory, card, force=force)
 
     @classmethod
@@ -318,7 +354,8 @@ class BFN(FlowModel):
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
         saved = pretrained.load(directory, **trust)
-        return cls(saved.architecture.family, saved.network, saved.architecture.network).eval()
+        parts = saved.architecture
+        return cls(parts.family, saved.network, parts.network, parts.codec).eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None

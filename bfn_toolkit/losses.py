@@ -184,8 +184,8 @@ class CrossEntropyLoss(ContinuousTimeLoss):
 
     .. math:: E_t \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \big( -\ln p_O(x \mid \theta; t) \big)
 
-    The squared error of the loss rate says little about a class of small probability, which is what most of many
-    classes have.  Parts of a product that are real numbers keep their loss rate, with the weighting "unit".
+    The squared error of the loss rate hardly tells small probabilities apart, which most of many classes have.  Parts
+    of a product that are real numbers keep their loss rate, with the weighting "unit".
 
     Arguments:
         times: Distribution of the times.

@@ -55,6 +55,11 @@ class Model(Protocol):
         """Names of the conditions that the model reads; None if it does not say."""
         return None
 
+    @property
+    def self_conditioning(self) -> bool:
+        """Whether the model reads the output of the evaluation before."""
+        return False
+
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """Checks the conditions for a batch of ``rows`` rows, at a public entry.
 
@@ -96,6 +101,11 @@ class ModelWrapper(nn.Module, Model):
     def conditions(self) -> Collection[str] | None:
         """See :attr:`Model.conditions`."""
         return self.model.conditions
+
+    @property
+    def self_conditioning(self) -> bool:
+        """See :attr:`Model.self_conditioning`."""
+        return self.model.self_conditioning
 
     def check_condition(self, condition: Condition | None, rows: int) -> None:
         """See :meth:`Model.check_condition`."""

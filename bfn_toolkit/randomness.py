@@ -13,9 +13,9 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bfn_toolkit.errors import PluginError
+
+T = TypeVar("T")
 
 _generators = threading.RLock()  # held by the thread that is inside a scope
 
@@ -54,12 +56,7 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
     ...     print(torch.equal(a, torch.rand(2)))
     True
     """
-    generators = [torch.default_generator]
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
+    generators = _generators_of(device)
     with _generators:
         states = [generator.get_state() for generator in generators]
         for generator in generators:
@@ -67,8 +64,22 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
         try:
             yield
         finally:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
+            _restore(generators, states)
+
+
+def _generators_of(device: torch.device | str) -> list[torch.Generator]:
+    """torch's generators of the CPU and of a device."""
+    generators, device = [torch.default_generator], torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    return generators
+
+
+def _restore(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
 
 
 def draw_key() -> int:
@@ -87,13 +98,24 @@ def streams() -> Callable[[str], AbstractContextManager[None]]:
     return lambda name: seeded(key, name, device=device)
 
 
-_first_row: ContextVar[int] = ContextVar("first_row", default=0)
+_shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
 _scope: ContextVar[Literal["rows", "common", "piece"]] = ContextVar("scope", default="rows")
 
 
 def first_row() -> int:
     """Index, in the whole batch, of the first row of this piece (see :class:`Shard`)."""
-    return _first_row.get()
+    shard = _shard.get()
+    return 0 if shard is None else shard.start
+
+
+def redrawn() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Scopes of a computation and of its repetition in the backward pass, which draws the same numbers.
+
+    For ``torch.utils.checkpoint.checkpoint(..., context_fn=redrawn)`` in a network that draws, as by dropout: the
+    backward pass of a piece of a batch is outside of the piece's :class:`Shard`.
+    """
+    shard = _shard.get()
+    return nullcontext(), nullcontext() if shard is None else Shard(shard.start, shard.rows, shard.total)
 
 
 @contextmanager
@@ -139,35 +161,39 @@ class Shard(TorchFunctionMode):
             so that the rows of other pieces would change it.
     """
 
+    groups = False  # whether each row may have several numbers on axis 0, one after another
+
     def __init__(self, start: int, rows: int, total: int) -> None:
         super().__init__()
         self.start, self.rows, self.total = start, rows, total
 
     def __enter__(self) -> Any:
-        self._token = _first_row.set(self.start)
+        self._token = _shard.set(self)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *arguments: Any) -> None:
         super().__exit__(*arguments)  # type: ignore[no-untyped-call]
-        _first_row.reset(self._token)
+        _shard.reset(self._token)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
             return function(*args, **kwargs)
         if function in _UNCUT:
             raise self._error(function, "takes random numbers that cannot be divided among rows")
+        return self.cut(function, args, kwargs)
+
+    def cut(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The rows of this piece in a draw for the whole batch."""
         if function in _FILLS:
             tensor, *rest = args
             wide = tensor.new_empty(self._wide(function, tensor.shape))
-            function(wide, *(self._argument(v, wide.ndim, 1) for v in rest), **kwargs)
-            return tensor.copy_(self._own(wide, 1))
-        if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
-            args = (args,)
-        shapes = [v.shape if isinstance(v, Tensor) else v for v in (*args, *kwargs.values()) if _is_shape(v)]
-        shape = max(shapes, key=len, default=())
+            sites = len(wide) // self.total
+            function(wide, *(self._argument(v, wide.ndim, sites) for v in rest), **kwargs)
+            return tensor.copy_(self._own(wide, sites))
+        args, shape = _with_shape(function, args, kwargs)
         sites = self._wide(function, shape)[0] // self.total
         wide = function(
             *(self._argument(v, len(shape), sites) for v in args),
@@ -177,7 +203,7 @@ class Shard(TorchFunctionMode):
 
     def _wide(self, function: Any, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a draw for the whole batch."""
-        sites = shape[0] // self.rows if shape and function in _FLATTENED else 1
+        sites = shape[0] // self.rows if shape and (self.groups or function in _FLATTENED) else 1
         if not shape or shape[0] != sites * self.rows:
             raise self._error(function, f"draws the shape {tuple(shape)}, whose axis 0 is not the rows")
         return (sites * self.total, *shape[1:])
@@ -205,6 +231,119 @@ class Shard(TorchFunctionMode):
             "or inside `with bfn_toolkit.per_piece():` if the numbers may depend on the pieces; or use "
             "training.accumulate = 1 and one process"
         )
+
+
+class _Piece(Shard):
+    """The rows of a block that are wanted."""
+
+    groups = True
+
+
+class Blocks(TorchFunctionMode):
+    """Scope in which rows draw the same numbers whichever rows are drawn with them.
+
+    The rows are consecutive ones of an endless sequence, which is divided into blocks.  Each draw takes one key from
+    torch's generator of the CPU, and every block has its own random stream under that key: it is drawn in full, and the
+    rows that are wanted are kept.  Like :class:`Shard` it intercepts torch's random functions; axis 0 must be the rows,
+    or several numbers for each row, one after another.
+
+    Arguments:
+        rows: Indices of the rows.
+        size: Rows of a block.
+        device: Device of the draws.
+    Raises:
+        PluginError: At a draw whose axis 0 is not the rows.
+    """
+
+    def __init__(self, rows: range, size: int, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.rows, self.generators = len(rows), _generators_of(device)
+        self._pieces, first = list[tuple[int, _Piece, int]](), rows.start
+        while first < rows.stop:
+            block, start = divmod(first, size)
+            count = min(size - start, rows.stop - first)
+            self._pieces.append((first - rows.start, _Piece(start, count, size), block))
+            first += count
+        self._each_row = [(i, _Piece(0, 1, 1), row) for i, row in enumerate(rows)]
+        self._aside_draws: bool | None = None  # None before the first call
+
+    def aside(self, call: Callable[[], T]) -> T:
+        """Calls a function outside of this scope, which saves the interception, if its first call drew nothing.
+
+        If the first call draws, it is repeated, and it and all others are made within the scope.
+        """
+        if self._aside_draws or torch.overrides._get_current_function_mode() is not self:  # type: ignore[no-untyped-call]
+            return call()
+        self.__exit__(None, None, None)
+        try:
+            if self._aside_draws is not None:
+                return call()
+            before = [generator.get_state() for generator in self.generators]
+            result = call()
+            same = [torch.equal(g.get_state(), state) for g, state in zip(self.generators, before, strict=True)]
+        finally:
+            self.__enter__()
+        self._aside_draws = not all(same)
+        if not self._aside_draws:
+            return result
+        _restore(self.generators, before)
+        return call()
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
+            return function(*args, **kwargs)
+        key = int(torch.randint(2**62, ()))
+        args, shape = _with_shape(function, args, kwargs)
+        if function in _ROWS_LAST or not shape or shape[0] % self.rows:
+            raise PluginError(
+                f"torch's '{getattr(function, '__name__', function)}' draws the shape {tuple(shape)}, whose axis 0 is "
+                f"not the {self.rows} rows that are sampled together. Put the rows on axis 0; or draw inside "
+                "`with bfn_toolkit.common():` if all rows share the numbers; a network that draws only in training "
+                "needs model.eval()"
+            )
+        sites = shape[0] // self.rows
+        states, drawn = [generator.get_state() for generator in self.generators], []
+        try:
+            for first, piece, number in self._each_row if function in _UNCUT else self._pieces:
+                for generator in self.generators:
+                    generator.manual_seed((key + number * _STRIDE) % 2**63)
+                # The order in memory decides which number a place gets, and should be that of whole rows.
+                place = (len(shape), self.rows * sites, first * sites, piece.rows * sites, function not in _FILLS)
+                own = [_cut(value, *place) for value in args]
+                own_by_name = {name: _cut(value, *place) for name, value in kwargs.items()}
+                whole = piece.rows == piece.total and function not in _FILLS
+                drawn.append(function(*own, **own_by_name) if whole else piece.cut(function, own, own_by_name))
+        finally:
+            _restore(self.generators, states)
+        return args[0] if function in _FILLS else drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+
+
+# Streams of one draw differ in the 32 bits that the CPU's generator reads of a seed, because the stride is odd.
+_STRIDE = 0x9E3779B97F4A7C15
+
+
+def _cut(value: Any, ndim: int, rows: int, first: int, count: int, contiguous: bool) -> Any:
+    """The share of some rows in an argument; one that broadcasts stays as it is."""
+    if not _is_shape(value):
+        return value
+    shape = value.shape if isinstance(value, Tensor) else value
+    if len(shape) < ndim or shape[0] != rows:
+        return value
+    if not isinstance(value, Tensor):
+        return (count, *shape[1:])
+    own = value.narrow(0, first, count)
+    return own.contiguous() if contiguous else own
+
+
+def _with_shape(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Sequence[int]]:
+    """Arguments of a random function, and the shape that it draws."""
+    if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
+        args = (args,)
+    shapes = [v.shape if isinstance(v, Tensor) else v for v in (*args, *kwargs.values()) if _is_shape(v)]
+    return args, max(shapes, key=lambda shape: (len(shape), *shape[:1]), default=())
 
 
 def _is_shape(value: Any) -> bool:
@@ -251,4 +390,5 @@ _UNCUT = {
     *(F.rrelu, F.scaled_dot_product_attention, F.multi_head_attention_forward),
     *_RECURRENT,
 }
+_ROWS_LAST = {*_RECURRENT, torch.randperm, F.multi_head_attention_forward}
 _RANDOM = {*_FILLS, *_FLATTENED, *_ROWS_FIRST, *_DROPOUTS, *_UNCUT}

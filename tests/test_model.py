@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +33,6 @@ from bfn_toolkit import (
     seeded,
 )
 from bfn_toolkit.data.dataset import Batch
-from bfn_toolkit.sampling.chunks import chunk_rows
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.sampler import WatchedModel
 from bfn_toolkit.shapes import map_data
@@ -44,9 +42,8 @@ from every_family import EVERY_FAMILY, LABEL, ROWS, network, numbers, same
 def nothing_observed(model: Model) -> InpaintedModel:
     """A model all of whose values are unknown."""
 
-    rows = chunk_rows(math.prod(model.family.network_io.site_shape))  # that a sampler sees together
     with seeded("data"):
-        x = model.family.input(model.family.prior(rows)).sample()
+        x = model.family.input(model.family.prior(16)).sample()
     observed = Observed(x, map_data(lambda part: torch.zeros_like(part, dtype=torch.bool), x))
     return InpaintedModel(model, observed)
 
@@ -71,8 +68,7 @@ def draw(model: Any, condition: Any = None) -> Any:
 def test_a_wrapper_with_nothing_to_do_changes_no_bit(family: Family[Any], wrap: Callable[[Any], Any]) -> None:
     bfn, condition = network(family), {"label": LABEL[:16]}
     assert same(draw(wrap(bfn), condition), draw(bfn, condition))
-    rows = chunk_rows(math.prod(family.network_io.site_shape))
-    params, t = family.prior(rows), torch.full((rows,), 0.5)
+    params, t = family.prior(16), torch.full((16,), 0.5)
     with seeded(1):
         drawn = wrap(bfn).output(params, t).sample()
     with seeded(1):

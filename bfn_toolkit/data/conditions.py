@@ -5,20 +5,22 @@ a builder can declare the conditions that its network reads (:attr:`NetworkBuild
 <bfn_toolkit.NetworkBuilder.conditions>`), and others are reported before training starts.
 
 A summary of each condition in the training rows (:class:`ConditionSpec`) is stored beside the weights, so that
-conditional samples can be drawn without the data.
+conditional samples can be drawn without the data.  So are the sizes of sets and sequences (:class:`SizeSpec`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, RunDirectoryError
-from bfn_toolkit.shapes import as_shape
+from bfn_toolkit.shapes import Mask, as_shape, expand, leaves
 
 
 def _dtype(_: object, field: attrs.Attribute[str], name: object) -> None:
@@ -49,20 +51,74 @@ class ConditionSpec:
         name = str(values.dtype).removeprefix("torch.")
         return cls(name, tuple(values.shape[1:]), numbers.min().item(), numbers.max().item())
 
-    def constant(self, name: str, value: float, n: int) -> Tensor:
-        """One value for n samples, within the range of the training rows.
+    def constant(self, name: str, value: float | Sequence[Any], n: int) -> Tensor:
+        """One value for n samples, with shape (n, *shape), within the range of the training rows.
 
+        Arguments:
+            name: Name of the condition, for messages.
+            value: A number, or nested lists of numbers of the condition's shape.
+            n: Number of samples.
         Raises:
-            ConfigError: If the value is outside the range or has the wrong type.
+            ConfigError: If the value has another shape or type, or a number is outside the range.
         """
-        if self.shape:
-            raise ConfigError(f"the condition '{name}' has shape {self.shape} and cannot be set to one number")
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        integers = not dtype.is_floating_point
-        if not self.low <= value <= self.high or (integers and value != int(value)):
-            kind, numbers = "an integer" if integers else "a number", f"from {self.low:g} to {self.high:g}"
-            raise ConfigError(f"{name} must be {kind} {numbers}, as in the training rows, got {value:g}")
-        return torch.full((n,), value).to(dtype)
+        integers = not getattr(torch, self.dtype).is_floating_point
+        kind = ("integers" if integers else "numbers") if self.shape else ("an integer" if integers else "a number")
+        form = f" of shape {self.shape}, such as {name}={_example(self.shape, self.low)}," if self.shape else ""
+        expected = f"{name} must be {kind}{form} from {self.low:g} to {self.high:g}, as in the training rows"
+        try:
+            numbers = torch.tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(f"{expected}, got {value!r}") from None
+        if tuple(numbers.shape) != self.shape:
+            raise ConfigError(f"{expected}, got {value!r} of shape {tuple(numbers.shape)}")
+        wrong = ~((self.low <= numbers) & (numbers <= self.high))
+        if integers:
+            wrong |= numbers != numbers.floor()
+        if bool(wrong.any()):
+            raise ConfigError(f"{expected}, got {numbers[wrong][0].item():g}")
+        return numbers.to(getattr(torch, self.dtype)).expand(n, *self.shape)
+
+
+def _example(shape: tuple[int, ...], number: float) -> str:
+    """A value of the shape as it is written on the command line."""
+    inner = _example(shape[1:], number) if shape else f"{number:g}"
+    return f"[{','.join([inner] * shape[0])}]" if shape else inner
+
+
+def _counts(value: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(count) for count in value)
+
+
+@attrs.frozen
+class SizeSpec:
+    """Sizes of the training rows: of those sites along the first axis that are present, the first ones.
+
+    Arguments:
+        counts: Number of rows of each size, from 0.
+    """
+
+    counts: tuple[int, ...] = attrs.field(converter=_counts)
+
+    @classmethod
+    def of(cls, mask: Mask | None) -> SizeSpec | None:
+        """Summary of masks (B, N, ...); None if there are none, or one has gaps elsewhere than at the end."""
+        if mask is None:
+            return None
+        parts = [part if part.ndim > 1 else part.unsqueeze(1) for part in leaves(mask)]
+        most = parts[0].shape[1]
+        sizes = parts[0].flatten(2).all(2).sum(1) if parts[0].ndim > 2 else parts[0].sum(1)
+        first = torch.arange(most, device=sizes.device) < sizes.unsqueeze(1)
+        if any(part.shape[1] != most or not torch.equal(part, expand(first, part).expand_as(part)) for part in parts):
+            return None
+        return cls(torch.bincount(sizes, minlength=most + 1).tolist())
+
+    def plus(self, other: SizeSpec) -> SizeSpec:
+        """Summary of the rows of both."""
+        return SizeSpec([a + b for a, b in zip_longest(self.counts, other.counts, fillvalue=0)])
+
+    def draw(self, n: int) -> Tensor:
+        """Sizes of n samples, each with its share of the training rows, from torch's generator: int64, (n,)."""
+        return torch.multinomial(torch.tensor(self.counts, dtype=torch.float64), n, replacement=True)
 
 
 def seen_in(condition: Mapping[str, Tensor]) -> dict[str, ConditionSpec]:

@@ -37,6 +37,7 @@ from bfn_toolkit.outputs import Finite, Output, SiteNormalMixture
 from bfn_toolkit.product_family import JointOutput
 from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed, clamp
+from bfn_toolkit.sampling.masked import MaskedModel
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerState, watched
 from bfn_toolkit.shapes import Data, map_data
 
@@ -173,7 +174,8 @@ class ParticleSampler(Sampler[SamplerState]):
         each = torch.arange(batch_size, device=device).repeat_interleave(self.particles)
         observed, crowd = model.observed.rows(each), rows_of_condition(condition, each)
         family, times = model.family, self.times(model, n_steps)
-        unclamped = watched(model.model, self.nfe(n_steps), on_step)
+        inside = model.model.rows(each) if isinstance(model.model, MaskedModel) else model.model
+        unclamped = watched(inside, self.nfe(n_steps), on_step)
         params = family.prior(len(each), device=device, dtype=dtype)
         log_weights = torch.zeros(batch_size, self.particles, device=device, dtype=dtype)
         for s, t in pairwise(times.unbind()):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from bfn_toolkit.parallel import processes
-from bfn_toolkit.shapes import Data, map_data
+from bfn_toolkit.shapes import Data, batch_size, device_of, map_data
 
 
 def deal_chunks(numbers: range, draw: Callable[[int], Data], device: torch.device | str = "cpu") -> list[Data]:
@@ -19,7 +19,7 @@ def deal_chunks(numbers: range, draw: Callable[[int], Data], device: torch.devic
 
     Arguments:
         numbers: Numbers of the chunks, one after another.
-        draw: Function that draws a whole chunk, given its number; all chunks have the same number of rows.
+        draw: Function that draws a chunk, given its number.
         device: Device of the chunks and of the communication.
     Returns:
         Every chunk, in the order of the numbers, on every process.
@@ -37,9 +37,13 @@ def deal_chunks(numbers: range, draw: Callable[[int], Data], device: torch.devic
 
 def _gathered(mine: Data) -> list[Data]:
     """The chunks of one group, in the order of the processes."""
-    together, world = processes.all_gather(mine), processes.world_size()
+    device = device_of(mine)
+    rows = processes.all_gather(torch.tensor([batch_size(mine)], device=device)).tolist()
+    filled = torch.arange(max(rows), device=device).clamp_max_(batch_size(mine) - 1)  # up to the longest
+    together = processes.all_gather(map_data(lambda part: part[filled], mine))
 
     def of_process(other: int) -> Data:
-        return map_data(lambda part: part.chunk(world)[other], together)
+        first = other * max(rows)
+        return map_data(lambda part: part[first : first + rows[other]], together)
 
-    return [of_process(other) for other in range(world)]
+    return [of_process(other) for other in range(len(rows))]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import attrs
 import torch
-from torch import Tensor
 
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
+from bfn_toolkit.shapes import Times
 
 
 @attrs.frozen
@@ -28,9 +28,10 @@ class AncestralSampler(Sampler[SamplerState]):
         return SamplerState(model.family.prior(batch_size, device=device, dtype=dtype))
 
     def step(
-        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+        self, model: Model, state: SamplerState, s: Times, t: Times, condition: Condition | None = None
     ) -> SamplerState:
         """One draw of the output, one message, one update."""
         family = model.family
-        x = model.output(state.params, s, condition).sample()
-        return SamplerState(family.draw_update(state.params, x, family.accuracy(s, t)))
+        output = state.output(model, s, condition)
+        params = family.draw_update(state.params, output.sample(), family.accuracy(s, t))
+        return SamplerState(params, previous=output if model.self_conditioning else None)

@@ -1,31 +1,61 @@
 """Chunks of rows: draws that depend neither on the number of rows nor on the process that computes them.
 
-Rows are drawn in chunks of a fixed size, each in its own :func:`~bfn_toolkit.seeded` scope whose key ends in the
-chunk's index; the last chunk is drawn in full and cut.  So the first ten rows of a hundred are bit-identical to ten
-rows drawn alone, and processes can divide the chunks among themselves.
+Prices are drawn in chunks of a fixed size (:func:`map_chunks`), each in its own :func:`~bfn_toolkit.seeded` scope whose
+key ends in the chunk's index; the last chunk is drawn in full and cut.
+
+Samples cost a network's time for each row, so only those that are wanted are computed
+(:mod:`~bfn_toolkit.sampling.draws`).  Their noise is drawn in smaller blocks (:func:`block_rows`,
+:class:`~bfn_toolkit.randomness.Blocks`), and a chunk is what the network sees in one call.
+
+In both ways the first hundred rows of a thousand are those of a hundred drawn alone, and processes can share the
+chunks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from bfn_toolkit.errors import ResourceError
+from bfn_toolkit.families import Family
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
-NUMBERS = 2**15  # target for one chunk, within MIN_ROWS and MAX_ROWS
+NUMBERS, DEVICE_NUMBERS = 2**15, 2**20  # target for one chunk, within MIN_ROWS and MAX_ROWS: on the CPU, elsewhere
 MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a chunk; matrix products of fewer rows can round differently
+BLOCK_NUMBERS, BLOCK_ROWS = 2**11, 256  # target for the noise of one block, and its largest number of rows
 
+PRICED_NUMBERS = 2**24  # largest number of features of rows that are priced together: 64 MiB in float32
+
+T = TypeVar("T")
 Deal: TypeAlias = Callable[[range, Callable[[int], Data], "torch.device | str"], list[Data]]
 
 
-def chunk_rows(numbers: int) -> int:
+def chunk_rows(numbers: int, device: torch.device | str = "cpu") -> int:
     """Rows of a chunk, a power of two, if one row has ``numbers`` numbers."""
-    rows = max(1, NUMBERS // max(1, numbers))
-    return min(MAX_ROWS, max(MIN_ROWS, 1 << (rows.bit_length() - 1)))
+    most = NUMBERS if torch.device(device).type == "cpu" else DEVICE_NUMBERS
+    return min(MAX_ROWS, max(MIN_ROWS, _power_of_two(most // numbers)))
+
+
+def block_rows(numbers: int) -> int:
+    """Rows of a block of noise, a power of two; few, because a block is drawn in full for one row, but not too few."""
+    rows = _power_of_two(BLOCK_NUMBERS // numbers)
+    return min(BLOCK_ROWS, rows) if rows >= MIN_ROWS else min(MIN_ROWS, _power_of_two(NUMBERS // numbers))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is not above a number; 1 below 1."""
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+def rows_together(family: Family[Any], most: int) -> int:
+    """Rows that are priced together: at most ``most``, and fewer where a row has many numbers, as with many classes."""
+    io = family.network_io
+    numbers = math.prod(io.site_shape) * max(io.in_features, io.out_features)
+    return max(1, min(most, PRICED_NUMBERS // numbers))
 
 
 def deal_here(numbers: range, draw: Callable[[int], Data], device: torch.device | str) -> list[Data]:
@@ -58,22 +88,34 @@ def map_chunks(
     """
 
     def attempt(number: int) -> Data:
-        while True:
-            try:
-                with seeded(*key, number, device=device):
-                    return draw(number)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if not halve():
-                    raise ResourceError(
-                        f"out of memory, even with only {MIN_ROWS} rows together: {str(error).splitlines()[0]}"
-                    ) from error
+        with seeded(*key, number, device=device):
+            return draw(number)
 
     numbers = range(rows.start // size, (rows.stop - 1) // size + 1)
-    together = _concatenated(deal(numbers, attempt, device))
+    together = concatenated(deal(numbers, lambda number: with_less_memory(lambda: attempt(number), halve), device))
     start = rows.start - numbers[0] * size
     return map_data(lambda part: part[start : start + len(rows)], together)
+
+
+def with_less_memory(call: Callable[[], T], halve: Callable[[], bool]) -> T:
+    """Calls a function again with half of the rows together, as long as memory runs out.
+
+    Arguments:
+        call: The function; it must be repeatable.
+        halve: Function called when memory runs out, to use less; returns False if that is impossible.
+    Raises:
+        ResourceError: If there is not enough memory.
+    """
+    while True:
+        try:
+            return call()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if not halve():
+                raise ResourceError(
+                    f"out of memory, even with only {MIN_ROWS} rows together: {str(error).splitlines()[0]}"
+                ) from error
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -82,7 +124,8 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
 
 
-def _concatenated(chunks: Sequence[Data]) -> Data:
+def concatenated(chunks: Sequence[Data]) -> Data:
+    """The rows of all chunks, one after another."""
     if isinstance(chunks[0], Mapping):
-        return {name: _concatenated([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        return {name: concatenated([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return torch.cat(list(chunks))

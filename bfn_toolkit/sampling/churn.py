@@ -22,6 +22,8 @@ arXiv 2503.00307), there in one move with the step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import torch
 from attrs import field
@@ -31,6 +33,7 @@ from bfn_toolkit import validators
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
+from bfn_toolkit.shapes import Times
 
 
 @attrs.frozen
@@ -49,9 +52,14 @@ class ChurnSampler(Sampler[SamplerState]):
         return AncestralSampler().init(model, batch_size, device=device, dtype=dtype)
 
     def step(
-        self, model: Model, state: SamplerState, s: Tensor, t: Tensor, condition: Condition | None = None
+        self, model: Model, state: SamplerState, s: Times, t: Times, condition: Condition | None = None
     ) -> SamplerState:
         """Back to r, then an ancestral step to t."""
-        family, r = model.family, s * torch.exp(-self.churn * (t - s))
+        family = model.family
+        back = {part.name: self._back(*part.values) for part in family.walk(s, t)}
+        r = family.join(back) if isinstance(s, Mapping) else next(iter(back.values()))
         before = family.forget(state.params, family.accuracy(r, s))
-        return AncestralSampler().step(model, SamplerState(before), r, t, condition)
+        return AncestralSampler().step(model, attrs.evolve(state, params=before), r, t, condition)
+
+    def _back(self, s: Tensor, t: Tensor) -> Tensor:
+        return s * torch.exp(-self.churn * (t - s))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,14 +9,25 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit import masks
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.model import Condition, Model, rows_of_condition
-from bfn_toolkit.randomness import draw_key
-from bfn_toolkit.sampling.chunks import Deal, chunk_rows, deal_here, map_chunks
+from bfn_toolkit.model import Condition, Model, ModelWrapper, rows_of_condition
+from bfn_toolkit.outputs import Output
+from bfn_toolkit.randomness import Blocks, draw_key, seeded
+from bfn_toolkit.sampling.chunks import (
+    MIN_ROWS,
+    Deal,
+    block_rows,
+    chunk_rows,
+    concatenated,
+    deal_here,
+    with_less_memory,
+)
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
+from bfn_toolkit.sampling.masked import MaskedModel, checked_mask
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
-from bfn_toolkit.shapes import Data, leaves
+from bfn_toolkit.shapes import Data, Mask, Times, leaves, map_data
 
 
 class ObservedRows(Protocol):
@@ -41,6 +51,7 @@ class Draws:
         key: Key of the draws.
         condition: Function from row indices, with shape (rows,), to their conditions by name, or None.
         observed: Observed values of all rows, or None.
+        mask: Function from row indices to their masks, or None where nothing is missing.
     """
 
     model: Model
@@ -50,6 +61,7 @@ class Draws:
     key: tuple[int | str, ...]
     condition: Callable[[Tensor], Condition | None]
     observed: ObservedRows | None = None
+    mask: Callable[[Tensor], Mask | None] = lambda index: None
 
     @classmethod
     def of(
@@ -61,6 +73,7 @@ class Draws:
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
+        mask: Mask | None = None,
     ) -> Draws:
         """Checks the arguments, and draws the key from torch's generator.
 
@@ -68,6 +81,7 @@ class Draws:
         """
         check_number_of_samples(n)
         model.check_condition(condition, n)
+        given = None if mask is None else checked_mask(model.family, mask, n)
         return cls(
             model,
             n,
@@ -76,10 +90,11 @@ class Draws:
             (draw_key(),),
             lambda index: rows_of_condition(condition, index),
             None if known is None else Observed.of(model.family, known, n),
+            lambda index: map_data(lambda part: part[index.to(part.device)], given) if given is not None else None,
         )
 
     def draw(self, rows: range, *, deal: Deal = deal_here, on_step: OnStep | None = None) -> Data:
-        """Draws a range of rows.
+        """Draws a range of rows; missing sites have the value 0.
 
         Arguments:
             rows: Indices of the rows, among the n.
@@ -91,37 +106,69 @@ class Draws:
             ResourceError: If there is not enough memory.
         """
         device, dtype = _place(self.model)
-        size = chunk_rows(math.prod(self.model.family.network_io.site_shape))
+        numbers = self.model.family.network_io.flat().in_numbers
+        size, block = chunk_rows(numbers, device), block_rows(numbers)
+        computed = _in_full_products(rows)
 
         def draw(chunk: int) -> Data:
-            index = torch.arange(chunk * size, (chunk + 1) * size).clamp_max_(self.n - 1)  # the last chunk is cut
-            model = self.model
-            if self.observed is not None:
-                model = InpaintedModel(model, self.observed.rows(index.to(device)))
+            here = range(max(chunk * size, computed.start), min((chunk + 1) * size, computed.stop))
+            index = torch.arange(here.start, here.stop).clamp_max_(self.n - 1)
 
             def on_chunk_step(step: SamplerStep) -> object:
-                return on_step and on_step(attrs.evolve(step, first=chunk * size))
+                return on_step and on_step(attrs.evolve(step, first=here.start))
 
-            return self.sampler.sample(
-                model,
-                size,
-                n_steps=self.n_steps,
-                condition=self.condition(index),
-                device=device,
-                dtype=dtype,
-                on_step=None if on_step is None else on_chunk_step,
-            )
+            # These may draw, and not for rows of these blocks.
+            mask, condition = self.mask(index), self.condition(index)
+            observed = None if self.observed is None else self.observed.rows(index.to(device))
+            with seeded(*self.key, device=device), Blocks(here, block, device) as noise:
+                model: Model = _WithoutNoise(self.model, noise)
+                if mask is not None:
+                    mask = map_data(lambda part: part.to(device), mask)
+                    model = MaskedModel(model, mask)
+                if observed is not None:
+                    model = InpaintedModel(model, observed)
+                x = self.sampler.sample(
+                    model,
+                    len(here),
+                    n_steps=self.n_steps,
+                    condition=condition,
+                    device=device,
+                    dtype=dtype,
+                    on_step=None if on_step is None else on_chunk_step,
+                )
+                return masks.present(x, mask)
 
         with self.model.finite_guard() as is_finite:
-            samples = map_chunks(
-                rows, size, draw, self.key, device=device, deal=deal, halve=self.model.halve_micro_batch
-            )
+            chunks = range(computed.start // size, (computed.stop - 1) // size + 1)
+            halve = self.model.halve_micro_batch
+            drawn = concatenated(deal(chunks, lambda chunk: with_less_memory(lambda: draw(chunk), halve), device))
             if not is_finite():  # a class drawn from NaN logits is still a valid class
                 raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
+        first = rows.start - computed.start
+        samples = map_data(lambda part: part[first : first + len(rows)], drawn)
         bad = sum(int((~part.isfinite()).sum()) for part in leaves(samples))
         if bad:
             raise NonFiniteError(f"{bad} numbers of {len(rows)} samples are not finite; look at the family's updates")
         return samples
+
+
+class _WithoutNoise(ModelWrapper):
+    """Model whose evaluations most likely draw nothing, so that they need not be watched for draws."""
+
+    def __init__(self, model: Model, noise: Blocks) -> None:
+        super().__init__(model)
+        self._noise = noise
+
+    def output(self, params: Any, t: Times, condition: Condition | None = None, **told: Any) -> Output:
+        output: Output = self._noise.aside(lambda: masks.told(self.model.output, params, t, condition, **told))
+        return output
+
+
+def _in_full_products(rows: range) -> range:
+    """The rows, and a few more unless they are few: matrix products of 16 rows and more round all of them alike."""
+    if len(rows) < MIN_ROWS:
+        return rows
+    return range(rows.start // MIN_ROWS * MIN_ROWS, -(-rows.stop // MIN_ROWS) * MIN_ROWS)
 
 
 def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:

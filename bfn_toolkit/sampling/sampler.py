@@ -18,7 +18,7 @@ from torch import Tensor
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.shapes import Data, Times
+from bfn_toolkit.shapes import Data, Times, leaves
 
 
 @attrs.frozen(eq=False)
@@ -27,9 +27,17 @@ class SamplerState:
 
     Arguments:
         params: Beliefs of all examples.
+        previous: The last output, if the model conditions itself on it.
     """
 
     params: Any
+    previous: Output | None = attrs.field(default=None, kw_only=True)
+
+    def output(self, model: Model, t: Times, condition: Condition | None = None) -> Output:
+        """Output distribution of a model under these beliefs."""
+        if self.previous is None:
+            return model.output(self.params, t, condition)
+        return model.output(self.params, t, condition, previous=self.previous)
 
 
 S = TypeVar("S", bound=SamplerState)
@@ -42,7 +50,7 @@ class SamplerStep:
     Arguments:
         number: Index of the evaluation, from 1.
         count: Number of evaluations in all; the sample is drawn from the last one.
-        t: Time, a scalar tensor on the CPU.
+        t: Time, a scalar tensor on the CPU; the mean, if times differ by site or part.
         params: Beliefs at that time.
         output: Output distribution under these beliefs.
         first: Index of the first of these rows among all rows.
@@ -76,8 +84,12 @@ class WatchedModel(ModelWrapper):
         """Output distribution of the wrapped model, which is also passed to the callback."""
         output = self.model.output(params, t, condition, **told)
         self.number += 1
-        self.on_step(SamplerStep(self.number, self.count, t, params, output))
+        self.on_step(SamplerStep(self.number, self.count, _mean_time(t), params, output))
         return output
+
+
+def _mean_time(t: Times) -> Tensor:
+    return torch.stack([time.detach().cpu().double().mean() for time in leaves(t)]).mean()
 
 
 def watched(model: Model, count: int, on_step: OnStep | None) -> Model:
@@ -104,8 +116,13 @@ class Sampler(abc.ABC, Generic[S]):
         """State before the first step."""
 
     @abc.abstractmethod
-    def step(self, model: Model, state: S, s: Tensor, t: Tensor, condition: Condition | None = None) -> S:
-        """State at time t from the state at time s < t; both are scalar float64 tensors on the CPU."""
+    def step(self, model: Model, state: S, s: Times, t: Times, condition: Condition | None = None) -> S:
+        """State at time t from the state at time s < t.
+
+        Times are scalar float64 tensors on the CPU.  A sampler that is called by another, such as
+        :class:`~bfn_toolkit.AnyOrderSampler`, gets times by part, or by site with shape (B, *site) or leading axes of
+        it, and some of them stand still: s = t.  For a model with ``self_conditioning`` the state carries the output.
+        """
 
     def times(self, model: Model, n_steps: int) -> Tensor:
         """Times of the n + 1 states, increasing from 0; by default those of the family.
@@ -167,5 +184,5 @@ class Sampler(abc.ABC, Generic[S]):
         for state in self.trajectory(
             model, batch_size, n_steps=n_steps, condition=condition, device=device, dtype=dtype
         ):
-            params = state.params
-        return model.output(params, self.times(model, n_steps)[-1], condition).sample()
+            last = state
+        return last.output(model, self.times(model, n_steps)[-1], condition).sample()

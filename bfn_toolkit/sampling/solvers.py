@@ -35,6 +35,9 @@ to the grid's first time leaves w unchanged and needs no evaluation; the evaluat
 its drift covers the time since 0, in the middle of which it is (:mod:`~bfn_toolkit.sampling.time_grids`).  So n steps
 take n evaluations of the network, at the n times of the grid, and the sample is drawn from the last output.
 
+Where times differ by part, each part has its own B.  Where they differ by site, so does B, and a site whose time stands
+still keeps its w.  The coefficients are then tensors; where all times are equal, results agree to rounding.
+
 Source: Xue et al. 2024 (arXiv 2404.15766), theorems 4.1 and 5.1: BFN-Solver 1 and 2, SDE-BFN-Solver 1 and 2.  The
 re-noising sampler is that of MolCRAFT (Qu et al. 2024, arXiv 2404.12141), its temperature that of ChemBFN.
 """
@@ -47,7 +50,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 import torch
@@ -55,20 +58,22 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit import validators
-from bfn_toolkit.errors import BFNWarning
+from bfn_toolkit.errors import BFNWarning, ConfigError
 from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.randomness import streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
+from bfn_toolkit.shapes import Times, expand, fit
 
 Slope = Literal["log-snr", "signal"]
+Number: TypeAlias = Any  # a float, or a tensor in float64 where sites differ
 
 
 @attrs.frozen(eq=False)
 class SolverPath:
-    """The state of a solver, for one part of the data.
+    """The state of a solver, for one part of the data; where sites differ, q's are tensors that broadcast with w.
 
     Arguments:
         w: v / sqrt(B), with shape (B, *site, d).
@@ -80,10 +85,10 @@ class SolverPath:
     """
 
     w: Tensor
-    q: float
-    q_0: float
+    q: Number
+    q_0: Number
     phi: Tensor | None = None
-    q_phi: float = 0.0
+    q_phi: Number = 0.0
     w_0: Tensor | None = None
 
 
@@ -98,19 +103,47 @@ class SolverState(SamplerState):
     paths: Mapping[str, SolverPath]
 
     @classmethod
-    def at(cls, family: Family[Any], paths: Mapping[str, SolverPath]) -> SolverState:
+    def at(cls, family: Family[Any], paths: Mapping[str, SolverPath], previous: Output | None = None) -> SolverState:
         """The beliefs at the ends of the paths."""
-        params = {}
-        for part in family.walk():
-            path = paths[part.name]
-            params[part.name] = part.as_channel().from_scaled(path.w, path.q)
-        return cls(family.join(params), paths)
+        params = {part.name: _beliefs(part.as_channel(), paths[part.name]) for part in family.walk()}
+        return cls(family.join(params), paths, previous=previous)
+
+
+def _beliefs(family: ChannelFamily[Any], path: SolverPath) -> Any:
+    if not isinstance(path.q, Tensor):
+        return family.from_scaled(path.w, path.q)
+    q = path.q.to(path.w.dtype)
+    accuracy = fit(q.square(), 1 + len(family.sites)).expand(len(q), *family.sites)
+    return family.from_natural(q * path.w, accuracy)
 
 
 @lru_cache(maxsize=4096)
 def _accuracy(family: ChannelFamily[Any], t: float) -> float:
     """B at time t, cached for grids that are used again."""
     return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
+
+
+def _snr(family: ChannelFamily[Any], t: Number) -> Number:
+    """B at time t."""
+    return family.snr(family.schedule.beta(t)) if isinstance(t, Tensor) else _accuracy(family, t)
+
+
+def _log(number: Number) -> Number:
+    return number.log() if isinstance(number, Tensor) else math.log(number)
+
+
+def _sqrt(number: Number) -> Number:
+    return number.sqrt() if isinstance(number, Tensor) else math.sqrt(number)
+
+
+def _plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """a + factor b."""
+    return torch.addcmul(a, b, factor.to(b.dtype)) if isinstance(factor, Tensor) else torch.add(a, b, alpha=factor)
+
+
+def _add(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """a + factor b, in place in a."""
+    return a.addcmul_(b, factor.to(b.dtype)) if isinstance(factor, Tensor) else a.add_(b, alpha=factor)
 
 
 def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
@@ -128,8 +161,10 @@ class Solver(Sampler[SolverState]):
     order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
 
     @abc.abstractmethod
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:
         """Advances the path to the accuracy where sqrt(B) is q.
+
+        Where sites differ, q and alpha are tensors; at a site that stands still, the result may be anything.
 
         Arguments:
             path: The path so far.
@@ -146,9 +181,9 @@ class Solver(Sampler[SolverState]):
         """Estimate of the data's embedding for the step, with the shape and dtype of w: its expectation by default."""
         return family.mean_embedding(guess)
 
-    def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+    def accuracy(self, family: ChannelFamily[Any], s: Number, t: Number) -> Number:
         """Accuracy B that the beliefs gain over (s, t]."""
-        return _accuracy(family, t) - _accuracy(family, s)
+        return _snr(family, t) - _snr(family, s)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
         """0, then the times of the grid: n + 1 in all."""
@@ -168,47 +203,91 @@ class Solver(Sampler[SolverState]):
         return SolverState.at(model.family, paths)
 
     def step(
-        self, model: Model, state: SolverState, s: Tensor, t: Tensor, condition: Condition | None = None
+        self, model: Model, state: SolverState, s: Times, t: Times, condition: Condition | None = None
     ) -> SolverState:
         """One evaluation, then :meth:`advance` for each part; from t = 0 to the grid's start the noise is unchanged."""
-        at, to = s.item(), t.item()  # on the CPU: no device sync
-        if at == 0.0:
-            return SolverState.at(model.family, {part.name: _start(part, state, to) for part in model.family.walk()})
-        paths, guess = {}, self.guess_of(model.output(state.params, s, condition))
-        for part in _in_streams(model.family, guess):
-            family, path = part.as_channel(), state.paths[part.name]
-            phi, q = self.embedding(family, part.values[0], path.w), math.sqrt(_accuracy(family, to))
-            paths[part.name] = self.advance(path, phi, q, self.accuracy(family, at, to))
-        return SolverState.at(model.family, paths)
+        spans = {
+            part.name: [_number(time, state.paths[part.name]) for time in part.values]
+            for part in model.family.walk(s, t)
+        }
+        paths = {
+            part.name: _begun(part.as_channel(), state.paths[part.name], spans[part.name][1])
+            for part in model.family.walk()
+            if _waits(state.paths[part.name], *spans[part.name])
+        }
+        if len(paths) == len(spans):
+            return SolverState.at(model.family, paths, state.previous)
+        output = state.output(model, s, condition)
+        for part in _in_streams(model.family, self.guess_of(output)):
+            if part.name not in paths:
+                path, span = state.paths[part.name], spans[part.name]
+                paths[part.name] = self._advanced(part.as_channel(), path, part.values[0], *span)
+        return SolverState.at(model.family, paths, output if model.self_conditioning else None)
+
+    def _advanced(self, family: ChannelFamily[Any], path: SolverPath, guess: Any, s: Number, t: Number) -> SolverPath:
+        """The path at time t; sites that stand still stay where they are, and those at the prior begin."""
+        phi, q = self.embedding(family, guess, path.w), _sqrt(_snr(family, t))
+        if not isinstance(t, Tensor):
+            return self.advance(path, phi, q, self.accuracy(family, s, t))
+        if not isinstance(path.q, Tensor):
+            numbers = {name: torch.full_like(t, getattr(path, name)) for name in ("q", "q_0", "q_phi")}
+            path = attrs.evolve(path, **numbers)
+        begins, moves = path.q == 0.0, (t > s) & (path.q > 0.0)
+        phi_before = phi if path.phi is None else torch.where(path.q_phi > 0.0, path.phi, phi)
+        new = self.advance(attrs.evolve(path, phi=phi_before), phi, q, self.accuracy(family, s, t))
+        return SolverPath(
+            torch.where(moves, new.w, path.w),
+            torch.where(moves, new.q, torch.where(begins, q, path.q)),
+            torch.where(moves, new.q_0, path.q_0),
+            None if new.phi is None else torch.where(moves, new.phi, phi_before),
+            torch.where(moves, new.q_phi, path.q_phi),
+        )
 
 
-def _start(part: Part, state: SolverState, t: float) -> SolverPath:
-    """The path of a part at the first time of the grid: the same noise."""
-    return SolverPath(state.paths[part.name].w, math.sqrt(_accuracy(part.as_channel(), t)), 0.0)
+def _number(t: Tensor, path: SolverPath) -> Number:
+    """The time as a number; where sites differ, or the path's do, as a tensor that broadcasts with w."""
+    if t.ndim == 0 and not isinstance(path.q, Tensor):
+        return t.item()  # on the CPU: no device sync
+    return expand(t.to(path.w.device, torch.float64), path.w).expand_as(path.w[..., :1])
 
 
-def _extrapolated(path: SolverPath, phi: Tensor, q: float, slope: Slope, *, mean_q: float) -> Tensor:
-    """D: the mean of the embedding over the step to q, on the line through the last two evaluations; a new tensor.
+def _waits(path: SolverPath, s: Number, t: Number) -> bool:
+    """Whether a path needs no evaluation: it is at the prior, or its time stands still."""
+    if isinstance(path.q, Tensor):
+        return False
+    return path.q == 0.0 or (not isinstance(t, Tensor) and s == t)
+
+
+def _begun(family: ChannelFamily[Any], path: SolverPath, t: Number) -> SolverPath:
+    """A path from the prior at the first time of the grid, with the same noise; others stand still."""
+    return SolverPath(path.w, _sqrt(_snr(family, t)), 0.0 * t) if path.q == 0.0 else path
+
+
+def _extrapolated(path: SolverPath, phi: Tensor, q: Number, slope: Slope, *, mean_q: Number) -> Tensor:
+    """D: the mean of the embedding over the step to q, on the line through the last two evaluations.
 
     The line is in lambda = ln q ("log-snr"), where the published solvers take its value in the middle of the step, or
     in q ("signal"), where the mean is the value at ``mean_q``.
     """
     if path.phi is None:
-        return phi.clone()
+        return phi
     if slope == "signal":
         r = (mean_q - path.q) / (path.q - path.q_phi)
     else:
-        r = 0.5 * math.log(q / path.q) / math.log(path.q / path.q_phi)
-    return torch.lerp(path.phi, phi, 1.0 + r)  # phi + r (phi - phi_before)
+        r = 0.5 * _log(q / path.q) / _log(path.q / path.q_phi)
+    return torch.lerp(path.phi, phi, _weight(1.0 + r, phi))  # phi + r (phi - phi_before)
 
 
-def _sde_step(path: SolverPath, D: Tensor, q: float, alpha: float) -> Tensor:
-    """w_t = a w_s + b D + c z, computed in place in D: drift and noise for the accuracy of the step."""
+def _weight(number: Number, like: Tensor) -> Number:
+    return number.to(like.dtype) if isinstance(number, Tensor) else number
+
+
+def _sde_step(path: SolverPath, z: Tensor, D: Tensor, q: Number, alpha: Number) -> Tensor:
+    """w_t = a w_s + b D + c z, computed in place in z: drift and noise for the accuracy of the step."""
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
-    c = math.sqrt(alpha) / q
-    w = D.mul_(b).add_(path.w, alpha=a)
-    return w.add_(torch.randn_like(w), alpha=c)
+    c = _sqrt(alpha) / q
+    return _add(_add(z.mul_(c), path.w, a), D, b)
 
 
 NARROW = BFNWarning(
@@ -231,8 +310,8 @@ class ODE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = torch.add(path.w, phi, alpha=q - path.q_0)
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
+        w = _plus(path.w, phi, q - path.q_0)
         return SolverPath(w, q, q)
 
 
@@ -251,9 +330,9 @@ class ODE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
         D = _extrapolated(path, phi, q, self.slope, mean_q=0.5 * (path.q + q))  # dw = phi dq
-        w = D.mul_(q - path.q_0).add_(path.w)
+        w = _plus(path.w, D, q - path.q_0)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
@@ -271,14 +350,16 @@ class ODEMidpoint(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
+        if isinstance(q, Tensor):
+            raise ConfigError("the midpoint solver has one time for all sites; write ODE2(), on the command line ode-2")
         if path.w_0 is None or path.phi is None:  # to the middle
             w_0 = torch.add(path.w, phi, alpha=path.q - path.q_0)  # the drift since 0 is not part of the step
             w = torch.add(path.w, phi, alpha=q - path.q_0)
             return SolverPath(w, q, path.q, phi=phi, q_phi=path.q, w_0=w_0)
         r = 0.5 * math.log(q / path.q_phi) / math.log(path.q / path.q_phi)
         D = torch.lerp(path.phi, phi, r)
-        w = D.mul_(q - path.q_0).add_(path.w_0)
+        w = torch.add(path.w_0, D, alpha=q - path.q_0)
         return SolverPath(w, q, q)
 
 
@@ -292,8 +373,8 @@ class SDE1(Solver):
 
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = _sde_step(path, phi.clone(), q, alpha)
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
+        w = _sde_step(path, torch.randn_like(path.w), phi, q, alpha)
         return SolverPath(w, q, q)
 
 
@@ -309,10 +390,10 @@ class SDE2(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
     slope: Slope = field(default="log-snr", validator=_IS_SLOPE)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
         mean_q = (2.0 / 3.0) * (q**3 - path.q**3) / (q**2 - path.q**2)  # dv = phi dB, with B = q^2
-        D = _extrapolated(path, phi, q, self.slope, mean_q=mean_q)
-        w = _sde_step(path, D, q, alpha)
+        z = torch.randn_like(path.w)  # before D is held, because drawing takes memory of its own
+        w = _sde_step(path, z, _extrapolated(path, phi, q, self.slope, mean_q=mean_q), q, alpha)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
@@ -330,14 +411,16 @@ class EulerMaruyama(Solver):
 
     grid: TimeGrid = field(factory=UniformGrid, validator=_IS_GRID)
 
-    def accuracy(self, family: ChannelFamily[Any], s: float, t: float) -> float:
+    def accuracy(self, family: ChannelFamily[Any], s: Number, t: Number) -> Number:
         """The accuracy rate at s, times t - s."""
+        if isinstance(s, Tensor):
+            return (t - s) * family.snr(family.schedule.alpha(s))
         rate = family.schedule.alpha(torch.tensor(s, dtype=torch.float64))
         return (t - s) * family.snr(rate).item()
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        q = math.sqrt(path.q**2 + alpha)
-        w = _sde_step(path, phi.clone(), q, alpha)
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
+        q = _sqrt(path.q**2 + alpha)
+        w = _sde_step(path, torch.randn_like(path.w), phi, q, alpha)
         return SolverPath(w, q, q)
 
 
@@ -370,6 +453,6 @@ class FlowSampler(Solver):
         """Embedding of the guess."""
         return family.mean_embedding(guess) if self.guess == "mean" else family.embed(guess).to(w.dtype)
 
-    def advance(self, path: SolverPath, phi: Tensor, q: float, alpha: float) -> SolverPath:  # noqa: D102
-        w = torch.mul(phi, q).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))
+    def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
+        w = torch.mul(phi, _weight(q, phi)).add_(torch.randn_like(phi), alpha=math.sqrt(self.temperature))
         return SolverPath(w, q, q)

@@ -90,7 +90,7 @@ class Atoms:
 
 @attrs.frozen(eq=False)
 class Evidence:
-    """Beliefs of :class:`Line`: natural parameter v (B, 1) and accuracy (B,)."""
+    """Beliefs of :class:`Line`: natural parameter v (B, *site), and accuracy (B,) or (B, *site)."""
 
     v: Tensor
     accuracy: Tensor
@@ -103,6 +103,7 @@ class Line(ChannelFamily[Evidence]):
     schedule: AccuracySchedule = GeometricSchedule(0.05)  # noqa: RUF009 - a frozen value
     network_io: NetworkIO = NetworkIO((1,))  # noqa: RUF009
     channels: int = 1
+    site_times = True
 
     def embed(self, x: Tensor) -> Tensor:
         """The number itself."""
@@ -118,7 +119,8 @@ class Line(ChannelFamily[Evidence]):
 
     def input(self, params: Evidence) -> Distribution:
         """N(v / (1 + B), 1 / (1 + B))."""
-        return normal(params.v / (1.0 + params.accuracy).unsqueeze(-1), (1.0 + params.accuracy).rsqrt())
+        precision = 1.0 + params.accuracy
+        return normal(params.v / expand(precision, params.v), precision.rsqrt())
 
     def features(self, params: Evidence) -> Tensor:
         """The mean."""

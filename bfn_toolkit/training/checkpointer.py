@@ -33,7 +33,7 @@ class Checkpointer:
         train_step: The steps, with the weights.
         validation: The validation, whose state is saved too.
         origin: Environment and fingerprint of the data, which must be the same after a resume.
-        conditions: Kind and range of each condition, saved with the weights.
+        data_facts: Facts about the data, saved with the weights.
         inexact: Resumes after something had changed.
     """
 
@@ -42,7 +42,7 @@ class Checkpointer:
     train_step: TrainStep
     validation: Validation
     origin: dict[str, Any]
-    conditions: dict[str, Any]
+    data_facts: dict[str, Any]
     inexact: list[Any] = attrs.field(factory=list)
     _began: float = attrs.field(factory=time.monotonic)
     _saved: int = -1  # the step that was saved last
@@ -107,7 +107,7 @@ class Checkpointer:
         facts = {
             "bfn-toolkit": version("bfn-toolkit"),
             "plugins": providers(self.experiment),
-            "conditions": self.conditions,
+            **self.data_facts,
         }
         return self.train_step.checkpoint(step, state, self.validation.loss_at(step), facts)
 

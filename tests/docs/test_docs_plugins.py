@@ -35,8 +35,14 @@ from bfn_toolkit.testing.law import P, Z
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "examples" / "plugins"
-FILES = {"network": "my_network", "family": "my_family", "dataset": "my_dataset", "sampler": "my_sampler"}
-NAMES = {"tiny-mlp": "my_network", "spins": "my_family", "ising": "my_dataset", "redraw": "my_sampler"}
+FILES = {kind: f"my_{kind}" for kind in ("network", "family", "dataset", "sampler", "loss")}
+NAMES = {
+    "tiny-mlp": "my_network",
+    "spins": "my_family",
+    "ising": "my_dataset",
+    "redraw": "my_sampler",
+    "absolute-error": "my_loss",
+}
 
 
 def page(name: str) -> str:
@@ -54,7 +60,7 @@ def source(module: str) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry of an environment in which the four files are installed."""
+    """A registry of an environment in which the five files are installed."""
     info = tmp_path / "my_plugins-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugins\nVersion: 1.0\n")

@@ -123,7 +123,7 @@ def test_a_network_of_the_wrong_shape_is_named() -> None:
         def forward(self, features: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return features.flatten(1)
 
-    with pytest.raises(PluginError, match=r"Flat returned \(1024, 2\), expected a tensor of shape \(1024, 2, 1\)"):
+    with pytest.raises(PluginError, match=r"Flat returned \(3, 2\), expected a tensor of shape \(3, 2, 1\)"):
         BFN(Gaussian(site_shape=(2,)), Flat()).sample(3, n_steps=1)
 
 

@@ -32,7 +32,7 @@ from bfn_toolkit.runs.checkpoints import load_checkpoint
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.runs.run import load_weights
 from bfn_toolkit.storage.files import write_atomically
-from bfn_toolkit.training.optimizers import make_average
+from bfn_toolkit.training.optimizers import MovingAverage
 from bfn_toolkit.training.step import TrainStep
 
 
@@ -97,14 +97,14 @@ def test_cosine_schedule_ends_at_zero_and_constant_stays() -> None:
 
 def test_average_of_weights_and_buffers_follows_its_recursion() -> None:
     network = nn.BatchNorm1d(2)
-    ema = make_average(network, decay=0.5)
+    ema = MovingAverage(network, decay=0.5)
     expected = network.weight.detach().clone()
     for n in range(5):
         with torch.no_grad():
             network.weight.add_(1.0)
             network.running_mean.add_(1.0)
             network.num_batches_tracked.add_(1)
-        ema.update_parameters(network)
+        ema.update()
         decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0  # the first update copies
         expected = decay * expected + (1 - decay) * network.weight.detach()
     assert torch.allclose(ema.module.weight, expected, atol=1e-6)
