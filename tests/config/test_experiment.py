@@ -224,7 +224,6 @@ def test_defaults_of_training() -> None:
         "timeout": 300.0,
         "workers": 0,
         "trackers": (),
-        "known_rate": 0.0,
     }
 
 
