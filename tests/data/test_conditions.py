@@ -190,8 +190,8 @@ def test_a_vector_on_the_command_line_reaches_the_network() -> None:
         "label": "3",
         "side": None,
     }
-    with pytest.raises(ConfigError, match=r"NAME=NUMBER, NAME=\[NUMBER,NUMBER\] or NAME=none"):
-        parse_conditions(["place=(0.25, 0.5)"])
+    with pytest.raises(ConfigError, match=r"NAME=VALUE, NAME=\[NUMBER,NUMBER\] or NAME=none"):
+        parse_conditions(["place"])
     network = Transformer(width=8, depth=1, heads=2, condition_shapes={"place": (2,)})
     run = train(placed(network, steps=5))
     draws = [
