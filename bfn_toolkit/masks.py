@@ -61,15 +61,17 @@ def told(verb: Callable[..., Any], *arguments: Any, **masks: Mask | None) -> Any
     """
     there = {name: mask for name, mask in masks.items() if mask is not None}
     if there:
-        parameters = inspect.signature(verb).parameters.values()
-        known = {parameter.name for parameter in parameters}
-        if not there.keys() <= known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            missing, name = next(iter(there.keys() - known)), getattr(verb, "__qualname__", type(verb).__name__)
-            asks = {"mask": "the data have a mask", "known": "training.known_rate is above 0"}[missing]
+        parameters = inspect.signature(verb).parameters
+        missing = next((name for name in there if name not in parameters), None)
+        if missing and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            name = getattr(verb, "__qualname__", type(verb).__name__)
+            why, where = {
+                "mask": ("the data have a mask", "missing sites, where it is false"),
+                "known": ("training.known_rate is above 0", "known sites, where it is true"),
+            }[missing]
             raise PluginError(
-                f"{asks}, and {name} does not know {missing}s; give it the parameter, "
-                f"{name}({', '.join([*known, missing])}=None), and leave out the sites where it "
-                f"is {'true' if missing == 'known' else 'false'}"
+                f"{why}, and {name} has no argument '{missing}'; write {name}({', '.join([*parameters, missing])}=None), "
+                f"and leave out the {where}"
             )
     return verb(*arguments, **there)
 

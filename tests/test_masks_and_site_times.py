@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -224,9 +225,13 @@ def test_a_family_or_loss_that_does_not_know_masks_works_without_one_and_says_so
     family = Unmasked((3,))
     bfn, x, mask = BFN(family, Recorder(family.network_io)), torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)
     assert bfn.loss(x).shape == (4,)
-    with pytest.raises(PluginError, match=r"the data have a mask, and Unmasked\.loss_rate does not know masks"):
+    words = (
+        "the data have a mask, and Unmasked.loss_rate has no argument 'mask'; "
+        "write Unmasked.loss_rate(x, output, t, mask=None), and leave out the missing sites, where it is false"
+    )
+    with pytest.raises(PluginError, match=re.escape(words)):
         bfn.loss(x, mask=mask)
-    with pytest.raises(PluginError, match="does not know masks"):
+    with pytest.raises(PluginError, match="has no argument 'mask'"):
         Oracle(LINE, lambda params: Delta(params.mean)).loss(x, mask=mask)
 
 
