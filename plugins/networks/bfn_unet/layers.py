@@ -93,7 +93,7 @@ class VectorEmbedding(nn.Module):
             value = self.missing
         else:
             value = value.reshape(len(value), -1).to(self.missing.dtype)
-            if self.training and self.dropout:
+            if self.training:
                 value = torch.where(torch.rand_like(value[:, :1]) < self.dropout, self.missing, value)
         result: Tensor = self.linear(value)
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -152,9 +153,9 @@ class UNetModule(nn.Module):
         if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
             return stage(*inputs)  # type: ignore[no-any-return]
         again = self.training and self.config.dropout > 0.0  # then draws are repeated
-        return checkpoint(  # type: ignore[no-any-return]
-            stage, *inputs, use_reentrant=False, preserve_rng_state=again, context_fn=redrawn
-        )
+        run = checkpoint if torch.compiler.is_compiling() else partial(checkpoint, context_fn=redrawn)
+        result: Tensor = run(stage, *inputs, use_reentrant=False, preserve_rng_state=again)
+        return result
 
     def _patches(self, image: Tensor) -> Tensor:
         """Pixels of a patch as channels, after zeros at the lower and right edge where patches do not divide it."""
@@ -168,23 +169,22 @@ class UNetModule(nn.Module):
 
     def _further(self, features: Tensor, t: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Times and masks of the sites: as planes of the image, and as numbers of the other parts."""
-        planes, numbers = [], []
         values = [2.0 * t - 1.0] if self.config.site_times else []
         if self.config.masks:
             values.append(features.new_ones(len(features)) if mask is None else mask.to(features.dtype))
-        for value in values:
-            plane, number = self.sites.pack(self._of_sites(value))
-            planes.append(plane)
-            numbers += [] if number is None else [number]
+        pairs = [self._of_sites(value) for value in values]
+        planes, numbers = [plane for plane, _ in pairs], [number for _, number in pairs if number is not None]
         if self.form.time_channel:
             planes.append((2.0 * t - 1.0)[:, None, None, None].expand(-1, 1, self.view.height, self.view.width))
         return planes, numbers
 
-    def _of_sites(self, value: Tensor) -> Tensor:
-        """Values (B,) or in the shape of the features as one number for each site."""
-        if value.ndim == 1:
-            return self.sites.io.spread(dict.fromkeys(self.io.parts, value))
-        return self.sites.io.join({name: part[..., :1] for name, part in self.io.split(value).items()})
+    def _of_sites(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Values (B,) or in the shape of the features, one for each site, as planes and as numbers of other parts."""
+        if value.ndim > 1:
+            sites = {name: part[..., :1] for name, part in self.io.split(value).items()}
+            return self.sites.pack(self.sites.io.join(sites))
+        plane = value[:, None, None, None].expand(-1, self.sites.in_channels, self.view.height, self.view.width)
+        return plane, value[:, None].expand(-1, self.sites.in_vector) if self.sites.in_vector else None
 
     def _is_image(self, shape: tuple[int, ...]) -> bool:
         """Whether a condition of this shape is an image of the size of the data, with channels first, last or none."""
