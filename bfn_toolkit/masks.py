@@ -70,8 +70,8 @@ def told(verb: Callable[..., Any], *arguments: Any, **masks: Mask | None) -> Any
                 "known": ("training.known_rate is above 0", "known sites, where it is true"),
             }[missing]
             raise PluginError(
-                f"{why}, and {name} has no argument '{missing}'; write {name}({', '.join([*parameters, missing])}=None), "
-                f"and leave out the {where}"
+                f"{why}, and {name} has no argument '{missing}'; "
+                f"write {name}({', '.join([*parameters, missing])}=None), and leave out the {where}"
             )
     return verb(*arguments, **there)
 
