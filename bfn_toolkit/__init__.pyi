@@ -74,7 +74,7 @@ from .losses import (
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
-    draw_known as draw_known,
+    draw_held as draw_held,
     output_at as output_at,
 )
 from .masks import marginal as marginal, mask_of as mask_of, present as present
