@@ -26,6 +26,7 @@ def main() -> None:
         (rows.training, options.rounds),
         (rows.sampling, options.rounds),
         (rows.starting, max(options.rounds // 4, 5)),
+        (rows.resident, 1),
     ):
         for row in group(rounds):
             measured.append(row)

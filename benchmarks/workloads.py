@@ -58,6 +58,22 @@ class MLP(nn.Module):
         return out.view(*features.shape[:-1], self.raw)
 
 
+class ConvNet(nn.Module):
+    """1 -> width x depth -> 1 channels by 3x3 convolutions with SiLU on 28x28 pixels: the cost of a small U-Net."""
+
+    def __init__(self, width: int = 48, depth: int = 6) -> None:
+        super().__init__()
+        widths = [2, *[width] * depth]
+        layers = [[nn.Conv2d(i, o, 3, padding=1), nn.SiLU()] for i, o in itertools.pairwise(widths)]
+        self.layers = nn.Sequential(*itertools.chain(*layers), nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        image = features.movedim(-1, 1)
+        times = t.view(-1, 1, 1, 1).expand_as(image)
+        out: Tensor = self.layers(torch.cat([image, times], 1))
+        return out.movedim(1, -1)
+
+
 class OneParameter(nn.Module):
     """The least network that has a gradient."""
 
@@ -80,19 +96,14 @@ class Workload:
     sampler_batch_size: int
     build: Callable[[], nn.Module]
 
-    @property
-    def size(self) -> int:
-        """Numbers in one example."""
-        return self.family.site_shape[0]
-
     def data(self, rows: int) -> Tensor:
         """Data of the family."""
         if isinstance(self.family, Categorical):
-            return torch.randint(self.family.classes, (rows, self.size))
+            return torch.randint(self.family.classes, (rows, *self.family.site_shape))
         head = self.family.head
         if isinstance(head, DiscretisedHead):
-            return (2 * torch.randint(head.bins, (rows, self.size)) + 1) / head.bins - 1
-        return torch.rand(rows, self.size) * 2 - 1
+            return (2 * torch.randint(head.bins, (rows, *self.family.site_shape)) + 1) / head.bins - 1
+        return torch.rand(rows, *self.family.site_shape) * 2 - 1
 
 
 def _gaussian(size: int, head: OutputHead[GaussianParams]) -> Gaussian:
@@ -117,6 +128,14 @@ BINNED = tuple(
 )
 
 CLASSES = Workload("(b16) MLP 1024+1-256x3-1024, 16 classes", Categorical((64,), 16), 512, 512, lambda: MLP(1024, 16))
+
+PIXELS = tuple(
+    Workload(f"(c) ConvNet 28x28, {name}", family, 64, 16, ConvNet)
+    for name, family in (
+        ("continuous", Gaussian((28, 28), sigma_1=SIGMA_1)),
+        ("two classes", Categorical((28, 28), 2)),
+    )
+)
 
 
 def network_input(work: Workload, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +248,17 @@ def of_family(work: Workload, textbook_loss: Callable[[nn.Module, Tensor], Tenso
     return {name: Variant(run) for name, run in runs.items()}
 
 
+def pixels(work: Workload) -> dict[str, Variant]:
+    """The loss alone beside the bare step of a network of convolutions."""
+    torch.manual_seed(0)
+    one, x, loss = OneParameter(), work.data(work.batch_size), ContinuousTimeLoss()
+    tiny = BFN(work.family, one)
+    return {
+        "bare": Variant(bare_step(work, work.build(), x)),
+        "loss": Variant(loss_alone(one, lambda: loss(tiny, x)), repeats=20),
+    }
+
+
 def discrete_loss(classes: int = 256, rows: int = 64) -> dict[str, Variant]:
     """The n-step loss of classes beside that in continuous time, with one draw of the message."""
     torch.manual_seed(0)
@@ -246,6 +276,39 @@ def class_draws(classes: int, rows: int = 512) -> dict[str, Variant]:
     return {
         "bare": Variant(output.sample),
         "multinomial": Variant(lambda: torch.multinomial(logits.softmax(-1).flatten(0, 1), 1)),
+    }
+
+
+class Null(nn.Module):
+    """No network at all."""
+
+    def __init__(self, raw: int) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        return features.expand(*features.shape[:-1], self.raw)
+
+
+def two_classes(rows: int = 64, n_steps: int = 20) -> dict[str, Variant]:
+    """Loss and samplers of two classes beside the textbook, which has two numbers for each; no network."""
+    torch.manual_seed(0)
+    family, one, two = Categorical((28, 28), 2), OneParameter(), OneParameter(2)
+    x, model, tiny, loss = (
+        torch.randint(2, (rows, 28, 28)),
+        BFN(family, Null(1)),
+        BFN(family, one),
+        ContinuousTimeLoss(),
+    )
+    samplers = {"ancestral": AncestralSampler(), **SOLVERS}
+    return {
+        "loss": Variant(loss_alone(one, lambda: loss(tiny, x))),
+        "textbook loss": Variant(loss_alone(two, lambda: textbook.classes_loss(two, x, family))),
+        **{
+            name: Variant(lambda sampler=sampler: sampler.sample(model, 16, n_steps=n_steps))  # type: ignore[misc]
+            for name, sampler in samplers.items()
+        },
+        "textbook ancestral": Variant(lambda: textbook.sample_classes(Null(2), family, 16, n_steps)),
     }
 
 
@@ -287,9 +350,11 @@ def sampling(work: Workload, n_steps: int = 100) -> dict[str, Variant]:
             network(features, t)
 
     def by_the_book() -> object:
+        if work in BINNED:  # the textbook has no bins
+            return None
         if isinstance(work.family, Categorical):
             return textbook.sample_classes(network, work.family, rows, n_steps)
-        return textbook.sample(network, (rows, work.size), n_steps, SIGMA_1)
+        return textbook.sample(network, (rows, *work.family.site_shape), n_steps, SIGMA_1)
 
     return {
         "bare": Variant(bare),

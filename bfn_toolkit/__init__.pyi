@@ -3,6 +3,14 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
+from .data.codec import (
+    Codec as Codec,
+    IdentityCodec as IdentityCodec,
+    ImageCodec as ImageCodec,
+    PartsCodec as PartsCodec,
+    TableCodec as TableCodec,
+    TextCodec as TextCodec,
+)
 from .data.dataset import (
     Batch as Batch,
     Dataset as Dataset,
@@ -10,6 +18,7 @@ from .data.dataset import (
     Split as Split,
     split_rows as split_rows,
 )
+from .data.formats import Cells as Cells, Format as Format
 from .data.loader import minibatches as minibatches
 from .data.rows import ArrayRows as ArrayRows
 from .distributions import (
@@ -91,6 +100,7 @@ from .product_family import Joint as Joint, JointOutput as JointOutput, ProductF
 from .randomness import (
     common as common,
     per_piece as per_piece,
+    redrawn as redrawn,
     seed_of as seed_of,
     seeded as seeded,
     streams as streams,
@@ -144,10 +154,12 @@ from .shapes import (
     as_shape as as_shape,
     batch_size as batch_size,
     by_example as by_example,
+    coefficient as coefficient,
     expand as expand,
     fit as fit,
     per_example as per_example,
     plus as plus,
+    same_for_all as same_for_all,
     select as select,
     weighted as weighted,
 )

@@ -17,6 +17,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bfn_toolkit.data.codec import Codec, IdentityCodec
+from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
@@ -30,7 +32,7 @@ from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Given
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
 from bfn_toolkit.self_conditioning import estimate_io, with_estimate
-from bfn_toolkit.shapes import Data, Mask, Times, batch_size, shared_time, times_like
+from bfn_toolkit.shapes import Data, Mask, Times, shared_time, times_like
 
 
 class FlowModel(nn.Module, Model):
@@ -70,9 +72,10 @@ class FlowModel(nn.Module, Model):
             mask: True where there is data (:mod:`bfn_toolkit.masks`); None if nothing is missing.
         Raises:
             ConfigError: If a condition is unknown, missing or of another length.
+            DataError: If the mask does not fit the data.
         """
         _refuse(unknown)
-        self.check_condition(condition, batch_size(x))
+        self.check_condition(condition, len(Batch(x, mask=mask)))
         loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
         return loss(self, x, condition, mask)
 
@@ -158,6 +161,7 @@ class BFN(FlowModel):
         network: A module with ``forward(features, t, /, **condition)``, or a builder of one.  Only a model made from
             a builder can be saved (:meth:`save_pretrained`).
         builder: The builder from which ``network`` was made, if it is a module.
+        codec: The way from the user's data to x and back; ``model.codec.decode(x)`` gives samples in the user's form.
 
     >>> from bfn_gaussian import Gaussian
     >>> from bfn_siren import Siren
@@ -167,9 +171,14 @@ class BFN(FlowModel):
     """
 
     def __init__(
-        self, family: Family[Any], network: nn.Module | NetworkBuilder, builder: NetworkBuilder | None = None
+        self,
+        family: Family[Any],
+        network: nn.Module | NetworkBuilder,
+        builder: NetworkBuilder | None = None,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__(family)
+        self.codec = codec or IdentityCodec()
         self.raw_per_site = family.network_io.out_features
         self.builder = builder if isinstance(network, nn.Module) else network
         parts = (network, self.builder)
@@ -197,6 +206,22 @@ class BFN(FlowModel):
         if self.builder is not None:
             for name, value in (condition or {}).items():
                 self.builder.check_condition(name, value)
+
+    def check_site_times(self, reason: str) -> None:
+        """Checks that the network reads times that differ by site or part.
+
+        Raises:
+            ConfigError: If it reads one time for each example; the message holds the reason to ask for more.
+        """
+        if self.site_times:
+            return
+        cls = type(self.builder)
+        has_option = attrs.has(cls) and "site_times" in attrs.fields_dict(cls)
+        option = "write site_times=True in it, on the command line --network.site_times true"
+        raise ConfigError(
+            f"the network {self.signature.network} reads one time for each example, and {reason}; "
+            f"{option if has_option else 'choose one whose builder, or module, has site_times = True'}"
+        )
 
     def halve_micro_batch(self) -> bool:
         """Halves the rows that the network sees together, down to the size below which kernels round differently."""
@@ -270,14 +295,7 @@ class BFN(FlowModel):
         t = shared_time(t)
         if isinstance(t, Tensor) and t.ndim < 2:
             return times_like(t, features)
-        if not self.site_times:
-            cls = type(self.builder)
-            has_option = attrs.has(cls) and "site_times" in attrs.fields_dict(cls)
-            option = "write site_times=True in it, on the command line --network.site_times true"
-            raise ConfigError(
-                f"the network {self.signature.network} reads one time for each example, and these differ by site or "
-                f"part; {option if has_option else 'choose one whose builder, or module, has site_times = True'}"
-            )
+        self.check_site_times("these differ by site or part")
         return self._spread(t, features).to(features.device, features.dtype, non_blocking=True)
 
     def _spread(self, values: Any, features: Tensor) -> Tensor:
@@ -315,7 +333,7 @@ class BFN(FlowModel):
         """
         from bfn_toolkit.sharing import pretrained
 
-        architecture = pretrained.architecture_of(self.family, self.network, self.builder)
+        architecture = pretrained.architecture_of(self.family, self.network, self.builder, self.codec)
         pretrained.save(architecture, self.network.state_dict(), directory, card, force=force)
 
     @classmethod
@@ -336,7 +354,8 @@ class BFN(FlowModel):
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
         saved = pretrained.load(directory, **trust)
-        return cls(saved.architecture.family, saved.network, saved.architecture.network).eval()
+        parts = saved.architecture
+        return cls(parts.family, saved.network, parts.network, parts.codec).eval()
 
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None

@@ -89,7 +89,7 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
     this is the sum.  With more bins it is an integral with the Euler-Maclaurin corrections at both ends, if the scale
     is at least 1.2 h, and otherwise the sum over the 12 edges around the mean, since erf is 1 or -1 at all others.
     Both are within 3e-7 h of the sum, and their first derivatives within 1.1e-5.  The derivatives are computed in the
-    same pass; there are no second derivatives.
+    same pass, if there is a gradient to compute; there are no second derivatives.
 
     Rounding adds 4 machine epsilons, and the effect of a relative error of that size in the mean, which is large if the
     scale is small and the mean near an edge.
@@ -99,8 +99,10 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
         scale: Standard deviations, of the same shape.
         bins: Number of bins K.
     """
-    result: Tensor = _BinnedMean.apply(mean, scale, bins)  # type: ignore[no-untyped-call]
-    return result
+    if torch.is_grad_enabled() and (mean.requires_grad or scale.requires_grad):
+        result: Tensor = _BinnedMean.apply(mean, scale, bins)  # type: ignore[no-untyped-call]
+        return result
+    return _value(mean, scale, bins, derivatives=False)[0]
 
 
 class _BinnedMean(torch.autograd.Function):
@@ -108,11 +110,7 @@ class _BinnedMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, scale: Tensor, bins: int) -> Tensor:
-        value, by_mean, by_scale = _by_window(mean, scale, bins)
-        if bins - 1 > EDGES:
-            wide, by_integral = scale >= 1.2 * 2.0 / bins, _by_integral(mean, scale, bins)
-            pairs = zip(by_integral, (value, by_mean, by_scale), strict=True)
-            value, by_mean, by_scale = (torch.where(wide, i, w) for i, w in pairs)
+        value, by_mean, by_scale = _value(mean, scale, bins, derivatives=True)
         ctx.save_for_backward(by_mean, by_scale)
         return value
 
@@ -123,43 +121,63 @@ class _BinnedMean(torch.autograd.Function):
         return grad * by_mean, grad * by_scale, None
 
 
-def _by_window(mean: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean by a sum over the edges around it, with derivatives."""
+def _value(mean: Tensor, scale: Tensor, bins: int, *, derivatives: bool) -> tuple[Tensor, ...]:
+    """The mean, then its derivatives by mean and scale if they are wanted."""
+    if bins - 1 <= EDGES:
+        return _by_window(mean, scale, bins, derivatives)
+    wide = scale >= 1.2 * 2.0 / bins
+    if wide.is_cpu and not derivatives:  # in a sampler, all scales are often on one side; a GPU would have to wait
+        if wide.all():
+            return _by_integral(mean, scale, bins, derivatives)
+        if not wide.any():
+            return _by_window(mean, scale, bins, derivatives)
+    pairs = zip(_by_integral(mean, scale, bins, derivatives), _by_window(mean, scale, bins, derivatives), strict=True)
+    return tuple(torch.where(wide, integral, window) for integral, window in pairs)
+
+
+def _by_window(mean: Tensor, scale: Tensor, bins: int, derivatives: bool) -> tuple[Tensor, ...]:
+    """The mean by a sum over the edges around it."""
     h, size = 2.0 / bins, min(EDGES, bins - 1)
     position = mean * (bins / 2)  # in bins, from the middle, so that a mean near 0 keeps its precision
     first = ((position + bins / 2).floor() - (size // 2 - 1)).clamp_(1, bins - size)
     edge = torch.arange(size, device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
     steepness = h / scale
-    z = (edge + (first - bins / 2) - position).mul_(steepness)
-    density = z.square().mul_(-0.5).exp_()
-    by_mean = density.sum(0).mul_(steepness / math.sqrt(2 * math.pi))
-    by_scale = density.mul_(z).sum(0).mul_(steepness / math.sqrt(2 * math.pi))
+    z = (edge + (first - bins / 2)).sub_(position).mul_(steepness)
+    slopes: tuple[Tensor, ...] = ()
+    if derivatives:
+        density = z.square().mul_(-0.5).clamp_min_(-85.0).exp_()  # not subnormal, which is slow
+        by_mean = density.sum(0).mul_(steepness / math.sqrt(2 * math.pi))
+        slopes = by_mean, density.mul_(z).sum(0).mul_(steepness / math.sqrt(2 * math.pi))
     total = z.mul_(math.sqrt(0.5)).erf_().sum(0)
-    return (total + (bins + 1 - size) - 2.0 * first).mul_(-h / 2), by_mean, by_scale
+    return (total + (bins + 1 - size) - 2.0 * first).mul_(-h / 2), *slopes
 
 
-def _by_integral(mean: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean by the Euler-Maclaurin formula, with derivatives."""
+def _by_integral(mean: Tensor, scale: Tensor, bins: int, derivatives: bool) -> tuple[Tensor, ...]:
+    """The mean by the Euler-Maclaurin formula."""
     h = 2.0 / bins
     scale = scale.clamp_min(1.2 * h)
     steepness = h / scale
-    ends = torch.tensor([-1.0, 1.0], device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
-    z = (ends - mean) / scale
+    ends = torch.arange(-1, 2, 2, device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
+    z = (ends - mean).div_(scale)
     w = z.square().clamp_max_(400.0)  # beyond, the density is 0
-    below_1 = torch.expm1(w * -0.5)  # exp would lose the small difference of the ends at large scales
-    density = (below_1 + 1.0) / math.sqrt(2 * math.pi)
-    # a_m = |B_2m| / (2m)! steepness^2m, then sums of their products with Hermite polynomials, in powers of w.
+    below_1 = (w * -0.5).expm1_()  # exp would lose the small difference of the ends at large scales
+    # Sum of |B_2m| / (2m)! steepness^2m times Hermite polynomials, in powers of u; its coefficients are those of 1/12,
+    # 1/720 = 1/(12 * 60), 1/30240 = 1/(720 * 42) and 1/1209600 = 1/(30240 * 40).
     u = steepness.square()
-    a1, a2 = u / 12, u.square() / 720
-    a3 = a2 * u / 42
-    a4 = a3 * u / 40
-    bends = a1 + a2 + 3 * a3 + 15 * a4 - w * (a2 + 6 * a3 + 45 * a4 - w * (a3 + 15 * a4 - w * a4))
+    bends = (w - 15.0).mul_(w).add_(45.0).mul_(w).sub_(15.0).mul_(-u)
+    bends = bends.add_((w - 6.0).mul_(w).add_(3.0), alpha=40).mul_(u).add_(1.0 - w, alpha=1680).mul_(u)
+    bends = bends.add_(100_800.0).mul_(u / 1_209_600)
+    low, high = (z * math.sqrt(0.5)).erf_()
+    value = (low + high).mul_(h / 4 - 0.5).addcmul_(high - low, mean, value=0.5)
+    low_rise, high_rise = torch.addcmul(bends, below_1, bends).add_(below_1)
+    value = value.addcmul_(scale, low_rise - high_rise, value=1.0 / math.sqrt(2 * math.pi))
+    if not derivatives:
+        return (value,)
+    density = (below_1 + 1.0) / math.sqrt(2 * math.pi)
+    a1, a2, a3 = u / 12, u.square() / 720, u**3 / 30_240
     c = a1 + 3 * a2 + 15 * a3
     slope = c - w * (a2 + 10 * a3 - w * a3)
     curve = 1.0 - c + w * (a1 + 6 * a2 + 45 * a3 - w * (a2 + 15 * a3 - w * a3))
-    low, high = torch.erf(z * math.sqrt(0.5))
-    rise = (below_1 * (1.0 + bends) + bends).diff(dim=0).squeeze(0) / math.sqrt(2 * math.pi)
-    value = (low + high) * (h / 4 - 0.5) + (high - low) * mean / 2 - scale * rise
     outer = density * steepness / 2
     by_mean = (high - low) / 2 - outer.sum(0) - (z * density * slope).diff(dim=0).squeeze(0)
     by_scale = -(density * curve).diff(dim=0).squeeze(0) - (z * outer).sum(0)

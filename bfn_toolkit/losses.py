@@ -94,7 +94,10 @@ def output_at(
     family, times = model.family, t
     if known is not None:
         if not family.site_times:
-            raise ConfigError(f"{type(family).__name__} has one time for all sites; write training.known_rate = 0")
+            raise ConfigError(
+                f"{type(family).__name__} has one time for all sites, and known sites another than the others; write "
+                "training.known_rate = 0, or a family with site_times = True"
+            )
         known = mask_by_part(x, known)
         times = map_data(lambda sites: t if sites is None else torch.where(sites, 1.0, expand(t, sites)), known)
     output = told(model.output, family.flow(present(x, mask), times), times, condition, mask=mask)
@@ -181,8 +184,8 @@ class CrossEntropyLoss(ContinuousTimeLoss):
 
     .. math:: E_t \, E_{\theta \sim p_F(\cdot \mid x; t)} \, \big( -\ln p_O(x \mid \theta; t) \big)
 
-    The squared error of the loss rate says little about a class of small probability, which is what most of many
-    classes have.  Parts of a product that are real numbers keep their loss rate, with the weighting "unit".
+    The squared error of the loss rate hardly tells small probabilities apart, which most of many classes have.  Parts
+    of a product that are real numbers keep their loss rate, with the weighting "unit".
 
     Arguments:
         times: Distribution of the times.

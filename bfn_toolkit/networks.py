@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import ClassVar, Protocol, runtime_checkable
 
 import attrs
@@ -41,13 +42,17 @@ class NetworkBuilder(abc.ABC):
 
     * ``time_free``: it does not read the times;
     * ``site_times``: it reads times that differ by site or part, in the shape of the features;
-    * ``self_conditioning``: its features hold the last estimate too.
+    * ``self_conditioning``: its features hold the last estimate too;
+    * ``condition_shapes``: the shape of one value of each condition that is not a single number;
+    * ``permutes_sets``: a permutation of the points of a set permutes its result.
     """
 
     kind: ClassVar[str] = "network"
     time_free: bool = False
     site_times: bool = False
     self_conditioning: bool = False
+    condition_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    permutes_sets: bool = False
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -66,6 +71,15 @@ class NetworkBuilder(abc.ABC):
         Raises:
             ConfigError: If the network cannot read one of the values.
         """
+
+    def foreign_names(self) -> Mapping[str, str | None]:
+        """Names under which another program saves these weights: a published network's, by default none.
+
+        Returns:
+            For each of its tensors, the name of the same tensor here, or None for a constant that is not needed.  The
+            shapes may differ by axes of size 1, as those of a convolution of one pixel and of a linear layer do.
+        """
+        return {}
 
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
@@ -119,6 +133,7 @@ class ConditionSignature:
         required: Conditions that it needs.
         reserved: Names that a condition cannot have, because the features, the times or the mask have them.
         reads_mask: Whether it reads a mask: ``forward`` has a parameter of this name.
+        shapes: Shapes of one value, of the conditions whose builder states them.
     """
 
     network: str
@@ -126,10 +141,11 @@ class ConditionSignature:
     required: Collection[str]
     reserved: Collection[str]
     reads_mask: bool
+    shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, network: nn.Module, builder: NetworkBuilder | None) -> ConditionSignature:
-        """Reads the signature of ``forward(features, t, /, **condition)``."""
+        """Reads the signature of ``forward(features, t, /, *, mask=None, **condition)``."""
         parameters = list(inspect.signature(network.forward).parameters.values())
         own, rest = parameters[:2], parameters[2:]
         takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
@@ -143,6 +159,7 @@ class ConditionSignature:
             [p.name for p in named if p.default is p.empty],
             ["self", *(["mask"] if reads_mask else []), *(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD)],
             reads_mask,
+            {} if builder is None else dict(builder.condition_shapes),  # the default cannot be pickled
         )
 
     def reads(self, name: str) -> bool:
@@ -150,10 +167,11 @@ class ConditionSignature:
         return self.names is None or name in self.names
 
     def check(self, condition: Mapping[str, Tensor] | None, rows: int) -> None:
-        """Checks names and lengths, not values.
+        """Checks names and shapes, not values.
 
         Raises:
-            ConfigError: If a condition is unknown or missing, or does not have a row for each example.
+            ConfigError: If a condition is unknown or missing, does not have a row for each example, or has rows of
+                another shape.
         """
         if condition is not None and not isinstance(condition, Mapping):
             raise ConfigError(
@@ -179,6 +197,13 @@ class ConditionSignature:
                 raise ConfigError(
                     f"the network {self.network} cannot read a condition '{name}', which is the name of another "
                     "argument of its forward; write def forward(self, features, t, /, ...)"
+                )
+            shape = self.shapes.get(name)
+            if shape is not None and value.shape[1:] != shape:
+                expected = f"(B, {', '.join(map(str, shape))})" if shape else "(B,)"
+                raise ConfigError(
+                    f"condition '{name}' must have the shape {expected}, as in condition_shapes of "
+                    f"{self.network}, found {tuple(value.shape)}"
                 )
         missing = [name for name in self.required if name not in (condition or {})]
         if missing:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
@@ -98,13 +98,24 @@ def streams() -> Callable[[str], AbstractContextManager[None]]:
     return lambda name: seeded(key, name, device=device)
 
 
-_first_row: ContextVar[int] = ContextVar("first_row", default=0)
+_shard: ContextVar[Shard | None] = ContextVar("shard", default=None)
 _scope: ContextVar[Literal["rows", "common", "piece"]] = ContextVar("scope", default="rows")
 
 
 def first_row() -> int:
     """Index, in the whole batch, of the first row of this piece (see :class:`Shard`)."""
-    return _first_row.get()
+    shard = _shard.get()
+    return 0 if shard is None else shard.start
+
+
+def redrawn() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Scopes of a computation and of its repetition in the backward pass, which draws the same numbers.
+
+    For ``torch.utils.checkpoint.checkpoint(..., context_fn=redrawn)`` in a network that draws, as by dropout: the
+    backward pass of a piece of a batch is outside of the piece's :class:`Shard`.
+    """
+    shard = _shard.get()
+    return nullcontext(), nullcontext() if shard is None else Shard(shard.start, shard.rows, shard.total)
 
 
 @contextmanager
@@ -157,12 +168,12 @@ class Shard(TorchFunctionMode):
         self.start, self.rows, self.total = start, rows, total
 
     def __enter__(self) -> Any:
-        self._token = _first_row.set(self.start)
+        self._token = _shard.set(self)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *arguments: Any) -> None:
         super().__exit__(*arguments)  # type: ignore[no-untyped-call]
-        _first_row.reset(self._token)
+        _shard.reset(self._token)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

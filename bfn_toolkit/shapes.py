@@ -75,6 +75,21 @@ def expand(a: Tensor, like: Tensor) -> Tensor:
     return a.reshape(*a.shape, *(1,) * (like.ndim - a.ndim))
 
 
+def same_for_all(number: float, like: Tensor) -> Tensor:
+    """A tensor (B,) with one number for all rows of ``like``, which :func:`coefficient` finds again."""
+    rows = torch.full((len(like),), number, device=like.device, dtype=like.dtype)
+    rows.number = number  # type: ignore[attr-defined]
+    return rows
+
+
+def coefficient(rows: Tensor) -> Tensor | float:
+    """The number that is the same for all rows if :func:`same_for_all` made them, and otherwise the rows.
+
+    Arithmetic with a number takes no operation of torch, and waits for no device.
+    """
+    return getattr(rows, "number", rows)
+
+
 def fit(a: Tensor, ndim: int) -> Tensor:
     """A tensor by site so that it broadcasts against one with ``ndim`` axes: :func:`expand`, or its first values.
 

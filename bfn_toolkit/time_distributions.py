@@ -188,7 +188,7 @@ class ImportanceTimes(LearnedTimes):
         values = torch.stack([torch.where(finite, losses, 0.0).square(), finite.to(losses.dtype)])
         # A product with the pieces' masks adds up in a fixed order; scattering does not, on a GPU.
         masks = piece.unsqueeze(-1) == torch.arange(self.pieces, device=t.device)
-        return (values @ masks.to(values.dtype)).float()
+        return values @ masks.to(values.dtype)
 
     def updated(self, state: Tensor, statistics: Tensor) -> Tensor:
         """The sums, of which the older part decays."""

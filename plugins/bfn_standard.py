@@ -1,4 +1,4 @@
-"""Registers the core's losses, time distributions, samplers, grids and schedules (plugin)."""
+"""Registers the core's losses, time distributions, samplers, grids, schedules and codecs (plugin)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from bfn_toolkit import (
     FlowSampler,
     GeometricSchedule,
     GivenGrid,
+    IdentityCodec,
+    ImageCodec,
     ImportanceTimes,
     KarrasGrid,
     KnownFirstSampler,
@@ -27,9 +29,12 @@ from bfn_toolkit import (
     LogSnrGrid,
     ODEMidpoint,
     ParticleSampler,
+    PartsCodec,
     PartTimesSampler,
     QuadraticSchedule,
+    TableCodec,
     TableSchedule,
+    TextCodec,
     UniformGrid,
     UniformTimes,
     hookimpl,
@@ -95,4 +100,16 @@ def bfn_schedules() -> Sequence[Entry]:
         Entry("geometric", GeometricSchedule, (GeometricSchedule(), GeometricSchedule(sigma_1=0.5))),
         Entry("quadratic", QuadraticSchedule, (QuadraticSchedule(), QuadraticSchedule(beta_1=9.0))),
         Entry("table", TableSchedule, (TableSchedule((0.5, 1.0, 2.0)),)),
+    ]
+
+
+@hookimpl
+def bfn_codecs() -> Sequence[Entry]:
+    """The codecs of numbers, tables, texts, images and data of several parts."""
+    return [
+        Entry("identity", IdentityCodec, (IdentityCodec(),)),
+        Entry("table", TableCodec, (TableCodec(shift=(1.0, 2.0), scale=(2.0, 0.5), names=("a", "b")),)),
+        Entry("text", TextCodec, (TextCodec("ab", length=3),)),
+        Entry("image", ImageCodec, (ImageCodec(17), ImageCodec(2, "classes"))),
+        Entry("parts", PartsCodec, (PartsCodec({"picture": ImageCodec(2), "title": TextCodec("ab", length=3)}),)),
     ]

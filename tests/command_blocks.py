@@ -77,7 +77,7 @@ def smaller(arguments: Sequence[str]) -> list[str]:
         place = next((i for i, word in enumerate(rest) if word == name), None)
         if place is not None and rest[place + 1].isdigit():
             rest[place + 1] = str(min(most, int(rest[place + 1])))
-        elif place is None and name in added:
+        elif place is None and name in added and not (name == "-n" and "--known" in rest):  # as many as rows known
             rest += [name, str(most)]
     if command == "train" and "--no-report" not in rest:
         rest.append("--no-report")

@@ -69,6 +69,17 @@ def test_mean_in_float32_is_that_of_float64(bins: int) -> None:
     assert ((binned_mean(mean, scale, bins) - exact).abs() <= 3e-7 * 2 / bins + rounding).all()  # as documented
 
 
+@pytest.mark.parametrize("bins", BINS)
+def test_mean_without_a_gradient_is_the_same(bins: int) -> None:
+    mean, scale = hard_places(bins)
+    expected = binned_mean(mean, scale.requires_grad_(), bins).detach()
+    with torch.no_grad():
+        assert torch.equal(binned_mean(mean, scale, bins), expected)
+        for rows in (scale >= 1.2 * 2 / bins, scale < 1.2 * 2 / bins):  # all scales on one side
+            found = binned_mean(mean[rows], scale[rows], bins)
+            assert torch.allclose(found, expected[rows], rtol=0.0, atol=1e-14)  # erf rounds by its place in a vector
+
+
 @given(st.floats(-3.0, 3.0), log_uniform(1e-4, 20.0), st.integers(2, 300))
 def test_mean_is_odd_and_within_the_outermost_centres(mean: float, scale: float, bins: int) -> None:
     mean_, scale_ = torch.tensor([mean], dtype=DOUBLE), torch.tensor([scale], dtype=DOUBLE)

@@ -100,6 +100,19 @@ def sampling(n: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bar.update(task, completed=rows)
 
 
+@contextmanager
+def phases() -> Iterator[Callable[[str], object]]:
+    """Shows the part of the report that is in progress on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if is_follower() or not console.is_terminal:
+        yield lambda name: None
+        return
+    with console.status("report") as status:
+        yield lambda name: status.update(f"report: {name}")
+
+
 def _estimate(metrics: Mapping[str, Any], name: str = "valid_loss") -> str:
     value, error = metrics[name], metrics[f"{name}_stderr"]
     return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
@@ -115,6 +128,7 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console().print(table)
 
 
+COLUMNS = 20  # largest number of columns whose distances are printed
 _DISTANCES = {
     "w1": "W1 to the data",
     "sliced_w1": "sliced W1 to the data",
@@ -125,7 +139,11 @@ _DISTANCES = {
 
 
 def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = [(prefix + name, f"{scores[key]:.4f}") for key, name in _DISTANCES.items() if key in scores]
+    units = {key: f" {scores['unit']}" for key in ("w1", "sliced_w1") if scores.get("unit")}
+    rows = [
+        (prefix + name, f"{scores[key]:.4f}{units.get(key, '')}") for key, name in _DISTANCES.items() if key in scores
+    ]
+    rows += [(f"  W1 of {name}", f"{value:.4g}") for name, value in list(scores.get("columns", {}).items())[:COLUMNS]]
     for part, inner in scores.get("parts", {}).items():
         rows += _distance_rows(inner, f"{prefix}{part}: ")
     return rows
@@ -137,18 +155,21 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
         return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
 
-    samples = scores["samples"]
-    messages = "L inf, messages in continuous time" if scores["steps"] == "inf" else f"L {scores['steps']}, messages"
-    rows = [
-        (messages, estimate("loss_nats") + " nats"),
-        ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
-        ("bound on -ln p(x)", estimate("total_nats") + " nats"),
-        ("", estimate("bits_per_dimension") + " bits per dimension"),
-    ]
-    if scores["unit"]:
-        rows.append(("unit of the density", scores["unit"]))
-    for name, part in scores["parts"].items():
-        rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+    rows, title = [], []
+    if "total_nats" in scores:
+        steps = scores["steps"]
+        messages = "L inf, messages in continuous time" if steps == "inf" else f"L {steps}, messages"
+        rows += [
+            (messages, estimate("loss_nats") + " nats"),
+            ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
+            ("bound on -ln p(x)", estimate("total_nats") + " nats"),
+            ("", estimate("bits_per_dimension") + " bits per dimension"),
+        ]
+        if scores["unit"]:
+            rows.append(("unit of the density", scores["unit"]))
+        for name, part in scores["parts"].items():
+            rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
+        title.append(f"likelihood of {scores['examples']:,} {scores['split']} examples")
     if weighted := scores.get("importance"):
         rows += [
             (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
@@ -162,21 +183,20 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     if "log_density_nats" in scores:
         rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
         rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
-    rows += _distance_rows(samples)
-    rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
-    title = (
-        f"likelihood of {scores['examples']:,} {scores['split']} examples; "
-        f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps"
-    )
-    _table(title, rows)
+    if samples := scores.get("samples"):
+        rows += _distance_rows(samples)
+        rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+        title.append(f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps")
+    if rows:
+        _table("; ".join(title), rows)
 
 
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     """Prints the registered components."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("kind", "name", "module", "distribution", "version")
+    table = Table("kind", Column("name", no_wrap=True), "module", "distribution", "version")
     for part in parts:
         table.add_row(*part.values())
     Console().print(table)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfn_toolkit.cli.display import say
+from bfn_toolkit.config.layers import OptionText
 from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
             "--sampler", help="Name of the sampler  [default: chosen from the family and the number of steps]"
         ),
         click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
-        click.option("-n", "n", type=POSITIVE, default=1000, show_default=True, help="Number of samples."),
+        click.option("-n", "n", type=POSITIVE, help="Number of samples  [default: 1000, or the rows of --known]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
             "--checkpoint",
@@ -162,17 +163,17 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
 
 def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan:
     """Returns the samples that the options of a command ask for, resolved once for all that the command does."""
-    from bfn_toolkit.runs.sampling import STEPS, ResolvedPlan, SamplePlan
+    from bfn_toolkit.runs.sampling import STEPS, N, ResolvedPlan, SamplePlan, known_rows
 
-    seed, family = choice.get("seed"), run.model.family
+    seed, family, known = choice.get("seed"), run.model.family, choice.get("known")
     plan = SamplePlan(
-        n=choice.get("n", 1000),
+        n=choice.get("n") or (N if known is None else known_rows(run, known)),
         steps=steps or family.n_steps or STEPS,
         sampler=choice.get("sampler"),
         seed=run.experiment.seed if seed is None else seed,
         condition=parse_conditions(choice.get("condition", ())),
         guidance=choice.get("guidance", 0.0),
-        known=choice.get("known"),
+        known=known,
         size=choice.get("size"),
     )
     resolved = ResolvedPlan.of(run, plan)
@@ -184,21 +185,21 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
     return resolved
 
 
-def parse_conditions(arguments: Sequence[str]) -> dict[str, float | None]:
-    """Returns values by name from ``label=3``, and None from ``label=none``.
+def parse_conditions(arguments: Sequence[str]) -> dict[str, str | list[Any] | None]:
+    """Returns values by name: ``label=3``, ``label=boot``, ``place=[0.1, 0.2]``, and None from ``label=none``.
 
     Raises:
         ConfigError: If an argument has another form, or a name is repeated.
     """
-    conditions: dict[str, float | None] = {}
+    conditions: dict[str, str | list[Any] | None] = {}
     for argument in arguments:
-        name, _, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if name in conditions:
             raise ConfigError(f"--condition {name}: given twice, but only one value can count")
-        try:
-            conditions[name] = None if value == "none" else float(value)
-        except ValueError:
+        if not (name and equals and value):
             raise ConfigError(
-                f"--condition takes NAME=NUMBER or NAME=none, such as label=3, got '{argument}'"
-            ) from None
+                f"--condition takes NAME=VALUE, NAME=[NUMBER,NUMBER] or NAME=none, such as label=3, got '{argument}'"
+            )
+        parsed = OptionText(value).parsed()
+        conditions[name] = None if value == "none" else parsed if isinstance(parsed, list) else value
     return conditions

@@ -26,6 +26,7 @@ Examples:
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
   bfn sample runs/001 -n 50 --condition label=3 --guidance 2
+  bfn sample runs/001 --known gaps.csv --out filled.csv   empty cells are filled in
   bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
   bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
@@ -34,7 +35,8 @@ Examples:
 @click.option(
     "--out",
     type=PATH,
-    help="File to write: .npy, .safetensors or .csv  [default: one named after the options, in RUN]",
+    help="File to write, in the user's units: .csv or .txt, .npy, .safetensors, .png, as the data allow  "
+    "[default: one named after the options, in RUN]",
 )
 @click.option(
     "--trajectory",
@@ -46,13 +48,15 @@ Examples:
     "--condition",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Value of a condition, such as label=3 or label=none (repeatable)  [default: as in the training rows]",
+    help="Value of a condition, such as label=3, label=boot or label=none (repeatable)  "
+    "[default: as in the training rows]",
 )
 @click.option("--guidance", type=float, default=0.0, help="Weight of classifier-free guidance  [default: 0]")
 @click.option(
     "--known",
     type=click.Path(path_type=Path),
-    help="File of known values, .npy or .safetensors; NaN (for classes: -1) marks unknown values.",
+    help="File of known values, in the user's units: .csv with empty cells, .txt with _ for an unknown character, .npy "
+    "or .safetensors with NaN (for classes: -1).",
 )
 @click.option(
     "--size",
@@ -75,7 +79,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
             raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
         if path is not None and path.exists() and not force:
             raise ConfigError(f"{path} exists; choose another {option}, or replace it with --force")
-    format_of(out)
+    format_of(out, plan.run.codec)
     if trajectory is not None:
         check_format(trajectory)
     with listening():

@@ -19,7 +19,7 @@
     steps = 400
 
 The layers, from the bottom: the ``metadata`` of the dataset, for options of the same names in the family, its head and
-the network; the preset "default"; the ``default_config`` of the dataset's class; a preset; the file; the options of the
+the network; the preset "default"; the ``default_config`` of the dataset; a preset; the file; the options of the
 command line.
 """
 
@@ -36,9 +36,8 @@ import tomli_w
 
 from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import options_of
-from bfn_toolkit.config.structure import metadata_of, structure
+from bfn_toolkit.config.structure import mapping_of, metadata_of, names_of, structure, structure_part
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.errors import BFNError
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
 
@@ -206,7 +205,7 @@ class Experiment:
         Raises:
             ConfigError: If a part has no name in the registry.
         """
-        return destructure(self, registry or default_registry(), metadata_of(self.dataset))
+        return destructure(self, registry or default_registry(), names_of(metadata_of(self.dataset)))
 
     def to_toml(self, registry: Registry | None = None) -> str:
         """Returns :meth:`to_mapping` as TOML text."""
@@ -237,17 +236,9 @@ def _layers(
     values(configuration)
     configuration.add_options(overrides)
     if base is not None:
-        defaults = _default_config(configuration.tree.plain().get("dataset"), registry)
-        configuration.add_mapping(defaults, "default_config of the dataset", at=1)
+        # The dataset is built from its own options first, because what suits it depends on them.
+        node = configuration.tree.value.get("dataset")
+        dataset = None if node is None else structure_part("dataset", node, registry)
+        if dataset is not None:  # otherwise it is wrong, which is reported later
+            configuration.add_mapping(mapping_of(dataset, "default_config"), "default_config of the dataset", at=1)
     return configuration
-
-
-def _default_config(dataset: object, registry: Registry) -> Mapping[str, Any]:
-    """Default settings suggested by the dataset class; {} if it is unknown (reported later)."""
-    name = dataset.get("name") if isinstance(dataset, Mapping) else dataset
-    try:
-        cls = registry.get("dataset", str(name)).entry.build
-    except BFNError:
-        return {}
-    default_config = getattr(cls, "default_config", {})
-    return default_config if isinstance(default_config, Mapping) else {}

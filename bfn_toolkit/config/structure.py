@@ -5,7 +5,7 @@ a table whose ``name`` selects its class in the registry.  There are two silent 
 for a number, and a string may name a part.
 
 The lowest layers of a part's table are the options of the default part of its field and, above them, the metadata of
-the dataset.
+the dataset.  Where the dataset states metadata for each part of a product, these are the metadata of its family.
 """
 
 from __future__ import annotations
@@ -64,21 +64,58 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
     return cast(T, value)
 
 
+def structure_part(kind: str, node: Node, registry: Registry) -> Any:
+    """Builds one part of a configuration; None if it is wrong.
+
+    Raises:
+        PluginError: As :func:`structure`.
+    """
+    value = _Reader(registry, False).read(node, ANY_OF[kind])
+    return None if value is WRONG else value
+
+
+def mapping_of(dataset: Any, name: str) -> Mapping[str, object]:
+    """Returns a property of a dataset that is a mapping, {} if it has none.
+
+    Raises:
+        PluginError: If it cannot be computed, or is not a mapping.
+    """
+    try:
+        value = getattr(dataset, name, {})
+    except BFNError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{type(dataset).__name__}.{name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Mapping):
+        raise PluginError(f"{type(dataset).__name__}.{name}: expected a mapping, got {shown(value)}")
+    return value
+
+
 def metadata_of(dataset: Any) -> Mapping[str, object]:
-    """Returns the metadata of a dataset, {} if it has none.
+    """Returns the metadata of a dataset, with those that follow from others; {} if it has none.
 
     Raises:
         PluginError: If they cannot be computed, or are not a mapping.
     """
-    try:
-        metadata = getattr(dataset, "metadata", {})
-    except BFNError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{type(dataset).__name__}.metadata raised {type(error).__name__}: {error}") from error
-    if not isinstance(metadata, Mapping):
-        raise PluginError(f"{type(dataset).__name__}.metadata: expected a mapping, got {shown(metadata)}")
-    return metadata
+    return _completed(mapping_of(dataset, "metadata"))
+
+
+def names_of(metadata: Mapping[str, object]) -> set[str]:
+    """Returns the names of all metadata, also of those for single parts."""
+    parts = metadata.get("parts")
+    inner = parts.values() if isinstance(parts, Mapping) else ()
+    return set(metadata).union(*(part for part in inner if isinstance(part, Mapping)))
+
+
+def _completed(metadata: Mapping[str, object]) -> Mapping[str, object]:
+    """Adds the resolution of data in bins of [-1, 1], a quarter of a bin, for all data and for each part."""
+    bins, parts = metadata.get("bins"), metadata.get("parts")
+    more: dict[str, object] = {}
+    if isinstance(bins, int) and bins > 0:
+        more["sigma_1"] = metadata.get("sigma_1", 0.5 / bins)
+    if isinstance(parts, Mapping):
+        more["parts"] = {name: _completed(part) if isinstance(part, Mapping) else part for name, part in parts.items()}
+    return {**metadata, **more}
 
 
 class _Reader:
@@ -176,8 +213,13 @@ class _Reader:
     def _mapping(self, node: Node, type_: Any) -> Any:
         if not isinstance(node.value, Mapping):
             return self._wrong(node, "a table")
-        inner = get_args(type_)[1] if len(get_args(type_)) == 2 else Any
-        values = {key: self.read(part, inner) for key, part in node.value.items()}
+        inner, around, values = _inner(type_), self._metadata, {}
+        by_part = (around or {}).get(str(node.key[-1])) if kind_of(inner) else None
+        for key, part in node.value.items():
+            if isinstance(by_part, Mapping):
+                self._metadata = by_part.get(key, {})
+            values[key] = self.read(part, inner)
+        self._metadata = around
         return WRONG if any(value is WRONG for value in values.values()) else values
 
     def _part(self, node: Node, type_: Any) -> Any:
@@ -235,7 +277,11 @@ class _Reader:
         for key, (field, type_) in fields.items():
             at, kind, default = (*node.key, key), kind_of(type_), default_of(field)
             if self._metadata and key in self._metadata:
-                layer[key] = placed(self._metadata[key], at, METADATA)
+                value = self._metadata[key]
+                if is_mapping(type_) and kind_of(_inner(type_)) and isinstance(value, Mapping):
+                    # The other metadata of a part are for the options that its family has.
+                    value = {part: _name_of(told) for part, told in value.items()}
+                layer[key] = placed(value, at, METADATA)
             elif kind and attrs.has(type(default)) and (self._metadata or key in node.value):
                 try:
                     layer[key] = placed(destructure(default, self._registry, kind=kind, brief=True), at, node.place)
@@ -291,6 +337,16 @@ def _violation(node: Node, cls: type[Any], error: Exception, key: str | None = N
     if key is None:
         return Mistake(node.key, node.place, text)
     return Mistake((*node.key, key), node.value[key].place if key in node.value else node.place, text)
+
+
+def _name_of(facts: object) -> object:
+    """The name of a component among the metadata of a part, as a table."""
+    return {"name": facts["name"]} if isinstance(facts, Mapping) and "name" in facts else {}
+
+
+def _inner(type_: Any) -> Any:
+    """Type of the values of a mapping."""
+    return get_args(type_)[1] if len(get_args(type_)) == 2 else Any
 
 
 def _depth(mistakes: Sequence[Mistake]) -> int:

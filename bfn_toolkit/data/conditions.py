@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -50,20 +51,38 @@ class ConditionSpec:
         name = str(values.dtype).removeprefix("torch.")
         return cls(name, tuple(values.shape[1:]), numbers.min().item(), numbers.max().item())
 
-    def constant(self, name: str, value: float, n: int) -> Tensor:
-        """One value for n samples, within the range of the training rows.
+    def constant(self, name: str, value: float | Sequence[Any], n: int) -> Tensor:
+        """One value for n samples, with shape (n, *shape), within the range of the training rows.
 
+        Arguments:
+            name: Name of the condition, for messages.
+            value: A number, or nested lists of numbers of the condition's shape.
+            n: Number of samples.
         Raises:
-            ConfigError: If the value is outside the range or has the wrong type.
+            ConfigError: If the value has another shape or type, or a number is outside the range.
         """
-        if self.shape:
-            raise ConfigError(f"the condition '{name}' has shape {self.shape} and cannot be set to one number")
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        integers = not dtype.is_floating_point
-        if not self.low <= value <= self.high or (integers and value != int(value)):
-            kind, numbers = "an integer" if integers else "a number", f"from {self.low:g} to {self.high:g}"
-            raise ConfigError(f"{name} must be {kind} {numbers}, as in the training rows, got {value:g}")
-        return torch.full((n,), value).to(dtype)
+        integers = not getattr(torch, self.dtype).is_floating_point
+        kind = ("integers" if integers else "numbers") if self.shape else ("an integer" if integers else "a number")
+        form = f" of shape {self.shape}, such as {name}={_example(self.shape, self.low)}," if self.shape else ""
+        expected = f"{name} must be {kind}{form} from {self.low:g} to {self.high:g}, as in the training rows"
+        try:
+            numbers = torch.tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(f"{expected}, got {value!r}") from None
+        if tuple(numbers.shape) != self.shape:
+            raise ConfigError(f"{expected}, got {value!r} of shape {tuple(numbers.shape)}")
+        wrong = ~((self.low <= numbers) & (numbers <= self.high))
+        if integers:
+            wrong |= numbers != numbers.floor()
+        if bool(wrong.any()):
+            raise ConfigError(f"{expected}, got {numbers[wrong][0].item():g}")
+        return numbers.to(getattr(torch, self.dtype)).expand(n, *self.shape)
+
+
+def _example(shape: tuple[int, ...], number: float) -> str:
+    """A value of the shape as it is written on the command line."""
+    inner = _example(shape[1:], number) if shape else f"{number:g}"
+    return f"[{','.join([inner] * shape[0])}]" if shape else inner
 
 
 def _counts(value: Sequence[int]) -> tuple[int, ...]:

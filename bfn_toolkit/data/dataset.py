@@ -18,11 +18,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.data.codec import Codec, IdentityCodec
 from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, batch_size, device_of, map_data, named_parts
+from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
+_WIDE = (torch.uint16, torch.uint32, torch.uint64)  # dtypes that torch's index_select does not have
 
 
 class Rows(abc.ABC):
@@ -71,23 +73,14 @@ class Batch(Rows):
     weight: Tensor | None = None
 
     def __attrs_post_init__(self) -> None:
+        rows = tuple(leaves(self.x)[0].shape[:1])
         for name, value in self.condition.items():
-            if value.ndim == 0 or len(value) != len(self):
+            if value.shape[:1] != rows:
                 count = f"{len(value)} rows" if value.ndim else "a single value"
                 raise DataError(f"the condition '{name}' has {count}, and the data have {len(self)} rows")
-        masks = {} if self.mask is None else self.mask
-        parts = dict(named_parts(self.x))
-        for name, mask in masks.items() if isinstance(masks, Mapping) else [(name, masks) for name in parts]:
-            where = f"the mask of '{name}'" if name else "the mask"
-            if name not in parts:
-                raise DataError(f"{where}: the data have the parts {', '.join(parts) or 'none'}; name one of them")
-            shape, found = tuple(parts[name].shape), tuple(mask.shape)
-            if mask.dtype != torch.bool or not found or found != shape[: len(found)]:
-                raise DataError(
-                    f"{where} is {mask.dtype} of shape {found}; expected torch.bool of shape {shape}, or of its first "
-                    "axes: true where there is data"
-                )
-        if self.weight is not None and self.weight.shape != (len(self),):
+        if self.mask is not None:
+            _check_mask(self.mask, dict(named_parts(self.x)))
+        if self.weight is not None and self.weight.shape != rows:
             raise DataError(f"weight has shape {tuple(self.weight.shape)}; expected ({len(self)},), one for each row")
 
     def __len__(self) -> int:
@@ -107,7 +100,7 @@ class Batch(Rows):
 
     def rows(self, index: Tensor) -> Batch:
         """The rows ``index``."""
-        return self.map(lambda values: values.index_select(0, index))
+        return self.map(lambda values: take(values, index))
 
     def part(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to, but not including, ``stop``, as views."""
@@ -116,6 +109,24 @@ class Batch(Rows):
     def to(self, device: torch.device) -> Batch:
         """The same examples on a device."""
         return self.map(lambda values: values.to(device))
+
+
+def _check_mask(mask: Tensor | Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for name, part in mask.items() if isinstance(mask, Mapping) else [(name, mask) for name in parts]:
+        where = f"the mask of '{name}'" if name else "the mask"
+        if name not in parts:
+            raise DataError(f"{where}: the data have the parts {', '.join(parts) or 'none'}; name one of them")
+        shape, found = tuple(parts[name].shape), tuple(part.shape)
+        if part.dtype != torch.bool or not found or found != shape[: len(found)]:
+            raise DataError(
+                f"{where} is {part.dtype} of shape {found}; expected torch.bool of shape {shape}, or of its "
+                "first axes: true where there is data"
+            )
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index`` of a tensor, as a copy."""
+    return values[index] if values.dtype in _WIDE else values.index_select(0, index)
 
 
 def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -138,13 +149,9 @@ class Dataset(abc.ABC):
 
     A class defines :meth:`split`, or :meth:`rows` and, where the stored rows are not ready for the model,
     :meth:`prepare`.
-
-    A class may have a ``default_config``: tables of an experiment, such as ``{"family": "categorical"}``, that suit it
-    better than the general defaults.  All settings of the user override them.
     """
 
     kind: ClassVar[str] = "dataset"
-    default_config: ClassVar[Mapping[str, object]] = {}
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Refuses a class whose data are missing, or would be prepared twice."""
@@ -187,8 +194,35 @@ class Dataset(abc.ABC):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Facts for a family, its head or a network, whose fields of these names take them as defaults."""
+        """Facts for a family, its head or a network, whose fields of these names take them as defaults.
+
+        Facts about one part of a mapping stand under its name in ``"parts"``, where ``"name"`` is its family:
+        ``{"parts": {"type": {"name": "categorical", "site_shape": (1,), "classes": 4}}}``.  From ``bins``, the number
+        of equal bins of [-1, 1], follows the fact ``sigma_1``: a quarter of a bin.
+        """
         return {} if isinstance(self.site_shape, Mapping) else {"site_shape": self.site_shape}
+
+    @property
+    def codec(self) -> Codec:
+        """The way from the user's data to these examples and back, which is saved with every model of these data."""
+        return IdentityCodec()
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Facts that change with the source of the data, such as the rows and the SHA-256 of a file, as plain values.
+
+        They are saved with a run, whose data are refused once they differ.  {} if the data are a function of the
+        fields alone.
+        """
+        return {}
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Tables of an experiment, such as ``{"family": "categorical"}``, that suit these data.
+
+        They lie above the general defaults and below all settings of the user.
+        """
+        return {}
 
     @property
     def unit(self) -> str:

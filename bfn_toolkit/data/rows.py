@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import attrs
@@ -12,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Batch, Dataset, Rows, Split
+from bfn_toolkit.data.dataset import Batch, Dataset, Rows, Split, take
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.shapes import leaves, map_data
 
 Array: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 
-PIECE = 2**24  # bytes that are read together in a pass over all rows
-MAPPED = 2**28  # bytes of a memory map that stay mapped, at most
-FAULT = 2**16  # bytes that are mapped around each row that is read, at most
+PIECE = 2**20  # bytes that are read together in a pass over all rows
+MAPPED = 2**29  # bytes of the maps that may count as memory of this process
+FAULT = 2**21  # bytes that the system may map for each row that is read
 
 
 def index_dtype(n: int) -> torch.dtype:
@@ -59,7 +60,7 @@ class ArrayRows(Rows):
         *,
         index: Tensor | None = None,
     ) -> None:
-        self.x, self.condition, self.mask, self.weight = x, dict(condition or {}), mask, weight
+        self._arrays = x, dict(condition or {}), mask, weight
         total = len(leaves(x)[0])
         for name, array in self._named():
             if len(array) != total:
@@ -67,7 +68,7 @@ class ArrayRows(Rows):
             if isinstance(array, np.ndarray):
                 try:
                     torch.from_numpy(np.empty(0, array.dtype))
-                except TypeError:
+                except (TypeError, ValueError):
                     raise DataError(
                         f"{name} is stored as {array.dtype.str}, which torch does not have; store it as numbers that "
                         "it has, such as uint8 or float32, in the byte order of this machine"
@@ -81,8 +82,21 @@ class ArrayRows(Rows):
         self._total, self._read = total, 0
 
     def _named(self) -> Iterator[tuple[str, Array]]:
-        named = [("x", self.x), *self.condition.items(), ("the mask", self.mask), ("weight", self.weight)]
-        yield from ((name, leaf) for name, value in named for leaf in leaves(value) if leaf is not None)
+        x, condition, mask, weight = self._arrays
+        for name, value in [("x", x), *condition.items(), ("the mask", mask), ("weight", weight)]:
+            yield from ((name, leaf) for leaf in leaves(value) if leaf is not None)
+
+    def _map(self, function: Callable[[Any], Any]) -> tuple[Any, Any, Any, Any]:
+        """The arrays after a function of each."""
+        x, condition, *others = self._arrays
+        mask, weight = (None if value is None else map_data(function, value) for value in others)
+        return map_data(function, x), {name: function(value) for name, value in condition.items()}, mask, weight
+
+    @cached_property
+    def _maps(self) -> list[Any]:
+        """The memory maps, if they are large."""
+        maps = [found for _, array in self._named() if (found := _mapping(array)) is not None]
+        return maps if hasattr(mmap, "MADV_DONTNEED") and sum(file.nbytes for file in maps) > MAPPED else []
 
     def __len__(self) -> int:
         return self._total if self.index is None else len(self.index)
@@ -90,43 +104,48 @@ class ArrayRows(Rows):
     def __getitem__(self, index: Tensor) -> Batch:
         chosen = index.long() if self.index is None else self.index[index.long()].long()
 
-        def take(array: Array) -> Tensor:
-            if isinstance(array, Tensor):
-                return array.index_select(0, chosen)
-            return torch.from_numpy(np.asarray(array).take(chosen.numpy(), 0))
+        return Batch(*self._map(lambda array: self._take(array, chosen)))
 
-        batch = Batch(
-            map_data(take, self.x),
-            {name: take(value) for name, value in self.condition.items()},
-            None if self.mask is None else map_data(take, self.mask),
-            None if self.weight is None else take(self.weight),
-        )
-        self._unmap(len(chosen) * (FAULT + bytes_per_row(batch)))
-        return batch
+    def _take(self, array: Array, index: Tensor) -> Tensor:
+        """Rows of an array; of large memory maps a few at a time, so that few pages are mapped."""
+        if isinstance(array, Tensor):
+            return take(array, index)
+        if not self._maps:
+            return torch.from_numpy(array.take(index.numpy(), 0))
+        array, numbers, few = np.asarray(array), index.numpy(), max(1, MAPPED // FAULT)
+        taken = np.empty((len(numbers), *array.shape[1:]), array.dtype)
+        for start in range(0, len(numbers), few):
+            part = slice(start, start + few)
+            array.take(numbers[part], 0, taken[part])
+            self._read += len(numbers[part])
+            if self._read >= few:
+                self._unmap()
+        return torch.from_numpy(taken)
 
-    def _unmap(self, read: int) -> None:
+    def _unmap(self) -> None:
         """Gives pages that were read back to the system, which keeps them: they count as memory of the process."""
-        self._read += read
-        if self._read > MAPPED and hasattr(mmap, "MADV_DONTNEED"):
-            self._read = 0
-            for _, array in self._named():
-                if (found := _mapping(array)) is not None:
-                    found._mmap.madvise(mmap.MADV_DONTNEED)
+        self._read = 0
+        for file in self._maps:
+            file._mmap.madvise(mmap.MADV_DONTNEED)
 
     @property
     def stamp(self) -> str:
         """Sizes of the memory-mapped files, and the times of their last changes."""
-        files = dict.fromkeys(found.filename for _, array in self._named() if (found := _mapping(array)) is not None)
-        status = (os.stat(str(file)) for file in files)
+        maps = (_mapping(array) for _, array in self._named())
+        files = dict.fromkeys(str(found.filename) for found in maps if found is not None)
+        try:
+            status = [os.stat(file) for file in files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}") from error
         return " ".join(f"{found.st_size} {found.st_mtime_ns}" for found in status)
 
     def __getstate__(self) -> dict[str, Any]:
-        arrays = ("x", "condition", "mask", "weight")
-        return {**vars(self), **{name: map_data(_Place.of, getattr(self, name)) for name in arrays}}
+        state = {**vars(self), "_arrays": self._map(_Place.of)}
+        return {name: value for name, value in state.items() if name != "_maps"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        arrays = ("x", "condition", "mask", "weight")
-        vars(self).update(state, **{name: map_data(_opened, state[name]) for name in arrays})
+        vars(self).update(state)
+        self._arrays = self._map(_opened)
 
 
 def _mapping(array: Any) -> Any:

@@ -41,7 +41,7 @@ from bfn_toolkit.evaluation.likelihood import (
 )
 from bfn_toolkit.masks import marginal, present, told
 from bfn_toolkit.model import Model, readable
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
 from bfn_toolkit.shapes import batch_size, device_of, dtype_of, map_data
 
 CHUNK = 64  # examples whose particles share one seed
@@ -106,18 +106,20 @@ def importance_bound(
     device = device_of(first.x)
     times = model.family.times(n_steps)
 
+    size = rows_together(model.family, CHUNK)
+
     def chunk_weights(chunk: int) -> Tensor:
-        """Logarithms of the weights for the rows of a chunk, (CHUNK, particles), and perhaps present numbers."""
-        rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
+        """Logarithms of the weights for the rows of a chunk, (size, particles), and perhaps present numbers."""
+        rows = data[torch.arange(chunk * size, (chunk + 1) * size).remainder_(n)]
         rows = attrs.evolve(rows, condition=readable(model, rows.condition))
-        index = torch.arange(CHUNK, device=device)
-        groups = torch.split(torch.arange(particles), ROWS // CHUNK)
+        index = torch.arange(size, device=device)
+        groups = torch.split(torch.arange(particles), max(1, rows_together(model.family, ROWS) // size))
         columns = [_log_weights(model, rows.rows(index.repeat(len(group))), times) for group in groups]
-        weights = torch.cat([column.reshape(-1, CHUNK) for column in columns]).T
+        weights = torch.cat([column.reshape(-1, size) for column in columns]).T
         return weights if rows.mask is None else torch.cat([weights, present_numbers(rows).unsqueeze(1)], 1)
 
     found = map_chunks(
-        range(n), CHUNK, chunk_weights, (seed, "importance"), device=device, deal=deal, halve=model.halve_micro_batch
+        range(n), size, chunk_weights, (seed, "importance"), device=device, deal=deal, halve=model.halve_micro_batch
     )
     log_weights, counts = found[:, :particles], found[:, particles:]
     bound = math.log(particles) - log_weights.logsumexp(1)

@@ -2,6 +2,7 @@ r"""Evaluation: the likelihood bound, and distances between samples and data.
 
 The bound :math:`L(x) = L^n(x) + L^r(x) \ge -\ln p(x)` is estimated by many draws of the time and of the beliefs for
 each example; its standard error is that of the mean over examples, so it counts both the draws and the finite data.
+A :class:`Budget` ends it early.
 
 Distances between a sample and the data: the Wasserstein-1 distance for one number per example, its average over random
 directions otherwise (sliced W1), and the maximum mean discrepancy (MMD, the square, with a Gaussian kernel whose width
@@ -13,24 +14,29 @@ distance between fresh data and the data.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
 from torch import Tensor
 
 from bfn_toolkit.data.dataset import Batch, Rows
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
 from bfn_toolkit.masks import mask_of, told
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks
+from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
 from bfn_toolkit.shapes import by_row, device_of, leaves
 
 EVALUATIONS = 2**20  # of the loss, by default: about a second for a small network
-CHUNK = 256  # examples whose draws share one seed
-ROWS = 8192  # rows in one evaluation
+CHUNK = 256  # examples whose draws share one seed, at most
+ROWS = 8192  # rows in one evaluation, at most
 PRESENT = ":present"  # stands for the number of numbers among the sums of losses by part
+MAX_DRAWS = 4096  # per example
+ENOUGH = 8  # chunks within a budget, without which a standard error is not trusted
+BUDGET_CHUNK = 32  # examples whose draws share one seed, within a budget: a slow network needs small pieces
 
 
 @attrs.frozen
@@ -53,6 +59,21 @@ class Estimate:
     def bits_per(self, dimensions: float) -> Estimate:
         """Nats as bits, divided by a number of dimensions."""
         return self.times(1.0 / (dimensions * math.log(2.0)))
+
+
+@attrs.frozen(eq=False)
+class Budget:
+    """Effort for an estimate, which ends when it is exact enough or has taken long enough, whichever is first.
+
+    Arguments:
+        seconds: Time; one chunk is computed even if it takes longer.
+        relative_stderr: Standard error, as a share of the absolute value.
+        clock: Seconds since any moment, the same in all processes that share the work.
+    """
+
+    seconds: float
+    relative_stderr: float = 0.01
+    clock: Callable[[], float] = time.monotonic
 
 
 @attrs.frozen
@@ -133,6 +154,7 @@ def likelihood_bound(
     draws: int | None = None,
     seed: int = 0,
     deal: Deal = deal_here,
+    budget: Budget | None = None,
 ) -> LikelihoodBound:
     """Estimates the likelihood bound of a model on data that are on the model's device.
 
@@ -146,42 +168,107 @@ def likelihood_bound(
         seed: Seed of the draws.
         deal: Function that draws the chunks; :func:`~bfn_toolkit.parallel.chunks.deal_chunks` divides them among
             processes.
+        budget: Effort, in place of ``draws``: examples in random order with one draw each, then more draws of all,
+            until it is spent.  Each chunk has the same draws always; how many there are may depend on the machine, and
+            the result states the examples and the draws.
+    Raises:
+        ConfigError: If both ``draws`` and ``budget`` are given.
     """
+    if draws is not None and budget is not None:
+        raise ConfigError("likelihood_bound: give draws or budget, not both")
     n, first = len(data), first_row(data, seed)
     device = device_of(first.x)
-    draws = draws or min(4096, max(1, round(EVALUATIONS / n)))
     losses: tuple[NatsLoss, NatsLoss] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
         ReconstructionLoss(),
     )
+    order = torch.arange(n)
 
-    def chunk_losses(chunk: int) -> dict[str, Tensor]:
-        """Sums over the draws for the rows of a chunk, by part: (CHUNK, 2)."""
-        rows = data[torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK).remainder_(n)]
-        index, condition = torch.arange(CHUNK, device=device), readable(model, rows.condition)
-        zeros = torch.zeros(CHUNK, 2, dtype=torch.float64, device=device)
-        sums: dict[str, Tensor] = {} if rows.mask is None else {PRESENT: present_numbers(rows)}
-        for together in torch.split(torch.arange(draws), ROWS // CHUNK):
-            batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
-            for i, loss in enumerate(losses):
-                for name, nats in told(loss.part_losses, model, batch.x, batch.condition, mask=batch.mask).items():
-                    sums.setdefault(name, zeros.clone())[:, i] += nats.double().reshape(len(together), CHUNK).sum(0)
-        return sums
+    def sums(examples: range, draws: int, chunk_rows: int, *key: int) -> dict[str, Tensor]:
+        """Sums over the draws for consecutive examples, by part: (examples, 2)."""
 
-    sums = map_chunks(
-        range(n), CHUNK, chunk_losses, (seed, "likelihood"), device=device, deal=deal, halve=model.halve_micro_batch
-    )
-    present = sums.pop(PRESENT, None)
-    messages, reconstruction = torch.stack(list(sums.values())).sum(0).T / draws
-    parts = {} if "" in sums else {name: CodeLength.of(*(part.T / draws)) for name, part in sums.items()}
+        def chunk_losses(chunk: int) -> dict[str, Tensor]:
+            places = torch.arange(chunk * chunk_rows, (chunk + 1) * chunk_rows)
+            rows = data[order[places.remainder_(n)]]
+            index, condition = torch.arange(chunk_rows, device=device), readable(model, rows.condition)
+            zeros = torch.zeros(chunk_rows, 2, dtype=torch.float64, device=device)
+            sums: dict[str, Tensor] = {} if rows.mask is None else {PRESENT: draws * present_numbers(rows)}
+            for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROWS) // chunk_rows)):
+                batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
+                for i, loss in enumerate(losses):
+                    for name, nats in told(loss.part_losses, model, batch.x, batch.condition, mask=batch.mask).items():
+                        added = nats.double().reshape(len(together), chunk_rows).sum(0)
+                        sums.setdefault(name, zeros.clone())[:, i] += added
+            return sums
+
+        keys: tuple[int | str, ...] = (seed, "likelihood", *key)
+        halve = model.halve_micro_batch
+        found: dict[str, Tensor] = map_chunks(
+            examples, chunk_rows, chunk_losses, keys, device=device, deal=deal, halve=halve
+        )
+        return found
+
+    if budget is None:
+        draws = draws or min(MAX_DRAWS, max(1, round(EVALUATIONS / n)))
+        total = sums(range(n), draws, rows_together(model.family, CHUNK))
+    else:
+        with seeded(seed, "likelihood order"):
+            order = torch.randperm(n)
+        total, draws = _within(budget, n, lambda examples, draws, turn: sums(examples, draws, BUDGET_CHUNK, turn))
+    present = total.pop(PRESENT, None)
+    messages, reconstruction = torch.stack(list(total.values())).sum(0).T / draws
+    parts = {} if "" in total else {name: CodeLength.of(*(part.T / draws)) for name, part in total.items()}
     whole = CodeLength.of(messages, reconstruction)
     return LikelihoodBound(
         whole.messages,
         whole.reconstruction,
         whole.total,
         n_steps=n_steps,
-        dimensions=dimensions_of(first, present),
-        examples=n,
+        dimensions=dimensions_of(first, None if present is None else present / draws),
+        examples=len(messages),
         draws=draws,
         parts=parts,
     )
+
+
+def _within(
+    budget: Budget, n: int, sums: Callable[[range, int, int], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], int]:
+    """Sums over the draws of the examples that a budget pays for, by part, and the number of draws of each.
+
+    Each job has at most the size of all before it, and as much as the time that is left pays for, at the speed of the
+    last one.
+
+    Arguments:
+        budget: The budget.
+        n: Number of examples.
+        sums: Function of the examples, the number of draws of each, and the number of the round.
+    Returns:
+        The sums, and the number of draws of each example.
+    """
+    began = now = budget.clock()
+    chunks, total = -(-n // BUDGET_CHUNK), dict[str, Tensor]()
+    done, draws, turn, pace = 0, 1, 0, 0.0  # chunks of the first round, draws, rounds, seconds for a draw of a chunk
+    while True:
+        if done < chunks:
+            most, cost = min(max(1, done), chunks - done, EVALUATIONS // BUDGET_CHUNK - done), pace
+        else:
+            most, cost = min(draws, MAX_DRAWS - draws, EVALUATIONS // n - draws), pace * chunks
+        more = min(most, int((budget.seconds - (now - began)) / max(cost, 1e-9))) if done else 1
+        if more < 1:
+            return total, draws
+        if done < chunks:
+            new = sums(range(done * BUDGET_CHUNK, min((done + more) * BUDGET_CHUNK, n)), 1, turn)
+            total = {name: torch.cat([total[name], part]) if total else part for name, part in new.items()}
+            done, size = done + more, more
+        else:
+            turn += 1
+            new = sums(range(n), more, turn)
+            total = {name: total[name] + part for name, part in new.items()}
+            draws, size = draws + more, more * chunks
+        before, now = now, budget.clock()
+        pace = (now - before) / size
+        nats = [part for name, part in total.items() if name != PRESENT]
+        whole = Estimate.of(torch.stack(nats).sum((0, 2)) / draws)
+        if done >= min(chunks, ENOUGH) and whole.stderr <= budget.relative_stderr * abs(whole.value):
+            return total, draws

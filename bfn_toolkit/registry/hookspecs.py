@@ -121,6 +121,11 @@ def bfn_time_distributions() -> Sequence[Entry]:
     """Distributions of the times of a loss, a field of it: subclasses of :class:`bfn_toolkit.TimeDistribution`."""
 
 
+@hookspec
+def bfn_codecs() -> Sequence[Entry]:
+    """Codecs, which data sets return: subclasses of :class:`bfn_toolkit.Codec`."""
+
+
 # Kind of part -> its hook.  The base class of each kind states it: ``kind: ClassVar[str] = "family"``.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -133,5 +138,6 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "schedule": "bfn_schedules",
         "grid": "bfn_grids",
         "time-distribution": "bfn_time_distributions",
+        "codec": "bfn_codecs",
     }
 )

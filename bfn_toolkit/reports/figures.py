@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
+from bfn_toolkit.data.codec import Codec, IdentityCodec, codec_of_part, raw_like
 from bfn_toolkit.families import ExampleKind, Family
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.networks import NetworkBuilder
@@ -31,27 +32,30 @@ def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Fig
     return figure, parts
 
 
-def data_figure(family: Family[Any], x: Data) -> Figure:
-    """The data, part by part."""
-    parts = list(family.walk(x))
+def data_figure(family: Family[Any], x: Data, codec: Codec | None = None) -> Figure:
+    """The data, part by part, in the units of the codec."""
+    codec = codec or IdentityCodec()
+    parts = list(family.walk(raw_like(x, codec)))
     is_image = parts[0].family.example_kind is ExampleKind.IMAGE
     figure, axes = _figure(7.0, 7.0 if is_image else 3.2, axes=len(parts))
     for axis, part in zip(axes, parts, strict=True):
         (values,) = part.values
-        draw_data(axis, values, values, part.family.example_kind, BLUE)
+        draw_data(axis, values, values, part.family.example_kind, BLUE, codec_of_part(codec, part.name))
         axis.set_title(part.name or f"data ({len(values):,} examples)")
     return figure
 
 
-def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int) -> Figure:
+def samples_figure(family: Family[Any], samples: Data, data: Data, n_steps: int, codec: Codec | None = None) -> Figure:
     """Samples beside the data, part by part, in the same bins and limits; the title counts what lies outside."""
-    parts = list(family.walk(samples, data))
+    codec = codec or IdentityCodec()
+    parts = list(family.walk(raw_like(samples, codec), raw_like(data, codec)))
     figure = Figure(figsize=(7.0, 3.2 * len(parts)), dpi=150, layout="constrained")
     for row, part in enumerate(parts):
         (drawn, values), kind = part.values, part.family.example_kind
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
-        draw_data(axes[0], values, values, kind, BLUE)
-        draw_data(axes[1], drawn, values, kind, ORANGE)
+        own = codec_of_part(codec, part.name)
+        draw_data(axes[0], values, values, kind, BLUE, own)
+        draw_data(axes[1], drawn, values, kind, ORANGE, own)
         reference, points = flattened(values), flattened(drawn)
         outside = int(((points < reference.amin(0)) | (points > reference.amax(0))).any(1).sum())
         title = f"{len(drawn):,} samples, {n_steps} steps"
@@ -141,10 +145,11 @@ def flows_figure(model: BFN, n_steps: int, sampler: Sampler[Any] | None = None, 
         for part in family.walk(state.params):
             beliefs, is_mean = beliefs_of(part.family, *part.values)
             labels[part.name] = r"mean $\mu$" if is_mean else "first feature of the beliefs"
-            tracks[part.name].append(flattened(beliefs))
+            beliefs = beliefs.reshape(len(beliefs), -1)
+            tracks[part.name].append(flattened(beliefs[:, : 2 if beliefs.shape[1] == 2 else 1]))  # what is drawn
     figure, axes = _figure(7.0, 4.0, axes=len(tracks))
     for axis, (name, track) in zip(axes, tracks.items(), strict=True):
-        means = torch.stack(track)  # (n + 1, paths, D)
+        means = torch.stack(track)  # (n + 1, paths, 1 or 2)
         if means.shape[2] == 2:
             for i in range(paths):
                 axis.plot(means[:, i, 0].tolist(), means[:, i, 1].tolist(), color=BLUE, lw=0.6, alpha=0.6)
@@ -169,11 +174,14 @@ def figures(
         with seeded(seed, "flows"):
             return flows_figure(run.model, n_steps, sampler)
 
+    # Networks of images, of sequences and of sets are no functions of one number.
+    family = run.model.family
+    plain = len(family.network_io.site_shape) < 2 and family.example_kind is not ExampleKind.SEQUENCE
     return {
-        "data": lambda: data_figure(run.model.family, data()),
-        "smoke_test": lambda: smoke_figure(experiment.network),
+        "data": lambda: data_figure(run.model.family, data(), run.codec),
+        **({"smoke_test": lambda: smoke_figure(experiment.network)} if plain else {}),
         "schedule": lambda: schedule_figure(experiment.family, n_steps),
         "training": lambda: training_figure(run.metrics),
-        "samples": lambda: samples_figure(run.model.family, samples, data(), n_steps),
+        "samples": lambda: samples_figure(run.model.family, samples, data(), n_steps, run.codec),
         "flows": flows,
     }

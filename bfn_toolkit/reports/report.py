@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
+from bfn_toolkit.data.codec import raw_like
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.evaluation.density import log_density
-from bfn_toolkit.evaluation.distances import distances
+from bfn_toolkit.evaluation.distances import distances, w1
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
-from bfn_toolkit.evaluation.likelihood import CodeLength, Estimate, likelihood_bound
+from bfn_toolkit.evaluation.likelihood import (
+    Budget,
+    CodeLength,
+    Estimate,
+    LikelihoodBound,
+    likelihood_bound,
+)
 from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
+from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.animation import film
 from bfn_toolkit.reports.figures import figures
 from bfn_toolkit.runs.directory import EVALUATION, FIGURES
+from bfn_toolkit.runs.model_files import load_description
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
+from bfn_toolkit.sampling.chunks import chunk_rows, concatenated
 from bfn_toolkit.sampling.trajectory import Trajectory
-from bfn_toolkit.shapes import Data, device_of
+from bfn_toolkit.shapes import Data, batch_size, device_of
 from bfn_toolkit.storage.files import to_json, write_atomically
 
 FILM_ROWS = 500  # largest number of samples in a film
+SHARE, MOST_SECONDS = 0.2, 60.0  # of a report: share of the training time, and the most
+FLOW_PATHS = 64  # samples whose time the figure of the flows takes, or less
 
 
 def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes."""
-    dataset = run.experiment.dataset
-    scores = distances(samples, run.split("all").x)
-    shares = dataset.mode_shares(samples)
-    return scores if shares is None else {**scores, "mode_shares": dict(shares)}
+    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes.
+
+    Distances are between the numbers of the model, whose unit is "unit"; those of single columns ("columns") are in
+    the units of the user.
+    """
+    dataset, data = run.experiment.dataset, run.split("all").x
+    shares, columns = dataset.mode_shares(samples), _columns(run, samples, data)
+    return {
+        **distances(samples, data),
+        "unit": dataset.unit,
+        **({"columns": columns} if columns else {}),
+        **({} if shares is None else {"mode_shares": dict(shares)}),
+    }
+
+
+def _columns(run: Run, samples: Data, data: Data) -> dict[str, float]:
+    """Wasserstein-1 distance of each column of numbers with a name, in the units of the user."""
+    names = run.codec.names
+    drawn, rows = (raw_like(x, run.codec) for x in (samples, data))
+    if isinstance(rows, Mapping) or not rows.is_floating_point() or rows.shape[1:] != (len(names),):
+        return {}
+    return {name: w1(drawn[:, i], rows[:, i]) for i, name in enumerate(names)}
 
 
 def _code_length(cost: CodeLength) -> dict[str, float]:
@@ -49,13 +80,41 @@ def _code_length(cost: CodeLength) -> dict[str, float]:
     }
 
 
+def _likelihood(plan: ResolvedPlan, bound: LikelihoodBound, split: Split) -> dict[str, Any]:
+    """The numbers of a likelihood bound of the run."""
+    return {
+        "weights": attrs.asdict(plan.run.weights),
+        "steps": "inf" if bound.n_steps is None else bound.n_steps,
+        "split": split,
+        "examples": bound.examples,
+        "draws": bound.draws,
+        **_code_length(bound),
+        "bits_per_dimension": bound.bits_per_dimension.value,
+        "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
+        "unit": plan.run.experiment.dataset.unit,
+        "parts": {name: _code_length(part) for name, part in bound.parts.items()},
+    }
+
+
+def _quality(plan: ResolvedPlan, samples: Data) -> dict[str, Any]:
+    """The numbers of the samples of a plan."""
+    wanted = plan.plan
+    return {
+        "n": batch_size(samples),
+        "steps": wanted.steps,
+        "sampler": plan.sampler,
+        "evaluations": plan.draws.sampler.nfe(wanted.steps),
+        "seed": wanted.seed,
+        **sample_scores(plan.run, samples),
+    }
+
+
 def evaluate(
     plan: ResolvedPlan,
     *,
     n_steps: int | None = None,
     split: Split = "test",
     draws: int | None = None,
-    samples: Data | None = None,
     density: int = 0,
     particles: int = 0,
     examples: int | None = None,
@@ -67,39 +126,20 @@ def evaluate(
         n_steps: Number of messages of the bound; None for continuous time.
         split: Rows for the likelihood.
         draws: Number of draws of the time per example.
-        samples: The samples of the plan, if they are already drawn.
         density: Number of examples for the exact log-density (:func:`~bfn_toolkit.log_density`).
         particles: Number of particles for the importance-weighted bound (:func:`~bfn_toolkit.importance_bound`), of
             ``n_steps`` messages, or for None those of the plan.
         examples: Number of examples for that bound; by default as many as take about a million evaluations.
     """
-    run, wanted = plan.run, plan.plan
-    device = next(run.model.parameters()).device
-    data = run.rows(split, device)
-    bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=wanted.seed, deal=deal_chunks)
-    samples = plan.draw() if samples is None else samples
-    return {
-        "weights": attrs.asdict(run.weights),
-        "steps": "inf" if n_steps is None else n_steps,
-        "split": split,
-        "examples": bound.examples,
-        "draws": bound.draws,
-        **_code_length(bound),
-        "bits_per_dimension": bound.bits_per_dimension.value,
-        "bits_per_dimension_stderr": bound.bits_per_dimension.stderr,
-        "unit": run.experiment.dataset.unit,
-        **(_density(run, data, density, wanted.seed) if density else {}),
-        **({"importance": _importance(plan, data, n_steps or wanted.steps, particles, examples)} if particles else {}),
-        "parts": {name: _code_length(part) for name, part in bound.parts.items()},
-        "samples": {
-            "n": wanted.n,
-            "steps": wanted.steps,
-            "sampler": plan.sampler,
-            "evaluations": plan.draws.sampler.nfe(wanted.steps),
-            "seed": wanted.seed,
-            **sample_scores(run, samples),
-        },
-    }
+    run, seed = plan.run, plan.plan.seed
+    data = run.rows(split, next(run.model.parameters()).device)
+    bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=seed, deal=deal_chunks)
+    scores = _likelihood(plan, bound, split)
+    if density:
+        scores |= _density(run, data, density, seed)
+    if particles:
+        scores["importance"] = _importance(plan, data, n_steps or plan.plan.steps, particles, examples)
+    return {**scores, "samples": _quality(plan, plan.draw())}
 
 
 def _first_rows(data: Rows, examples: int, seed: int) -> Batch:
@@ -174,19 +214,130 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
     return path
 
 
-def complete_run(plan: ResolvedPlan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Writes samples, scores and figures of a trained run into its directory; returns the scores."""
+def complete_run(
+    plan: ResolvedPlan,
+    say: Callable[[str], None],
+    seconds: float | None = None,
+    *,
+    show: Callable[[str], object] = lambda name: None,
+) -> dict[str, Any]:
+    """Writes samples, scores and figures of a trained run into its directory; returns the scores.
+
+    It has a budget, of which the samples may use a third and the likelihood bound half of the rest.  There are fewer
+    samples then, and the bound is less exact; the scores state how many were drawn.  A score or a figure that fails
+    costs only itself.
+
+    Arguments:
+        plan: Plan of the samples.
+        say: Called with a line about each part that is done, or failed.
+        seconds: The budget; by default 20 % of the training time, at most 60 s.
+        show: Called with the name of each part that begins.
+    Raises:
+        Interrupted: If a signal asks to stop; what was done before is written.
+    """
     run = plan.run
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")
-    samples = plan.draw()
-    scores = evaluate(plan, n_steps=run.model.family.n_steps, samples=samples)
-    if not processes.is_main_process():
-        return scores
-    path = run.path / samples_name(run)
-    write_samples(path, samples)
-    say(f"{plan.plan.n:,} samples in {plan.plan.steps} steps: {path}")
-    write_atomically(run.path / EVALUATION, to_json(scores) + "\n")
-    for path in write_figures(plan, run.path / FIGURES, samples):
-        say(f"figure: {path}")
-    return scores
+    if seconds is None:
+        seconds = min(MOST_SECONDS, SHARE * float(load_description(run.path).get("training_seconds", 0.0)))
+    return _Report(plan, run.path, say, seconds, show).write()
+
+
+@attrs.define(eq=False)
+class _Report:
+    """The parts of a report, one after another."""
+
+    plan: ResolvedPlan
+    path: Path
+    say: Callable[[str], None]
+    seconds: float
+    show: Callable[[str], object]
+    scores: dict[str, Any] = attrs.field(factory=dict)
+    samples: Data | None = None
+    pace: float = 0.0  # seconds for a sample
+    _began: float = attrs.field(factory=time.monotonic)
+
+    def write(self) -> dict[str, Any]:
+        """Writes all parts."""
+        try:
+            self._part("samples", self._draw)
+            self._part("likelihood", self._price)
+            self._part("distances", self._score)
+            if processes.is_main_process():
+                for name in figures(self.plan.run, self.samples, self.plan.plan.steps):
+                    self._part(f"figure {name}", lambda name=name: self._figure(name))  # type: ignore[misc]
+        except Interrupted as stop:
+            left = f"the model is complete, its report is not: bfn evaluate {self.path}, bfn plot {self.path}"
+            raise Interrupted(stop.number, left) from None
+        finally:
+            if self.scores and processes.is_main_process():
+                write_atomically(self.path / EVALUATION, to_json(self.scores) + "\n")
+        return self.scores
+
+    def _part(self, name: str, work: Callable[[], str | None]) -> None:
+        """Does a part, and says what came of it and how long it took."""
+        processes.check_signals(self._device, together=not name.startswith("figure"))
+        self.show(name)
+        began = time.monotonic()
+        try:
+            line = work()
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.say(f"no {name}: {type(error).__name__}: {error}")
+        else:
+            if line is not None:
+                self.say(f"{line}  ({time.monotonic() - began:.1f} s)")
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.plan.run.model.parameters()).device
+
+    def _elapsed(self) -> float:
+        """Seconds since the report began, the same in all processes."""
+        return processes.all_reduce_max(int(1e6 * (time.monotonic() - self._began)), self._device) / 1e6
+
+    def _draw(self) -> str:
+        """As many samples as a third of the budget pays for, one chunk at least."""
+        n, done, now = self.plan.plan.n, 0, self._elapsed()
+        drawn: list[Data] = []
+        chunk = chunk_rows(math.prod(self.plan.run.model.family.network_io.site_shape))
+        while done < n:
+            affordable = int((self.seconds / 3.0 - now) / self.pace) // chunk if drawn else 1
+            rows = range(done, min(n, done + chunk * min(affordable, max(1, done // chunk))))
+            if not rows:
+                break
+            drawn.append(self.plan.draw(rows))
+            before, now = now, self._elapsed()
+            done, self.pace = rows.stop, max(now - before, 1e-9) / len(rows)
+        self.samples = concatenated(drawn)
+        path = self.path / samples_name(self.plan.run)
+        if processes.is_main_process():
+            write_samples(path, self.plan.raw(self.samples, range(done)), self.plan.run.codec)
+        more = "" if done == n else f" of {n:,}, as many as there was time for"
+        return f"{done:,}{more} samples in {self.plan.plan.steps} steps: {path}"
+
+    def _price(self) -> str:
+        """The likelihood bound, within half of what is left of the budget."""
+        run, now = self.plan.run, self._elapsed()
+        data = run.rows("test", self._device)
+        budget = Budget(max(0.0, 0.5 * (self.seconds - now)), clock=self._elapsed)
+        n_steps, seed = run.model.family.n_steps, self.plan.plan.seed
+        bound = likelihood_bound(run.model, data, n_steps=n_steps, seed=seed, deal=deal_chunks, budget=budget)
+        self.scores |= _likelihood(self.plan, bound, "test")
+        return f"likelihood of {bound.examples:,} of {len(data):,} test examples, {bound.draws:,} draws of each"
+
+    def _score(self) -> str | None:
+        if self.samples is None:
+            return None
+        self.scores["samples"] = _quality(self.plan, self.samples)
+        return "distances of the samples to the data"
+
+    def _figure(self, name: str) -> str | None:
+        if name == "samples" and self.samples is None:
+            return None
+        left = self.seconds - (time.monotonic() - self._began)
+        if name == "flows" and FLOW_PATHS * self.pace > max(left, 1.0):
+            return f"no figure flows: it would take longer than the report may; bfn plot {self.path} --flows"
+        (path,) = write_figures(self.plan, self.path / FIGURES, self.samples, only=[name])
+        return f"figure: {path}"

@@ -23,11 +23,11 @@ EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
     "experiment.toml",
     "metrics.jsonl",
     "evaluation.json",
-    "samples.npy",
+    "samples",  # and an ending
     "figures",
     "nonfinite",
 )
-_OURS = (EXPERIMENT, METRICS, EVALUATION, SAMPLES, WEIGHTS, SUMS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
+_OURS = (EXPERIMENT, METRICS, EVALUATION, WEIGHTS, SUMS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
 
 
 def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None:
@@ -93,8 +93,7 @@ def start_run(folder: Path, experiment: Experiment) -> None:
     """
     text = experiment.to_toml()
     try:
-        for name in _OURS:
-            path = folder / name
+        for path in (*(folder / name for name in _OURS), *folder.glob(f"{SAMPLES}.*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         sync_folder(folder)
     except OSError as error:

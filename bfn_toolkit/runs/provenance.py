@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
+from bfn_toolkit.config.json_values import codec_from_json, codec_to_json
 from bfn_toolkit.config.schema import parts_of
+from bfn_toolkit.data.codec import Codec
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec
 from bfn_toolkit.data.dataset import Rows
 from bfn_toolkit.data.rows import pieces
-from bfn_toolkit.errors import BFNWarning, PluginError, RunDirectoryError
+from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.shapes import leaves
+from bfn_toolkit.storage.files import MAX_JSON
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
 # Training options that cannot change the numbers of a run.
@@ -93,6 +100,38 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
         if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
             raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or pass --allow-plugin-mismatch')
         warnings.warn(said, BFNWarning, stacklevel=2)
+
+
+def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec], sizes: SizeSpec | None) -> dict[str, Any]:
+    """Facts about the data that a model keeps, as JSON values: conditions and sizes of the rows, codec, source.
+
+    Raises:
+        ConfigError: If the codec is not registered, or too large.
+    """
+    codec = codec_to_json(dataset.codec, default_registry())
+    if len(json.dumps(codec)) > MAX_JSON // 2:
+        raise ConfigError(
+            f"the {type(dataset.codec).__name__} of the data has more than {MAX_JSON // 2:,} bytes as JSON"
+        )
+    seen = {name: attrs.asdict(spec) for name, spec in conditions.items()}
+    counts = None if sizes is None else sizes.counts
+    return {"conditions": seen, "sizes": counts, "codec": codec, "source": dict(dataset.source)}
+
+
+def recorded_codec(facts: Mapping[str, Any], path: Path) -> Codec | None:
+    """The codec among the facts about a model; None if there is none.
+
+    Raises:
+        RunDirectoryError: If it is malformed.
+        PluginError: If its plugin cannot be loaded.
+    """
+    if facts.get("codec") is None:
+        return None
+    try:
+        codec: Codec = codec_from_json(facts["codec"], default_registry())
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path}: the codec of the data cannot be read: {error}") from error
+    return codec
 
 
 def fingerprint(*splits: Rows) -> str:

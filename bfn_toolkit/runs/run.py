@@ -9,13 +9,14 @@
 ``checkpoints/``       training states (:mod:`~bfn_toolkit.runs.checkpoints`)
 ``nonfinite/``         reports of losses that were not finite
 ``evaluation.json``    the last evaluation
-``samples.npy``        samples
+``samples.*``          samples, in a format of the data's codec
 ``figures/``           pictures
 ====================== ===========================================================
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import nn
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.data.codec import Codec
 from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
@@ -35,7 +37,7 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, read_state
 from bfn_toolkit.runs.directory import EXPERIMENT, read_metrics
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
-from bfn_toolkit.runs.provenance import check_providers
+from bfn_toolkit.runs.provenance import check_providers, recorded_codec
 
 SHOWN = 2**28  # bytes of a split that figures and distances take
 
@@ -72,6 +74,7 @@ class Run:
         path: The run directory, or None for a run that was kept in memory.
         weights: Origin of the model's weights.
         seen: Kind and range of each condition in the training rows; None if not recorded.
+        source: :attr:`Dataset.source <bfn_toolkit.Dataset.source>` of the training; None if not recorded.
         sizes: Sizes of the training rows, if they are padded and it was recorded.
     """
 
@@ -81,6 +84,7 @@ class Run:
     path: Path | None = None
     weights: Weights = Weights("raw", 0, "in memory")
     seen: Mapping[str, ConditionSpec] | None = None
+    source: Mapping[str, Any] | None = None
     sizes: SizeSpec | None = None
 
     @classmethod
@@ -136,12 +140,45 @@ class Run:
             state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
             facts, found = read.facts, Weights(kind, read.step, listed.path.name)
         model.network.load_state_dict(state)
-        seen, sizes = recorded(facts.get("conditions"), folder), facts.get("sizes")
+        model.codec = recorded_codec(facts, folder) or model.codec
+        seen, source, sizes = recorded(facts.get("conditions"), folder), facts.get("source"), facts.get("sizes")
         sizes = None if sizes is None else SizeSpec(sizes)
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, sizes)
+        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, source, sizes)
+
+    @property
+    def codec(self) -> Codec:
+        """The way from the user's data to those of the model and back, as at the training."""
+        return self.model.codec
 
     def rows(self, name: Split, device: torch.device | str = "cpu") -> Rows:
         """Rows of the data set that it was trained on, prepared and on a device when they are read.
+
+        Raises:
+            DataError: If they cannot be read, or their source is not that of the training.
+        """
+        rows = self.rows_as_now(name, device)
+        changes = self.source_changes()
+        if changes:
+            raise DataError(
+                f"the data are not those that the model was trained on: {'; '.join(changes)}. Rows that it has seen "
+                "could be in the test split. Restore the data of the training, or train anew; samples do not need them"
+            )
+        return rows
+
+    def source_changes(self) -> list[str]:
+        """Changes of the source of the data since the training, in words; none if it was not recorded."""
+        if self.source is None:
+            return []
+        now = json.loads(json.dumps(dict(self.experiment.dataset.source)))  # as it was recorded
+        then = {key: self.source.get(key) for key in now}
+        return [
+            f"another {key}" if isinstance(value, str) else f"{key}: {then[key]} then, {value} now"
+            for key, value in now.items()
+            if then[key] != value
+        ]
+
+    def rows_as_now(self, name: Split, device: torch.device | str = "cpu") -> Rows:
+        """Rows of the data set as its source is now, which may have changed since the training.
 
         Raises:
             DataError: If they cannot be read.
@@ -171,12 +208,11 @@ class Run:
         Raises:
             DataError: If they cannot be read.
         """
-        rows = self.rows(name)
-        if isinstance(rows, Batch):
-            return rows
-        with seeded(0, "prepare", name):
-            size = bytes_per_row(rows[torch.arange(1)])
-            return rows[spread(len(rows), SHOWN // size)]
+        return _in_memory(self.rows(name), name)
+
+    def split_as_now(self, name: Split) -> Batch:
+        """Examples as :meth:`split` has them, of a source that may have changed since the training."""
+        return _in_memory(self.rows_as_now(name), name)
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
@@ -193,6 +229,15 @@ class Run:
         from bfn_toolkit.sharing.export import push_run
 
         return push_run(self, repo_id, card=card, private=private, token=token)
+
+
+def _in_memory(rows: Rows, name: Split) -> Batch:
+    """All rows; of stored ones that would take more than :data:`SHOWN` bytes, rows at equal distances."""
+    if isinstance(rows, Batch):
+        return rows
+    with seeded(0, "prepare", name):
+        size = bytes_per_row(rows[torch.arange(1)])
+        return rows[spread(len(rows), SHOWN // size)]
 
 
 def load_run(path: str | Path) -> BFN:

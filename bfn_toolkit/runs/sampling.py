@@ -6,22 +6,23 @@ The same plan gives the same bytes, in one batch or several, by one process or s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
+from bfn_toolkit.bfn import BFN
+from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
 from bfn_toolkit.data.conditions import SizeSpec, seen_in
 from bfn_toolkit.data.dataset import Batch
-from bfn_toolkit.errors import ConfigError, DataError
+from bfn_toolkit.data.formats import Raw, readable
+from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
 from bfn_toolkit.families import Family
 from bfn_toolkit.guidance.classifier_free import Guided
 from bfn_toolkit.model import Condition
@@ -42,8 +43,9 @@ from bfn_toolkit.sampling.inpainting import Observed
 from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
-from bfn_toolkit.shapes import Data, Mask, batch_size, named_parts
+from bfn_toolkit.shapes import Data, Mask, map_data, named_parts
 
+N = 1000  # default number of samples
 STEPS = 100  # default number of messages, unless the family has a fixed number
 BATCH_NUMBERS = 2**22  # largest batch in numbers, unless one chunk has more
 BATCH_CHUNKS = 16  # largest batch in chunks: a kill loses one batch
@@ -59,17 +61,18 @@ class SamplePlan:
         steps: Number of messages.
         sampler: Name of the sampler; None for the choice of :func:`~bfn_toolkit.default_sampler`.
         seed: Seed of the draws.
-        condition: Values of conditions by name, one for all samples; None means without the condition.
+        condition: Values of conditions by name, one for all samples: a number, the name of a class, or None for samples
+            without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
-        known: File of known values (:func:`read_known`).
+        known: File of known values in the user's units and names, of a format that the codec reads; gaps are unknown.
         size: Number of sites of each sample, for data whose rows have sizes; None for those of the training rows.
     """
 
-    n: int = 1000
+    n: int = N
     steps: int = STEPS
     sampler: str | None = None
     seed: int = 0
-    condition: Mapping[str, float | None] = attrs.field(factory=dict)
+    condition: Mapping[str, float | str | Sequence[Any] | None] = attrs.field(factory=dict)
     guidance: float = 0.0
     known: Path | None = None
     size: int | None = None
@@ -96,12 +99,14 @@ class ResolvedPlan:
         plan: The plan.
         sampler: Name of the sampler.
         draws: The samples, of which any rows can be drawn.
+        known: The known values, or None.
     """
 
     run: Run
     plan: SamplePlan
     sampler: str
     draws: Draws
+    known: KnownValues | None = None
 
     @classmethod
     def of(cls, run: Run, plan: SamplePlan) -> ResolvedPlan:
@@ -116,15 +121,21 @@ class ResolvedPlan:
         name, sampler = plan.choose(family)
         rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
         conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
-        known = None if plan.known is None else KnownValues.of(family, read_known(plan.known), plan.n)
+        known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask))
+        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask), known)
 
     def mask(self, rows: range) -> Mask | None:
         """True where the samples with these numbers have data; None if nothing is missing."""
         return self.draws.mask(torch.arange(rows.start, rows.stop))
+
+    def raw(self, samples: Data, rows: range | None = None) -> Raw:
+        """Samples with these numbers in the user's form, known numbers among them as they were given."""
+        rows = range(self.plan.n) if rows is None else rows
+        raw = self.run.codec.decode(samples, self.mask(rows))
+        return raw if self.known is None else with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
         """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
@@ -149,7 +160,8 @@ def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Ten
     specs = seen_in(rows.condition) if rows is not None else run.seen or {}
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
     check_conditions(network, plan.condition or (specs if plan.guidance and not read else ()), specs)
-    stated = {name: read[name].constant(name, value, 1) for name, value in plan.condition.items() if value is not None}
+    values = {name: _value(run, name, value) for name, value in plan.condition.items() if value is not None}
+    stated = {name: read[name].constant(name, value, 1) for name, value in values.items()}
     left = [name for name in read if name not in plan.condition]
 
     @cache  # read when rows are drawn: figures of the flows do not need the data
@@ -157,7 +169,7 @@ def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Ten
         return _of_training_rows(run, left)
 
     def conditions(index: Tensor) -> Condition | None:
-        values = {name: value.expand(len(index)) for name, value in stated.items()}
+        values = {name: value.expand(len(index), *value.shape[1:]) for name, value in stated.items()}
         if left:
             rows = len(training_values()[left[0]])
             chosen = _in_groups(plan.seed, "conditions", index, lambda n: torch.randint(rows, (n,)))
@@ -166,6 +178,16 @@ def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Ten
         return {name: value.to(device) for name, value in values.items()} or None
 
     return conditions
+
+
+def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | Sequence[Any]:
+    """Value of a condition, whose class may have a name."""
+    if not isinstance(value, str):
+        return value
+    if value not in run.codec.categories.get(name, ()):
+        with suppress(ValueError):
+            return float(value)
+    return run.codec.condition(name, value)
 
 
 def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
@@ -184,7 +206,10 @@ def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor],
 def _of_training_rows(run: Run, names: list[str]) -> dict[str, Tensor]:
     """Conditions of all training rows."""
     try:
-        condition = run.split("train").condition
+        condition = run.split_as_now("train").condition
+        if changes := run.source_changes():
+            words = "conditions without a value are drawn from data that have changed since the training"
+            warnings.warn(f"{words}: {'; '.join(changes)}", BFNWarning, stacklevel=2)
     except DataError as error:
         options = " ".join(f"--condition {name}=none" for name in names)
         raise DataError(f"conditions without a value are drawn from the data; add: {options}. {error}") from error
@@ -202,73 +227,117 @@ def _in_groups(seed: int, what: str, index: Tensor, draw: Callable[[int], Tensor
 
 @attrs.frozen(eq=False)
 class KnownValues:
-    """Known values in a file; rows are read when they are needed.
+    """Known values in a file; rows are read and encoded when they are needed.
 
     Arguments:
-        parts: Values by part (under "" for data without parts), each with shape (n, *site), or (1, *site) for all
-            samples.
+        raw: Values in the user's form, with n rows, or with one for all samples.
+        codec: The codec that encodes them.
+        family: The family of the data.
     """
 
-    parts: Mapping[str, Tensor]
+    raw: Raw
+    codec: Codec
+    family: Family[Any]
 
     @classmethod
-    def of(cls, family: Family[Any], parts: Mapping[str, Tensor], n: int) -> KnownValues:
-        """Checks names, shapes and values, some rows at a time.
+    def of(cls, model: BFN, raw: Raw, n: int | None) -> KnownValues:
+        """Checks names, shapes and values, some rows at a time; nothing for n = None.
 
         Raises:
             ConfigError: If the values have the wrong form or number of rows.
-            DataError: If one is outside the family's domain.
+            DataError: If one cannot be encoded, or is outside the family's domain.
         """
+        family = model.family
         sites = {name: part.network_io.site_shape for name, part in family.parts.items()}
-        rows = {name: v.unsqueeze(0) if tuple(v.shape) == sites.get(name) else v for name, v in parts.items()}
-        longest = max((len(values) for values in rows.values() if values.ndim), default=1)
-        known = cls(rows)
-        if longest not in (1, n):
-            raise ConfigError(f"the file of known values has {longest} rows, expected {n}, one for each sample, or one")
-        for start in range(0, longest, CHECKED_ROWS):
-            index = torch.arange(start, min(start + CHECKED_ROWS, longest))
-            pairs = {name: _with_mask(part) for name, part in known.taken(index).items()}
+        if isinstance(raw, Mapping):
+            raw = {name: _with_rows(part, sites.get(name)) for name, part in raw.items()}
+        else:
+            raw = _with_rows(raw, sites.get(""))
+        known = cls(raw, model.codec, family)
+        if not known.size:
+            raise ConfigError("the file of known values has no rows")
+        if n is None:
+            return known
+        if known.size not in (1, n):
+            raise ConfigError(
+                f"the file of known values has {known.size} rows, expected {n}, one for each sample, or one"
+            )
+        for start in range(0, known.size, CHECKED_ROWS):
+            index = torch.arange(start, min(start + CHECKED_ROWS, known.size))
+            pairs = known._pairs(index)
             Observed.of(family, pairs.get("", pairs), len(index))
         return known
 
-    def taken(self, index: Tensor) -> dict[str, Tensor]:
-        """Values of the samples with these numbers, among them the marks for unknown values."""
-        return {
-            name: part.expand(len(index), *part.shape[1:]) if len(part) == 1 else part[index]
-            for name, part in self.parts.items()
-        }
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return max(map(raw_size, self.raw.values() if isinstance(self.raw, Mapping) else [self.raw]), default=1)
+
+    def raw_rows(self, index: Tensor) -> Raw:
+        """Values of the samples with these numbers, in the user's form."""
+
+        def chosen(raw: Raw) -> Raw:
+            return raw_rows(raw, torch.zeros_like(index) if raw_size(raw) == 1 else index)
+
+        return (
+            {name: chosen(part) for name, part in self.raw.items()}
+            if isinstance(self.raw, Mapping)
+            else chosen(self.raw)
+        )
+
+    def _pairs(self, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Encoded values and masks by part, under "" for data without parts."""
+        x = dict(named_parts(self.codec.encode(self.raw_rows(index))))
+        return {name: _with_mask(part, self.family.parts.get(name)) for name, part in x.items()}
 
     def rows(self, index: Tensor) -> Observed:
         """Values of the samples with these numbers, on the device of the numbers."""
-        pairs = {name: _with_mask(part.to(index.device)) for name, part in self.taken(index.cpu()).items()}
+        pairs = {
+            name: (part.to(index.device), mask.to(index.device))
+            for name, (part, mask) in self._pairs(index.cpu()).items()
+        }
         values = {name: torch.where(mask, part, 0) for name, (part, mask) in pairs.items()}
         masks = {name: mask for name, (_, mask) in pairs.items()}
         return Observed(values.get("", values), masks.get("", masks))
 
 
-def read_known(path: Path) -> dict[str, Tensor]:
-    """Known values: an array (.npy), or tensors named by part (.safetensors), mapped into memory.
+def _with_rows(raw: Raw, site: tuple[int, ...] | None) -> Raw:
+    """One example without an axis of rows becomes a row."""
+    if isinstance(raw, Tensor) and raw.ndim == 0 and site != ():
+        raise ConfigError("the file of known values has a single number, expected a row of them")
+    return raw.unsqueeze(0) if isinstance(raw, Tensor) and site is not None and raw.ndim == len(site) else raw
 
-    NaN marks an unknown number, a negative value an unknown class.
+
+def read_known(path: Path, codec: Codec) -> Raw:
+    """Known values in the user's form: a file of a format that the codec reads, with gaps where they are unknown.
 
     Raises:
         ConfigError: If it is not such a file.
+        DataError: If a value in it is not as expected.
     """
-    try:
-        if path.suffix == ".npy":
-            return {"": torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))}
-        if path.suffix == ".safetensors":
-            parts = load_tensors(path)
-            return {"": parts["samples"]} if "samples" in parts else parts  # as samples without parts are written
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"cannot read known values from {path}: {error}") from error
-    raise ConfigError(f"known values are read from .npy or .safetensors, found '{path.name}'")
+    if path.suffix not in codec.formats:
+        raise ConfigError(f"known values are read from {', '.join(readable(codec))}, found '{path.name}'")
+    return codec.formats[path.suffix].read(path)
 
 
-def _with_mask(values: Tensor) -> tuple[Tensor, Tensor]:
-    if values.is_floating_point():
-        return values, ~values.isnan()
-    return values.long(), values >= 0
+def known_rows(run: Run, path: Path) -> int:
+    """Number of samples that a file of known values asks for: its rows, or the default if it has one for all.
+
+    Raises:
+        ConfigError: If it is not such a file.
+        DataError: If a value in it is not as expected.
+    """
+    known = KnownValues.of(run.model, read_known(path, run.codec), None)
+    return N if known.size == 1 else known.size
+
+
+def _with_mask(values: Tensor, family: Family[Any] | None) -> tuple[Tensor, Tensor]:
+    if not values.is_floating_point():
+        return values.long(), values >= 0
+    mask = ~values.isnan()
+    if family is not None and family.is_discrete and bool((values[mask] == values[mask].floor()).all()):
+        return torch.where(mask, values, -1).long(), mask & (values >= 0)  # classes that were read as numbers
+    return values, mask
 
 
 def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
@@ -313,14 +382,13 @@ def stream_samples(
         say: Called with a line about an unfinished file.
         show: Called with the number of samples written so far.
     Raises:
-        ConfigError: If the ending of the name is not in :data:`~bfn_toolkit.runs.sample_files.FORMATS`, or its format
-            cannot hold such samples.
+        ConfigError: If the codec has no format with the ending of the name, or it cannot hold such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
     n, device = plan.plan.n, next(plan.run.model.parameters()).device
     batch = batch or batch_rows(plan.run)
     facts = _facts(plan)
-    with sample_file(path, n, facts) if processes.is_main_process() else nullcontext() as file:
+    with sample_file(path, n, facts, plan.run.codec) if processes.is_main_process() else nullcontext() as file:
         done = processes.all_reduce_max(file.rows if file is not None else 0, device)
         if file is not None and file.other:
             say(f"{path}: replacing an unfinished file of other samples")
@@ -332,7 +400,7 @@ def stream_samples(
                 rows = range(done, min(done + batch, n))
                 samples = plan.draw(rows)
                 if file is not None:
-                    file.append(samples)
+                    file.append(plan.raw(samples, rows))
                 done = rows.stop
                 show(done)
         except Interrupted as stop:
@@ -356,6 +424,7 @@ def _facts(plan: ResolvedPlan) -> dict[str, Any]:
         "dataset": repr(run.experiment.dataset),  # conditions are drawn from its rows
         "family": repr(run.experiment.family),
         "network": repr(run.experiment.network),  # two with the same weights may differ, for example in a bandwidth
+        "codec": repr(run.codec),
         "known": None if known is None else _digest(known),
         "environment": machine,
     }
@@ -367,18 +436,20 @@ def _digest(path: Path) -> str:
 
 
 def samples_name(run: Run) -> str:
-    """Name of the file of a run's samples: an array, or tensors by name where the data have parts."""
-    return SAMPLES if not run.model.family.has_parts else f"{Path(SAMPLES).stem}.safetensors"
+    """Name of the file of a run's samples, in the first format of its codec that can hold them."""
+    endings = [ending for ending in run.codec.formats if ending != ".npy" or not run.model.family.has_parts]
+    return f"{SAMPLES}{endings[0]}"
 
 
-def write_samples(path: Path, samples: Data) -> None:
-    """Writes samples: an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
+def write_samples(path: Path, raw: Raw, codec: Codec | None = None) -> None:
+    """Writes samples in the user's form, in the format of the codec that has the ending of the path.
 
-    The tensor of samples without parts is named "samples".
+    Without a codec, an array (.npy), tensors by name (.safetensors) or, if they are flat, a table (.csv).
 
     Raises:
-        ConfigError: If the ending is not one of these, or its format cannot hold such samples.
+        ConfigError: If there is no format with the ending, or it cannot hold such samples.
         ResourceError: If the file cannot be written.
     """
-    with sample_file(path, batch_size(samples)) as file:
-        file.append(samples)
+    raw = map_data(lambda part: part.detach().cpu(), raw) if codec is None else raw
+    with sample_file(path, raw_size(raw), codec=codec) as file:
+        file.append(raw)

@@ -13,18 +13,22 @@ chunks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from bfn_toolkit.errors import ResourceError
+from bfn_toolkit.families import Family
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, map_data
 
 NUMBERS, DEVICE_NUMBERS = 2**15, 2**20  # target for one chunk, within MIN_ROWS and MAX_ROWS: on the CPU, elsewhere
 MIN_ROWS, MAX_ROWS = 16, 1024  # rows of a chunk; matrix products of fewer rows can round differently
 BLOCK_NUMBERS, BLOCK_ROWS = 2**11, 256  # target for the noise of one block, and its largest number of rows
+
+PRICED_NUMBERS = 2**24  # largest number of features of rows that are priced together: 64 MiB in float32
 
 T = TypeVar("T")
 Deal: TypeAlias = Callable[[range, Callable[[int], Data], "torch.device | str"], list[Data]]
@@ -45,6 +49,13 @@ def block_rows(numbers: int) -> int:
 def _power_of_two(number: int) -> int:
     """The largest power of two that is not above a number; 1 below 1."""
     return 1 << (max(1, number).bit_length() - 1)
+
+
+def rows_together(family: Family[Any], most: int) -> int:
+    """Rows that are priced together: at most ``most``, and fewer where a row has many numbers, as with many classes."""
+    io = family.network_io
+    numbers = math.prod(io.site_shape) * max(io.in_features, io.out_features)
+    return max(1, min(most, PRICED_NUMBERS // numbers))
 
 
 def deal_here(numbers: range, draw: Callable[[int], Data], device: torch.device | str) -> list[Data]:

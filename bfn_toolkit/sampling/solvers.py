@@ -141,6 +141,11 @@ def _plus(a: Tensor, b: Tensor, factor: Number) -> Tensor:
     return torch.addcmul(a, b, factor.to(b.dtype)) if isinstance(factor, Tensor) else torch.add(a, b, alpha=factor)
 
 
+def _add(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """a + factor b, in place in a."""
+    return a.addcmul_(b, factor.to(b.dtype)) if isinstance(factor, Tensor) else a.add_(b, alpha=factor)
+
+
 def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
     """Yields the parts, for a product each within its own random stream."""
     stream = streams() if family.has_parts else None
@@ -277,12 +282,12 @@ def _weight(number: Number, like: Tensor) -> Number:
     return number.to(like.dtype) if isinstance(number, Tensor) else number
 
 
-def _sde_step(path: SolverPath, D: Tensor, q: Number, alpha: Number) -> Tensor:
+def _sde_step(path: SolverPath, z: Tensor, D: Tensor, q: Number, alpha: Number) -> Tensor:
     """w_t = a w_s + b D + c z, computed in place in z: drift and noise for the accuracy of the step."""
     a = path.q / q
     b = (path.q**2 + alpha - path.q_0**2) / q
     c = _sqrt(alpha) / q
-    return _plus(_plus(torch.randn_like(path.w).mul_(c), path.w, a), D, b)
+    return _add(_add(z.mul_(c), path.w, a), D, b)
 
 
 NARROW = BFNWarning(
@@ -369,7 +374,7 @@ class SDE1(Solver):
     grid: TimeGrid = field(factory=LogSnrGrid, validator=_IS_GRID)
 
     def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
-        w = _sde_step(path, phi, q, alpha)
+        w = _sde_step(path, torch.randn_like(path.w), phi, q, alpha)
         return SolverPath(w, q, q)
 
 
@@ -387,8 +392,8 @@ class SDE2(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
         mean_q = (2.0 / 3.0) * (q**3 - path.q**3) / (q**2 - path.q**2)  # dv = phi dB, with B = q^2
-        D = _extrapolated(path, phi, q, self.slope, mean_q=mean_q)
-        w = _sde_step(path, D, q, alpha)
+        z = torch.randn_like(path.w)  # before D is held, because drawing takes memory of its own
+        w = _sde_step(path, z, _extrapolated(path, phi, q, self.slope, mean_q=mean_q), q, alpha)
         return SolverPath(w, q, q, phi=phi, q_phi=path.q)
 
 
@@ -415,7 +420,7 @@ class EulerMaruyama(Solver):
 
     def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:  # noqa: D102
         q = _sqrt(path.q**2 + alpha)
-        w = _sde_step(path, phi, q, alpha)
+        w = _sde_step(path, torch.randn_like(path.w), phi, q, alpha)
         return SolverPath(w, q, q)
 
 

@@ -31,7 +31,7 @@ def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | Non
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
         ResourceError: If a file cannot be written.
     """
-    architecture = pretrained.Architecture(run.experiment.family, run.experiment.network)
+    architecture = pretrained.Architecture(run.experiment.family, run.experiment.network, run.model.codec)
     fields = {**_card(run), **(card or {})}
     weights = run.model.network.state_dict()
     pretrained.save(architecture, weights, directory, fields, force=force, seen=run.seen)
@@ -81,7 +81,7 @@ def open_model(
         raise ConfigError(f"{path} is a saved model, which has one state; leave out --checkpoint and --weights")
     saved = pretrained.load(folder, **trust)
     family, builder = saved.architecture.family, saved.architecture.network
-    model = BFN(family, saved.network, builder)
+    model = BFN(family, saved.network, builder, saved.architecture.codec)
     experiment = Experiment(dataset=None, family=family, network=builder, loss=None)
     return Run(experiment, model.eval(), (), folder, Weights("saved", 0, pretrained.CONFIG), saved.conditions)
 

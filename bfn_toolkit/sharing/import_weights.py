@@ -4,7 +4,8 @@ A ``.pt`` file is a pickle, and a pickle is a program.  It is read by ``torch.lo
 else, after a check that it takes no more memory than its own size.  A ``.safetensors`` file is data.
 
 The weights may be at the top of the file or below names such as "model" or "ema", with or without a prefix such as
-"module.".  A table of tensors is imported if all its names, shapes and dtypes are those of the network.
+"module.".  A table of tensors is imported if all its names, shapes and dtypes are those of the network, or those of
+another program's form of it (:meth:`~bfn_toolkit.NetworkBuilder.foreign_names`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.config.json_values import codec_to_json
+from bfn_toolkit.errors import ConfigError, PluginError, RunDirectoryError
+from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.directory import check_out, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.sharing.pretrained import Architecture
@@ -42,6 +45,7 @@ _ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 # Names that torch permits although they allocate memory of any size: with torch 2.13, a bytearray in a 244-byte file
 # takes 2 GB, and such a tensor exposes uninitialised memory.
 _ALLOCATES = re.compile(rb"c(?:builtins|__builtin__|torch[.\w]*)\n(bytearray|\w*Tensor|UntypedStorage)\n")
+Names = Mapping[str, str | None]  # of tensors: in the file to in the network, or None for those that are not needed
 LISTED = 100  # largest number of dropped names in model.json
 
 
@@ -51,12 +55,14 @@ class Candidate:
 
     Arguments:
         key: Place in the file: dotted names, and the prefix that the tensors share.
-        state: The tensors by name, without that prefix.
+        names: The network's names of its tensors, by those expected in the file (:data:`Names`).
+        state: The tensors by their names in the file, without that prefix and without those that are not needed.
         mismatches: Differences from the network, one line each.
         cast: Names of tensors that are cast to the network's dtype.
     """
 
     key: str
+    names: Names
     state: State
     mismatches: tuple[str, ...]
     cast: tuple[str, ...]
@@ -116,6 +122,7 @@ def import_checkpoint(
         force: Whether to replace the run that is in ``out``.
     Raises:
         ConfigError: If ``out`` is taken, torch is too old, or it is not clear which weights are meant.
+        PluginError: If the network's foreign names are not those of its tensors.
         RunDirectoryError: If the file is not what it claims to be, or holds no weights that fit.
     """
     path, folder, select = Path(path), Path(out), select or Selection()
@@ -125,9 +132,10 @@ def import_checkpoint(
     size = sum(value.numel() * value.element_size() for value in expected.values())
     content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
     found = read_foreign(content, path)
-    candidates = list(_candidates(found, expected, select))
+    namings = _namings(experiment, expected)
+    candidates = [one for names in namings for one in _candidates(found, expected, names, select)]
     # The state of an optimiser has hundreds of tables, but none of the network's names.
-    candidates = [one for one in candidates if one.state.keys() & expected.keys()] or candidates[:5]
+    candidates = [one for one in candidates if one.state.keys() & one.names.keys()] or candidates[:5]
     chosen, others = _choose(candidates, select.key, path)
     state = _taken(chosen, expected, path)
     network.load_state_dict(state)
@@ -225,7 +233,20 @@ def _contents(found: Any) -> Iterator[tuple[str, Any]]:
                 yield f"{key}.{_word(name)}" if key else _word(name), part
 
 
-def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Candidate]:
+def _namings(experiment: Experiment, expected: State) -> list[Names]:
+    """Names of the network's tensors in a file: its own, and those of another program if it has any."""
+    own: Names = {name: name for name in expected}
+    foreign: Names = experiment.network.foreign_names()
+    targets = [name for name in foreign.values() if name is not None]
+    if foreign and sorted(targets) != sorted(expected):
+        wrong = ", ".join(sorted(set(targets) ^ set(expected))[:5]) or "a name occurs twice"
+        raise PluginError(f"foreign_names of {type(experiment.network).__name__} are not those of its tensors: {wrong}")
+    return [own, foreign] if foreign else [own]
+
+
+def _candidates(found: Any, expected: State, names: Names, select: Selection) -> Iterator[Candidate]:
+    wanted = {theirs: expected[ours] for theirs, ours in names.items() if ours is not None}
+    strict = wanted.keys() == expected.keys()
     for key, table in _walk(found):
         named = {_word(name): value for name, value in table.items() if isinstance(value, Tensor)}
         # torch.compile inserts this anywhere in a name.
@@ -236,26 +257,35 @@ def _candidates(found: Any, expected: State, select: Selection) -> Iterator[Cand
         }
         if not tensors:
             continue
-        for prefix in _prefixes(tensors, expected):
-            state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+        for prefix in _prefixes(tensors, wanted):
+            inside = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+            state = {name: value for name, value in inside.items() if names.get(name, name) is not None}
             casts = tuple(
-                n for n, value in state.items() if select.cast and n in expected and _castable(value, expected[n])
+                n for n, value in state.items() if select.cast and n in wanted and _castable(value, wanted[n])
             )
             # On the meta device: a tensor may claim any size.
-            dtypes = {name: expected[name].dtype if name in casts else value.dtype for name, value in state.items()}
-            forms = {name: torch.empty(value.shape, dtype=dtypes[name], device="meta") for name, value in state.items()}
-            wrong = shape_mismatches(expected, forms)
+            dtypes = {name: wanted[name].dtype if name in casts else value.dtype for name, value in state.items()}
+            shapes = {name: value.shape for name, value in state.items()}
+            if not strict:
+                shapes |= {n: wanted[n].shape for n in shapes.keys() & wanted if _squeezed(shapes[n], wanted[n].shape)}
+            forms = {name: torch.empty(shapes[name], dtype=dtypes[name], device="meta") for name in state}
+            wrong = shape_mismatches(wanted, forms)
             place = ".".join(filter(None, (key, prefix.removesuffix("."))))
-            yield Candidate(place or "(top)", state, tuple(sorted(wrong)), casts)
+            yield Candidate(place or "(top)", names, state, tuple(sorted(wrong)), casts)
+
+
+def _squeezed(a: torch.Size, b: torch.Size) -> bool:
+    """Whether two shapes differ by axes of size 1 at most."""
+    return [size for size in a if size != 1] == [size for size in b if size != 1]
 
 
 def _castable(value: Tensor, like: Tensor) -> bool:
     return value.is_floating_point() and like.is_floating_point() and value.dtype != like.dtype
 
 
-def _prefixes(tensors: Mapping[str, Tensor], expected: State) -> list[str]:
+def _prefixes(tensors: Mapping[str, Tensor], wanted: State) -> list[str]:
     """Prefixes under which the file has one of the network's three longest names."""
-    some = sorted(expected, key=len, reverse=True)[:3]
+    some = sorted(wanted, key=len, reverse=True)[:3]
     found = {name.removesuffix(end) for end in some for name in tensors if name.endswith(end)}
     return sorted(prefix for prefix in found if prefix == "" or prefix.endswith(".")) or [""]
 
@@ -292,7 +322,8 @@ def _taken(chosen: Candidate, expected: State, path: Path) -> dict[str, Tensor]:
         plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
         if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise RunDirectoryError(f"{path}: {name} claims {value.numel():,} numbers, but holds fewer")
-    cast = {name: value.to(expected[name].dtype) for name, value in chosen.state.items()}
+    own = {str(chosen.names[name]): value for name, value in chosen.state.items()}
+    cast = {name: value.to(expected[name].dtype).reshape(expected[name].shape) for name, value in own.items()}
     bad = [name for name, value in cast.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     check_fit(path, [f"{name}: values are not finite" for name in bad])
     return cpu_state(cast)
@@ -312,4 +343,5 @@ def _write(
     make_folder(folder)
     with locked(folder):
         start_run(folder, experiment)
-        save_model(folder, network.state_dict(), {**describe(experiment, 0), "imported": source})
+        codec = codec_to_json(experiment.dataset.codec, default_registry())
+        save_model(folder, network.state_dict(), {**describe(experiment, 0), "codec": codec, "imported": source})

@@ -1,6 +1,6 @@
 """Saved models: directories of ``config.json``, ``model.safetensors`` and a card, ``README.md``.
 
-The names are those of the Hugging Face Hub.  ``config.json`` holds the family and the network as an experiment does,
+The names are those of the Hugging Face Hub.  ``config.json`` holds family, network and codec as an experiment does,
 under their registered names, and the provider of each.  ``SHA256SUMS`` has the digests of both, for this module
 and for ``sha256sum -c``.
 
@@ -12,7 +12,6 @@ network on the meta device.  Only then is memory allocated for the network of ``
 from __future__ import annotations
 
 import json
-import math
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ import attrs
 import torch
 from torch import nn
 
-from bfn_toolkit.config.layers import Configuration, OptionText
+from bfn_toolkit.config.json_values import with_infinities, without_infinities
+from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import parts_of, shown
 from bfn_toolkit.config.structure import structure
 from bfn_toolkit.config.unstructure import destructure
@@ -62,10 +62,12 @@ class Architecture:
     Arguments:
         family: A :class:`~bfn_toolkit.Family`.
         network: A :class:`~bfn_toolkit.NetworkBuilder`.
+        codec: The :class:`~bfn_toolkit.Codec` of the data; None if it is not known.
     """
 
     family: Any = attrs.field(metadata={"kind": "family"})
     network: Any = attrs.field(metadata={"kind": "network"})
+    codec: Any = attrs.field(default=None, metadata={"kind": "codec"})
 
     def build(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         """A network with fresh weights that draws nothing from the caller's generator."""
@@ -90,7 +92,7 @@ class Saved:
     """A saved model.
 
     Arguments:
-        architecture: Family, and builder of the network.
+        architecture: Family, builder of the network, and codec of the data.
         network: The network with its weights, on the CPU.
         conditions: Kind and range of each condition in the training rows, where known.
     """
@@ -100,8 +102,8 @@ class Saved:
     conditions: Mapping[str, ConditionSpec]
 
 
-def architecture_of(family: Any, network: nn.Module, builder: Any) -> Architecture:
-    """The family and the builder of a model.
+def architecture_of(family: Any, network: nn.Module, builder: Any, codec: Any) -> Architecture:
+    """The family, the builder and the codec of a model.
 
     Raises:
         ConfigError: If it was made from a bare module, without a builder.
@@ -112,7 +114,7 @@ def architecture_of(family: Any, network: nn.Module, builder: Any) -> Architectu
             f"a model made from a bare module cannot be saved, because nothing says how to make its {name} again; "
             "write BFN(family, builder) with a NetworkBuilder, such as Siren(width=64)"
         )
-    return Architecture(family, builder)
+    return Architecture(family, builder, codec)
 
 
 def save(
@@ -150,7 +152,7 @@ def save(
         "bfn-toolkit": version("bfn-toolkit"),
         "torch": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
-        **{key: _without_infinities(value) for key, value in options.items()},
+        **{key: without_infinities(value) for key, value in options.items()},
         "plugins": _parts(architecture),
         "conditions": {name: attrs.asdict(facts) for name, facts in (seen or {}).items()},
     }
@@ -305,7 +307,7 @@ def _read_architecture(config: Mapping[str, Any], path: Path) -> Architecture:
     configuration = Configuration()
     try:
         configuration.add_mapping(
-            _with_infinities({key: config[key] for key in ("family", "network") if key in config})
+            with_infinities({key: config[key] for key in ("family", "network", "codec") if key in config})
         )
         architecture = structure(Architecture, configuration, default_registry())
         found = _parts(architecture)
@@ -315,23 +317,5 @@ def _read_architecture(config: Mapping[str, Any], path: Path) -> Architecture:
     if found.keys() != recorded.keys() or any(
         found[key][word] != recorded[key][word] for key in found for word in ("kind", "name", "distribution")
     ):
-        raise RunDirectoryError(f"{path} is damaged: its plugins are not those of its family and network")
+        raise RunDirectoryError(f"{path} is damaged: its plugins are not those of its family, network and codec")
     return architecture
-
-
-def _without_infinities(value: Any) -> Any:
-    """Plain values for JSON, which has no infinity: a string stands for it, as on the command line."""
-    if isinstance(value, Mapping):
-        return {key: _without_infinities(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_infinities(part) for part in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
-
-
-def _with_infinities(value: Any) -> Any:
-    """The inverse; the type of the field decides whether "inf" is a number or a string."""
-    if isinstance(value, Mapping):
-        return {key: _with_infinities(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_with_infinities(part) for part in value]
-    return OptionText(value) if value in ("inf", "-inf") else value

@@ -29,12 +29,14 @@ FEW = 32  # columns that are compared
 STATES = 300_000  # values of whole examples that are enumerated
 
 
-def _split(judge: Judge, dataset: Dataset, name: Split) -> Batch:
-    """A split; one that raises, or is not finite, breaks the law in words."""
+def _split(judge: Judge, dataset: Dataset, name: Split, *, stored: bool = False) -> Batch:
+    """A split, or its rows as they are stored; one that raises, or is not finite, breaks the law in words."""
+    verb = "rows" if stored else "split"
     try:
-        batch = dataset.split(name)
+        rows = dataset.rows(name) if stored else dataset.split(name)
+        batch = rows if isinstance(rows, Batch) else rows[torch.arange(len(rows))]
     except Exception as error:
-        judge.broken(f"split('{name}') raises {type(error).__name__}: {error}", "a Batch")
+        judge.broken(f"{verb}('{name}') raises {type(error).__name__}: {error}", "a Batch")
     for key, part in (*named_parts(batch.x), *batch.condition.items()):
         judge.true(bool(torch.isfinite(part).all()), f"{name}: {key or 'x'} has values that are not finite", "finite")
     return batch
@@ -110,7 +112,7 @@ def check_splits_partition_the_data(dataset: Dataset) -> float:
     """No example is used for both training and validation; repeated examples are counted."""
     judge = Judge(check_splits_partition_the_data, dataset)
     splits: tuple[Split, ...] = ("train", "valid", "all")
-    train, valid, everything = (sorted(_rows(columns(_split(judge, dataset, name).x))) for name in splits)
+    train, valid, everything = (sorted(_rows(columns(_split(judge, dataset, name, stored=True).x))) for name in splits)
     counts = f"{len(train)} + {len(valid)} rows of {len(everything)}"
     judge.true(sorted(train + valid) == everything, counts, "each row once")
     return judge.figure
@@ -120,9 +122,9 @@ def check_splits_partition_the_data(dataset: Dataset) -> float:
 def check_conditions_stay_with_their_rows(dataset: Dataset) -> float:
     """Data and conditions are indexed and shuffled together."""
     judge = Judge(check_conditions_stay_with_their_rows, dataset)
-    known = Counter(_rows(_pairs(_split(judge, dataset, "all"))))
+    known = Counter(_rows(_pairs(_split(judge, dataset, "all", stored=True))))
     for name in SPLITS[:2]:
-        strange = Counter(_rows(_pairs(_split(judge, dataset, name)))) - known
+        strange = Counter(_rows(_pairs(_split(judge, dataset, name, stored=True)))) - known
         judge.true(not strange, f"{strange.total()} rows of {name} with other conditions than in all", "none")
     return judge.figure
 
@@ -132,13 +134,13 @@ def check_test_rows_are_others(dataset: Dataset) -> float:
     """Test rows equal other rows no more often than these equal each other."""
     judge = Judge(check_test_rows_are_others, dataset)
     dataset = _larger(dataset)
-    test = _rows(columns(_split(judge, dataset, "test").x))
+    test = _rows(columns(_split(judge, dataset, "test", stored=True).x))
     for name in SPLITS:
-        rows = _rows(columns(_split(judge, dataset, name).x))
+        rows = _rows(columns(_split(judge, dataset, name, stored=True).x))
         if name != "test" and rows == test:  # unless chance can do it, as with few rows of few classes
             chance = sum(count * math.log(count / len(rows)) for count in Counter(rows).values())
             judge.true(chance > math.log(P), f"test has the {len(rows)} rows of {name}", "other rows")
-    seen = Counter(_rows(columns(_split(judge, dataset, "all").x)))
+    seen = Counter(_rows(columns(_split(judge, dataset, "all", stored=True).x)))
     shared, total = sum(row in seen for row in test), seen.total()
     twins = sum(count * (count - 1) // 2 for count in seen.values())
     if len(seen) < 0.9 * total:
@@ -436,7 +438,7 @@ def check_splits_are_fixed(dataset: Dataset) -> float:
 def check_batches_cover_the_data(dataset: Dataset) -> float:
     """An epoch uses each row at most once, with its conditions, and leaves out less than one batch."""
     judge = Judge(check_batches_cover_the_data, dataset)
-    rows = _split(judge, dataset, "train")
+    rows = _split(judge, dataset, "train", stored=True)
     size = max(1, len(rows) // 3)
     used = [row for batch in minibatches(rows, size, seed=0, epoch=0) for row in _rows(_pairs(batch))]
     judge.true(len(rows) - len(used) < size, f"{len(used)} of {len(rows)} rows", "less than a batch left out")

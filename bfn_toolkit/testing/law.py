@@ -155,7 +155,7 @@ def first_nan(run: Callable[[], object], subject: Any) -> str:
 def _own(frame: types.FrameType, subject: Any) -> bool:
     """Whether a frame runs the subject's code: a method of the subject or of a part of it, or the same module."""
     owner = frame.f_locals.get("self")
-    parts = (subject, *_values(subject))
+    parts = (subject, *values_within(subject))
     return frame.f_globals.get("__name__") == type(subject).__module__ or any(owner is part for part in parts)
 
 
@@ -182,7 +182,7 @@ def _has_nan(value: Any, depth: int = 4) -> bool:
 def call(check: Callable[..., Any], subject: Any, keywords: Mapping[str, Any]) -> str:
     """Python code that runs a check on a subject."""
     written = "".join(f", {key}={value!r}" for key, value in keywords.items())
-    parts = {type(part) for value in (subject, *keywords.values()) for part in _values(value)} | {type(subject)}
+    parts = {type(part) for value in (subject, *keywords.values()) for part in values_within(value)} | {type(subject)}
     imports = {f"from {part.__module__} import {part.__qualname__}" for part in parts}
     lines = [f"from bfn_toolkit.testing.laws import {check.__name__}", *sorted(imports)]
     run = f"{check.__name__}({subject!r}{written})"
@@ -324,18 +324,24 @@ def search(
     return judge.figure
 
 
+def pickled(value: C) -> C:
+    """A copy of a value by pickle, as another process receives it."""
+    copy: C = pickle.loads(pickle.dumps(value))
+    return copy
+
+
 def round_trip(judge: Judge) -> float:
     """Breaks the law unless pickle, repr and TOML reproduce the subject with an equal value and hash."""
     subject, cls = judge.subject, type(judge.subject)
     registry = Registry.from_entry_points()
-    for part in (subject, *_values(subject)):
-        _install(type(part), registry)
+    for part in (subject, *values_within(subject)):
+        install(type(part), registry)
     text = tomli_w.dumps({"name": registry.name_of(cls.kind, cls), **destructure(subject, registry)})
     configuration = Configuration()
     configuration.add_mapping(tomllib.loads(text))
-    known = {**vars(sys.modules[cls.__module__]), **{type(v).__name__: type(v) for v in _values(subject)}}
+    known = {**vars(sys.modules[cls.__module__]), **{type(v).__name__: type(v) for v in values_within(subject)}}
     copies = {
-        "pickle": pickle.loads(pickle.dumps(subject)),
+        "pickle": pickled(subject),
         "repr": eval(repr(subject), known),
         "TOML": structure(cls, configuration, registry),
     }
@@ -347,7 +353,7 @@ def round_trip(judge: Judge) -> float:
     return judge.figure
 
 
-def _install(cls: type[Any], registry: Registry) -> None:
+def install(cls: type[Any], registry: Registry) -> None:
     """Registers a class that is not installed under a name, in this registry only."""
     if getattr(cls, "kind", None) not in KINDS:
         return
@@ -359,15 +365,15 @@ def _install(cls: type[Any], registry: Registry) -> None:
         registry.register(types.SimpleNamespace(hook=hook), name=name)
 
 
-def _values(value: Any) -> Iterator[Any]:
+def values_within(value: Any) -> Iterator[Any]:
     """Yields the value and all attrs values within it."""
     if attrs.has(type(value)):
         yield value
         for field in attrs.fields(type(value)):
-            yield from _values(getattr(value, field.name))
+            yield from values_within(getattr(value, field.name))
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _values(part)
+            yield from values_within(part)
 
 
 def accepts_examples(check: Callable[..., Any]) -> bool:

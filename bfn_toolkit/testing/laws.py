@@ -7,12 +7,17 @@ True
 
 from bfn_toolkit.testing import (  # noqa: F401 - they register their laws
     claim_laws,
+    codec_laws,
     dataset_laws,
     family_laws,
     feature_laws,
+    geometry_laws,
+    input_laws,
     loss_laws,
     network_laws,
+    pairing_laws,
     price_laws,
+    row_laws,
     sampler_laws,
     schedule_laws,
     site_laws,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterable
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.network_io import NetworkIO
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.network_io import NetworkIO, PartIO
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
@@ -19,6 +21,20 @@ from bfn_toolkit.testing.law import Judge, law, round_trip
 
 SHAPES = ((1,), (5,), (2, 3))
 SIZES = ((1, 1), (2, 3))  # features F and raw numbers R of a site
+_LABEL = PartIO((), (), 3, 3, "classes", 3)
+
+
+def points(count: int) -> NetworkIO:
+    """Points of a set in space, each with a class."""
+    position = PartIO((count, 3), ("set", "channel"))
+    return NetworkIO(parts={"position": position, "type": PartIO((count,), ("set",), 3, 3, "classes", 3)})
+
+
+PRODUCTS = (
+    points(4),
+    NetworkIO(parts={"image": PartIO((8, 8), ("height", "width"), 1, 2), "label": _LABEL}),
+    NetworkIO(parts={"mass": PartIO((), (), 1, 2), "width": PartIO((2,), ("column",), 1, 2), "sex": _LABEL}),
+)
 ROWS = 16
 CLOSE = 1e-4  # tolerance in float32, relative to the largest number
 TIMES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0)
@@ -34,14 +50,31 @@ def _network(builder: NetworkBuilder, io: NetworkIO, seed: int = 0) -> nn.Module
     return network
 
 
-def _sizes(builder: NetworkBuilder) -> list[NetworkIO]:
-    """Several sizes, or those of the builder's ``example_shapes``."""
-    shapes = getattr(builder, "example_shapes", SHAPES)
-    return [NetworkIO(shape, features, raw) for shape in shapes for features, raw in SIZES]
-
-
 def _networks(builder: NetworkBuilder) -> list[tuple[NetworkIO, nn.Module]]:
-    return [(io, _network(builder, io)) for io in _sizes(builder)]
+    """Networks of several sizes: those of the builder's ``example_shapes``, or all that it does not refuse.
+
+    Raises:
+        ConfigError: If it refuses all of them.
+    """
+    declared = getattr(builder, "example_shapes", None)
+    sizes = [NetworkIO(shape, features, raw) for shape in declared or SHAPES for features, raw in SIZES]
+    networks = [(io, _network(builder, io)) for io in sizes] if declared else _served(builder, sizes)
+    networks += _served(builder, PRODUCTS)
+    if not networks:
+        raise ConfigError(f"{type(builder).__name__} refuses all sizes; state some that it serves as example_shapes")
+    return networks
+
+
+def _served(builder: NetworkBuilder, sizes: Iterable[NetworkIO]) -> list[tuple[NetworkIO, nn.Module]]:
+    """Networks for the sizes that a builder does not refuse; a refusal is a ValueError with words."""
+    networks = []
+    for io in sizes:
+        try:
+            networks.append((io, _network(builder, io)))
+        except ValueError as error:
+            if not str(error):
+                raise
+    return networks
 
 
 def _inputs(io: NetworkIO, rows: int = ROWS, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -77,31 +110,35 @@ def _same(judge: Judge, a: Tensor, b: Tensor, what: str, tolerance: float = CLOS
     judge.error(error, max(tolerance, 1e-300))
 
 
-def _form(network: nn.Module, io: NetworkIO, name: str) -> torch.dtype | None:
-    """The dtype with which the network reads a condition of one number per row; None if it refuses both."""
+def _values(builder: NetworkBuilder, name: str, dtype: torch.dtype, value: float | None = None) -> Tensor:
+    """Values of a condition (ROWS, *shape): one number everywhere, or 0 and 1 in turns."""
+    turns = (torch.arange(ROWS) % 2).to(dtype) if value is None else torch.full((ROWS,), value, dtype=dtype)
+    shape = builder.condition_shapes.get(name, ())
+    return turns.reshape(ROWS, *(1 for _ in shape)).expand(ROWS, *shape).clone()
+
+
+def _form(builder: NetworkBuilder, network: nn.Module, io: NetworkIO, name: str) -> torch.dtype | None:
+    """The dtype with which the network reads a condition; None if it refuses both."""
     for dtype in (torch.int64, torch.float32):
         try:
-            network(*_inputs(io), **{name: (torch.arange(ROWS) % 2).to(dtype)})
+            network(*_inputs(io), **{name: _values(builder, name, dtype)})
         except Exception:
             continue
         return dtype
     return None
 
 
-def _told(builder: NetworkBuilder, network: nn.Module, io: NetworkIO, rows: int = ROWS) -> dict[str, Tensor]:
-    """The declared conditions that are one number per row: 0 and 1 in turns."""
-    forms = {name: _form(network, io, name) for name in builder.conditions or ()}
-    turns = torch.arange(rows) % 2
-    return {name: turns.to(dtype) for name, dtype in forms.items() if dtype is not None}
+def _told(builder: NetworkBuilder, network: nn.Module, io: NetworkIO) -> dict[str, Tensor]:
+    """The declared conditions that it reads in their stated shape, or as one number per row: 0 and 1 in turns."""
+    forms = {name: _form(builder, network, io, name) for name in builder.conditions or ()}
+    return {name: _values(builder, name, dtype) for name, dtype in forms.items() if dtype is not None}
 
 
 @law("network", "features (B, *site, F) and t (B,) give finite raw numbers (B, *site, R)")
 def check_network_fits_its_sizes(builder: NetworkBuilder) -> float:
-    """The network works for every declared site shape, batch size, F and R, and without conditions."""
+    """The network works for every site shape that it does not refuse, batch size, F and R, and without conditions."""
     judge = Judge(check_network_fits_its_sizes, builder)
-    for io in _sizes(builder):
-        with seeded(0, "network"):
-            network = builder.build(io).eval()
+    for io, network in _networks(builder):
         for rows in (1, 3, 37):
             _fits(judge, _raw(judge, network, io, *_inputs(io, rows)), io, rows)
     return judge.figure
@@ -115,13 +152,9 @@ def _any_shape(builder: Any) -> bool:
 def check_network_serves_products(builder: NetworkBuilder) -> float:
     """A product whose parts share no axis has one site of shape (), with the features of all parts."""
     judge = Judge(check_network_serves_products, builder)
-    io = NetworkIO((), 5, 7)
-    try:
-        network = _network(builder, io)
-    except ValueError:
-        return judge.figure
-    for rows in (1, ROWS):
-        _fits(judge, _raw(judge, network, io, *_inputs(io, rows)), io, rows)
+    for io, network in _served(builder, [NetworkIO((), 5, 7)]):
+        for rows in (1, ROWS):
+            _fits(judge, _raw(judge, network, io, *_inputs(io, rows)), io, rows)
     return judge.figure
 
 
@@ -184,7 +217,11 @@ def check_network_rows_are_independent_in_training(builder: NetworkBuilder) -> f
     return judge.figure
 
 
-@law("network", "raw differs between any two of 13 times, which are 0.01 apart near 0 and 1")
+def _reads_time(builder: NetworkBuilder) -> bool:
+    return not builder.time_free
+
+
+@law("network", "raw differs between any two of 13 times, which are 0.01 apart near 0 and 1", applies=_reads_time)
 def check_network_sees_the_time(builder: NetworkBuilder) -> float:
     """A network that ignores t, or confuses two times, cannot know how accurate the beliefs are."""
     judge = Judge(check_network_sees_the_time, builder)
@@ -222,7 +259,7 @@ def check_network_sees_every_number(builder: NetworkBuilder) -> float:
         change = (_raw(judge, network, io, _inputs(io, seed=1)[0], t) - raw).detach().abs().amax((0, -1))
         still = (change == 0).nonzero().tolist()
         judge.true(not still, f"no raw number of site {still and tuple(still[0])} depends on the features", "a change")
-        sites = raw.detach().flatten(1, -2)
+        sites = raw.detach().reshape(ROWS, -1, io.out_features)
         alike = sites.shape[1] > 1 and torch.equal(sites, sites[:, :1].expand_as(sites))
         judge.true(not alike, f"all sites have the same raw numbers for {io}", "raw numbers of their own")
     return judge.figure
@@ -236,8 +273,9 @@ def _says(builder: NetworkBuilder) -> bool:
 def check_declared_conditions_are_read(builder: NetworkBuilder) -> float:
     """The declaration ``conditions`` decides which conditions are refused, so it must be true.
 
-    A condition is tried as a class and as a number for each example; conditions of another form are not tested.  With a
-    field ``labels``, each label 0...K-1 is tried.
+    A condition is tried as a class and as a number for each example, or in the shape that ``condition_shapes`` states,
+    each number of it by itself; conditions of another form are not tested.  With a field ``labels``, each label 0...K-1
+    is tried.
     """
     judge = Judge(check_declared_conditions_are_read, builder)
     declared = set(builder.conditions or ())
@@ -247,15 +285,23 @@ def check_declared_conditions_are_read(builder: NetworkBuilder) -> float:
         for name in sorted(declared | {"label", "another"}):
             takes = _lets_through(network, name)
             judge.true(takes or name not in declared, f"forward has no argument '{name}' for {io}", "one")
-            if not takes or (dtype := _form(network, io, name)) is None:
+            dtype = _form(builder, network, io, name) if takes else None
+            stated = name in builder.condition_shapes
+            judge.true(dtype is not None or not stated, f"forward refuses the stated shape of '{name}' for {io}", "raw")
+            if dtype is None:
                 continue
-            values = [torch.full((ROWS,), value, dtype=dtype) for value in (0, 1)]
+            values = [_values(builder, name, dtype, value) for value in (0, 1)]
             zero, one = (_raw(judge, network, io, *inputs, **{name: value}) for value in values)
             effect = f"'{name}' {'changes nothing' if torch.equal(zero, one) else 'changes raw'} for {io}"
             if name in declared:
                 judge.true(not torch.equal(zero, one), effect, "a change")
                 if name == "label":
                     _labels(judge, builder, network, io)
+                for number in range(values[0][0].numel() if stated else 0):
+                    changed = values[0].clone()
+                    changed.view(ROWS, -1)[:, number] = 1
+                    moved = _raw(judge, network, io, *inputs, **{name: changed})
+                    judge.true(not torch.equal(zero, moved), f"number {number} of '{name}' is not read", "a change")
             else:
                 judge.true(torch.equal(zero, one) and torch.equal(zero, silent), effect, "no change")
     return judge.figure
@@ -344,12 +390,13 @@ def check_network_moves_to_a_device(builder: NetworkBuilder) -> float:
 
 @law("network", "the gradient of a sum of squares reaches every parameter, and is finite")
 def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
-    """No parameter is dead; weights are moved first, because some layers start at zero."""
+    """No parameter is dead, with conditions or without; weights are moved first, because some layers start at zero."""
     judge = Judge(check_gradients_reach_every_parameter, builder)
     for io, network in _networks(builder):
-        raw = _raw(judge, network, io, *_inputs(io))
-        judge.true(raw.requires_grad, f"raw has no gradient for {io}", "a gradient")
-        torch.autograd.backward(raw.square().sum())
+        for condition in ({}, _told(builder, network, io)):  # what stands for a missing condition is reached without
+            raw = _raw(judge, network, io, *_inputs(io), **condition)
+            judge.true(raw.requires_grad, f"raw has no gradient for {io}", "a gradient")
+            torch.autograd.backward(raw.square().sum())
         for name, weight in network.named_parameters():
             reached = weight.grad is not None and bool((weight.grad != 0).any() & torch.isfinite(weight.grad).all())
             judge.true(

@@ -133,7 +133,7 @@ def check_flow_by_site_is_the_chain_of_updates(family: Family[Any]) -> float:
     judge, n = Judge(check_flow_by_site_is_the_chain_of_updates, family), MANY // 4
     x, first = repeat(data(family, 1), n), groups(family, n)
     u, v = (some_times(family, value).expand(n) for value in (0.5, 1.0))
-    grid = family.times(steps_of(family)) if is_stepped(family) else torch.tensor([0.0, 0.25, 1.0]).double()
+    grid = family.times(steps_of(family)) if is_stepped(family) else torch.tensor([0.0, 0.7, 1.0]).double()
     with seeded(0, "by site"):
         flow = family.flow(x, mixed(family, first, u, v))
         messages = []
@@ -142,8 +142,7 @@ def check_flow_by_site_is_the_chain_of_updates(family: Family[Any]) -> float:
             if is_stepped(family):  # a message of the table is received or not
                 short = map_data(partial(torch.where, t > u + 1e-6, torch.zeros(()).double()), whole)
             else:
-                short = family.accuracy(torch.minimum(s, u[0]) * s.new_tensor(0.5), torch.minimum(t, 2 * u[0]) * 0.5)
-                short = map_data(lambda alpha: alpha.expand(n), short)
+                short = map_data(lambda alpha: alpha.expand(n), family.accuracy(0.5 * s, 0.5 * t))
             messages.append(mixed(family, first, short, whole))
         chain = fold(family, x, messages)
     judge.same_law(probe(family, flow, x), probe(family, chain, x))

@@ -33,7 +33,7 @@ class Checkpointer:
         train_step: The steps, with the weights.
         validation: The validation, whose state is saved too.
         origin: Environment and fingerprint of the data, which must be the same after a resume.
-        seen: Kind and range of each condition, and sizes of the rows, saved with the weights.
+        data_facts: Facts about the data, saved with the weights.
         inexact: Resumes after something had changed.
     """
 
@@ -42,7 +42,7 @@ class Checkpointer:
     train_step: TrainStep
     validation: Validation
     origin: dict[str, Any]
-    seen: dict[str, Any]
+    data_facts: dict[str, Any]
     inexact: list[Any] = attrs.field(factory=list)
     _began: float = attrs.field(factory=time.monotonic)
     _saved: int = -1  # the step that was saved last
@@ -107,7 +107,7 @@ class Checkpointer:
         facts = {
             "bfn-toolkit": version("bfn-toolkit"),
             "plugins": providers(self.experiment),
-            **self.seen,
+            **self.data_facts,
         }
         return self.train_step.checkpoint(step, state, self.validation.loss_at(step), facts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, seen_in
-from bfn_toolkit.data.dataset import Batch, Rows
+from bfn_toolkit.data.dataset import Batch, Dataset, Rows
 from bfn_toolkit.data.rows import bytes_per_row, pieces
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, PluginError
 from bfn_toolkit.families import Family, check_present
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.conditions import unread
 
-CHECKED = 2**30  # bytes, as stored
+CHECKED = 2**28  # bytes, as stored
 
 
 @attrs.frozen
@@ -113,7 +113,8 @@ class Summary:
                 phi = part.as_channel().embed(rows)
                 phi = phi if mask is None else phi[mask]
                 total, count, _ = self.squares.get(part.name, (0.0, 0, phi.dtype))
-                self.squares[part.name] = total + float(phi.double().square().sum()), count + phi.numel(), phi.dtype
+                norm = float(torch.linalg.vector_norm(phi, dtype=torch.float64))
+                self.squares[part.name] = total + norm * norm, count + phi.numel(), phi.dtype
         sizes = SizeSpec.of(batch.mask)
         self._padded = self._padded and sizes is not None
         self.sizes = sizes.plus(self.sizes or SizeSpec(())) if sizes is not None and self._padded else None
@@ -146,7 +147,11 @@ def checked(name: str, rows: Rows, check: Check) -> tuple[Rows, Summary]:
     if not len(rows):
         raise DataError(f"{type(check.experiment.dataset).__name__} has no {name} rows, so there are no batches")
     summary, most = Summary(), sys.maxsize if isinstance(rows, Batch) else CHECKED
-    for index, piece in pieces(rows, most):
+    if isinstance(rows, Batch) and type(check.experiment.dataset).prepare is Dataset.prepare:
+        parts: Iterable[tuple[Tensor, Batch]] = [(torch.arange(len(rows)), rows)]
+    else:
+        parts = pieces(rows, most)
+    for index, piece in parts:
         try:
             batch = check.prepared(piece)
         except DataError as error:

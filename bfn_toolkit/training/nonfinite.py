@@ -49,7 +49,7 @@ def diagnose(loop: TrainStep, data: Rows, index: Tensor, step: int) -> dict[str,
         loop.unwrapped.zero_grad()
         with seeded(loop.seed, step, device=device):
             batch = loop.prepare(batch)
-            losses = loop.losses(BFN(loop.model.family, loop.unwrapped), batch)
+            losses = loop.losses(BFN(loop.model.family, loop.unwrapped, loop.model.builder), batch)
         losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()

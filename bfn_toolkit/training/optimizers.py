@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.errors import ConfigError, did_you_mean
@@ -101,18 +101,52 @@ def make_scheduler(training: Training, optimizer: torch.optim.Optimizer) -> Sche
     return ramp if schedule is None else lr_scheduler.ChainedScheduler([schedule, ramp], optimizer)
 
 
-def make_average(network: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and buffers, whose decay warms up as (1 + n) / (10 + n)."""
+class MovingAverage:
+    """Exponential moving average of a network's weights and buffers, whose decay warms up as (1 + n) / (10 + n).
 
-    def average(averaged: Any, current: Any, n: Any) -> None:
-        weight = 1.0 - min(decay, (1.0 + int(n)) / (10.0 + int(n)))
-        floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        if floating:
-            torch._foreach_lerp_([a for a, _ in floating], [c for _, c in floating], weight)
-        for a, c in zip(averaged, current, strict=True):
-            if not a.is_floating_point():
-                a.copy_(c)
+    The modules are walked once, not at every update.  A module may replace a buffer by another tensor later on.
 
-    ema = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-    ema.n_averaged = ema.n_averaged.cpu()  # it is compared with 0 at each update, which must not wait for a device
-    return ema
+    Arguments:
+        network: The network; :attr:`module` is a copy of it, with the averages.
+        decay: Decay of the average.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.updates = deepcopy(network), decay, 0
+        pairs = zip(self.module.parameters(), network.parameters(), strict=True)
+        real = [(average, current) for average, current in pairs if average.is_floating_point()]
+        self._averages: list[Tensor] = [average for average, _ in real]
+        self._weights: list[Tensor] = [current for _, current in real]
+        kept = {id(average) for average in self._averages}
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        self._others = [(tensor, *_place(network, name)) for name, tensor in named if id(tensor) not in kept]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves the averages towards the network; the first time they become its weights."""
+        weight = 1.0 - min(self.decay, (1.0 + self.updates) / (10.0 + self.updates)) if self.updates else 1.0
+        torch._foreach_lerp_(self._averages, self._weights, weight)
+        for average, table, name in self._others:
+            if average.is_floating_point():
+                average.lerp_(table[name], weight)
+            else:
+                average.copy_(table[name])
+        self.updates += 1
+
+
+def _place(network: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Table of a module that holds a parameter or a buffer, and its key there."""
+    owner, _, key = name.rpartition(".")
+    module = network.get_submodule(owner)
+    return module._parameters if key in module._parameters else module._buffers, key
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scales the gradients so that their norm is at most ``most``, and returns the norm that they had.
+
+    The same numbers as ``torch.nn.utils.clip_grad_norm_``, which takes longer than a small network's optimiser.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp_max_(1.0))
+    return norm

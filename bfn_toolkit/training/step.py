@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Training
@@ -26,7 +25,7 @@ from bfn_toolkit.runs.checkpoints import Checkpoint
 from bfn_toolkit.shapes import device_of
 from bfn_toolkit.storage.safetensors_files import cpu_state
 from bfn_toolkit.training.learned_times import TimeLearner
-from bfn_toolkit.training.optimizers import Scheduler, make_average, make_optimizer, make_scheduler
+from bfn_toolkit.training.optimizers import MovingAverage, Scheduler, clip_gradients, make_optimizer, make_scheduler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +75,7 @@ class TrainStep:
     optimizer: torch.optim.Optimizer = attrs.field(init=False)
     _wrapped: Any = attrs.field(init=False)
     scheduler: Scheduler | None = attrs.field(init=False)
-    ema: AveragedModel | None = attrs.field(init=False, default=None)
+    ema: MovingAverage | None = attrs.field(init=False, default=None)
     time_learner: TimeLearner | None = attrs.field(init=False)
     between_steps: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
     _guards: bool = attrs.field(init=False)
@@ -85,12 +84,14 @@ class TrainStep:
         training, self.unwrapped = self.training, self.model.network
         self.device = torch.device(self.accelerator.device)
         self.time_learner = TimeLearner.of(self.loss, self.device)
+        if training.known_rate > 0.0:
+            self.model.check_site_times("training.known_rate gives known sites another time than the others")
         if training.ema_decay > 0.0 and self.sharded:
             raise ConfigError(
                 'training.ema_decay: sharded weights have no moving average; write 0, or parallel = "ddp"'
             )
         if training.ema_decay > 0.0:
-            self.ema = make_average(self.unwrapped, training.ema_decay)
+            self.ema = MovingAverage(self.unwrapped, training.ema_decay)
         self.optimizer = make_optimizer(training, [p for p in self.unwrapped.parameters() if p.requires_grad])
         self.scheduler = make_scheduler(training, self.optimizer)
         if training.compile:
@@ -143,7 +144,7 @@ class TrainStep:
                 the step without an error, and the caller reads the result.
         """
         loss = self.gradients(batch, step)
-        clip = nn.utils.clip_grad_norm_ if self._plain else self.accelerator.clip_grad_norm_
+        clip = clip_gradients if self._plain else self.accelerator.clip_grad_norm_
         norm = self.full_tensor(clip(self.parameters, self.training.clip_norm))
         if self._guards:
             self._wrapped.found_inf = (~torch.isfinite(loss + norm)).float()
@@ -156,7 +157,7 @@ class TrainStep:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.unwrapped)
+            self.ema.update()
         if self.time_learner is not None:
             self.time_learner.learn()
         self.between_steps = True
@@ -164,7 +165,8 @@ class TrainStep:
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
         """Sets the gradient of the mean loss of a batch, and returns the loss."""
-        self._wrapped.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.time_learner is not None:
             self.time_learner.begin()
         n, device = len(batch), device_of(batch.x)
@@ -248,7 +250,7 @@ class TrainStep:
                 **state,
                 "optimizer": plain,
                 "scheduler": None if self.scheduler is None else flatten(self.scheduler.state_dict())[1],
-                "averaged": None if self.ema is None else int(self.ema.n_averaged),
+                "averaged": None if self.ema is None else self.ema.updates,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "times": None if self.time_learner is None else self.time_learner.state.tolist(),
             },
@@ -277,7 +279,7 @@ class TrainStep:
             self._reschedule(checkpoint.step)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)
-            self.ema.n_averaged.fill_(checkpoint.state["averaged"])
+            self.ema.updates = checkpoint.state["averaged"]
         if self.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.time_learner is not None:

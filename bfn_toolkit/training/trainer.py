@@ -32,7 +32,7 @@ from bfn_toolkit.runs.checkpoints import CHECKPOINTS
 from bfn_toolkit.runs.conditions import warn_of_unread
 from bfn_toolkit.runs.directory import check_out, cut_metrics, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
-from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, environment, fingerprint
+from bfn_toolkit.runs.provenance import RESUME_SAFE_OPTIONS, data_facts, environment, fingerprint
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
 from bfn_toolkit.storage.folders import sweep
 from bfn_toolkit.storage.locks import locked
@@ -213,7 +213,7 @@ class _Training:
                 facts = {
                     **describe(self.experiment, self.step),
                     "training_seconds": round(self.checkpointer.seconds, 3),
-                    **self.checkpointer.seen,
+                    **self.checkpointer.data_facts,
                 }
                 save_model(self.folder, weights, facts)
         processes.barrier()
@@ -247,10 +247,7 @@ class _Training:
         data = fingerprint(*stored)
         processes.check_in_sync("data", data, self.step)
         origin = {"environment": environment(accelerator.device), "data": data}
-        seen = {
-            "conditions": {name: attrs.asdict(spec) for name, spec in summary.conditions.items()},
-            "sizes": None if summary.sizes is None else summary.sizes.counts,
-        }
+        facts = data_facts(experiment.dataset, summary.conditions, summary.sizes)
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network).to(accelerator.device)
         check_savable(model.network.state_dict())
@@ -274,10 +271,10 @@ class _Training:
         if isinstance(valid, Batch):
             valid = valid.to(accelerator.device)
         step.shares(min(len(self.data), experiment.training.batch_size))
-        self.model = BFN(experiment.family, step.network, experiment.network)
+        self.model = BFN(experiment.family, step.network, experiment.network, experiment.dataset.codec)
         self.metrics = MetricsLogger(step, self.model, self.folder, self.callbacks)
         self.validation = Validation(step, self.model, self.metrics, valid)
-        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, seen)
+        self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, facts)
         model.train()
 
     def _open(self, scope: ExitStack, folder: Path) -> None:

@@ -17,11 +17,11 @@ from bfn_toolkit.evaluation.likelihood import Estimate
 from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
-from bfn_toolkit.sampling.chunks import map_chunks
+from bfn_toolkit.sampling.chunks import map_chunks, rows_together
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
-VALIDATION_ROWS = 256  # in a chunk
+VALIDATION_ROWS = 256  # in a chunk, at most
 
 
 @attrs.define(eq=False)
@@ -113,16 +113,15 @@ class Validation:
     def _map(self, numbers: Callable[[Batch], Tensor], key: str) -> Tensor:
         """Numbers (B,) of the validation rows, chunk by chunk, with the draws of a key."""
         n, device = len(self.rows), self.train_step.device
+        size = rows_together(self.model.family, VALIDATION_ROWS)
         self.model.eval()
 
         def chunk(number: int) -> Tensor:
-            first = number * VALIDATION_ROWS
-            rows = sent(self.rows[torch.arange(first, first + VALIDATION_ROWS).remainder_(n)], device)
+            first = number * size
+            rows = sent(self.rows[torch.arange(first, first + size).remainder_(n)], device)
             return numbers(self.train_step.prepare(rows))
 
-        found: Tensor = map_chunks(
-            range(n), VALIDATION_ROWS, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks
-        )
+        found: Tensor = map_chunks(range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks)
         self.train_step.model.train()
         return found
 

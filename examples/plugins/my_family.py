@@ -49,7 +49,7 @@ class SpinParams:
     """Beliefs about spins: the sum of the messages, and their total accuracy."""
 
     v: Tensor  # (B, *site)
-    accuracy: Tensor  # (B,)
+    accuracy: Tensor  # (B,), or (B, *site) if sites differ
 
 
 @attrs.frozen
@@ -64,6 +64,7 @@ class Spins(ChannelFamily[SpinParams]):
     site_shape: tuple[int, ...] = field(default=(1,), converter=as_shape)
     schedule: QuadraticSchedule = field(factory=lambda: QuadraticSchedule(beta_1=4.0))
     channels = 1
+    site_times = True
 
     @property
     def network_io(self) -> NetworkIO:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, Dataset, Entry, Split, hookimpl, split_rows, validators
+from bfn_toolkit import Batch, ConfigError, Dataset, Entry, ImageCodec, Split, hookimpl, split_rows, validators
 
 LEVELS = 17
 ONE_IN = 6  # every sixth image is in the test set
@@ -42,8 +42,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 class Digits(Dataset):
     """Handwritten digits, with the condition "label" in 0..9.
 
-    Every sixth image is in the test set for every seed; "all" means the other images.  The default configuration is for
-    bins; "classes" and "binary" need the family "categorical".
+    Every sixth image is in the test set for every seed; "all" means the other images.
 
     Arguments:
         pixels: "bins" for the centres of 17 bins, as float32; "classes" for the 17 grey levels, or "binary" for black
@@ -58,12 +57,6 @@ class Digits(Dataset):
     (torch.Size([299, 8, 8]), tensor([5, 1, 7, 3, 9]))
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": {"name": "gaussian", "head": "discretised"},
-        "network": {"name": "mlp", "dropout": 0.1},
-        "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
-    }
-
     pixels: Literal["bins", "classes", "binary"] = field(
         default="bins", validator=validators.one_of("bins", "classes", "binary")
     )
@@ -76,12 +69,29 @@ class Digits(Dataset):
         return (8, 8)
 
     @property
+    def default_config(self) -> Mapping[str, object]:
+        """Bins or classes, with a perceptron."""
+        bins = {"name": "gaussian", "head": "discretised"}
+        return {
+            "family": bins if self.pixels == "bins" else "categorical",
+            "network": {"name": "mlp", "dropout": 0.1},
+            "training": {"steps": 600, "batch_size": 512, "ema_decay": 0.99},
+        }
+
+    @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape, number of labels, and the number of classes or of bins with the mean square of the data."""
-        metadata: dict[str, object] = {"site_shape": self.site_shape, "labels": 10}
+        """Site shape and its axes, number of labels, and the number of classes or of bins with the mean square."""
+        metadata: dict[str, object] = {"site_shape": self.site_shape, "axes": ("height", "width"), "labels": 10}
         if self.pixels == "bins":
             return {**metadata, "bins": LEVELS, "data_variance": 0.635435}
         return {**metadata, "classes": LEVELS if self.pixels == "classes" else 2}
+
+    @property
+    def codec(self) -> ImageCodec:
+        """Grey levels in 0..16, or black and white as 0 and 1."""
+        if self.pixels == "binary":
+            return ImageCodec(2, "classes")
+        return ImageCodec(LEVELS, self.pixels)
 
     def split(self, name: Split) -> Batch:
         """The images of a split, and their labels."""
@@ -92,12 +102,8 @@ class Digits(Dataset):
         if name in ("train", "valid"):
             train, valid = split_rows(len(rows), self.valid_fraction, self.seed)
             rows = rows[train if name == "train" else valid]
-        return Batch(self._pixels(levels[rows]), {"label": labels[rows]})
-
-    def _pixels(self, levels: Tensor) -> Tensor:
-        if self.pixels == "bins":
-            return (2.0 * levels + 1.0) / LEVELS - 1.0
-        return levels if self.pixels == "classes" else (levels > LEVELS // 2).long()
+        levels = (levels[rows] > LEVELS // 2).long() if self.pixels == "binary" else levels[rows]
+        return Batch(self.codec.encode(levels), {"label": labels[rows]})
 
 
 @hookimpl

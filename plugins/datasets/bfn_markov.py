@@ -11,7 +11,7 @@ of positions distinguish the chain from independent classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -45,12 +45,6 @@ class Markov(Dataset):
     tensor([-3.1011], dtype=torch.float64)
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "categorical",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     classes: int = field(default=5, validator=validators.integer(ge=2))
     length: int = field(default=8, validator=validators.integer(ge=1))
     count: int = field(default=60_000, validator=validators.integer(ge=2))
@@ -71,6 +65,15 @@ class Markov(Dataset):
             drawn = f"another seed, or a concentration above {self.concentration}"
             cure = drawn if self.transition is None else "a matrix with a class that can be reached from all others"
             raise ConfigError(f"the chain has no unique stationary distribution; use {cure}")
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Classes, with a perceptron."""
+        return {
+            "family": "categorical",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def matrix(self) -> Tensor:
@@ -96,8 +99,8 @@ class Markov(Dataset):
 
     @property
     def metadata(self) -> Mapping[str, object]:
-        """Site shape and number of classes."""
-        return {"site_shape": self.site_shape, "classes": self.classes}
+        """Site shape, name of its axis, and number of classes."""
+        return {"site_shape": self.site_shape, "axes": ("sequence",), "classes": self.classes}
 
     def split(self, name: Split) -> Batch:
         """The sequences, as int64; "test" is a fresh draw of the same size."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import attrs
 import torch
@@ -49,12 +48,6 @@ class Mixed(Dataset):
     {'position': (torch.float32, (40000, 2)), 'type': (torch.int64, (40000, 1)), 'angle': (torch.float32, (40000, 1))}
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "product",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     classes: int = field(default=4, validator=validators.integer(ge=2))
     step: float = field(default=0.3, validator=validators.number(ge=0))
     noise: float = field(default=0.15, validator=validators.number(gt=0))
@@ -62,6 +55,15 @@ class Mixed(Dataset):
     count: int = field(default=40_000, validator=validators.integer(ge=2))
     seed: int = field(default=0, validator=validators.integer(ge=0, le=2**63 - 1))
     valid_fraction: float = field(default=0.1, validator=validators.number(gt=0, lt=1))
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """A product, with a perceptron."""
+        return {
+            "family": "product",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def site_shape(self) -> Mapping[str, tuple[int, ...]]:
@@ -74,10 +76,9 @@ class Mixed(Dataset):
         resultant = 1.0 - float(self._direction(torch.zeros(1, dtype=torch.int64)).variance)
         # E |c + r e|^2 = R^2 + r^2 + 2 R r E cos(a - m), over two coordinates.
         square = 0.5 * (RADIUS**2 + self.step**2) + RADIUS * self.step * resultant + self.noise**2
-        head = {"name": "skip", "data_variance": round(square, 6)}
         return {
             "parts": {
-                "position": {"name": "gaussian", "site_shape": (2,), "head": head},
+                "position": {"name": "gaussian", "site_shape": (2,), "data_variance": round(square, 6)},
                 "type": {"name": "categorical", "site_shape": (1,), "classes": self.classes},
                 "angle": {"name": "circle", "site_shape": (1,)},
             }

@@ -10,6 +10,7 @@ that is constant in the training rows has b = 1.
 
 from __future__ import annotations
 
+import abc
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -23,12 +24,24 @@ from torch import Tensor
 
 from bfn_files.columns import FORMATS, Values, read_columns
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl, validators
+from bfn_toolkit import (
+    Batch,
+    BFNWarning,
+    Codec,
+    ConfigError,
+    DataError,
+    Entry,
+    IdentityCodec,
+    TableCodec,
+    hookimpl,
+    validators,
+)
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LARGEST = float(np.finfo(np.float32).max)
 MOST_CLASSES = 2**16  # more count as a mistake, unless the configuration sets their number
+MOST_DECIMALS = 9  # of numbers that count as decimal; doubles have up to 16
 COMPARED = 100_000  # largest number of rows compared with each other
 SHOWN = 5  # largest number of names in a message
 
@@ -46,7 +59,8 @@ class Columns(FileDataset):
         path: A file that ends in .csv, .csv.gz, .npy, .npz or .safetensors.
         columns: Names of the columns of a table (x1, x2, ... without a header and in .npy), or of arrays; by default
             all columns of numbers, or the only array.
-        label: Name of a column or array of integers 0...K-1 outside the data; None for no labels.
+        label: Name of a column outside the data, of integers 0...K-1 or, in a .csv file, of names, which are numbered
+            in alphabetical order; None for no labels.
         on_nan: Treatment of rows with a missing number: "error", or "drop" to leave them out.
     """
 
@@ -59,6 +73,16 @@ class Columns(FileDataset):
     on_nan: Literal["error", "drop"] = field(
         default="error", kw_only=True, validator=validators.one_of("error", "drop")
     )
+
+    @property
+    @abc.abstractmethod
+    def content(self) -> ColumnsContent:
+        """Content of the file, read once per process."""
+
+    @property
+    def codec(self) -> Codec:
+        """Names of the columns and of the labels, and how they are scaled."""
+        return self.content.codec
 
     def read(self) -> tuple[Values, Values | None, Array]:
         """Data and labels as in the file, and a mask of the rows without missing numbers.
@@ -89,11 +113,10 @@ class Columns(FileDataset):
 
 
 @attrs.frozen(eq=False)
-class TableContent(Content):
-    """Content of a table, and its scaling (x - shift) / scale at each site, in float64."""
+class ColumnsContent(Content):
+    """Content of a file, and its codec."""
 
-    shift: Tensor
-    scale: Tensor
+    codec: Codec
 
 
 @attrs.frozen
@@ -108,17 +131,20 @@ class Table(Columns):
             "none" for no scaling.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     scale: Literal["standard", "range", "none"] = field(
         default="standard", kw_only=True, validator=validators.one_of("standard", "range", "none")
     )
 
     @property
-    def content(self) -> TableContent:
+    def default_config(self) -> Mapping[str, object]:
+        """A perceptron."""
+        return {
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
+
+    @property
+    def content(self) -> ColumnsContent:
         """The scaled rows.
 
         Raises:
@@ -134,11 +160,6 @@ class Table(Columns):
             self.scale, ""
         )
 
-    def unscale(self, x: Tensor) -> Tensor:
-        """Data or samples (B, *site) in the units of the file, in float64."""
-        content = self.content
-        return x.double() * content.scale.to(x.device) + content.shift.to(x.device)
-
 
 @attrs.frozen
 class ClassesTable(Columns):
@@ -151,16 +172,19 @@ class ClassesTable(Columns):
         classes: Number K of classes; by default one more than the largest in the file.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "categorical",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.integer(ge=2)))
 
     @property
-    def content(self) -> Content:
+    def default_config(self) -> Mapping[str, object]:
+        """Classes, with a perceptron."""
+        return {
+            "family": "categorical",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
+
+    @property
+    def content(self) -> ColumnsContent:
         """The rows of classes.
 
         Raises:
@@ -171,7 +195,7 @@ class ClassesTable(Columns):
 
 
 @lru_cache(maxsize=2)
-def _table(dataset: Table, _: Fingerprint) -> TableContent:
+def _table(dataset: Table, _: Fingerprint) -> ColumnsContent:
     data, label, whole = dataset.read()
     with np.errstate(over="ignore"):  # numbers beyond float64 become inf
         numbers = data.numbers.astype(np.float64)
@@ -182,13 +206,40 @@ def _table(dataset: Table, _: Fingerprint) -> TableContent:
         raise DataError(f"{data.place(index)}: {value} overflows float32, whose largest number is 3.4e38")
     x = torch.from_numpy(numbers if whole.all() else numbers[whole])
     x = x.unsqueeze(1) if x.ndim == 1 else x
-    splits = dataset.partition(len(x))
+    splits, decimals = dataset.partition(len(x)), _decimals(x)
     shift, scale = _scaling(dataset, data, x[splits["train"]])
     x = x.sub_(shift).div_(scale).float()
     _warn_of_repeats(dataset, x)
     metadata: dict[str, object] = {"data_variance": float(x[splits["train"]].double().square().mean()) or 1.0}
     condition, more = _condition(dataset, label, whole, splits["train"])
-    return TableContent(Batch(x, condition), splits, {**metadata, **more}, shift, scale)
+    codec = TableCodec(_brief(shift), _brief(scale), decimals, _column_names(data, x), categories=_label_names(label))
+    return ColumnsContent(Batch(x, condition), splits, {**metadata, **more}, codec)
+
+
+def _column_names(data: Values, x: Tensor) -> Sequence[str]:
+    return data.names if x.ndim == 2 else ()
+
+
+def _label_names(label: Values | None) -> Mapping[str, Sequence[str]]:
+    return {"label": label.categories} if label and label.categories else {}
+
+
+def _brief(numbers: Tensor) -> list[float]:
+    """The numbers in order, or only one if they are all the same."""
+    every: list[float] = numbers.flatten().tolist()
+    return every[:1] if len(set(every)) == 1 else every
+
+
+def _decimals(x: Tensor) -> Sequence[int]:
+    """Decimals of the numbers of each column, or of all if they are not flat; -1 for more than MOST_DECIMALS."""
+    columns = x if x.ndim == 2 else x.reshape(-1, 1)
+    decimals = torch.full((columns.shape[1],), -1)
+    for digits in reversed(range(MOST_DECIMALS + 1)):
+        power = 10.0**digits
+        # Division is correctly rounded, so it gives the double that the decimal text stands for.
+        decimals[((columns * power).round() / power == columns).all(0)] = digits
+    found: list[int] = decimals.tolist()
+    return found if any(d >= 0 for d in found) else ()
 
 
 def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,14 +270,15 @@ def _warn_of_repeats(dataset: Table, x: Tensor) -> None:
 
 
 @lru_cache(maxsize=2)
-def _classes_table(dataset: ClassesTable, _: Fingerprint) -> Content:
+def _classes_table(dataset: ClassesTable, _: Fingerprint) -> ColumnsContent:
     data, label, whole = dataset.read()
     x, classes = _classes(data, whole, dataset.classes)
     x = x.unsqueeze(1) if x.ndim == 1 else x
     splits = dataset.partition(len(x))
     warn_of_missing(dataset, "class", x[splits["train"]], classes)
     condition, labels = _condition(dataset, label, whole, splits["train"])
-    return Content(Batch(x, condition), splits, {"classes": classes, **labels})
+    codec = IdentityCodec(_column_names(data, x), categories=_label_names(label))
+    return ColumnsContent(Batch(x, condition), splits, {"classes": classes, **labels}, codec)
 
 
 def _classes(values: Values, whole: Array, classes: int | None) -> tuple[Tensor, int]:

@@ -10,16 +10,15 @@ import codecs
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint, reading
-from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, hookimpl, validators
+from bfn_toolkit import Batch, BFNWarning, ConfigError, DataError, Entry, TextCodec, hookimpl, validators
 
 SHOWN = 5  # largest number of characters in a message
 
@@ -33,9 +32,9 @@ def _different(_: object, __: attrs.Attribute[Any], alphabet: str | None) -> Non
 
 @attrs.frozen(eq=False)
 class TextContent(Content):
-    """Content of a text, and its alphabet."""
+    """Content of a text, and its codec."""
 
-    alphabet: str
+    codec: TextCodec
 
 
 @attrs.frozen
@@ -45,20 +44,24 @@ class Text(FileDataset):
     Arguments:
         path: A text file in UTF-8, with any name.
         length: Number L of characters in a window.
-        alphabet: The characters, in the order of their classes; by default those of the file, sorted.
+        alphabet: The characters, in the order of their classes; by default those of the file, line by line, the new
+            ones of each line sorted, so that lines at the end of the file change no class.
         valid_fraction: Fraction held out for validation, of the windows outside the test set.
         test_fraction: Fraction of the windows held out for the test set.
         seed: Seed of the splits.
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "categorical",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     length: int = field(default=16, kw_only=True, validator=validators.integer(ge=1))
     alphabet: str | None = field(default=None, kw_only=True, validator=_different)
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Classes, with a perceptron."""
+        return {
+            "family": "categorical",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 128, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def content(self) -> TextContent:
@@ -75,12 +78,16 @@ class Text(FileDataset):
         Raises:
             DataError: If a character is not in the alphabet.
         """
-        return _classes(text, self.content.alphabet, "text")
+        return _classes(text, self.codec, "text")
 
     def decode(self, x: Tensor) -> list[str]:
         """Texts of windows or samples (B, L)."""
-        alphabet = self.content.alphabet
-        return ["".join(alphabet[i] for i in row) for row in x.tolist()]
+        return self.codec.decode(x)
+
+    @property
+    def codec(self) -> TextCodec:
+        """The alphabet."""
+        return self.content.codec
 
 
 @lru_cache(maxsize=2)
@@ -95,20 +102,21 @@ def _text(dataset: Text, _: Fingerprint) -> TextContent:
         windows = len(text) // length
         if not windows:
             raise DataError(f"{path}: {len(text)} characters are shorter than one window of length = {length}")
-        x = _classes(text, alphabet, str(path))[: windows * length].reshape(windows, length)
+        codec = TextCodec(alphabet, length)
+        x = _classes(text, codec, str(path))[: windows * length].reshape(windows, length)
     splits = dataset.partition(windows)
     missing = (x[splits["train"]].flatten().bincount(minlength=len(alphabet)) == 0).nonzero().flatten().tolist()
     if missing:
         few = ", ".join(_shown(alphabet[i]) for i in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         warnings.warn(f"{path}: no training row has the character {few}", BFNWarning, stacklevel=2)
-    return TextContent(Batch(x), splits, {"classes": len(alphabet)}, alphabet)
+    return TextContent(Batch(x), splits, {"classes": len(alphabet), "axes": ("sequence",)}, codec)
 
 
 def _alphabet_of(text: str, place: str) -> str:
-    """The characters of a text, sorted; control characters are refused, because they suggest a binary file."""
+    """The characters of a text, the new ones of each line sorted; control characters suggest a binary file: refused."""
     if not text:
         raise DataError(f"{place}: no rows: the file is empty")
-    alphabet = sorted(set(text))
+    alphabet = list(dict.fromkeys(c for line in text.splitlines(keepends=True) for c in sorted(set(line))))
     strange = next((c for c in alphabet if c < " " and c not in "\t\n\r\f"), None)
     if strange is not None:
         raise DataError(
@@ -122,14 +130,10 @@ def _alphabet_of(text: str, place: str) -> str:
     return "".join(alphabet)
 
 
-def _classes(text: str, alphabet: str, place: str) -> Tensor:
+def _classes(text: str, codec: TextCodec, place: str) -> Tensor:
     """Class of each character; the error for one outside the alphabet names its code point and its offset."""
-    known = _code_points(alphabet)
-    order = np.argsort(known)
-    points = _code_points(text)
-    at = np.searchsorted(known[order], points).clip(max=len(known) - 1)
-    classes = order[at]
-    strange = known[classes] != points
+    classes = codec.classes(text)
+    strange = classes < 0
     if strange.any():
         offset = int(strange.argmax())
         line = text.count("\n", 0, offset) + 1
@@ -137,11 +141,7 @@ def _classes(text: str, alphabet: str, place: str) -> Tensor:
             f"{place}:{line}: the character {_shown(text[offset])} at offset {offset} is not in the alphabet "
             f"({int(strange.sum())} such characters in all)"
         )
-    return torch.from_numpy(classes.astype(np.int64))
-
-
-def _code_points(text: str) -> Any:
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return torch.from_numpy(classes)
 
 
 def _shown(character: str) -> str:

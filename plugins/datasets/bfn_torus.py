@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -42,12 +42,6 @@ class Torus(Dataset):
     torch.Size([40000, 2])
     """
 
-    default_config: ClassVar[Mapping[str, object]] = {
-        "family": "circle",
-        "network": {"name": "mlp", "depth": 2},
-        "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
-    }
-
     means: tuple[float, ...] | tuple[tuple[float, ...], ...] = field(
         default=((-1.1, -0.8), (-2.0, 2.4), (1.0, 0.7)), converter=_tuples
     )
@@ -69,6 +63,15 @@ class Torus(Dataset):
                 raise ConfigError(f"{name} must be one number, or one for each of the {k} means; got {len(value)}")
             if not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
                 raise ConfigError(f"expected {low:g} <= {name} <= {high:g}, got {value}")
+
+    @property
+    def default_config(self) -> Mapping[str, object]:
+        """Angles, with a perceptron."""
+        return {
+            "family": "circle",
+            "network": {"name": "mlp", "depth": 2},
+            "training": {"steps": 2500, "batch_size": 512, "lr": 2e-3, "ema_decay": 0.99},
+        }
 
     @property
     def _means(self) -> Tensor:

@@ -12,6 +12,14 @@ With K classes, :math:`e_x` the one-hot code and :math:`\beta` the accumulated a
 It is the channel of :math:`\phi(x) = e_x` with B = K beta.  No tensor is larger than B x site x K: a training step
 needs no one-hot code, and the receiver sums its K components in place.
 
+Of two classes only the difference of the two numbers matters, and one number at each site is enough:
+
+.. math:: \frac{v_1 - v_0}{2} \sim N(\pm \beta, \beta), \qquad p_1 - p_0 = \tanh \frac{v_1 - v_0}{2} .
+
+This is the channel of :math:`\phi(x) = \pm 1 / \sqrt 2`, also with B = 2 beta.  Messages keep their two numbers, and
+beliefs and outputs still have ``logits`` (B, \*site, 2), computed when they are asked for (:class:`PairParams`,
+:class:`Pair`).
+
 By default K beta(1) is 18 + 3 ln(K / 2).  If all classes are equally likely, the most probable class after all messages
 is wrong for these shares of the sites, and this entropy is left, in nats at each site:
 
@@ -34,14 +42,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor
 from torch.distributions import Categorical as TorchCategorical, Distribution, Independent, constraints
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import mse_loss, one_hot, pad
 
 from bfn_toolkit import (
     AccuracySchedule,
@@ -68,6 +76,7 @@ from bfn_toolkit import (
     validators,
 )
 
+HALF = math.sqrt(0.5)
 EVEN = 1e-3  # share of the time in which beta grows evenly under the entropy-linear schedule
 
 
@@ -87,6 +96,72 @@ class CategoricalParams:
     def log_probs(self) -> Tensor:
         """Logarithms of the probabilities, with shape (B, *site, K)."""
         return self.logits.log_softmax(-1)
+
+    @property
+    def half_odds(self) -> Tensor:
+        """Half the log-odds of class 1 of two, with shape (B, *site)."""
+        return _half_odds(self.logits)
+
+
+@attrs.frozen(eq=False)
+class PairParams:
+    """Beliefs about two classes: one number at each site; their logits are made when they are asked for.
+
+    Arguments:
+        half_odds: Half the log-odds of class 1, with shape (B, *site).
+        accuracy: Total accuracy beta of the messages, with shape (B,), or (B, *site) if sites differ.
+    """
+
+    half_odds: Tensor
+    accuracy: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        """Natural parameters with the mean 0 at each site, with shape (B, *site, 2)."""
+        return _logits(self.half_odds)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Logarithms of the probabilities, with shape (B, *site, 2)."""
+        return self.logits.log_softmax(-1)
+
+
+Params: TypeAlias = CategoricalParams | PairParams
+
+
+class Pair(Finite):
+    """Weights of two classes from the log-odds of class 1; their logits are made when they are asked for.
+
+    Arguments:
+        support: None, for the classes 0 and 1.
+        logits: Unnormalised log-weights, with shape (B, *site, 2); or None.
+        log_odds: In place of them their difference, with shape (B, *site).
+    """
+
+    log_odds: Tensor
+
+    def __init__(
+        self, support: Tensor | None = None, logits: Tensor | None = None, *, log_odds: Tensor | None = None
+    ) -> None:
+        object.__setattr__(self, "support", support)
+        object.__setattr__(self, "log_odds", log_odds if logits is None else 2.0 * _half_odds(logits))
+
+    @property
+    def logits(self) -> Tensor:
+        """Log-weights with the mean 0, with shape (B, *site, 2)."""
+        return _logits(0.5 * self.log_odds)
+
+    def sample(self) -> Tensor:
+        """Draws a class at each site, with one uniform number."""
+        return (torch.rand_like(self.log_odds) < self.log_odds.sigmoid()).long()
+
+
+def _half_odds(logits: Tensor) -> Tensor:
+    return 0.5 * (logits[..., 1] - logits[..., 0])
+
+
+def _logits(half_odds: Tensor) -> Tensor:
+    return torch.stack([-half_odds, half_odds], -1)
 
 
 class Receiver(Distribution):
@@ -135,6 +210,17 @@ def _message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
     variance = (alpha * noise.shape[-1]).to(noise.dtype)
     index = x.unsqueeze(-1)
     return noise.mul_(variance.sqrt()).scatter_add_(-1, index, variance.expand(index.shape))
+
+
+def _half_message(x: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
+    """Half the difference of a message's two numbers, in place in its normal noise (B, *site)."""
+    alpha = expand(alpha, noise)
+    return noise.mul_(alpha.sqrt()).addcmul_(x.to(noise.dtype), alpha, value=2.0).sub_(alpha)
+
+
+def _ends(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The embedding of two classes, with shape (B, *site, 1)."""
+    return x.to(dtype).mul_(2.0).sub_(1.0).mul_(HALF).unsqueeze(-1)
 
 
 def _squared_error(classes: int, snr: float) -> float:
@@ -227,7 +313,7 @@ def _default_beta_1(classes: int) -> float:
 
 
 @attrs.frozen
-class Categorical(ChannelFamily[CategoricalParams]):
+class Categorical(ChannelFamily[Params]):
     """Discrete data: classes 0..K-1 at each site, as int64.
 
     With two classes, the network sees one number at each site (the probability of class 1, scaled to [-1, 1]) and
@@ -282,52 +368,72 @@ class Categorical(ChannelFamily[CategoricalParams]):
 
     @property
     def channels(self) -> int:  # noqa: D102
-        return self.classes
+        return 1 if self.classes == 2 else self.classes
 
     def embed(self, x: Tensor) -> Tensor:
-        """The one-hot code."""
-        return one_hot(x, self.classes).to(torch.get_default_dtype())
+        """The one-hot code; for two classes the difference of its two numbers, at the same noise: -1 or 1 / sqrt(2)."""
+        dtype = torch.get_default_dtype()
+        if self.classes == 2:
+            return _ends(x, dtype)
+        return torch.zeros((*x.shape, self.classes), dtype=dtype, device=x.device).scatter_(-1, x.unsqueeze(-1), 1.0)
 
-    def natural_params(self, params: CategoricalParams) -> tuple[Tensor, Tensor]:
+    def natural_params(self, params: Params) -> tuple[Tensor, Tensor]:
         """Returns v and B = K beta."""
-        return params.logits, self.classes * params.accuracy
+        v = params.half_odds.unsqueeze(-1) / HALF if self.classes == 2 else params.logits
+        return v, self.classes * params.accuracy
 
-    def from_natural(self, v: Tensor, accuracy: Tensor) -> CategoricalParams:
+    def from_natural(self, v: Tensor, accuracy: Tensor) -> Params:
         """Stores v and beta = B / K."""
-        return CategoricalParams(v, accuracy / self.classes)
+        beta = accuracy / self.classes
+        return PairParams(v.squeeze(-1) * HALF, beta) if self.classes == 2 else CategoricalParams(v, beta)
 
     def snr(self, alpha: Tensor) -> Tensor:
         """Returns K alpha."""
         return self.classes * alpha
 
     def mean_embedding(self, output: Output) -> Tensor:
-        """The probabilities of the classes."""
-        return output.logits.softmax(-1) if isinstance(output, Finite) else super().mean_embedding(output)
+        """The probabilities of the classes; for two classes their difference over sqrt(2)."""
+        if not isinstance(output, Finite):
+            return super().mean_embedding(output)
+        if self.classes == 2:
+            half_odds = 0.5 * output.log_odds if isinstance(output, Pair) else _half_odds(output.logits)
+            return half_odds.tanh().mul_(HALF).unsqueeze(-1)
+        return output.logits.softmax(-1)
 
-    def input(self, params: CategoricalParams) -> Distribution:
+    def input(self, params: Params) -> Distribution:
         """softmax(v) at each site."""
         base = TorchCategorical(logits=params.logits, validate_args=False)
         return Independent(base, params.logits.ndim - 2, validate_args=False)
 
     def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
         """Eq. 141."""
-        code = self.classes * self.embed(x) - 1.0
+        code = self.classes * one_hot(x, self.classes).to(torch.get_default_dtype()) - 1.0
         return normal(expand(alpha, code) * code, (self.classes * alpha).sqrt())
 
-    def update(self, params: CategoricalParams, y: Tensor, alpha: Tensor) -> CategoricalParams:
+    def update(self, params: Params, y: Tensor, alpha: Tensor) -> Params:
         """Eq. 171, as a sum."""
+        if self.classes == 2:
+            half_odds = params.half_odds
+            change, alpha = _half_odds(y).to(half_odds.dtype), alpha.to(half_odds.dtype)
+            return PairParams(half_odds + change, plus(params.accuracy, alpha))
         y, alpha = (value.to(params.logits.dtype) for value in (y, alpha))
         return CategoricalParams(params.logits + (y + expand(alpha, y)), plus(params.accuracy, alpha))
 
-    def draw_update(self, params: CategoricalParams, x: Tensor, alpha: Tensor) -> CategoricalParams:
+    def draw_update(self, params: Params, x: Tensor, alpha: Tensor) -> Params:
         """Draws a message about x and adds it to v, without a one-hot code."""
+        if self.classes == 2:
+            alpha = alpha.to(params.half_odds.dtype)
+            message = _half_message(x, alpha, torch.randn_like(params.half_odds))
+            return PairParams(message.add_(params.half_odds), plus(params.accuracy, alpha))
         alpha = alpha.to(params.logits.dtype)
         message = _message(x, expand(alpha, params.logits), torch.randn_like(params.logits))
         return CategoricalParams(message.add_(params.logits), plus(params.accuracy, alpha))
 
-    def flow(self, x: Tensor, t: Tensor) -> CategoricalParams:
+    def flow(self, x: Tensor, t: Tensor) -> Params:
         """Eq. 185, in one draw."""
         beta = self.schedule.beta(by_example(t, len(x)))
+        if self.classes == 2:
+            return PairParams(_half_message(x, beta, torch.randn(x.shape, dtype=t.dtype, device=x.device)), beta)
         noise = torch.randn((*x.shape, self.classes), dtype=t.dtype, device=x.device)
         return CategoricalParams(_message(x, expand(beta, noise), noise), beta)
 
@@ -337,16 +443,18 @@ class Categorical(ChannelFamily[CategoricalParams]):
             return Receiver(output.logits, alpha)
         return super().receiver(output, alpha)
 
-    def features(self, params: CategoricalParams) -> Tensor:
+    def features(self, params: Params) -> Tensor:
         """Probabilities scaled to [-1, 1]; for two classes only that of class 1."""
         if self.classes == 2:
-            return (0.5 * (params.logits[..., 1:] - params.logits[..., :1])).tanh()
+            return params.half_odds.tanh().unsqueeze(-1)
         return params.logits.softmax(-1).mul_(2.0).sub_(1.0)
 
-    def output(self, raw: Tensor, params: CategoricalParams) -> Output:
+    def output(self, raw: Tensor, params: Params) -> Output:
         """Distribution over the classes with logits from the raw numbers; for two classes the logit of class 1."""
-        logits = pad(raw, (1, 0)) if self.classes == 2 else raw
-        return Finite(None, logits + params.logits if self.skip else logits)
+        if self.classes == 2:
+            odds = raw.squeeze(-1)
+            return Pair(log_odds=torch.add(odds, params.half_odds, alpha=2.0) if self.skip else odds)
+        return Finite(None, raw + params.logits if self.skip else raw)
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """K / 2 times the squared distance of the one-hot code from the probabilities, computed without the code."""
@@ -356,11 +464,16 @@ class Categorical(ChannelFamily[CategoricalParams]):
         """Eq. 205, summed over the sites before it is scaled."""
         if mask is not None or t.ndim > 1:
             return super().loss_rate(x, output, t, mask)
+        if isinstance(output, Pair):
+            p = output.log_odds.sigmoid()
+            return mse_loss(p, x.to(p.dtype), reduction="none").flatten(1).sum(1) * (2.0 * self.schedule.alpha(t))
         return self._error(x, output).square().flatten(1).sum(1) * (self.schedule.alpha(t) * (0.5 * self.classes))
 
     def _error(self, x: Tensor, output: Output) -> Tensor:
-        """Probabilities minus the one-hot code."""
+        """Expected embedding minus the embedding."""
         p, index = self.mean_embedding(output), x.unsqueeze(-1)
+        if self.classes == 2:
+            return p - _ends(x, p.dtype)
         return p.scatter_add(-1, index, p.new_full((), -1.0).expand(index.shape))
 
     def step_loss(

@@ -45,6 +45,7 @@ from bfn_toolkit import (
     by_example,
     check_axes,
     check_site_shape,
+    coefficient,
     draw_times,
     expand,
     hookimpl,
@@ -52,6 +53,7 @@ from bfn_toolkit import (
     output_at,
     plus,
     present,
+    same_for_all,
     validators,
     weighted,
 )
@@ -77,8 +79,11 @@ class PointHead(Head):
     """Head whose estimate of x is an affine function of a raw number; its slope is the scale of the raw number."""
 
     @abc.abstractmethod
-    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
-        """Estimates of x from raw numbers (B, *site, C), and the scale of a raw number, (B,), in units of the data."""
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor | float]:
+        """Estimates of x from raw numbers (B, *site, C), and the scale of a raw number, in units of the data.
+
+        The scale has shape (B,); where all rows share the precision, it may be one number.
+        """
 
 
 @attrs.frozen
@@ -89,7 +94,7 @@ class DataHead(PointHead):
         """The mean."""
         return params.mean.unsqueeze(-1)
 
-    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor | float]:
         """The raw numbers, at scale 1."""
         return raw, torch.ones_like(params.precision)
 
@@ -119,15 +124,25 @@ class NoiseHead(PointHead):
         """The mean."""
         return params.mean.unsqueeze(-1)
 
-    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor | float]:
         """The mean without the noise, with a finite value and gradient at every t; before t_min it is 0, at scale 1."""
-        beta, mean = params.precision - 1.0, params.mean.unsqueeze(-1)
+        rho, mean = coefficient(params.precision), params.mean.unsqueeze(-1)
+        if isinstance(rho, float):
+            return self._estimates(rho - 1.0, family.schedule.rate, raw, mean)
+        beta = rho - 1.0
         early = beta < math.expm1(family.schedule.rate * self.t_min)
         # The early rows are computed with beta = 1, because a gradient of where(early, 0, inf) would be NaN.
         beta = torch.where(early | (beta <= 0.0), 1.0, beta)
         scale = beta.rsqrt()
         x_hat = expand(1.0 + 1.0 / beta, mean) * mean - expand(scale, raw) * raw
         return torch.where(expand(early, x_hat), 0.0, x_hat), torch.where(early, 1.0, scale)
+
+    def _estimates(self, beta: float, rate: float, raw: Tensor, mean: Tensor) -> tuple[Tensor, float]:
+        """The same at a precision that all rows share."""
+        if beta < math.expm1(rate * self.t_min) or beta <= 0.0:
+            return torch.zeros_like(raw), 1.0
+        scale = 1.0 / math.sqrt(beta)
+        return torch.add(mean * (1.0 + 1.0 / beta), raw, alpha=-scale), scale
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
         """A point at the clipped estimate."""
@@ -161,14 +176,22 @@ class SkipHead(PointHead):
     def features(self, family: Gaussian, params: GaussianParams) -> Tensor:
         """The mean at unit scale; 0 at t = 0."""
         # Below 1e-6 float32 does not resolve rho - 1, and the mean is pure noise.
-        beta = (params.precision - 1.0).clamp_min(1e-6)
-        scale = params.precision * torch.addcmul(beta, beta, beta, value=self.data_variance).rsqrt()
+        rho, v = coefficient(params.precision), self.data_variance
+        if isinstance(rho, float):
+            least = max(rho - 1.0, 1e-6)
+            return (params.mean * (rho / math.sqrt(least + v * least * least))).unsqueeze(-1)
+        beta = (rho - 1.0).clamp_min(1e-6)
+        scale = rho * torch.addcmul(beta, beta, beta, value=v).rsqrt()
         return (params.mean * expand(scale, params.mean)).unsqueeze(-1)
 
-    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor]:
+    def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor | float]:
         """Linear estimate plus scaled residual."""
-        rho, mean = params.precision, params.mean.unsqueeze(-1)
-        deviation = (rho + (1.0 / self.data_variance - 1.0)).rsqrt()  # sqrt(v / (1 + v beta))
+        rho, mean = coefficient(params.precision), params.mean.unsqueeze(-1)
+        shift = 1.0 / self.data_variance - 1.0  # rho + shift = (1 + v beta) / v
+        if isinstance(rho, float):
+            scale = 1.0 / math.sqrt(rho + shift)
+            return torch.add(raw, mean, alpha=scale * rho).mul_(scale), scale
+        deviation = (rho + shift).rsqrt()
         x_hat = torch.addcmul(raw, mean, expand(deviation * rho, mean)).mul_(expand(deviation, raw))
         return x_hat, deviation
 
@@ -305,13 +328,12 @@ class Gaussian(ChannelFamily[GaussianParams]):
     def from_scaled(self, w: Tensor, q: float) -> GaussianParams:
         """mu = w q / (1 + q^2), in one pass."""
         rho = 1.0 + q * q
-        precision = torch.full((len(w),), rho, device=w.device, dtype=w.dtype)
-        return GaussianParams(w.squeeze(-1) * (q / rho), precision)
+        return GaussianParams(w.squeeze(-1) * (q / rho), same_for_all(rho, w))
 
     def check_data(self, x: Tensor) -> None:
         """Checks shape, floating dtype, finite values and their resolution, then the requirements of the head."""
         super().check_data(x)
-        size = max(1.0, float(x.double().square().mean().sqrt()))
+        size = max(1.0, float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(max(1, x.numel())))
         least = 4.0 * torch.finfo(x.dtype).eps * size  # a rounding is then a sixteenth of sigma_1, and costs 0.01 nats
         if self.sigma_1 < least:
             raise DataError(

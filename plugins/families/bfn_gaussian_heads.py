@@ -81,7 +81,8 @@ class ComponentsHead(Head):
         """The components."""
         *logits, centres, log_scales = raw.chunk(self.raw_per_site // self.count, -1)
         means, unit = self.point.estimates(family, centres, params)
-        scales = log_scales.clamp(-REACH, REACH).exp() * expand(unit, means)
+        unit = unit if isinstance(unit, float) else expand(unit, means)
+        scales = log_scales.clamp(-REACH, REACH).exp() * unit
         return SiteNormalMixture(logits[0] if logits else torch.zeros_like(means), means, scales)
 
 

@@ -12,7 +12,6 @@ Source: He et al. 2015 (arXiv 1512.03385) for the residual blocks, with the norm
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import attrs
@@ -32,30 +31,37 @@ class MLPModule(nn.Module):
 
     def __init__(self, config: MLP, io: NetworkIO) -> None:
         super().__init__()
-        size, width = math.prod(io.site_shape), config.width
-        self.raw = io.out_features
+        self.view, width = io.flat(), config.width
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
-        self.first = nn.Linear(size * io.in_features + 2 * WAVES, width)
+        self.site_times = config.site_times
+        self.first = nn.Linear((2 if config.site_times else 1) * self.view.in_numbers + 2 * WAVES, width)
         self.label = LabelEmbedding(config.labels, width, config.label_dropout) if config.labels else None
         dropout = [nn.Dropout(config.dropout)] if config.dropout else []
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), *dropout, nn.Linear(width, width))
             for _ in range(config.depth)
         )
-        self.last = nn.Linear(width, size * io.out_features)
+        self.last = nn.Linear(width, self.view.out_numbers)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, features: Tensor, t: Tensor, /, label: Tensor | None = None, **_: Tensor) -> Tensor:
-        """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and labels (B,)."""
+        """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and labels (B,).
+
+        With ``site_times``, the times may have the shape of the features; the waves are those of their mean.
+        """
+        numbers = [self.view.pack(features)]
+        if self.site_times:
+            times = t.unsqueeze(1).expand_as(numbers[0]) if t.ndim == 1 else self.view.pack(t)
+            numbers.append(times)
+            t = t if t.ndim == 1 else times.mean(1)
         angle = t.unsqueeze(-1) * self.frequencies
-        h: Tensor = self.first(torch.cat([features.flatten(1), angle.sin(), angle.cos()], -1))
+        h: Tensor = self.first(torch.cat([*numbers, angle.sin(), angle.cos()], -1))
         if self.label is not None:
             h = h + self.label(label)
         for block in self.blocks:
             h = h + block(h)
-        raw: Tensor = self.last(h)
-        return raw.reshape(*features.shape[:-1], self.raw)
+        return self.view.unpack(self.last(h))
 
 
 @attrs.frozen
@@ -71,6 +77,8 @@ class MLP(NetworkBuilder):
         labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
         dropout: Dropout probability of the hidden numbers of a block in training.
         label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
+        site_times: Whether the times may differ by site or part; then the first layer also sees the time of each
+            feature.
         self_conditioning: Whether the network also sees its last estimate of the data.
     """
 
@@ -79,6 +87,7 @@ class MLP(NetworkBuilder):
     labels: int = field(default=0, validator=validators.integer(ge=0))
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
+    site_times: bool = False
     self_conditioning: bool = False
 
     @property
@@ -102,4 +111,4 @@ class MLP(NetworkBuilder):
 @hookimpl
 def bfn_networks() -> Sequence[Entry]:
     """The network."""
-    return [Entry("mlp", MLP, (MLP(width=16), MLP(width=8, depth=1, labels=3, dropout=0.1)))]
+    return [Entry("mlp", MLP, (MLP(width=16), MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)))]

@@ -209,6 +209,7 @@ def test_defaults_of_training() -> None:
         "scheduler": "cosine",
         "scheduler_options": {},
         "warmup": 0,
+        "known_rate": 0.0,
         "clip_norm": 1.0,
         "ema_decay": 0.0,
         "checkpoint_every": 1000,
@@ -570,21 +571,111 @@ def test_wrong_metadata_are_told_with_their_place(tmp_path: Path) -> None:
 
 @attrs.frozen
 class Opinionated(Dataset):
-    """A dataset whose default settings are wrong."""
+    """A dataset whose default settings follow from its field, and may be wrong."""
 
-    default_config: ClassVar[Mapping[str, Any]] = {"training": {"stpes": 3, "lr": 0.5}}
+    mistake: str = "stpes"
+
+    @property
+    def default_config(self) -> Mapping[str, Any]:
+        if self.mistake == "bug":
+            raise ZeroDivisionError
+        return {"training": {self.mistake: 3, "lr": 0.5}, "family": "gaussian"}
 
 
-def test_wrong_default_settings_are_told_with_their_place() -> None:
+def opinionated() -> Registry:
     made = registry()
     hook = hookimpl(lambda: [Entry("opinionated", Opinionated)], specname="bfn_datasets")
     made.register(SimpleNamespace(hook=hook), name="opinionated")
+    return made
+
+
+def test_wrong_default_settings_are_told_with_their_place() -> None:
     options = [("dataset", "opinionated"), ("family.site_shape", "[1]"), ("training.lr", "0")]
     with pytest.raises(ConfigErrors) as raised:
-        Experiment.from_toml(None, overrides=options, registry=made)
+        Experiment.from_toml(None, overrides=options, registry=opinionated())
     assert raised.value.lines == (
         "default_config of the dataset: training.stpes: unknown key; did you mean 'steps'?",
         "--training.lr: expected 0 < lr <= 1000, got 0.0",
+    )
+
+
+def test_default_settings_are_those_of_the_instance(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text('dataset = {name = "opinionated", mistake = "steps"}\n[family]\nsite_shape = [1]\n')
+    made = opinionated()
+    assert Experiment.from_toml(path, registry=made).training.steps == 3
+    options = [("dataset.mistake", "keep"), ("training.lr", "0.25")]  # options choose the instance and override it
+    training = Experiment.from_toml(path, overrides=options, registry=made).training
+    assert (training.keep, training.lr, training.steps) == (3, 0.25, Training().steps)
+
+
+def test_a_wrong_dataset_has_no_default_settings_and_is_told_once() -> None:
+    options = [("dataset", "opinionated"), ("dataset.mistake", "steps"), ("dataset.colour", "red")]
+    with pytest.raises(ConfigErrors) as raised:
+        Experiment.from_toml(None, overrides=options, registry=opinionated())
+    assert raised.value.lines == ("--dataset.colour: unknown key",)
+    with pytest.raises(PluginError, match=r"Opinionated\.default_config raised ZeroDivisionError"):
+        Experiment.from_toml(None, overrides=[*options[:1], ("dataset.mistake", "bug")], registry=opinionated())
+
+
+@attrs.frozen
+class Mixture(Dataset):
+    """A dataset of three parts, with metadata for each."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        parts = {
+            "a": {"name": "gaussian", "site_shape": (1,), "variance": 0.5, "bins": 10, "classes": 7},
+            "b": {"name": "gaussian", "site_shape": (2, 2), "clip": 3.0},
+        }
+        return {"parts": parts, "classes": 4}
+
+
+@attrs.frozen
+class Fine(Family):
+    """A family that resolves the data."""
+
+    site_shape: tuple[int, ...] = attrs.field()
+    sigma_1: float = 0.5
+
+
+def mixture(**parts: Any) -> Experiment:
+    made = registry()
+    datasets = hookimpl(lambda: [Entry("mixture", Mixture)], specname="bfn_datasets")
+    families = hookimpl(lambda: [Entry("fine", Fine)], specname="bfn_families")
+    made.register(SimpleNamespace(datasets=datasets, families=families), name="mixture")
+    mapping = {"dataset": "mixture", "family": {"name": "joint", **({"parts": parts} if parts else {})}}
+    experiment = Experiment.from_mapping(mapping, base="default", registry=made)
+    assert Experiment.from_mapping(experiment.to_mapping(made), registry=made) == experiment
+    return experiment
+
+
+def test_metadata_of_a_part_reach_its_family_and_its_head() -> None:
+    made = mixture()
+    a, b = made.family.parts["a"], made.family.parts["b"]
+    assert (a.site_shape, a.head) == ((1,), Point(variance=0.5))
+    assert (b.site_shape, b.head) == ((2, 2), Point(clip=3.0))
+    assert made.network.classes == 4  # those of all data
+
+
+def test_metadata_of_a_part_reach_another_family_and_another_head_and_yield_to_what_is_given() -> None:
+    made = mixture(a={"name": "gaussian", "head": "noise"}, b={"head": {"clip": 5.0}})
+    assert made.family.parts["a"] == Normal((1,), head=Noise())
+    assert made.family.parts["b"] == Normal((2, 2), head=Point(clip=5.0))
+
+
+def test_the_resolution_is_a_quarter_of_a_bin() -> None:
+    made = mixture(a="fine", b="fine")
+    assert made.family.parts == {"a": Fine((1,), sigma_1=0.05), "b": Fine((2, 2), sigma_1=0.5)}
+    assert mixture(a={"name": "fine", "sigma_1": 0.3}).family.parts["a"].sigma_1 == 0.3
+
+
+def test_a_part_without_a_family_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as raised:
+        mixture(b={"name": "cube"}, c="fine")
+    assert raised.value.lines == (
+        "family.parts.b.name: no family named 'cube'. Installed: fine, gaussian, joint.",
+        "family.parts.c.site_shape: missing; expected an array of integers",
     )
 
 

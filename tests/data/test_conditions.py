@@ -9,13 +9,29 @@ import attrs
 import pytest
 import torch
 
+from bfn_gaussian import Gaussian
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_toolkit import BFNWarning, ConfigError, Experiment, NetworkBuilder, train
+from bfn_toolkit import (
+    Batch,
+    BFNWarning,
+    ConfigError,
+    ContinuousTimeLoss,
+    Dataset,
+    Experiment,
+    NetworkBuilder,
+    Split,
+    Training,
+    seeded,
+    train,
+)
 from bfn_toolkit.cli import main
+from bfn_toolkit.cli.options import parse_conditions
 from bfn_toolkit.data.conditions import recorded, seen_in
 from bfn_toolkit.errors import RunDirectoryError
 from bfn_toolkit.runs.conditions import check_conditions, warn_of_unread
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
+from bfn_transformer import Transformer
 
 SMALL = {"dataset": "digits", "training": {"steps": 1, "batch_size": 64}}
 
@@ -31,7 +47,7 @@ class Mute(NetworkBuilder):
 
 
 def test_training_warns_of_labels_that_the_network_does_not_read() -> None:
-    with pytest.warns(BFNWarning, match=r"'siren' does not read the condition label .* train with: --network mlp"):
+    with pytest.warns(BFNWarning, match=r"'siren' does not read the condition label .* train with --network .*mlp"):
         train(experiment(name="siren", width=8))
     with pytest.warns(BFNWarning, match="'mlp' does not read .* it does with other options"):
         train(experiment(name="mlp", width=8, labels=0))
@@ -75,9 +91,17 @@ def test_what_was_seen_goes_into_a_file_and_comes_back() -> None:
     assert recorded(table, Path("model.json")) == seen
     assert seen["label"].constant("label", 2.0, 3).tolist() == [2, 2, 2]
     assert seen["side"].constant("side", 1.0, 2).dtype == torch.bool
-    for name, value in (("label", 4.0), ("label", 0.5), ("label", float("nan")), ("place", 0.5)):
-        with pytest.raises(ConfigError, match=name):
+    place = seen["place"].constant("place", told["place"][0].tolist(), 3)
+    assert place.dtype == torch.float32
+    assert torch.equal(place, told["place"][:1].expand(3, 2))
+    for name, value in (
+        *(("label", number) for number in (4.0, 0.5, float("nan"), [1, 2], "boot")),
+        *(("place", wrong) for wrong in (0.5, [0.5], [0.5, 9.0], [[0.5, 0.5]], [0.5, "a"], [0.5, [0.5]])),
+    ):
+        with pytest.raises(ConfigError, match=rf"{name} must be .* from .*, as in the training rows, got"):
             seen[name].constant(name, value, 1)
+    with pytest.raises(ConfigError, match=r"numbers of shape \(2,\), such as place=\[0\.\d+,0\.\d+\], from"):
+        seen["place"].constant("place", 0.5, 1)
     assert recorded(None, Path()) is None
     for wrong in ([], {"label": {}}, {"label": {**table["label"], "dtype": "Tensor"}}, {"label": None}):
         with pytest.raises(RunDirectoryError, match="damaged"):
@@ -140,3 +164,48 @@ def test_a_saved_model_gives_the_samples_of_its_run(moved: Path, tmp_path: Path)
         words = ["-n", "7", "--steps", "3", "--condition", "label=1", "--out", str(tmp_path / f"{source.name}.npy")]
         assert main(["sample", str(source), *words]) == 0
     assert (tmp_path / "run.npy").read_bytes() == (tmp_path / "model.npy").read_bytes()
+
+
+@attrs.frozen
+class Placed(Dataset):
+    """Points around a place, which is their condition."""
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    def split(self, name: Split) -> Batch:
+        with seeded(0, name):
+            place = torch.rand(60, 2)
+            return Batch(place + 0.1 * torch.randn(60, 2), {"place": place})
+
+
+def placed(network: NetworkBuilder, **training: int) -> Experiment:
+    return Experiment(Placed(), Gaussian((2,)), network, ContinuousTimeLoss(), Training(batch_size=20, **training))
+
+
+def test_a_vector_on_the_command_line_reaches_the_network() -> None:
+    assert parse_conditions(["place=[0.25, 0.5]", "label=3", "side=none"]) == {
+        "place": [0.25, 0.5],
+        "label": "3",
+        "side": None,
+    }
+    with pytest.raises(ConfigError, match=r"NAME=VALUE, NAME=\[NUMBER,NUMBER\] or NAME=none"):
+        parse_conditions(["place"])
+    network = Transformer(width=8, depth=1, heads=2, condition_shapes={"place": (2,)})
+    run = train(placed(network, steps=5))
+    draws = [
+        ResolvedPlan.of(run, SamplePlan(n=3, steps=2, condition=parse_conditions([f"place={place}"]))).draw()
+        for place in ("[0.25,0.5]", "[0.25,0.5]", "[0.75,0.5]", "none")
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[3])
+    with pytest.raises(ConfigError, match=r"place must be numbers of shape \(2,\)"):
+        ResolvedPlan.of(run, SamplePlan(n=3, steps=2, condition={"place": 0.5}))
+
+
+def test_a_network_whose_condition_has_another_shape_is_not_trained() -> None:
+    network = Transformer(width=8, depth=1, heads=2, condition_shapes={"place": (3,)})
+    with pytest.raises(ConfigError, match=r"'place' must have the shape \(B, 3\)"):
+        train(placed(network, steps=1))

@@ -92,7 +92,7 @@ def test_every_preset_stands_in_the_docs(preset: str) -> None:
 
 def test_every_part_that_ships_stands_in_the_readme() -> None:
     shipped = [item for item in Registry.from_entry_points(disable=()).entries() if item.distribution == BUILT_IN]
-    lines = re.findall(r"^\| (\w+) \| `([\w-]+)` \| `([\w.]+)` \|", text("README.md"), re.M)
+    lines = re.findall(r"^\| ([\w-]+) \| `([\w-]+)` \| `([\w.]+)` \|", text("README.md"), re.M)
     documented = {(kind, name): pkgutil.resolve_name(path) for kind, name, path in lines}
     assert documented == {(item.kind, item.name): item.entry.build for item in shipped}
 

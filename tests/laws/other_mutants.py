@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -13,22 +14,30 @@ from subjects import Angles, ByDefinition, Listening, ListeningModule, Residual,
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 
+from bfn_egnn import EGNN, EGNNModule
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_markov import Markov
+from bfn_mlp import MLP, MLPModule
 from bfn_toolkit import (
+    ArrayRows,
     Batch,
+    Codec,
     Condition,
     Dataset,
     Delta,
     GeometricSchedule,
+    IdentityCodec,
     ImportanceTimes,
     LogNormalTimes,
     NetworkBuilder,
     NetworkIO,
     NormalMixture,
     QuadraticSchedule,
+    Rows,
     SamplerState,
     Split,
+    TableCodec,
+    TextCodec,
     TimeDistribution,
     Times,
     UniformTimes,
@@ -113,6 +122,49 @@ class AlwaysDouble(QuadraticSchedule):
 
 
 # Networks
+
+
+class OverflowingModule(MLPModule):
+    """Raw numbers beyond what the logits of classes bear."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, *args: Any, **rest: Any) -> Tensor:
+        return super().forward(features, t, label, *args, **rest) + torch.finfo(features.dtype).max
+
+
+@rejected_by("network-serves-families", width=8, depth=1)
+@attrs.frozen
+class Overflowing(MLP):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return OverflowingModule(self, io)
+
+
+class BentModule(EGNNModule):
+    """The result bends towards the axes."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, mask: Any = None, **_: Tensor) -> Tensor:
+        raw = super().forward(features, t, label, mask)
+        return raw + 0.01 * raw.abs()
+
+
+@rejected_by("network-turns-with-points", width=8, depth=1)
+@attrs.frozen
+class Bent(EGNN):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return BentModule(self, io)
+
+
+class FromTheOriginModule(EGNNModule):
+    """The result depends on the place of the origin."""
+
+    def forward(self, features: Tensor, t: Tensor, /, label: Any = None, mask: Any = None, **_: Tensor) -> Tensor:
+        return super().forward(features, t, label, mask) + 0.01 * features
+
+
+@rejected_by("network-turns-with-points", width=8, depth=1)
+@attrs.frozen
+class FromTheOrigin(EGNN):
+    def build(self, io: NetworkIO) -> nn.Module:
+        return FromTheOriginModule(self, io)
 
 
 @rejected_by("network-is-finite-at-all-times", "network-sees-the-time")
@@ -252,8 +304,27 @@ class ConstantOnTheHost(Wrapped):
 @rejected_by("network-serves-products")
 class NeedsAnAxis(Wrapped):
     class module(ResidualModule):  # noqa: N801
+        def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
+            super().__init__(width, depth, io)
+            self.one_part = "" in io.parts
+
         def forward(self, features: Tensor, t: Tensor) -> Tensor:
-            return super().forward(features.flatten(1, -2), t)
+            return super().forward(features.flatten(1, -2) if self.one_part else features, t)
+
+
+@rejected_by("network-sees-every-number")
+class FirstPart(Wrapped):
+    """Of a product, the network sees its first part alone."""
+
+    class module(ResidualModule):  # noqa: N801
+        def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
+            super().__init__(width, depth, io)
+            self.io = io
+
+        def forward(self, features: Tensor, t: Tensor) -> Tensor:
+            first, *others = self.io.split(features).items()
+            parts = dict([first]) | {name: torch.zeros_like(part) for name, part in others}
+            return super().forward(self.io.join(parts), t)
 
 
 @rejected_by("unknown-conditions-are-ignored")
@@ -301,6 +372,124 @@ class Labelled(Residual):
 class OneLabelTooFew(Labelled):
     def build(self, io: NetworkIO) -> nn.Module:
         return LabelledModule(self.width, self.depth, io, self.labels - 1)
+
+
+class PooledModule(nn.Module):
+    """Each token sees itself, its time, and the mean over all that are present."""
+
+    def __init__(self, config: Pooled, io: NetworkIO) -> None:
+        super().__init__()
+        self.view, self.time_free = io.tokens(), config.time_free
+        groups = self.view.groups
+        self.stems = nn.ModuleList(nn.Linear(group.in_numbers, config.width) for group in groups)
+        self.time, self.place = nn.Linear(1, config.width), nn.Linear(2, config.width)
+        self.both = nn.Linear(2 * config.width, config.width)
+        self.heads = nn.ModuleList(nn.Linear(config.width, group.out_numbers) for group in groups)
+
+    def forward(
+        self, features: Tensor, t: Tensor, /, mask: Tensor | None = None, place: Tensor | None = None, **_: Tensor
+    ) -> Tensor:
+        present = torch.ones_like(features, dtype=torch.bool) if mask is None else mask
+        h = torch.cat([f(x) for f, x in zip(self.stems, self.view.pack(self.clean(features, present)), strict=True)], 1)
+        h = h + self.time(self.times(t) if not self.time_free else torch.ones_like(h[..., :1]))
+        h = h + self.place(h.new_zeros(len(h), 2) if place is None else place.to(h.dtype)).unsqueeze(1)
+        there = torch.cat([part.any(-1, keepdim=True) for part in self.view.pack(present)], 1)
+        h = self.seen(h)
+        h = silu(self.both(torch.cat([h, self.pool(silu(h), there).expand_as(h)], -1)))
+        parts = torch.split(h, [group.count for group in self.view.groups], 1)
+        return self.view.unpack([head(part) for head, part in zip(self.heads, parts, strict=True)])
+
+    def clean(self, features: Tensor, present: Tensor) -> Tensor:
+        return torch.where(present, features, 0.0)
+
+    def times(self, t: Tensor) -> Tensor:
+        if t.ndim == 1:
+            return t[:, None, None]
+        return torch.cat([part.mean(-1, keepdim=True) for part in self.view.pack(t)], 1)
+
+    def seen(self, h: Tensor) -> Tensor:
+        return h
+
+    def pool(self, h: Tensor, there: Tensor) -> Tensor:
+        return (h * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
+
+
+@attrs.frozen
+class Pooled(NetworkBuilder):
+    """A network for sets, with all that a network may read."""
+
+    module: ClassVar[type[PooledModule]] = PooledModule
+    site_times: ClassVar[bool] = True
+    permutes_sets: ClassVar[bool] = True
+    condition_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"place": (2,)}
+    width: int = 8
+    time_free: bool = False
+
+    @property
+    def conditions(self) -> Collection[str]:
+        return ("place",)
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        return self.module(self, io)
+
+
+@rejected_by("network-does-not-see-masked-sites")
+class TimesTheMask(Pooled):
+    """NaN times 0 is NaN."""
+
+    class module(PooledModule):  # noqa: N801
+        def clean(self, features: Tensor, present: Tensor) -> Tensor:
+            return features * present
+
+
+@rejected_by("padding-changes-nothing")
+class CountsThePadding(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def pool(self, h: Tensor, there: Tensor) -> Tensor:
+            return h.mean(1, keepdim=True)
+
+
+@rejected_by("equal-site-times-are-one-time")
+class OneTimeForAll(Pooled):
+    """Times by site are averaged."""
+
+    class module(PooledModule):  # noqa: N801
+        def times(self, t: Tensor) -> Tensor:
+            return t.flatten(1)[:, :1].unsqueeze(-1) if t.ndim > 1 else super().times(t)
+
+
+@rejected_by("equal-site-times-are-one-time")
+class OtherTimesBySite(Pooled):
+    """Times by site are read on another scale."""
+
+    class module(PooledModule):  # noqa: N801
+        def times(self, t: Tensor) -> Tensor:
+            return super().times(t) if t.ndim == 1 else 2.0 * super().times(t) - 1.0
+
+
+@rejected_by("time-free-networks-ignore-the-time", time_free=True)
+class DeniesTheTime(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor, /, *args: Any, **named: Any) -> Tensor:
+            t = t.reshape(-1, *[1] * (features.ndim - 1)) if t.ndim == 1 else t
+            return super().forward(features + 0.1 * t, t, *args, **named)
+
+
+@rejected_by("network-permutes-sets")
+class CountsThePoints(Pooled):
+    """A position where a set has none."""
+
+    class module(PooledModule):  # noqa: N801
+        def seen(self, h: Tensor) -> Tensor:
+            return h + 0.1 * torch.arange(h.shape[1], dtype=h.dtype, device=h.device).unsqueeze(-1)
+
+
+@rejected_by("declared-conditions-are-read")
+class FirstNumberOfTheCondition(Pooled):
+    class module(PooledModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor, /, place: Tensor | None = None, **named: Any) -> Tensor:
+            place = None if place is None else place * torch.tensor([1, 0], device=place.device)
+            return super().forward(features, t, place=place, **named)
 
 
 @attrs.frozen
@@ -505,6 +694,183 @@ class SharesOfAThousand(GaussianMixture):
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
         shares = GaussianMixture.mode_shares(self, x)
         return {mode: share * len(x) / 1000 for mode, share in shares.items()}
+
+
+@attrs.frozen
+class Photos(Dataset):
+    """Bytes, which become numbers when they are prepared, some of them mirrored."""
+
+    count: int = 40
+    mirrored: bool = True
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (2, 3)
+
+    def rows(self, name: Split) -> Rows:
+        with seeded("photos", "test" if name == "test" else "all"):
+            x = torch.randint(256, (self.count, 2, 3), dtype=torch.uint8)
+        train, valid = split_rows(self.count, 0.2, 0)
+        index = {"train": train, "valid": valid}.get(name)
+        return ArrayRows(x.numpy(), {"bright": x.float().mean((1, 2))}, index=index)
+
+    def prepare(self, batch: Batch) -> Batch:
+        x = batch.x.float() / 127.5 - 1.0
+        return attrs.evolve(batch, x=torch.where(self.is_mirrored(x), x.flip(-1), x) if self.mirrored else x)
+
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.rand(len(x), 1, 1, device=x.device) < 0.5
+
+
+@attrs.frozen
+class Reversed(Rows):
+    """Rows in the order of the file, whatever the order of the numbers."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.rows[index.sort().values]
+
+
+@rejected_by("rows-are-those-of-the-split")
+class RowsInTheOrderOfTheFile(Photos):
+    def rows(self, name: Split) -> Rows:
+        return Reversed(Photos.rows(self, name))
+
+
+@rejected_by("rows-are-those-of-the-split", mirrored=False)
+class SplitWithoutTheScale(Photos):
+    def split(self, name: Split) -> Batch:
+        rows = Photos.split(self, name)
+        return attrs.evolve(rows, x=0.5 * rows.x)
+
+
+@rejected_by("preparing-is-keyed")
+class MirroredByPython(Photos):
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.tensor([random.random() < 0.5 for _ in x]).reshape(-1, 1, 1)
+
+
+@rejected_by("preparing-is-keyed")
+class MirroredTogether(Photos):
+    """One draw for all rows of a piece."""
+
+    def is_mirrored(self, x: Tensor) -> Tensor:
+        return torch.rand(()) < 0.5
+
+
+@rejected_by("preparing-is-keyed", "rows-are-those-of-the-split", mirrored=False)
+class ScaledByTheBatch(Photos):
+    def prepare(self, batch: Batch) -> Batch:
+        x = batch.x.float()
+        return attrs.evolve(batch, x=(x - x.mean()) / x.std())
+
+
+@rejected_by("preparing-is-keyed", mirrored=False)
+class PreparedInPlace(Photos):
+    def prepare(self, batch: Batch) -> Batch:
+        batch.condition["bright"].div_(255.0)
+        return Photos.prepare(self, batch)
+
+
+# Codecs of data sets
+
+
+@attrs.frozen
+class ForgetsTheShift(TableCodec):
+    """Decodes without the shift that it encodes with."""
+
+    def decode(self, x: Tensor, mask: Any = None) -> Tensor:
+        return super().decode(x, mask) - self.shift[0]
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps")
+class ShiftedSamples(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        return ForgetsTheShift(shift=(170.0,), scale=(10.0,))
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps")
+class RoundsToTen(GaussianMixture):
+    """Decimals that the data do not have."""
+
+    @property
+    def codec(self) -> Codec:
+        return TableCodec(shift=(170.0,), scale=(10.0,), decimals=(0,))
+
+
+@attrs.frozen
+class LowersCase(TextCodec):
+    """Two characters of the alphabet are decoded to one."""
+
+    def decode(self, x: Tensor, mask: Any = None) -> list[str]:
+        return [text.lower() for text in super().decode(x, mask)]
+
+
+@rejected_by("codecs-take-data-back", "codecs-keep-gaps", count=60)
+class LosesCapitals(Markov):
+    @property
+    def codec(self) -> Codec:
+        return LowersCase("aAbBc", length=8)
+
+
+@attrs.frozen
+class FillsGaps(IdentityCodec):
+    """What is unknown comes back as a number."""
+
+    def decode(self, x: Any, mask: Any = None) -> Any:
+        return super().decode(x)
+
+
+@rejected_by("codecs-keep-gaps")
+class FilledGaps(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        return FillsGaps()
+
+
+@attrs.frozen
+class ScaleOfTheProcess(IdentityCodec):
+    """A scale that the file of the data tells, and that JSON does not have."""
+
+    _scale: float = attrs.field(default=1.0, init=False, eq=False, repr=False)
+
+    def encode(self, raw: Any) -> Any:
+        return raw / self._scale
+
+    def decode(self, x: Any, mask: Any = None) -> Any:
+        return super().decode(x, mask) * self._scale
+
+
+@rejected_by("codecs-survive-json")
+class DecodesByTheFile(GaussianMixture):
+    @property
+    def codec(self) -> Codec:
+        codec = ScaleOfTheProcess()
+        object.__setattr__(codec, "_scale", 4.0)
+        return codec
+
+
+@attrs.frozen
+class Words(Markov):
+    """A correct subject: sequences as texts."""
+
+    @property
+    def codec(self) -> Codec:
+        return TextCodec("aAbBc", length=8)
+
+
+@attrs.frozen
+class Salaries(GaussianMixture):
+    """A correct subject: numbers in units of a file, far from 0."""
+
+    @property
+    def codec(self) -> Codec:
+        return TableCodec(shift=(1e6,), scale=(1e3,), names=("salary",))
 
 
 # Samplers
@@ -816,11 +1182,20 @@ class FewRows(Dataset):
 
 
 MORE_SUBJECTS = (
+    EGNN(width=6, depth=1),
     Labelled(),
     Images(),
     Attentive(),
+    Pooled(),
+    Pooled(time_free=True),
     Standardised(),
     Grid(),
     FewRows(),
+    Photos(),
+    Photos(mirrored=False),
+    Words(count=60),
+    Salaries(),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
+    ImportanceTimes(3),
+    LogNormalTimes(unbiased=True),
 )

@@ -18,7 +18,7 @@ import torch
 from family_mutants import PARTS, PriceOfEachSite
 from family_subjects import FAMILIES, LOSSES
 from mutants import MUTANTS, Mutant, ProbabilitySpace, SoftmaxOfProbability, UnnormalisedBelief
-from other_mutants import MORE_SUBJECTS
+from other_mutants import MORE_SUBJECTS, Pooled
 from subjects import SUBJECTS, Angles, ByDefinition, Circle, Classes, Residual, SaturatingSchedule, Wheel
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -216,12 +216,21 @@ class NanAngles(Angles):
         return nan(Angles.split(self, name))
 
 
+def nan_raw(network: torch.nn.Module) -> torch.nn.Module:
+    network.register_forward_hook(lambda _module, _args, raw: nan(raw))
+    return network
+
+
 @attrs.frozen
 class NanResidual(Residual):
     def build(self, io: NetworkIO) -> torch.nn.Module:
-        network = Residual.build(self, io)
-        network.register_forward_hook(lambda _module, _args, raw: nan(raw))
-        return network
+        return nan_raw(Residual.build(self, io))
+
+
+@attrs.frozen
+class NanPooled(Pooled):
+    def build(self, io: NetworkIO) -> torch.nn.Module:
+        return nan_raw(Pooled.build(self, io))
 
 
 @attrs.frozen
@@ -258,7 +267,7 @@ BLIND = {  # a law, and where it looks
 }
 ONES = {
     "family": (Circle(bins=4), Classes(), Wheel()),
-    "network": (Residual(),),
+    "network": (Residual(), NanPooled(), NanPooled(time_free=True)),
     "dataset": (Angles(),),
     "schedule": (SaturatingSchedule(),),
     "sampler": (ByDefinition(), ODE2()),
@@ -283,7 +292,8 @@ def test_nan_breaks_every_law(law: Any) -> None:
         if not law.applies(subject):
             continue
         if law.kind in ("network", "dataset"):
-            broken: Any = NanResidual() if law.kind == "network" else NanAngles()
+            nans: Any = NanResidual() if law.kind == "network" else NanAngles()
+            broken = subject if isinstance(subject, NanPooled) else nans
         else:
             broken = with_nan(subject, *BLIND.get(law.name, BLIND[law.kind]))
         with pytest.raises(LawBroken):

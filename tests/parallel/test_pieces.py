@@ -23,8 +23,11 @@ from bfn_toolkit import (
     BFN,
     Batch,
     ContinuousTimeLoss,
+    CrossEntropyLoss,
     DiscreteTimeLoss,
     Family,
+    ImportanceTimes,
+    LogNormalTimes,
     Loss,
     PluginError,
     ProductFamily,
@@ -32,6 +35,7 @@ from bfn_toolkit import (
     SteppedFamily,
     Training,
     common,
+    draw_known,
     per_piece,
     seeded,
     streams,
@@ -53,6 +57,9 @@ CASES: dict[str, tuple[Family[Any], Loss]] = {
     "gaussian": (Gaussian((2,)), CONTINUOUS),
     "gaussian, n steps": (Gaussian((2,)), DISCRETE),
     "gaussian, norm": (Gaussian((2,)), UnsquaredNormLoss()),
+    "gaussian, learned times": (Gaussian((2,)), ContinuousTimeLoss(times=ImportanceTimes(8))),
+    "gaussian, learned steps": (Gaussian((2,)), DiscreteTimeLoss(n_steps=6, times=ImportanceTimes(8))),
+    "product, cross-entropy": (PRODUCT, CrossEntropyLoss(LogNormalTimes(unbiased=True))),
     "categorical": (Categorical((2,), classes=5), CONTINUOUS),
     "categorical, n steps": (Categorical((2,), classes=5), DISCRETE),
     "discretised": (Gaussian((2,), head=DiscretisedHead(16)), CONTINUOUS),
@@ -287,3 +294,16 @@ def test_a_network_of_ones_own_is_told_what_to_write() -> None:
                 step.step(rows, 1)
         else:
             step.step(rows, 1)
+
+
+def test_known_sites_do_not_depend_on_the_pieces() -> None:
+    family, drawn = PRODUCT, []
+    x = data_of(family).x
+    with seeded(0):
+        whole = draw_known(family, x, 0.8)
+    for start in (0, 7):
+        with seeded(0), Shard(start, 7, ROWS):
+            drawn.append(draw_known(family, map_data(lambda part, start=start: part[start : start + 7], x), 0.8))
+    for name, known in whole.items():
+        assert known.any()
+        assert torch.equal(torch.cat([piece[name] for piece in drawn]), known[:14])

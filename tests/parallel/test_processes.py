@@ -20,7 +20,16 @@ from torch import Tensor
 
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_toolkit import BFN, Experiment, RunDirectoryError, likelihood_bound, seeded, train
+from bfn_toolkit import (
+    BFN,
+    ContinuousTimeLoss,
+    Experiment,
+    ImportanceTimes,
+    RunDirectoryError,
+    likelihood_bound,
+    seeded,
+    train,
+)
 from bfn_toolkit.errors import OutOfStepError
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
 from bfn_toolkit.runs.directory import read_metrics
@@ -33,7 +42,8 @@ ROUNDING = 2e-6  # relative; measured 2e-7: sums in float32, in another order
 
 def shared(**training: object) -> Experiment:
     options = {"batch_size": 32, "ema_decay": 0.9, "validate_every": 6, "steps": 12, **training}
-    return attrs.evolve(experiment(**options), network=MLP(width=8, depth=1, dropout=0.3))
+    loss = ContinuousTimeLoss("unit", ImportanceTimes(8))
+    return attrs.evolve(experiment(loss, **options), network=MLP(width=8, depth=1, dropout=0.3))
 
 
 def test_two_processes_train_to_the_numbers_of_one(tmp_path: Path) -> None:

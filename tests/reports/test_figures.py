@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from torch import Tensor
 from bfn_categorical import Categorical
 from bfn_directional import Circle, Rotations, Sphere
 from bfn_gaussian import Gaussian
-from bfn_toolkit import ExampleKind, Family, ProductFamily, seeded
+from bfn_toolkit import ExampleKind, Family, ProductFamily, TableCodec, TextCodec, seeded
 from bfn_toolkit.reports.figures import data_figure, samples_figure
 
 KINDS = [
@@ -76,3 +77,18 @@ def test_a_product_has_a_row_of_panels_for_each_part() -> None:
     assert [drawn(axis) for axis in figure.axes] == ["collections", "collections", "patches", "patches"]
     assert figure.axes[0].get_title().startswith("u (30")
     assert torch.equal(x["k"], family.join(x)["k"])
+
+
+def test_data_of_a_codec_are_drawn_in_the_users_units_and_names() -> None:
+    with seeded(0):
+        x = torch.randn(50, 2)
+    codec = TableCodec(shift=(170.0, 70.0), scale=(10.0, 5.0), names=("height_$cm$", "weight"))
+    figure = samples_figure(Gaussian(site_shape=(2,)), x, x, 10, codec)
+    for axis in figure.axes:
+        assert (axis.get_xlabel(), axis.get_ylabel()) == (r"height_\$cm\$", "weight")
+        points = torch.as_tensor(axis.collections[0].get_offsets())
+        assert torch.equal(points, codec.decode(x))
+    text = TextCodec("ab\n", length=4)
+    (axis,) = data_figure(Categorical(site_shape=(4,), classes=3), torch.randint(3, (20, 4)), text).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b", r"'\n'"]
+    figure.savefig(io.BytesIO())  # matplotlib reads the names when it draws

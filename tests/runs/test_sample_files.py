@@ -20,18 +20,19 @@ from safetensors.torch import save as save_tensors
 from bfn_gaussian import Gaussian
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_siren import Siren
-from bfn_toolkit import ODE1, ConfigError, Experiment, UniformGrid, seeded
+from bfn_toolkit import ODE1, ConfigError, Experiment, IdentityCodec, UniformGrid, seeded
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.parallel.signals import Interrupted, listening
 from bfn_toolkit.runs import sampling
 from bfn_toolkit.runs.run import Run
-from bfn_toolkit.runs.sample_files import FORMATS, sample_file
+from bfn_toolkit.runs.sample_files import sample_file
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, batch_rows, stream_samples, write_samples
 from bfn_toolkit.shapes import map_data
 from bfn_toolkit.storage.files import FullDiskError
 
+FORMATS = list(IdentityCodec().formats)
 PLAN = SamplePlan(n=2500, steps=2, seed=3)  # two whole blocks of 1,024 rows and a piece
 
 

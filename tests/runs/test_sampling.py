@@ -86,8 +86,8 @@ def test_memory_does_not_grow_with_the_samples(run: Run, tmp_path: Path, rows: s
 def test_conditions_are_resolved_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = run_of(dataset="digits", family="gaussian", network={"name": "mlp", "width": 8, "labels": 10})
     splits: list[str] = []
-    split = Run.split
-    monkeypatch.setattr(Run, "split", lambda self, name: (splits.append(name), split(self, name))[1])
+    rows = Run.rows_as_now
+    monkeypatch.setattr(Run, "rows_as_now", lambda self, name, *to: (splits.append(name), rows(self, name, *to))[1])
     plan = ResolvedPlan.of(run, SamplePlan(n=2600, steps=1))
     stream_samples(plan, tmp_path / "x.npy", batch=512)
     assert splits == ["train", "train"]  # what the rows have of each condition, and the rows themselves

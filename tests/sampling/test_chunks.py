@@ -26,6 +26,7 @@ from bfn_toolkit import (
     ResourceError,
     Sampler,
     default_sampler,
+    importance_bound,
     likelihood_bound,
     seeded,
 )
@@ -178,3 +179,21 @@ def test_samples_and_likelihoods_are_the_same_for_any_number_of_processes(proces
         return equal(draw(poor, 700), samples), likelihood_bound(model, rows, draws=2) == bound
 
     assert two_ranks(job, processes) == [(True, True)] * processes
+
+
+def test_no_more_numbers_are_priced_together_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bfn_toolkit.sampling.chunks.PRICED_NUMBERS", 2000)
+    seen: list[int] = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, features: Tensor, t: Tensor) -> Tensor:
+            seen.append(features.numel())
+            return features
+
+    with seeded(0, "priced"):
+        x = torch.randint(50, (70, 4))
+    model = BFN(Categorical((4,), 50), Watched())
+    for bound in (likelihood_bound(model, Batch(x), draws=3), likelihood_bound(model, Batch(x), draws=3, n_steps=5)):
+        assert bound.examples == 70
+    importance_bound(model, Batch(x), n_steps=3, particles=2)
+    assert max(seen) == 2000

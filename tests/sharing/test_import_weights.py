@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bfn_siren import Siren
 from bfn_toolkit import BFN, Experiment, load_run, seeded
 from bfn_toolkit.cli import main
-from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.errors import ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.sharing import import_weights
 from bfn_toolkit.sharing.import_weights import Selection, import_checkpoint, read_foreign
 
@@ -148,6 +149,54 @@ def test_a_network_that_differs_is_told_by_five_tensors() -> None:
     assert "under 'model'" in text
     assert text.count("expected torch.float32") == min(5, len(weights()))
     assert not Path("run").exists()
+
+
+# --- names of another program
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """A file's form of the weights: other names, axes of size 1, and a constant that is not needed."""
+    names: dict[str, str | None] = {f"layer_{i}": name for i, name in enumerate(weights())}
+    monkeypatch.setattr(Siren, "foreign_names", lambda self: {**names, "positions": None})
+    return {name: weights()[ours].unsqueeze(-1) for name, ours in names.items() if ours} | {"positions": torch.ones(7)}
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "module.net."])
+def test_tensors_come_over_under_the_names_of_another_program(theirs: dict[str, Tensor], prefix: str) -> None:
+    saved({"ema": prefixed(prefix, theirs)})
+    found = import_checkpoint("model.pt", "run", EXPERIMENT)
+    assert found.key == ".".join(filter(None, ("ema", prefix.removesuffix("."))))
+    assert same(load_run("run").network.state_dict(), weights())
+    assert found.dropped == (f"ema.{prefix}positions",)
+    saved(weights())
+    import_checkpoint("model.pt", "own", EXPERIMENT)  # our own names still do
+    assert same(load_run("own").network.state_dict(), weights())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("layer_0"), "layer_0: missing"),
+        (lambda w: w.update(more=torch.ones(2)), "more: unknown"),
+        (lambda w: w.update(layer_0=w["layer_0"][:-1]), r"layer_0: torch.float32 \(15, \d, 1\), expected"),
+        (lambda w: w.update(layer_0=w["layer_0"].double()), r"layer_0: torch.float64 .* --cast"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_the_names_of_the_file(
+    theirs: dict[str, Tensor], change: Callable[[dict[str, Tensor]], Any], words: str
+) -> None:
+    change(theirs)
+    saved(theirs)
+    with pytest.raises(RunDirectoryError, match=words):
+        imported()
+
+
+def test_foreign_names_must_be_those_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Siren, "foreign_names", lambda self: {"a": "first.weight"})
+    saved(weights())
+    with pytest.raises(PluginError, match=r"foreign_names of Siren are not those of its tensors: first\.weight"):
+        imported()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -7,10 +7,13 @@ import pytest
 import torch
 from faults.crashes import signal_at
 from faults.tiny import experiment
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit import ConfigError, train
 from bfn_toolkit.parallel.signals import Interrupted
+from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients
 from bfn_toolkit.training.trainer import resume
 
 
@@ -79,3 +82,58 @@ def test_wrong_options_and_names_are_refused_in_one_line() -> None:
     is_refused(optimizer_options={"lr": 0.1})
     is_refused(scheduler="cosin")
     is_refused(scheduler_options={"T_max": 3, "x": 1}, scheduler="CosineAnnealingLR")
+
+
+class Peculiar(nn.Module):
+    """Tied weights, a frozen integer, a buffer that is replaced by another tensor, and one of another dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)
+        self.last.weight = self.first.weight
+        self.table = nn.Parameter(torch.arange(3), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.norm(self.first(x)))
+        self.seen = self.seen + out.detach().double().sum(0)
+        return out
+
+
+def test_average_is_that_of_torch_to_the_bit() -> None:
+    torch.manual_seed(0)
+    network, decay = Peculiar(), 0.6
+
+    def average(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        weight = 1.0 - min(decay, (1.0 + int(n)) / (10.0 + int(n)))
+        for a, c in zip(averaged, current, strict=True):
+            a.lerp_(c, weight) if a.is_floating_point() else a.copy_(c)
+
+    theirs, ours = AveragedModel(network, multi_avg_fn=average, use_buffers=True), MovingAverage(network, decay)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(15):
+        optimizer.zero_grad()
+        network(torch.randn(5, 3)).square().mean().backward()
+        optimizer.step()
+        network.table.data.add_(1)
+        theirs.update_parameters(network)
+        ours.update()
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(value, ours.module.state_dict()[name]), name
+        assert value.dtype == network.state_dict()[name].dtype
+
+
+@pytest.mark.parametrize("most", [0.1, 1e3])
+def test_clipping_is_that_of_torch_to_the_bit(most: float) -> None:
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape)) for shape in ((7, 3), (3,), (5,))]
+    weights[2].grad = None
+    for other in weights[:2]:
+        other.grad = torch.randn_like(other)
+    gradients = [other.grad.clone() for other in weights[:2]]  # type: ignore[union-attr]
+    norm = nn.utils.clip_grad_norm_(weights, most)
+    clipped = [other.grad.clone() for other in weights[:2]]  # type: ignore[union-attr]
+    for other, gradient in zip(weights, gradients, strict=False):
+        other.grad = gradient
+    assert torch.equal(clip_gradients(weights, most), norm)
+    assert all(torch.equal(other.grad, c) for other, c in zip(weights, clipped, strict=False))  # type: ignore[arg-type]

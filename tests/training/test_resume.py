@@ -50,6 +50,7 @@ def test_the_experiment_has_all_kinds_of_state(whole: Path) -> None:
     state = state_of(whole)
     assert {"weights.safetensors", "ema.safetensors", "optimizer.safetensors"} <= state.keys()
     assert state["state"]["scheduler"] is not None
+    assert state["state"]["times"] is not None
     lines = [json.loads(line) for line in (whole / METRICS).read_text().splitlines()]
     assert len({line["lr"] for line in lines if "lr" in line}) > STEPS // 2
     assert [line["step"] for line in lines if "valid_loss" in line] == [7, 14, 21, 24]
@@ -85,6 +86,7 @@ MUTANTS = {
     "optimizer": lambda loop, c: attrs.evolve(c, optimizer={k: torch.zeros_like(v) for k, v in c.optimizer.items()}),
     "averaged": lambda loop, c: attrs.evolve(c, state={**c.state, "averaged": 1}),
     "scheduler": lambda loop, c: attrs.evolve(c, state={**c.state, "scheduler": _fresh(loop)}),
+    "times": lambda loop, c: attrs.evolve(c, state={**c.state, "times": None}),
 }
 
 

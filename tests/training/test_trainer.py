@@ -32,7 +32,7 @@ from bfn_toolkit.runs.checkpoints import load_checkpoint
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.runs.run import load_weights
 from bfn_toolkit.storage.files import write_atomically
-from bfn_toolkit.training.optimizers import make_average
+from bfn_toolkit.training.optimizers import MovingAverage
 from bfn_toolkit.training.step import TrainStep
 
 
@@ -97,14 +97,14 @@ def test_cosine_schedule_ends_at_zero_and_constant_stays() -> None:
 
 def test_average_of_weights_and_buffers_follows_its_recursion() -> None:
     network = nn.BatchNorm1d(2)
-    ema = make_average(network, decay=0.5)
+    ema = MovingAverage(network, decay=0.5)
     expected = network.weight.detach().clone()
     for n in range(5):
         with torch.no_grad():
             network.weight.add_(1.0)
             network.running_mean.add_(1.0)
             network.num_batches_tracked.add_(1)
-        ema.update_parameters(network)
+        ema.update()
         decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0  # the first update copies
         expected = decay * expected + (1 - decay) * network.weight.detach()
     assert torch.allclose(ema.module.weight, expected, atol=1e-6)
@@ -140,6 +140,54 @@ def test_bfloat16_network_keeps_the_loss_in_float32() -> None:
     loss, _ = loop.step(GaussianMixture(count=50).split("train"), 1)
     assert loss.dtype == torch.float32
     assert abs(float(loss) - 1.0) <= 0.5  # unit-scaled loss of a fresh network
+
+
+class BySite(nn.Module):
+    """A layer that sees each feature with its time."""
+
+    site_times = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, features: Tensor, t: Tensor, /, mask: Tensor | None = None) -> Tensor:
+        t = t if t.ndim == features.ndim else t.reshape(-1, 1, 1).expand_as(features)
+        assert mask is None or not features[~mask].any()
+        return self.layer(torch.cat([features, t], -1))
+
+
+def gradient(batch: Batch, module: nn.Module, **training: object) -> tuple[Tensor, Tensor]:
+    loop = TrainStep(BFN(Gaussian((3,)), module), ContinuousTimeLoss(), Training(**training), seed=0)
+    return loop.gradients(batch, 1), torch.cat([p.grad.flatten() for p in loop.parameters])
+
+
+def test_a_step_leaves_out_what_is_missing_and_weighs_the_rows() -> None:
+    x, module = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), BySite()
+    mask = torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[20:] = False
+    plain, _ = gradient(Batch(torch.where(mask, x, 0.0)), module)
+    loss, slope = gradient(Batch(torch.where(mask, x, torch.nan), mask=mask), module)
+    other, same = gradient(Batch(torch.where(mask, x, torch.inf), mask=mask), module)
+    assert torch.equal(loss, other)
+    assert torch.equal(slope, same)
+    assert 0 < loss < plain
+    # A weight of 0 is as good as a mask that leaves nothing of a row.
+    weight = (torch.arange(40) < 20).float()
+    weighed, _ = gradient(
+        Batch(x, mask=torch.where(mask, mask, torch.arange(40).unsqueeze(1) >= 20), weight=weight), module
+    )
+    assert torch.allclose(weighed, loss, rtol=1e-5)
+
+
+def test_known_sites_are_trained_with_a_network_that_reads_times_by_site() -> None:
+    x, module = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), BySite()
+    losses = {rate: gradient(Batch(x), module, known_rate=rate) for rate in (0.0, 0.5, 1.0)}
+    assert losses[0.0][0] > losses[0.5][0] > losses[1.0][0] > 0  # known sites cost nothing
+    with pytest.raises(
+        ConfigError, match=r"network Siren reads one time for each example, and training\.known_rate gives"
+    ):
+        train(experiment(known_rate=0.5))
 
 
 def test_minibatches_cover_the_rows_once_in_an_order_of_seed_and_epoch() -> None:

@@ -43,11 +43,13 @@ class Values:
         numbers: Numbers, with shape (B, *site), of any real dtype.
         names: Names of the D columns of numbers (B, D), or of the only array.
         row: Function from the index of a row to its place in the file.
+        categories: Names of the classes 0, 1, ... that the numbers are, if the file has names.
     """
 
     numbers: Array
     names: Sequence[str]
     row: Callable[[int], str]
+    categories: Sequence[str] = ()
 
     def place(self, index: Sequence[int]) -> str:
         """Place, in words, of the number with this index."""
@@ -186,7 +188,8 @@ def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> t
         warnings.warn(
             f"{path}: left out columns that do not begin with a number: {', '.join(left_out[:SHOWN])}", stacklevel=2
         )
-    take = [names.index(name) for name in [*chosen, *([label] if label else [])]]
+    named = label is not None and label not in numeric  # a label of texts
+    take = [names.index(name) for name in [*chosen, *([label] if label and not named else [])]]
     matrix = _quickly(path, names, header, take)
     if matrix is None:
         matrix = _carefully(path, names, header, take)
@@ -195,7 +198,28 @@ def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> t
         return f"{path}:{next(islice(_records(path), header + number, None))[0]}"
 
     data = Values(matrix[:, : len(chosen)], chosen, row)
+    if label and named:
+        classes, categories = _categories(path, header, names.index(label), label)
+        return data, Values(classes, [label], row, categories)
     return data, Values(matrix[:, -1], [label], row) if label else None
+
+
+def _categories(path: Path, header: int, column: int, name: str) -> tuple[Array, Sequence[str]]:
+    """Classes (B,) of a column of names, NaN where it is blank, and the different names in order.
+
+    Raises:
+        DataError: If some are numbers, or there is only one.
+    """
+    lines, texts = zip(*((n, row[column].strip()) for n, row in islice(_records(path), header, None)), strict=True)
+    categories = sorted(set(texts) - {""})
+    if len(categories) < 2 or any(map(_says_number, categories)):
+        line, text = next((n, t) for n, t in zip(lines, texts, strict=True) if not _is_number(t))
+        raise DataError(
+            f"{path}:{line}: column '{name}': expected a number, got {_cut(text)}; "
+            "a label by name has two or more names, and no numbers among them"
+        )
+    index = {text: float(number) for number, text in enumerate(categories)}
+    return np.array([index.get(text, math.nan) for text in texts]), categories
 
 
 def _columns_of(path: Path) -> tuple[list[str], int, list[str]]:

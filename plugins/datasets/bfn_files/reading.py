@@ -7,6 +7,7 @@ that was written since then is refused, because epochs with different rows would
 from __future__ import annotations
 
 import abc
+import hashlib
 import lzma
 import os
 import stat
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, ClassVar, TypeAlias
 
@@ -29,6 +31,7 @@ Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nano
 
 PACKED = 100  # largest compression ratio of an honest file ...
 UNPACKED = 256 * 10**6  # ... unless its unpacked size is at most this many bytes
+BLOCK, BLOCKS = 2**20, 2**10  # size in bytes, and largest number, of the blocks of a file that are hashed
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -67,6 +70,17 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise ResourceError(f"{path}: its {size:,} bytes hold more than fits into memory") from error
+
+
+@lru_cache(maxsize=2)
+def _sha256(path: Path, found: Fingerprint) -> str:
+    """SHA-256 of a file; of one above 1 GiB, that of blocks at equal distances."""
+    digest, size = hashlib.sha256(), found[2]
+    with reading(path) as file:
+        for start in range(0, size, max(BLOCK, size // BLOCKS)):
+            file.seek(start)
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()
 
 
 def check_unpacked(path: Path, what: str, unpacked: int, packed: int) -> None:
@@ -182,6 +196,11 @@ class FileDataset(Dataset):
             return partition(rows, self.valid_fraction, self.test_fraction, self.seed)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Rows and SHA-256 of the file."""
+        return {"rows": len(self.content.rows), "sha256": _sha256(self.path, self.unchanged())}
 
     @property
     def site_shape(self) -> tuple[int, ...]:

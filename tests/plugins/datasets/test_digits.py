@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import bfn_digits
+from bfn_categorical import Categorical
 from bfn_digits import Digits
 from bfn_toolkit import ConfigError, Experiment
 
@@ -64,15 +65,16 @@ def test_facts_are_of_the_data() -> None:
 
 def test_the_recipe_is_for_bins_and_labels() -> None:
     experiment = Experiment.from_mapping({"dataset": "digits"}, base="default")
+    assert experiment.family.sigma_1 == 0.5 / 17  # a quarter of a bin
     assert experiment.network.labels == 10
     assert experiment.family.site_shape == (8, 8)
     assert experiment.family.head.bins == 17
 
 
 @pytest.mark.parametrize(("pixels", "classes"), [("classes", 17), ("binary", 2)])
-def test_classes_are_for_another_family(pixels: str, classes: int) -> None:
-    table = {"dataset": {"name": "digits", "pixels": pixels}, "family": "categorical"}
-    experiment = Experiment.from_mapping(table, base="default")
+def test_classes_ask_for_another_family(pixels: str, classes: int) -> None:
+    experiment = Experiment.from_mapping({"dataset": {"name": "digits", "pixels": pixels}}, base="default")
+    assert isinstance(experiment.family, Categorical)
     assert (experiment.network.labels, experiment.family.classes) == (10, classes)
     experiment.family.check_data(experiment.dataset.split("train").x)
 

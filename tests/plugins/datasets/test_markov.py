@@ -78,7 +78,7 @@ def test_entropy_of_a_symmetric_chain() -> None:
 
 def test_facts_are_of_the_data() -> None:
     rows = DRAWN.split("train")
-    assert DRAWN.metadata == {"site_shape": (5,), "classes": 4}
+    assert DRAWN.metadata == {"site_shape": (5,), "axes": ("sequence",), "classes": 4}
     assert rows.x.dtype == torch.int64
     assert rows.x.unique().tolist() == [0, 1, 2, 3]
 

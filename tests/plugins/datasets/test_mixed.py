@@ -75,7 +75,7 @@ def test_facts_are_of_the_data(dataset: Mixed) -> None:
         assert tuple(part.shape[1:]) == dataset.site_shape[name] == parts[name]["site_shape"]
     assert parts["type"]["classes"] == dataset.classes
     square = x["position"].double().square().mean(1)
-    assert z_of_mean(square, parts["position"]["head"]["data_variance"]) < Z
+    assert z_of_mean(square, parts["position"]["data_variance"]) < Z
     assert z_of_mean(x["position"], 0.0) < Z
 
 
@@ -111,7 +111,7 @@ def test_the_facts_make_a_product_family_that_trains() -> None:
         "angle": "Circle",
     }
     assert experiment.family.parts["position"].head.data_variance == pytest.approx(
-        Mixed().metadata["parts"]["position"]["head"]["data_variance"]
+        Mixed().metadata["parts"]["position"]["data_variance"]
     )
     samples = train(experiment).model.sample(5, n_steps=3)
     assert {name: tuple(part.shape) for name, part in samples.items()} == {

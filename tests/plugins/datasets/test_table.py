@@ -111,6 +111,22 @@ def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
         assert Table(path, label="class").site_shape == (3,)
 
 
+def test_labels_may_be_names(tmp_path: Path) -> None:
+    names = ["tall", "short", "", "mid, dle"]
+    lines = ["h,size", *(f'{i / 7},"{names[i % 4]}"' for i in range(40)), ""]
+    path = put(tmp_path, "x.csv", "\n".join(lines))
+    dataset = Table(path, label="size", scale="none", on_nan="drop")
+    assert dataset.codec.categories == {"label": ("mid, dle", "short", "tall")}
+    assert dataset.metadata["labels"] == 3
+    kept = [i for i in range(40) if names[i % 4]]
+    assert dataset.content.rows.condition["label"].tolist() == [[2, 1, None, 0][i % 4] for i in kept]
+    assert np.array_equal(rows_of(dataset)[:, 0], np.float32([i / 7 for i in kept]))
+    for others in (["tall", "3"], ["tall", "tall"]):  # a number among names, and only one name
+        path = put(tmp_path, "y.csv", "h,size\n" + "".join(f"{i},{others[i % 2]}\n" for i in range(20)))
+        with pytest.raises(DataError, match=r"y\.csv:2: column 'size': expected a number, got 'tall'"):
+            Table(path, label="size").split("train")
+
+
 def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
     array = put(tmp_path, "x.npy", npy_of(X))
     assert np.array_equal(rows_of(Table(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
@@ -149,7 +165,7 @@ def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["standard", "range"])
-def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp_path: Path) -> None:
+def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
     dataset, plain = Table(path, scale=scale), Table(path, scale="none")
     x = dataset.split("train").x.double()
@@ -163,7 +179,7 @@ def test_scale_is_of_the_training_rows_and_unscale_takes_it_back(scale: Any, tmp
         assert x.amax(0).tolist() == [1.0] * 3
     assert abs(float(x.square().mean()) - float(str(dataset.metadata["data_variance"]))) <= 1e-12
     for name in ("train", "valid", "test"):
-        found, expected = dataset.unscale(dataset.split(name).x), plain.split(name).x.double()
+        found, expected = dataset.codec.decode(dataset.split(name).x), plain.split(name).x.double()
         assert float((found - expected).abs().max()) <= 4 * eps * 200.0  # the numbers are below 200
 
 
@@ -316,7 +332,7 @@ def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) 
     run = train(experiment)
     assert isinstance(run.model, BFN)
     label = torch.zeros(500, dtype=torch.int64)
-    samples = experiment.dataset.unscale(run.model.sample(500, n_steps=5, condition={"label": label}))
+    samples = experiment.dataset.codec.decode(run.model.sample(500, n_steps=5, condition={"label": label}))
     # An untrained network is the best linear estimate, which knows the scale of the columns: within half of it.
     assert torch.allclose(samples.mean(0), torch.tensor([3.0, -1.0]).double(), rtol=0, atol=0.5)
     assert Experiment.from_mapping(experiment.to_mapping()) == experiment

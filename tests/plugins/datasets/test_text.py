@@ -28,7 +28,7 @@ def test_windows_are_the_text_cut_from_its_beginning(length: int, tmp_path: Path
     windows = dataset.decode(dataset.content.rows.x)  # type: ignore[arg-type]
     assert "".join(windows) == LINES[: len(LINES) // length * length]
     assert {len(window) for window in windows} == {length}
-    assert dataset.metadata == {"site_shape": (length,), "classes": 28}
+    assert dataset.metadata == {"site_shape": (length,), "classes": 28, "axes": ("sequence",)}
 
 
 def test_every_window_is_in_one_split(tmp_path: Path) -> None:

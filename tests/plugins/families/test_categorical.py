@@ -70,8 +70,9 @@ def test_sender_update_and_flow_are_those_of_the_reference(case: dict[str, Any])
     after = categorical.update(before, tensor(case["y"]), alpha.expand(2))
     assert close(after.log_probs.exp(), case["new_theta"])
     beta = categorical.schedule.beta(tensor(case["t"]))
-    assert close(beta[:, None, None] * (categorical.classes * categorical.embed(x) - 1), case["flow_logit_mean"])
-    assert close((beta * categorical.classes).sqrt(), case["flow_logit_std"])
+    message = categorical.sender(x, beta)  # the flow is one message
+    assert close(message.mean, case["flow_logit_mean"])
+    assert close(message.variance.sqrt()[:, 0, 0], case["flow_logit_std"])
 
 
 @CASES
@@ -163,6 +164,27 @@ def test_a_pair_of_classes_is_one_logit() -> None:
     for skip, logit in ((True, raw[..., 0] + odds), (False, raw[..., 0])):
         output = attrs.evolve(two, skip=skip).output(raw, params)
         assert torch.allclose(output.log_prob(ones), torch.nn.functional.logsigmoid(logit).flatten(1).sum(1))
+
+
+def test_a_pair_is_the_finite_output_of_its_logits() -> None:
+    two = Categorical(site_shape=(3,), classes=2)
+    with seeded(0, "pair"):
+        before = CategoricalParams(torch.randn(40_000, 3, 2, dtype=DOUBLE), torch.full((40_000,), 0.3, dtype=DOUBLE))
+        params = two.from_natural(*two.natural_params(before))
+        pair = two.output(torch.randn(40_000, 3, 1, dtype=DOUBLE), params)
+        x, draws = torch.randint(2, (40_000, 3)), pair.sample()
+    assert torch.allclose(params.log_probs, before.log_probs, atol=1e-14)
+    finite = Finite(None, pair.logits)
+    assert torch.equal(pair.mode, finite.mode)
+    assert torch.allclose(pair.mean, finite.mean, atol=1e-15)
+    assert torch.equal(pair.log_prob(x), finite.log_prob(x))
+    assert torch.allclose(two.mean_embedding(pair), two.mean_embedding(finite), atol=1e-15)
+    assert torch.allclose(two.mean_embedding(pair), pair.expect(two.embed), atol=1e-7)  # embeddings are in float32
+    t = torch.rand(40_000, dtype=DOUBLE)
+    assert torch.allclose(two.loss_rate(x, pair, t), two.loss_rate(x, finite, t), rtol=1e-13)
+    assert z_of_mean(draws - pair.mean, 0.0) <= Z
+    again = attrs.evolve(pair, logits=before.logits)
+    assert torch.allclose(again.logits.softmax(-1), before.log_probs.exp(), rtol=1e-14)
 
 
 @pytest.mark.parametrize("classes", [2, 27, 50_257])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 from torch.distributions import Independent
 
-from bfn_gaussian import Gaussian, GaussianParams
-from bfn_toolkit import AdditiveFamily, ChannelFamily, DataError, Delta, Family, expand, kl, seeded
+from bfn_gaussian import Gaussian, GaussianParams, NoiseHead, SkipHead
+from bfn_toolkit import AdditiveFamily, ChannelFamily, DataError, Delta, Family, coefficient, expand, kl, seeded
 from significance import Z, ks_two_sample, z_of_mean, z_of_variance
 from strategies import SITE, accuracies, alphas, beliefs, data, dtypes, log_uniform, tensors, times, values
 
@@ -290,3 +291,17 @@ def test_data_are_checked_for_shape_dtype_and_finite_values() -> None:
     for bad in (torch.zeros(3, 4), torch.zeros(3, *SITE, dtype=torch.long), torch.full((3, *SITE), math.nan)):
         with pytest.raises(DataError):
             GAUSSIAN.check_data(bad)
+
+
+@pytest.mark.parametrize("head", [SkipHead(), SkipHead(data_variance=0.1), NoiseHead(), NoiseHead(t_min=0.5)], ids=str)
+@pytest.mark.parametrize("q", [0.0, 1e-5, 0.3, 40.0])
+def test_a_precision_that_all_rows_share_gives_the_numbers_of_rows(head: Any, q: float) -> None:
+    family = Gaussian((3,), sigma_1=0.02, head=head)
+    with seeded(0, "shared"):
+        w, raw = torch.randn(5, 3, 1, dtype=torch.float64), torch.randn(5, 3, 1, dtype=torch.float64)
+    shared = family.from_scaled(w, q)
+    rows = GaussianParams(shared.mean, shared.precision.clone())
+    assert isinstance(coefficient(shared.precision), float)
+    assert isinstance(coefficient(rows.precision), torch.Tensor)
+    assert torch.allclose(family.features(shared), family.features(rows), rtol=1e-13)
+    assert torch.allclose(family.output(raw, shared).mean, family.output(raw, rows).mean, rtol=1e-13)

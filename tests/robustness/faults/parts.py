@@ -11,10 +11,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bfn_toolkit import (
+    ArrayRows,
     Batch,
     ContinuousTimeLoss,
     Dataset,
@@ -22,6 +24,7 @@ from bfn_toolkit import (
     Loss,
     NetworkBuilder,
     NetworkIO,
+    Rows,
     Split,
     hookimpl,
     seeded,
@@ -156,6 +159,28 @@ class OwnRows(Dataset):
             return Batch(torch.rand(self.n, 1) - 0.5)
 
 
+@attrs.frozen
+class StoredRows(Dataset):
+    """Bytes (n, 4) in a memory-mapped file: every fourth row for validation, and each row reversed at random."""
+
+    path: str = "x.npy"
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (4,)
+
+    def rows(self, name: Split) -> Rows:
+        x = np.load(self.path, mmap_mode="r")
+        numbers = torch.arange(len(x))
+        held_out = numbers % 4 == 3
+        return ArrayRows(x, index=numbers if name == "all" else numbers[~held_out if name == "train" else held_out])
+
+    def prepare(self, batch: Batch) -> Batch:
+        x = batch.x.float() / 127.5 - 1.0
+        backwards = torch.rand(len(x), 1, device=x.device) < 0.5
+        return attrs.evolve(batch, x=torch.where(backwards, x.flip(1), x))
+
+
 @hookimpl
 def bfn_losses() -> Sequence[Entry]:
     """The loss."""
@@ -164,8 +189,8 @@ def bfn_losses() -> Sequence[Entry]:
 
 @hookimpl
 def bfn_datasets() -> Sequence[Entry]:
-    """The rows."""
-    return [Entry("own-rows", OwnRows, (OwnRows(),))]
+    """The data sets."""
+    return [Entry("own-rows", OwnRows, (OwnRows(),)), Entry("stored-rows", StoredRows)]
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""The smallest experiments that have everything: dropout, shuffled rows, an average, a schedule, pieces."""
+"""The smallest experiments that have everything: dropout, shuffled rows, average, schedule, pieces, learned times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bfn_gaussian import Gaussian
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_toolkit import ContinuousTimeLoss, Experiment, Loss, Training, seeded
+from bfn_toolkit import ContinuousTimeLoss, Experiment, ImportanceTimes, Loss, Training, seeded
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.runs.checkpoints import find_checkpoint
 from bfn_toolkit.storage.folders import read_folder
@@ -44,7 +44,8 @@ def with_everything(**training: object) -> Experiment:
         "optimizer": "adamw",
         **training,
     }
-    return attrs.evolve(experiment(**options), network=MLP(width=8, depth=1, dropout=0.3))
+    loss = ContinuousTimeLoss("unit", ImportanceTimes(8))
+    return attrs.evolve(experiment(loss, **options), network=MLP(width=8, depth=1, dropout=0.3))
 
 
 def state_of(run: Path) -> Mapping[str, Any]:

@@ -1,0 +1,310 @@
+"""File formats of raw data: arrays, tensors by name, tables and lines of text, written some rows at a time.
+
+A format belongs to a :class:`~bfn_toolkit.Codec`, which gives it numbers, cells or lines.  The bytes are those of
+:func:`numpy.save`, :func:`safetensors.torch.save` and :class:`csv.writer`, whatever the number of rows at a time.
+"""
+
+from __future__ import annotations
+
+import abc
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_tensors, save as save_tensors
+from torch import Tensor
+
+from bfn_toolkit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from bfn_toolkit.data.codec import Codec
+
+Raw: TypeAlias = Any  # rows in the user's form: a tensor (B, ...), a list of B values, or a mapping of such
+TILE = 32  # smallest height, in pixels, of an image on a sheet
+MOST_TILES = 10_000  # largest number of images on a sheet
+
+
+@attrs.frozen
+class Format(abc.ABC):
+    """A file format: a header, then the rows.
+
+    Arguments:
+        codec: The codec whose raw data it holds.
+    """
+
+    codec: Codec
+    whole = False  # whether all rows are written together
+
+    @abc.abstractmethod
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Bytes before the rows; ``raw`` are some of the n rows.
+
+        Raises:
+            ConfigError: If the format cannot hold such rows.
+        """
+
+    @abc.abstractmethod
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Places and bytes of rows from number ``first`` on, in a file that has ``end`` bytes so far."""
+
+    def read(self, path: Path) -> Raw:
+        """All rows of a file, which may have gaps.
+
+        Raises:
+            ConfigError: If the format is only written.
+            DataError: If the file is not of this format.
+        """
+        raise ConfigError(f"{path.name}: values are not read from {path.suffix}; use {', '.join(readable(self.codec))}")
+
+
+def readable(codec: Codec) -> list[str]:
+    """Endings of the files that a codec reads."""
+    return [ending for ending, format_ in codec.formats.items() if type(format_).read is not Format.read]
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot read values from {path}: {' '.join(str(error).split())[:200]}")
+
+
+class ArrayFormat(Format):
+    """A .npy file of raw data that are one tensor.
+
+    ``open_memmap`` is not used: if the disk fills up, a memory map ends the process by SIGBUS, without a message.
+    """
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Shape and type of the array."""
+        numbers = self.codec.numbers(raw)
+        if isinstance(numbers, Mapping):
+            raise ConfigError(f"samples of the parts {', '.join(numbers)} are not a single array; write .safetensors")
+        facts = np.lib.format.header_data_from_array_1_0(numbers[:0].numpy())
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, {**facts, "shape": (n, *numbers.shape[1:])})
+        return buffer.getvalue()
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows at the end."""
+        yield end, _bytes(self.codec.numbers(raw))
+
+    def read(self, path: Path) -> Raw:
+        """The array, mapped into memory."""
+        try:
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
+            numbers = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise _unreadable(path, error) from error
+        return self.codec.from_numbers(numbers)
+
+
+class TensorsFormat(Format):
+    """A .safetensors file, with a tensor for each part; without parts, the tensor is named "samples"."""
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Shapes, types and places of the tensors: those of a file of one row, scaled to n rows."""
+        one = save_tensors({name: part[:1].contiguous() for name, part in self._named(raw).items()})
+        size = int.from_bytes(one[:8], "little")
+        table = json.loads(one[8 : 8 + size])
+        for facts in table.values():
+            facts["shape"][0] = n
+            facts["data_offsets"] = [n * place for place in facts["data_offsets"]]
+        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows of each tensor where they belong."""
+        header = self.header(raw, n)
+        table = json.loads(header[8:])
+        for name, part in self._named(raw).items():
+            data, start = _bytes(part), table[name]["data_offsets"][0]
+            yield len(header) + start + first * (len(data) // len(part)), data
+
+    def read(self, path: Path) -> Raw:
+        """The tensors by name, or the one named "samples"."""
+        try:
+            parts = load_tensors(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+        return self.codec.from_numbers(parts["samples"] if parts.keys() == {"samples"} else parts)
+
+    def _named(self, raw: Raw) -> Mapping[str, Tensor]:
+        numbers = self.codec.numbers(raw)
+        return numbers if isinstance(numbers, Mapping) else {"samples": numbers}
+
+
+def _bytes(part: Tensor) -> bytes:
+    return part.contiguous().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
+
+
+@attrs.frozen(eq=False)
+class Cells:
+    """Columns of a .csv file as text, of which an empty cell is a gap.
+
+    Arguments:
+        columns: Texts by the name of their column.
+        path: The file.
+        lines: Number of the line of each row.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    path: Path
+    lines: Sequence[int]
+
+    def parsed(self, name: str, parse: Callable[[str], Any], expected: str, gap: Any) -> list[Any]:
+        """The values of a column.
+
+        Arguments:
+            name: Its name.
+            parse: Function from a text to a value, which raises ValueError or KeyError.
+            expected: Expected text, in words.
+            gap: Value of an empty cell.
+        Raises:
+            DataError: If a text is not as expected; it names the place.
+        """
+        values = []
+        for line, text in zip(self.lines, self.columns[name], strict=True):
+            try:
+                values.append(parse(text.strip()) if text.strip() else gap)
+            except (ValueError, KeyError):
+                raise DataError(
+                    f"{self.path}:{line}: column '{name}': expected {expected}, got {text[:40]!r}"
+                ) from None
+        return values
+
+    def numbers(self, name: str) -> Tensor:
+        """Finite numbers, with NaN for gaps, as float64 (B,)."""
+        return torch.tensor(self.parsed(name, _number, "a number", math.nan), dtype=torch.float64)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not (text.isascii() and "_" not in text and math.isfinite(value)):
+        raise ValueError(text)
+    return value
+
+
+class TableFormat(Format):
+    """A .csv file with a column for each number or category of flat data, and a header."""
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Names of the columns."""
+        return _lines([tuple(self.codec.cells(raw))])
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows at the end."""
+        yield end, _lines(zip(*self.codec.cells(raw).values(), strict=True))
+
+    def read(self, path: Path) -> Raw:
+        """The columns by name, in any order; those that the file lacks are gaps."""
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, strict=True)
+                records = [(reader.line_num, record) for record in reader if record]
+        except (OSError, ValueError, csv.Error) as error:
+            raise _unreadable(path, error) from error
+        if len(records) < 2:
+            raise DataError(f"{path}: expected a header and a row below it, found {len(records)} lines")
+        (_, names), *rows = records
+        names = [name.strip() for name in names]
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}:1: two columns have the same name; rename one")
+        for line, record in rows:
+            if len(record) != len(names):
+                raise DataError(f"{path}:{line}: found {len(record)} fields, expected {len(names)}")
+        columns = dict(zip(names, zip(*(record for _, record in rows), strict=True), strict=True))
+        return self.codec.from_cells(Cells(columns, path, [line for line, _ in rows]))
+
+
+def _lines(records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(records)
+    return text.getvalue().encode()
+
+
+@attrs.frozen
+class LinesFormat(Format):
+    r"""A .txt file with one text a line, in UTF-8.
+
+    Arguments:
+        codec: The codec, whose raw data are a list of texts.
+        escaped: Whether line ends within a text are written \\n and \\r, and a backslash twice.
+    """
+
+    escaped: bool = False
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The rows at the end."""
+        lines = (text.translate(_ESCAPES) if self.escaped else text for text in raw)
+        yield end, "".join(f"{line}\n" for line in lines).encode(errors="surrogatepass")
+
+    def read(self, path: Path) -> Raw:
+        """The lines, without an empty last one."""
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        return [_unescaped(line) for line in lines] if self.escaped else lines
+
+
+_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\\": "\\\\"})
+_UNESCAPES = {"n": "\n", "r": "\r", "\\": "\\"}
+
+
+def _unescaped(line: str) -> str:
+    def character(escape: re.Match[str]) -> str:
+        if escape[1] not in _UNESCAPES:
+            raise DataError(f"expected \\n, \\r or \\\\ in a text, found '{escape[0]}'; write a backslash twice")
+        return _UNESCAPES[escape[1]]
+
+    return re.sub(r"\\(.?)", character, line)
+
+
+@attrs.frozen
+class SheetFormat(Format):
+    """A .png file with all images on one sheet, row by row.
+
+    Arguments:
+        codec: The codec, whose raw data are grey levels (B, H, W), or colours (B, H, W, 3).
+        levels: Number of levels; the largest is white.
+    """
+
+    levels: int = 256
+    whole = True
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Nothing."""
+        if n > MOST_TILES:
+            raise ConfigError(f"a sheet has room for {MOST_TILES:,} images, not {n:,}; write .npy, or fewer with -n")
+        return b""
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The sheet."""
+        from PIL import Image
+
+        grey = self.codec.numbers(raw).double() * (255.0 / (self.levels - 1))
+        images = grey.round().clamp(0, 255).to(torch.uint8).numpy()
+        times = max(1, math.ceil(TILE / images.shape[1]))
+        images = images.repeat(times, 1).repeat(times, 2)
+        height, width = images.shape[1:3]
+        columns = math.ceil(math.sqrt(len(images)))
+        rows = math.ceil(len(images) / columns)
+        sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, *images.shape[3:]), np.uint8)
+        for image, (i, j) in zip(images, itertools.product(range(rows), range(columns)), strict=False):
+            sheet[i * (height + 1) :, j * (width + 1) :][:height, :width] = image
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "png")
+        yield end, buffer.getvalue()

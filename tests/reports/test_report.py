@@ -1,0 +1,209 @@
+"""The report of a training: its budget, and what a failure or a signal costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults.crashes import forked
+from faults.tiny import experiment
+
+from bfn_gaussian import Gaussian
+from bfn_siren import Siren
+from bfn_toolkit import BFN, Batch, ConfigError, Oracle, Run, likelihood_bound, seeded, train
+from bfn_toolkit.cli.entry import main
+from bfn_toolkit.evaluation import likelihood
+from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
+from bfn_toolkit.reports import report
+from bfn_toolkit.reports.report import complete_run
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
+from bfn_toolkit.testing.toys import Atoms, Line, Toy
+from tests.significance import Z
+
+VALUES = torch.tensor([[-1.0], [0.2], [1.0]], dtype=torch.float64)
+TOY = Toy(Line(), VALUES, torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
+
+
+class Clock:
+    """A clock that each evaluation of a model moves on by a second for 32 rows."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def timed(clock: Clock) -> Oracle:
+    def output(params: Any) -> Atoms:
+        exact = TOY.posterior(params)
+        clock.now += len(exact.logits) / 64.0  # the messages and the reconstruction take one each
+        return exact
+
+    return Oracle(TOY.family, output)
+
+
+def rows(n: int) -> Batch:
+    with seeded(0, "rows"):
+        return Batch(TOY.sample(n))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 10.0, 40.0, 300.0])
+def test_a_bound_takes_its_time_and_no_more(seconds: float) -> None:
+    clock = Clock()
+    bound = likelihood_bound(timed(clock), rows(640), budget=Budget(seconds, 0.0, clock))
+    spent = bound.examples * bound.draws / BUDGET_CHUNK
+    assert clock.now == spent
+    assert spent <= max(1.0, seconds)
+    assert spent > 0.5 * seconds  # a job that does not fit is left out: here at most one draw of all 20 chunks
+    assert (bound.examples, bound.draws) == {
+        0.0: (32, 1),
+        3.0: (96, 1),
+        10.0: (320, 1),
+        40.0: (640, 2),
+        300.0: (640, 15),
+    }[seconds]
+
+
+def test_a_bound_ends_when_it_is_exact_enough() -> None:
+    for share in (0.2, 0.05, 0.02):
+        bound = likelihood_bound(timed(Clock()), rows(4000), budget=Budget(1e9, share))
+        assert bound.total.stderr <= share * bound.total.value
+    few = likelihood_bound(timed(Clock()), rows(4000), budget=Budget(1e9, 0.2))
+    assert few.examples * few.draws <= 2 * 8 * BUDGET_CHUNK
+
+
+def test_the_first_draws_of_a_larger_budget_are_those_of_a_smaller_one() -> None:
+    """The work that a budget pays for is a prefix, whatever the clock does between."""
+    chunks: dict[float, list[tuple[Any, ...]]] = {}
+    for seconds in (5.0, 30.0):
+        seen = chunks[seconds] = []
+        original = likelihood.map_chunks
+
+        def watched(*args: Any, seen: list[Any] = seen, original: Any = original, **options: Any) -> Any:
+            found = original(*args, **options)
+            seen += [
+                (key, *row) for key, part in found.items() for row in part.tolist() if args[3][-1] == 0
+            ]  # of the first round
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(likelihood, "map_chunks", watched)
+            likelihood_bound(timed(clock := Clock()), rows(640), budget=Budget(seconds, 0.0, clock))
+    assert len(chunks[5.0]) == 160
+    assert chunks[30.0][:160] == chunks[5.0]
+
+
+def test_a_bound_within_a_budget_is_the_same_quantity() -> None:
+    """Two estimates from the same rows: they differ by their draws, which both standard errors count."""
+    exact = likelihood_bound(TOY.oracle, rows(600), draws=50).total
+    limited = likelihood_bound(timed(clock := Clock()), rows(600), budget=Budget(1000.0, 0.0, clock)).total
+    assert abs(limited.value - exact.value) <= 3.0 * (limited.stderr + exact.stderr)
+    assert limited.stderr == pytest.approx(exact.stderr, rel=0.2)
+
+
+def test_draws_and_a_budget_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match="draws or budget"):
+        likelihood_bound(TOY.oracle, rows(10), draws=1, budget=Budget(1.0))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(experiment(steps=2), tmp_path_factory.mktemp("report") / "run")
+
+
+def completed(run: Run, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    lines: list[str] = []
+    plan = ResolvedPlan.of(run, SamplePlan(n=3000, steps=3))
+    return complete_run(plan, lines.append, **options), lines
+
+
+def test_a_report_without_time_has_one_piece_of_everything(run: Run) -> None:
+    shown: list[str] = []
+    scores, lines = completed(run, seconds=0.0, show=shown.append)
+    assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (1024, BUDGET_CHUNK, 1)
+    assert lines[0].startswith("1,024 of 3,000, as many as there was time for samples in 3 steps: ")
+    assert shown[:3] == ["samples", "likelihood", "distances"]
+    assert shown[3:] == [
+        f"figure {name}" for name in ("data", "smoke_test", "schedule", "training", "samples", "flows")
+    ]
+    assert run.path is not None
+    assert json.loads((run.path / "evaluation.json").read_text()) == scores
+
+
+def test_a_report_with_time_has_all_samples(run: Run) -> None:
+    scores, lines = completed(run, seconds=1e6)
+    assert scores["samples"]["n"] == 3000
+    assert scores["total_nats_stderr"] <= 0.01 * abs(scores["total_nats"]) or scores["draws"] > 1000
+    assert lines[0].startswith("3,000 samples in 3 steps: ")
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("place", "lost", "kept"),
+    [
+        ("likelihood_bound", "likelihood", "samples"),
+        ("sample_scores", "distances", "total_nats"),
+        ("write_samples", "samples", "total_nats"),
+        ("write_figures", "figure flows", "samples"),
+    ],
+)
+def test_a_part_that_fails_costs_only_itself(
+    place: str, lost: str, kept: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, place, broken)
+    scores, lines = completed(run, seconds=0.0)
+    assert f"no {lost}: ZeroDivisionError: division by zero" in lines
+    assert kept in scores
+
+
+def test_a_training_whose_report_fails_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("likelihood_bound", "write_samples", "sample_scores", "write_figures"):
+        monkeypatch.setattr(report, name, broken)
+    assert main(["train", "--out", str(tmp_path / "run"), *["--training.steps", "2", "--network.width", "8"]]) == 0
+    assert Run.open(tmp_path / "run").weights.step == 2
+
+
+def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the middle of the likelihood: the samples are there, the exit status is that of the signal."""
+    price: Callable[..., Any] = report.likelihood_bound
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return price(*args, **options)
+
+    monkeypatch.setattr(report, "likelihood_bound", interrupted)
+    folder = tmp_path / "run"
+    command = ["train", "--out", str(folder), *["--training.steps", "2", "--network.width", "8"]]
+    assert forked(lambda: os._exit(main(command))) == 130
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"stopped by SIGINT; the model is complete, its report is not: bfn evaluate {folder}, bfn plot {folder}"
+    )
+    assert (folder / "samples.npy").exists()
+    assert not (folder / "evaluation.json").exists()
+    assert Run.open(folder).weights.step == 2
+
+
+def test_a_budget_prices_what_is_present() -> None:
+    with seeded(0, "rows"):
+        data = Batch(torch.randn(600, 3), mask=torch.arange(3) < torch.randint(1, 4, (600, 1)))
+        model = BFN(Gaussian((3,), sigma_1=0.3), Siren(width=8)).eval()
+    limited = likelihood_bound(model, data, budget=Budget(1e9, 0.02))
+    whole = likelihood_bound(model, data, draws=20)
+    assert limited.dimensions == pytest.approx(2.0, abs=0.2)
+    assert abs(limited.total.value - whole.total.value) < Z * math.hypot(limited.total.stderr, whole.total.stderr)
+    every = likelihood_bound(model, data, budget=Budget(1e9, 1e-3))
+    assert every.dimensions == whole.dimensions == float(data.mask.double().sum(1).mean())
