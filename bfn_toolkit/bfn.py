@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn_toolkit.data.codec import Codec, IdentityCodec
+from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
@@ -31,7 +32,7 @@ from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Given
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
 from bfn_toolkit.self_conditioning import estimate_io, with_estimate
-from bfn_toolkit.shapes import Data, Mask, Times, batch_size, shared_time, times_like
+from bfn_toolkit.shapes import Data, Mask, Times, shared_time, times_like
 
 
 class FlowModel(nn.Module, Model):
@@ -71,9 +72,10 @@ class FlowModel(nn.Module, Model):
             mask: True where there is data (:mod:`bfn_toolkit.masks`); None if nothing is missing.
         Raises:
             ConfigError: If a condition is unknown, missing or of another length.
+            DataError: If the mask does not fit the data.
         """
         _refuse(unknown)
-        self.check_condition(condition, batch_size(x))
+        self.check_condition(condition, len(Batch(x, mask=mask)))
         loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
         return loss(self, x, condition, mask)
 

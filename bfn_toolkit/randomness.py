@@ -178,8 +178,10 @@ class Shard(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if function not in _RANDOM:  # almost all calls
+            return function(*args, **kwargs) if kwargs else function(*args)
         kwargs = kwargs or {}
-        if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
+        if _scope.get() != "rows" or _is_idle(function, args, kwargs):
             return function(*args, **kwargs)
         if function in _UNCUT:
             raise self._error(function, "takes random numbers that cannot be divided among rows")
@@ -194,7 +196,10 @@ class Shard(TorchFunctionMode):
             function(wide, *(self._argument(v, wide.ndim, sites) for v in rest), **kwargs)
             return tensor.copy_(self._own(wide, sites))
         args, shape = _with_shape(function, args, kwargs)
-        sites = self._wide(function, shape)[0] // self.total
+        size = self._wide(function, shape)
+        sites = size[0] // self.total
+        if function in _LIKE:  # which does not read the numbers
+            return self._own(function(args[0].new_empty(size), *args[1:], **kwargs), sites)
         wide = function(
             *(self._argument(v, len(shape), sites) for v in args),
             **{name: self._argument(v, len(shape), sites) for name, v in kwargs.items()},
@@ -292,8 +297,10 @@ class Blocks(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if function not in _RANDOM:  # almost all calls
+            return function(*args, **kwargs) if kwargs else function(*args)
         kwargs = kwargs or {}
-        if function not in _RANDOM or _scope.get() != "rows" or _is_idle(function, args, kwargs):
+        if _scope.get() != "rows" or _is_idle(function, args, kwargs):
             return function(*args, **kwargs)
         key = int(torch.randint(2**62, ()))
         args, shape = _with_shape(function, args, kwargs)
@@ -310,11 +317,11 @@ class Blocks(TorchFunctionMode):
             for first, piece, number in self._each_row if function in _UNCUT else self._pieces:
                 for generator in self.generators:
                     generator.manual_seed((key + number * _STRIDE) % 2**63)
-                # The order in memory decides which number a place gets, and should be that of whole rows.
-                place = (len(shape), self.rows * sites, first * sites, piece.rows * sites, function not in _FILLS)
+                whole = piece.rows == piece.total and function not in _FILLS
+                # The order in memory decides which number a place gets; that of a whole block is that of its rows.
+                place = (len(shape), self.rows * sites, first * sites, piece.rows * sites, whole)
                 own = [_cut(value, *place) for value in args]
                 own_by_name = {name: _cut(value, *place) for name, value in kwargs.items()}
-                whole = piece.rows == piece.total and function not in _FILLS
                 drawn.append(function(*own, **own_by_name) if whole else piece.cut(function, own, own_by_name))
         finally:
             _restore(self.generators, states)
@@ -331,6 +338,8 @@ def _cut(value: Any, ndim: int, rows: int, first: int, count: int, contiguous: b
         return value
     shape = value.shape if isinstance(value, Tensor) else value
     if len(shape) < ndim or shape[0] != rows:
+        return value
+    if count == rows and not contiguous:
         return value
     if not isinstance(value, Tensor):
         return (count, *shape[1:])
@@ -369,9 +378,10 @@ _FILLS = {
     for name in ("normal", "uniform", "exponential", "random", "geometric", "cauchy", "log_normal", "bernoulli")
 }
 _FLATTENED = {torch.multinomial, Tensor.multinomial}
+_LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
 _ROWS_FIRST = {
     *(getattr(torch, name) for name in ("rand", "randn", "randint", "normal", "bernoulli")),
-    *(getattr(torch, name) for name in ("rand_like", "randn_like", "randint_like")),
+    *_LIKE,
     *(Tensor.bernoulli, F.gumbel_softmax),
 }
 _P = ("p", 1, 0.5)

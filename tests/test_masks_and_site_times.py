@@ -201,6 +201,13 @@ def test_dependent_sites_are_marginalised() -> None:
     assert z_of_mean(found - expected, 0.0) <= Z
 
 
+def test_a_mask_that_does_not_fit_is_refused() -> None:
+    bfn = BFN(LINE, Recorder(LINE.network_io))
+    for mask in (torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 3)):
+        with pytest.raises(DataError, match="the mask is torch"):
+            bfn.nll(torch.zeros(2, 3), mask=mask)
+
+
 def test_a_mask_that_leaves_nothing_costs_nothing() -> None:
     mask = torch.zeros(3, 2, dtype=torch.bool)
     x = torch.full((3, 2), -1)

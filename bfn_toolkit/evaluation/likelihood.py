@@ -268,6 +268,7 @@ def _within(
             draws, size = draws + more, more * chunks
         before, now = now, budget.clock()
         pace = (now - before) / size
-        whole = Estimate.of(torch.stack(list(total.values())).sum((0, 2)) / draws)
+        nats = [part for name, part in total.items() if name != PRESENT]
+        whole = Estimate.of(torch.stack(nats).sum((0, 2)) / draws)
         if done >= min(chunks, ENOUGH) and whole.stderr <= budget.relative_stderr * abs(whole.value):
             return total, draws

@@ -174,8 +174,9 @@ def figures(
         with seeded(seed, "flows"):
             return flows_figure(run.model, n_steps, sampler)
 
-    # Networks of images and of sequences are no functions of one number.
-    plain = run.model.family.example_kind not in (ExampleKind.IMAGE, ExampleKind.SEQUENCE)
+    # Networks of images, of sequences and of sets are no functions of one number.
+    family = run.model.family
+    plain = len(family.network_io.site_shape) < 2 and family.example_kind is not ExampleKind.SEQUENCE
     return {
         "data": lambda: data_figure(run.model.family, data(), run.codec),
         **({"smoke_test": lambda: smoke_figure(experiment.network)} if plain else {}),

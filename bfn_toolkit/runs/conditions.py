@@ -55,14 +55,15 @@ def _called(network: NetworkBuilder) -> str:
         return type(network).__name__
 
 
-def _instead(network: NetworkBuilder, names: Collection[str]) -> str:
-    """Advice on a network that reads the conditions, if one is installed."""
+def _instead(network: NetworkBuilder, conditions: Collection[str]) -> str:
+    """Advice on the installed networks that read the conditions."""
     entries = [registered for registered in default_registry().entries() if registered.kind == "network"]
     able = [
         registered
         for registered in entries
-        if any(set(names) <= set(example.conditions or ()) for example in registered.entry.examples)
+        if any(set(conditions) <= set(example.conditions or ()) for example in registered.entry.examples)
     ]
     if any(isinstance(network, registered.entry.build) for registered in able):
         return "; it does with other options: leave them out, and the data set fills them in"
-    return f"; train with: --network {able[0].name}" if able else ""
+    names = " or ".join(registered.name for registered in able)
+    return f"; train with --network and the one that fits the data: {names}" if able else ""

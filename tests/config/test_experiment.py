@@ -209,6 +209,7 @@ def test_defaults_of_training() -> None:
         "scheduler": "cosine",
         "scheduler_options": {},
         "warmup": 0,
+        "known_rate": 0.0,
         "clip_norm": 1.0,
         "ema_decay": 0.0,
         "checkpoint_every": 1000,
@@ -223,7 +224,6 @@ def test_defaults_of_training() -> None:
         "timeout": 300.0,
         "workers": 0,
         "trackers": (),
-        "known_rate": 0.0,
     }
 
 

@@ -1182,6 +1182,7 @@ class FewRows(Dataset):
 
 
 MORE_SUBJECTS = (
+    EGNN(width=6, depth=1),
     Labelled(),
     Images(),
     Attentive(),
@@ -1195,4 +1196,6 @@ MORE_SUBJECTS = (
     Words(count=60),
     Salaries(),
     GaussianMixture(means=((0.5, 1.5), (0.0, -1.0)), count=(20, 30)),
+    ImportanceTimes(3),
+    LogNormalTimes(unbiased=True),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import torch
 from faults.crashes import forked
 from faults.tiny import experiment
 
-from bfn_toolkit import Batch, ConfigError, Oracle, Run, likelihood_bound, seeded, train
+from bfn_gaussian import Gaussian
+from bfn_siren import Siren
+from bfn_toolkit import BFN, Batch, ConfigError, Oracle, Run, likelihood_bound, seeded, train
 from bfn_toolkit.cli.entry import main
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
@@ -22,6 +25,7 @@ from bfn_toolkit.reports import report
 from bfn_toolkit.reports.report import complete_run
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 from bfn_toolkit.testing.toys import Atoms, Line, Toy
+from tests.significance import Z
 
 VALUES = torch.tensor([[-1.0], [0.2], [1.0]], dtype=torch.float64)
 TOY = Toy(Line(), VALUES, torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
@@ -191,3 +195,15 @@ def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
     assert (folder / "samples.npy").exists()
     assert not (folder / "evaluation.json").exists()
     assert Run.open(folder).weights.step == 2
+
+
+def test_a_budget_prices_what_is_present() -> None:
+    with seeded(0, "rows"):
+        data = Batch(torch.randn(600, 3), mask=torch.arange(3) < torch.randint(1, 4, (600, 1)))
+        model = BFN(Gaussian((3,), sigma_1=0.3), Siren(width=8)).eval()
+    limited = likelihood_bound(model, data, budget=Budget(1e9, 0.02))
+    whole = likelihood_bound(model, data, draws=20)
+    assert limited.dimensions == pytest.approx(2.0, abs=0.2)
+    assert abs(limited.total.value - whole.total.value) < Z * math.hypot(limited.total.stderr, whole.total.stderr)
+    every = likelihood_bound(model, data, budget=Budget(1e9, 1e-3))
+    assert every.dimensions == whole.dimensions == float(data.mask.double().sum(1).mean())
