@@ -37,7 +37,7 @@ DIGITS: dict[str, tuple[dict[str, Any], int, int]] = {
     "transformer": ({"name": "transformer", "width": 96, "depth": 3, "patch": 2, "dropout": 0.1}, 128, 1300),
 }
 DIGITS_HEAD = (
-    "| network | parameters | steps | CPU seconds | bound, nats | bits per dimension | sliced W1 of 500 samples "
+    "| network | parameters | steps | CPU seconds | bound, nats | bits per dimension | sliced W1 of 300 samples "
     "(two halves of the data) |\n|---|---|---|---|---|---|---|"
 )
 POINTS_HEAD = (
@@ -60,8 +60,8 @@ def digits(name: str, share: float) -> tuple[str, Tensor]:
     network, rows, steps = DIGITS[name]
     steps = max(60, round(share * steps))
     run, seconds = trained("digits", network, steps, rows)
-    bound = likelihood_bound(run.model, run.split("test"), draws=100)
-    samples = ResolvedPlan.of(run, SamplePlan(n=500, steps=50)).draw()
+    bound = likelihood_bound(run.model, run.split("test"), draws=30)
+    samples = ResolvedPlan.of(run, SamplePlan(n=300, steps=50)).draw()
     data = run.split("all").x
     floor = sliced_w1(data[::2], data[1::2])
     size = sum(p.numel() for p in run.model.parameters())

@@ -67,6 +67,7 @@ from bfn_toolkit import (
     check_values,
     control_variate,
     expand,
+    guide,
     hookimpl,
     marginal,
     normal,
@@ -154,6 +155,13 @@ class Pair(Finite):
     def sample(self) -> Tensor:
         """Draws a class at each site, with one uniform number."""
         return (torch.rand_like(self.log_odds) < self.log_odds.sigmoid()).long()
+
+
+@guide.register
+def _(given: Pair, free: Any, weight: float) -> Output:
+    if not isinstance(free, Pair):
+        return guide.dispatch(Finite)(given, free, weight)
+    return Pair(log_odds=given.log_odds + weight * (given.log_odds - free.log_odds))
 
 
 def _half_odds(logits: Tensor) -> Tensor:
