@@ -79,7 +79,16 @@ from .losses import (
 )
 from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
-from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
+from .network_io import (
+    FlatView as FlatView,
+    ImageView as ImageView,
+    NetworkIO as NetworkIO,
+    PartIO as PartIO,
+    TokenGroup as TokenGroup,
+    TokenView as TokenView,
+    as_axes as as_axes,
+    check_axes as check_axes,
+)
 from .networks import (
     LabelEmbedding as LabelEmbedding,
     Network as Network,

@@ -65,6 +65,7 @@ from bfn_toolkit import (
     check_axes,
     check_site_shape,
     check_values,
+    clamp,
     control_variate,
     expand,
     guide,
@@ -78,6 +79,7 @@ from bfn_toolkit import (
 )
 
 HALF = math.sqrt(0.5)
+CERTAIN = 1e4  # log-odds whose sigmoid is 1, and whose logits are finite
 EVEN = 1e-3  # share of the time in which beta grows evenly under the entropy-linear schedule
 
 
@@ -155,6 +157,12 @@ class Pair(Finite):
     def sample(self) -> Tensor:
         """Draws a class at each site, with one uniform number."""
         return (torch.rand_like(self.log_odds) < self.log_odds.sigmoid()).long()
+
+
+@clamp.register
+def _(output: Pair, values: Tensor, mask: Tensor) -> Output:
+    certain = torch.where(values > 0, CERTAIN, -CERTAIN).to(output.log_odds.dtype)
+    return Pair(log_odds=torch.where(mask, certain, output.log_odds))
 
 
 @guide.register
