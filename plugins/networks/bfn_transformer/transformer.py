@@ -34,12 +34,13 @@ from bfn_toolkit import (
     LabelEmbedding,
     NetworkBuilder,
     NetworkIO,
+    TokenGroup,
+    TokenView,
     as_shape,
     check_labels,
     redrawn,
     validators,
 )
-from bfn_toolkit.network_io import TokenGroup, TokenView
 
 WAVES = 16  # sines, and as many cosines, of the time, with frequencies from 1 to 10
 ROTARY = {"sequence": 1e4, "height": 1e2, "width": 1e2}  # axes with rotary positions: base of their frequencies
