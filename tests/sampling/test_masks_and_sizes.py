@@ -162,7 +162,7 @@ def test_a_model_that_does_not_know_masks_says_so() -> None:
         def output(self, params: Any, t: Any, condition: Any = None) -> Any:  # type: ignore[override]
             return super().output(params, t, condition)
 
-    with pytest.raises(PluginError, match="does not know masks; give it the parameter"):
+    with pytest.raises(PluginError, match="has no argument 'mask'"):
         Deaf(POINTS, Pooled(POINTS.network_io)).sample(4, n_steps=2, mask=mask_of_sizes(POINTS, SIZES))
 
 
