@@ -91,7 +91,7 @@ def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
     is at least 1.2 h, and otherwise the sum over the 12 edges around the mean, since erf is 1 or -1 at all others.
     Both are within 3e-7 h of the sum, and their first derivatives within 1.1e-5.  The derivatives are computed in the
     same pass, if there is a gradient to compute; there are no second derivatives.  Without one, on the CPU, the
-    corrections are left out where they are not needed: if all scales are at least 9 h.
+    corrections, or the sum of more than 12 edges, are left out if all scales are at least 9 h.
 
     Rounding adds 4 machine epsilons, and the effect of a relative error of that size in the mean, which is large if the
     scale is small and the mean near an edge.
@@ -125,18 +125,19 @@ class _BinnedMean(torch.autograd.Function):
 
 def _value(mean: Tensor, scale: Tensor, bins: int, *, derivatives: bool) -> tuple[Tensor, ...]:
     """The mean, then its derivatives by mean and scale if they are wanted."""
+    h = 2.0 / bins
+    # In a sampler, scales are often alike; a GPU would have to wait for the least.
+    reads = mean.is_cpu and not derivatives and bins - 1 > EDGES and scale.numel() > 0
+    least = float(scale.amin()) if reads else 0.0
+    if least >= 9.0 * h:
+        return (_by_smoothing(mean, scale, bins),)
     if bins - 1 <= FEW:
         return _by_window(mean, scale, bins, derivatives)
-    h = 2.0 / bins
+    if least >= 1.2 * h:
+        return _by_integral(mean, scale, bins, derivatives)
     wide = scale >= 1.2 * h
-    if wide.is_cpu and not derivatives:  # in a sampler, all scales are often on one side; a GPU would have to wait
-        least, most = (float(value) for value in scale.aminmax())
-        if least >= 9.0 * h:
-            return (_by_smoothing(mean, scale, bins),)
-        if least >= 1.2 * h:
-            return _by_integral(mean, scale, bins, derivatives)
-        if most < 1.2 * h:
-            return _by_window(mean, scale, bins, derivatives)
+    if reads and not wide.any():
+        return _by_window(mean, scale, bins, derivatives)
     pairs = zip(_by_integral(mean, scale, bins, derivatives), _by_window(mean, scale, bins, derivatives), strict=True)
     return tuple(torch.where(wide, integral, window) for integral, window in pairs)
 
