@@ -51,6 +51,7 @@ format: install  ## let ruff mend and format the code
 bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md records
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.learning
+	$(BIN)/python -m benchmarks.networks
 
 bench-samplers: install  ## quality of samples by evaluations of the network, which docs/background/samplers.md records: half an hour
 	$(BIN)/python -m benchmarks.quality --write docs/background/samplers.md

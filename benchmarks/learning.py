@@ -15,7 +15,7 @@ import torch
 
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.reports.report import evaluate
-from bfn_toolkit.runs.sampling import SamplePlan
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 from bfn_toolkit.training.trainer import train
 
 from . import page
@@ -51,7 +51,7 @@ def row(name: str, dataset: object) -> str:
     start = time.process_time()
     run = train(experiment)
     seconds = time.process_time() - start
-    scores = evaluate(run, SamplePlan(), draws=20 if name != "digits" else 400)
+    scores = evaluate(ResolvedPlan.of(run, SamplePlan()), draws=20 if name != "digits" else 400)
     bound, error, messages = scores["total_nats"], scores["total_nats_stderr"], scores["loss_nats"]
     cells = [name, type(experiment.family).__name__]
     if hasattr(experiment.dataset, "entropy"):
@@ -79,7 +79,7 @@ def main() -> None:
             lines.append(row(name, dataset))
             print(lines[-1], file=sys.stderr, flush=True)
     if options.write:
-        options.write.write_text(page.with_learning(options.write.read_text(), "\n".join(lines)))
+        options.write.write_text(page.replaced(options.write.read_text(), "learning", "\n".join(lines)))
 
 
 if __name__ == "__main__":

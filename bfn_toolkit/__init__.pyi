@@ -74,12 +74,21 @@ from .losses import (
     Loss as Loss,
     NatsLoss as NatsLoss,
     ReconstructionLoss as ReconstructionLoss,
-    draw_known as draw_known,
+    draw_held as draw_held,
     output_at as output_at,
 )
 from .masks import marginal as marginal, mask_of as mask_of, present as present
 from .model import Condition as Condition, Model as Model, ModelWrapper as ModelWrapper
-from .network_io import NetworkIO as NetworkIO, PartIO as PartIO, as_axes as as_axes, check_axes as check_axes
+from .network_io import (
+    FlatView as FlatView,
+    ImageView as ImageView,
+    NetworkIO as NetworkIO,
+    PartIO as PartIO,
+    TokenGroup as TokenGroup,
+    TokenView as TokenView,
+    as_axes as as_axes,
+    check_axes as check_axes,
+)
 from .networks import (
     LabelEmbedding as LabelEmbedding,
     Network as Network,

@@ -11,8 +11,8 @@ itself under the last output distribution.
 
 A loss draws one time for each example, from a :class:`~bfn_toolkit.TimeDistribution`.
 
-With a *mask* (:mod:`~bfn_toolkit.masks`) all sums are over the sites that are present.  The sites that are *known*
-(:func:`draw_known`) have the time 1, and cost nothing either: the loss is that of the others given their values.
+With a *mask* (:mod:`~bfn_toolkit.masks`) all sums are over the sites that are present.  Sites that are *held* at a time
+(:func:`draw_held`) cost nothing either: the loss of the others is that given what the model is told about these.
 
 Source: Graves et al. 2023, eq. 24 (n steps), 41 (continuous time), section 3 (reconstruction).
 """
@@ -32,11 +32,11 @@ from torch import Tensor
 from bfn_toolkit import validators
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import Family
-from bfn_toolkit.masks import excluding, mask_by_part, present, told
+from bfn_toolkit.masks import free_sites, mask_by_part, present, told
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, Mask, batch_size, device_of, dtype_of, expand, map_data
+from bfn_toolkit.shapes import Data, Mask, Times, batch_size, device_of, dtype_of, expand, map_data
 from bfn_toolkit.time_distributions import TimeDistribution, UniformTimes
 
 _ARE_TIMES = validators.instance_of(TimeDistribution)
@@ -59,49 +59,56 @@ class Loss(abc.ABC):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Tensor:
         """Loss of each example, with shape (B,).
 
-        A loss that is never used with missing or known sites may leave these arguments out.
+        A loss that is never used with missing or held sites may leave these arguments out.
 
         Arguments:
             model: The model.
             x: Data, with shape (B, *site); they may be anything where they are missing.
             condition: Conditions by name, each with B rows.
             mask: True where there is data; None if nothing is missing.
-            known: True at sites whose values the model is told; None if there are none.
+            held: Times by site at which sites are held, negative where they are not: 1 where the model knows the value,
+                0 where it is told nothing yet.  Held sites cost nothing.  None if there are none.
         """
 
 
-def draw_known(family: Family[Any], x: Data, rate: float) -> Mask:
-    """Sites to be known in training: true in a share ``rate`` of the examples.
+def draw_held(family: Family[Any], x: Data, rate: float) -> Times:
+    """Times at which sites are held in training, in a share ``rate`` of the examples: 1, 0, or -1 for the others.
 
-    In each of these every site is known with the same probability, which is uniform in (0, 1): any number of them is
-    about as likely as any other.  The mask has the form of :attr:`Family.sites`.
+    In each of these examples every site is known (1) with the same probability, which is uniform in (0, 1): any number
+    of known sites is about as likely as any other.  In half of them, sites that are not known wait (0) with another
+    such probability, as under samplers that draw some sites after others.  The times have the form of
+    :attr:`Family.sites`.
     """
-    u = torch.rand(batch_size(x), device=device_of(x))
-    probability = torch.where(u < rate, u / rate, 0.0)
-    shapes = {part.name: part.family.sites for part in family.walk()}
-    known = {name: torch.rand((*u.shape, *shape), device=u.device) for name, shape in shapes.items()}
-    return family.join({name: v < expand(probability, v) for name, v in known.items()})
+    rows, device = batch_size(x), device_of(x)
+    u, waits = torch.rand(rows, device=device), 2.0 * torch.rand(rows, device=device) - 1.0
+    known, waiting = torch.where(u < rate, u / rate, 0.0), torch.where(u < rate, waits.clamp_min(0.0), 0.0)
+    held = {}
+    for part in family.walk():
+        a, b = (torch.rand((rows, *part.family.sites), device=device) for _ in range(2))
+        later = torch.where(b < expand(waiting, b), 0.0, -1.0)
+        held[part.name] = torch.where(a < expand(known, a), 1.0, later)
+    return family.join(held)
 
 
 def output_at(
-    model: Model, x: Data, t: Tensor, condition: Condition | None, mask: Mask | None, known: Mask | None
+    model: Model, x: Data, t: Tensor, condition: Condition | None, mask: Mask | None, held: Times | None
 ) -> tuple[Output, Mask | None]:
-    """Output under beliefs drawn at the times t, and at time 1 at the known sites; and the sites whose loss counts."""
+    """Output under beliefs drawn at the times t, or those at which sites are held; and the sites whose loss counts."""
     family, times = model.family, t
-    if known is not None:
+    if held is not None:
         if not family.site_times:
             raise ConfigError(
                 f"{type(family).__name__} has one time for all sites, and known sites another than the others; write "
                 "training.known_rate = 0, or a family with site_times = True"
             )
-        known = mask_by_part(x, known)
-        times = map_data(lambda sites: t if sites is None else torch.where(sites, 1.0, expand(t, sites)), known)
+        held = mask_by_part(x, held)
+        times = map_data(lambda at: t if at is None else torch.where(at < 0.0, expand(t, at), at.to(t.dtype)), held)
     output = told(model.output, family.flow(present(x, mask), times), times, condition, mask=mask)
-    return output, None if mask is None and known is None else excluding(mask_by_part(x, mask), known)
+    return output, None if mask is None and held is None else free_sites(mask_by_part(x, mask), held)
 
 
 class NatsLoss(Loss):
@@ -118,7 +125,7 @@ class NatsLoss(Loss):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Mapping[str, Tensor]:
         """Loss of each part by name, with shape (B,).
 
@@ -132,9 +139,9 @@ class NatsLoss(Loss):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Tensor:
-        losses: Mapping[str, Tensor] = told(self.part_losses, model, x, condition, mask=mask, known=known)
+        losses: Mapping[str, Tensor] = told(self.part_losses, model, x, condition, mask=mask, held=held)
         return reduce(torch.add, losses.values())
 
 
@@ -163,10 +170,10 @@ class ContinuousTimeLoss(NatsLoss):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Mapping[str, Tensor]:
         times = self.times.draw(model.family, x)
-        output, unknown = output_at(model, x, times.t, condition, mask, known)
+        output, unknown = output_at(model, x, times.t, condition, mask, held)
         losses = {}
         for part in model.family.walk(x, output, unknown):
             data, p_o, priced = part.values
@@ -225,14 +232,14 @@ class DiscreteTimeLoss(NatsLoss):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Mapping[str, Tensor]:
         family, drawn = model.family, self.times.draw(model.family, x)
         u = drawn.t
         times = family.times(self.n_steps).to(u.device, u.dtype, non_blocking=True)
         step = (u * self.n_steps).ceil_().long().clamp_(1, self.n_steps)
         s, t = times[step - 1], times[step]
-        output, unknown = output_at(model, x, s, condition, mask, known)
+        output, unknown = output_at(model, x, s, condition, mask, held)
         stream, losses = streams(), {}
         for part in family.factors(output, x, unknown):
             with stream(part.name):
@@ -252,10 +259,10 @@ class ReconstructionLoss(NatsLoss):
         x: Data,
         condition: Condition | None = None,
         mask: Mask | None = None,
-        known: Mask | None = None,
+        held: Times | None = None,
     ) -> Mapping[str, Tensor]:
         t = torch.ones(batch_size(x), device=device_of(x), dtype=dtype_of(x))
-        output, unknown = output_at(model, x, t, condition, mask, known)
+        output, unknown = output_at(model, x, t, condition, mask, held)
         losses = {}
         for part in model.family.factors(output, x, unknown):
             p_o, data, priced = part.values

@@ -44,32 +44,35 @@ def present(x: Data, mask: Mask | None) -> Data:
     return torch.where(expand(mask, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def excluding(mask: Any, known: Any) -> Any:
-    """A mask without the known sites; both have the form of :func:`mask_by_part`."""
+def free_sites(mask: Any, held: Any) -> Any:
+    """A mask without the sites that are held at a time; both have the form of :func:`mask_by_part`."""
     if isinstance(mask, Mapping):
-        return {name: excluding(part, known and known[name]) for name, part in mask.items()}
-    if known is None:
+        return {name: free_sites(part, held and held[name]) for name, part in mask.items()}
+    if held is None:
         return mask
-    return ~known if mask is None else expand(mask, known) & ~expand(known, mask)
+    free = held < 0.0
+    return free if mask is None else expand(mask, free) & expand(free, mask)
 
 
-def told(verb: Callable[..., Any], *arguments: Any, **masks: Mask | None) -> Any:
-    """Calls a verb with those masks that there are.
+def told(verb: Callable[..., Any], *arguments: Any, **sites: Any) -> Any:
+    """Calls a verb with a mask, or with held times of sites, where there are any.
 
     Raises:
         PluginError: If the verb does not know one of them.
     """
-    there = {name: mask for name, mask in masks.items() if mask is not None}
+    there = {name: value for name, value in sites.items() if value is not None}
     if there:
-        parameters = inspect.signature(verb).parameters.values()
-        known = {parameter.name for parameter in parameters}
-        if not there.keys() <= known and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            missing, name = next(iter(there.keys() - known)), getattr(verb, "__qualname__", type(verb).__name__)
-            asks = {"mask": "the data have a mask", "known": "training.known_rate is above 0"}[missing]
+        parameters = inspect.signature(verb).parameters
+        missing = next((name for name in there if name not in parameters), None)
+        if missing and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            name = getattr(verb, "__qualname__", type(verb).__name__)
+            why, where = {
+                "mask": ("the data have a mask", "missing sites, where it is false"),
+                "held": ("training.known_rate is above 0", "sites whose time is held, where it is not negative"),
+            }[missing]
             raise PluginError(
-                f"{asks}, and {name} does not know {missing}s; give it the parameter, "
-                f"{name}({', '.join([*known, missing])}=None), and leave out the sites where it "
-                f"is {'true' if missing == 'known' else 'false'}"
+                f"{why}, and {name} has no argument '{missing}'; "
+                f"write {name}({', '.join([*parameters, missing])}=None), and leave out the {where}"
             )
     return verb(*arguments, **there)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -30,7 +31,7 @@ from bfn_toolkit import (
     PluginError,
     ProductFamily,
     ReconstructionLoss,
-    draw_known,
+    draw_held,
     importance_bound,
     likelihood_bound,
     seeded,
@@ -177,7 +178,8 @@ def test_under_the_exact_posterior_unknown_sites_cost_their_conditional_entropy(
     conditional = DATA.entropy - entropy(MARGINAL[site])
     with seeded(0, "conditional"):
         x = DATA.sample(len(known))
-        nats = loss(DATA.oracle, x, None, None, known) + ReconstructionLoss()(DATA.oracle, x, None, None, known)
+        held = torch.where(known, 1.0, -1.0)
+        nats = loss(DATA.oracle, x, None, None, held) + ReconstructionLoss()(DATA.oracle, x, None, None, held)
     # After all messages 0.2 % of the known sites are told wrongly, which costs less than 0.02 nats.
     assert z_of_mean(nats, conditional) <= Z or abs(float(nats.mean()) - conditional) <= 0.02
 
@@ -224,9 +226,13 @@ def test_a_family_or_loss_that_does_not_know_masks_works_without_one_and_says_so
     family = Unmasked((3,))
     bfn, x, mask = BFN(family, Recorder(family.network_io)), torch.zeros(4, 3), torch.ones(4, 3, dtype=torch.bool)
     assert bfn.loss(x).shape == (4,)
-    with pytest.raises(PluginError, match=r"the data have a mask, and Unmasked\.loss_rate does not know masks"):
+    words = (
+        "the data have a mask, and Unmasked.loss_rate has no argument 'mask'; "
+        "write Unmasked.loss_rate(x, output, t, mask=None), and leave out the missing sites, where it is false"
+    )
+    with pytest.raises(PluginError, match=re.escape(words)):
         bfn.loss(x, mask=mask)
-    with pytest.raises(PluginError, match="does not know masks"):
+    with pytest.raises(PluginError, match="has no argument 'mask'"):
         Oracle(LINE, lambda params: Delta(params.mean)).loss(x, mask=mask)
 
 
@@ -269,25 +275,28 @@ def test_a_masked_part_is_as_if_the_product_had_none() -> None:
 
 def test_known_sites_are_any_number_in_a_share_of_the_examples() -> None:
     with seeded(0):
-        known = draw_known(Sphere((50, 3)), torch.zeros(20_000, 50, 3), 0.25)
-    assert known.shape == (20_000, 50)  # a direction is known as a whole
-    counts = known.sum(1).double()
-    assert z_of_mean((counts > 0).double(), 0.25 * 50 / 51) <= Z  # a uniform number of 0 to 50 sites
-    some = counts[counts > 0]
-    assert z_of_mean(some, 25.5) <= Z
-    assert z_of_mean((some == 50).double(), 1 / 50) <= Z
+        held = draw_held(Sphere((50, 3)), torch.zeros(20_000, 50, 3), 0.25)
+    assert held.shape == (20_000, 50)  # a direction is held as a whole
+    known, waiting = (held == 1).sum(1).double(), (held == 0).sum(1).double()
+    assert z_of_mean((known > 0).double(), 0.25 * 50 / 51) <= Z  # a uniform number of 0 to 50 sites
+    some = known > 0
+    assert z_of_mean(known[some], 25.5) <= Z
+    assert z_of_mean((known[some] == 50).double(), 1 / 50) <= Z
+    assert z_of_mean(waiting[some], 0.25 * (50 - 25.5)) <= Z  # half of them wait in half of the examples
+    assert (held[~some & (waiting == 0)] == -1).all()
 
 
-def test_known_sites_have_the_time_1_and_no_price() -> None:
-    known = torch.tensor([[True, False, True], [False, False, False]])
+def test_held_sites_have_their_time_and_no_price() -> None:
+    held = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, -1.0]])
     bfn = BFN(LINE, Recorder(LINE.network_io))
     x = torch.randn(2, 3)
-    loss = ContinuousTimeLoss()(bfn, x, None, None, known)
+    loss = ContinuousTimeLoss()(bfn, x, None, None, held)
     (_, t, mask), *_ = bfn.network.seen
     assert mask is None
-    assert torch.equal(t[..., 0] == 1, known)
+    assert t[0, 0] == 1
+    assert t[0, 2] == 0
     assert (t[1] == t[1, 0]).all()
-    everything = ContinuousTimeLoss()(bfn, x, None, None, torch.ones_like(known))
+    everything = ContinuousTimeLoss()(bfn, x, None, None, torch.ones_like(held))
     assert (loss > 0).all()
     assert not everything.any()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bfn_toolkit.data.dataset import Batch, Dataset, Split
 from bfn_toolkit.data.loader import minibatches
+from bfn_toolkit.masks import mask_by_part, mask_of, present
 from bfn_toolkit.shapes import by_row, expand, leaves, map_data, named_parts
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, P, Z, law, round_trip
@@ -244,14 +245,16 @@ def check_facts_are_true(dataset: Dataset) -> float:
     judge = Judge(check_facts_are_true, dataset)
     facts = dataset.metadata
     rows = {name: _split(judge, dataset, name) for name in SPLITS}
-    larger = _larger(dataset)
-    train = _split(judge, larger, "train").x
+    rows = {name: attrs.evolve(batch, x=present(batch.x, batch.mask)) for name, batch in rows.items()}
+    batch = _split(judge, _larger(dataset), "train")
+    train, masks = batch.x, mask_by_part(batch.x, batch.mask)
     if isinstance(train, Mapping):
         parts: Any = facts.get("parts", {})
         names = set(parts) <= set(train) if isinstance(parts, Mapping) else False
         judge.true(names, f"parts {list(parts)}", f"some of {list(train)}")
     else:
-        parts, train, rows = {"": facts}, {"": train}, {n: Batch({"": b.x}, b.condition) for n, b in rows.items()}
+        parts, train, masks = {"": facts}, {"": train}, {"": masks}
+        rows = {name: Batch({"": batch.x}, batch.condition) for name, batch in rows.items()}
     for part, stated in parts.items():
         more = stated.get("head")
         stated = {**stated, **more} if isinstance(more, Mapping) else stated
@@ -260,7 +263,7 @@ def check_facts_are_true(dataset: Dataset) -> float:
                 found, actual = stated["site_shape"], tuple(rows[name].x[part].shape[1:])
                 judge.true(tuple(found) == actual, f"site_shape {found} of {part}", f"{actual}, as {name} has")
             _facts_of_a_split(judge, stated, rows[name].x[part], f"{part} {name}".strip())
-        _mean_square(judge, stated, train[part], larger.metadata == facts)
+        _mean_square(judge, stated, train[part], masks[part])
     for name in SPLITS:
         _facts_of_conditions(judge, facts, rows[name].condition, name)
     return judge.figure
@@ -277,12 +280,14 @@ def _facts_of_a_split(judge: Judge, stated: Mapping[str, Any], x: Tensor, name: 
         judge.true(fits, f"{name} is {x.dtype} from {low:g} to {high:g}", "numbers in [-1, 1], which the bins divide")
 
 
-def _mean_square(judge: Judge, stated: Mapping[str, Any], x: Tensor, larger: bool) -> None:
+def _mean_square(judge: Judge, stated: Mapping[str, Any], x: Tensor, mask: Tensor | None) -> None:
     if "data_variance" not in stated or not x.is_floating_point() or not bool(x.any()):
         return
-    squares, variance = by_row(x.double().square()).mean(1), float(stated["data_variance"])
-    mean = float(squares.mean())
-    slack = Z * float(squares.std()) / math.sqrt(len(squares)) + 0.01 * mean
+    variance = float(stated["data_variance"])
+    squares, counts = (by_row(v.double()).sum(1) for v in (present(x, mask).square(), mask_of(x, mask)))
+    mean = float(squares.sum() / counts.sum())
+    deviation = float((squares - mean * counts).std() / counts.mean())
+    slack = Z * deviation / math.sqrt(len(squares)) + 0.01 * mean
     near = abs(mean - variance) <= slack
     judge.true(
         near, f"data_variance {variance:.6g}", f"the mean square of the training rows, {mean:.6g} +- {slack:.2g}"

@@ -12,7 +12,7 @@ from bfn_toolkit.losses import Loss
 from bfn_toolkit.masks import told
 from bfn_toolkit.model import Model
 from bfn_toolkit.parallel import processes
-from bfn_toolkit.shapes import Data, Mask
+from bfn_toolkit.shapes import Data
 from bfn_toolkit.time_distributions import LearnedTimes, TimeDistribution, Times
 
 
@@ -52,11 +52,11 @@ class TimeLearner:
         """The learner of a loss; None if its times are not learned."""
         return cls(loss, device) if isinstance(getattr(loss, "times", None), LearnedTimes) else None
 
-    def losses(self, model: Model, batch: Batch, known: Mask | None = None) -> Tensor:
+    def losses(self, model: Model, batch: Batch, held: Times | None = None) -> Tensor:
         """Weighted losses of the rows of a piece, with shape (B,)."""
         drawn = self.times.fitted(self.state).draw(model.family, batch.x)
         loss = attrs.evolve(self.loss, times=_Drawn(drawn))  # type: ignore[misc]
-        losses: Tensor = told(loss, model, batch.x, batch.condition, mask=batch.mask, known=known)
+        losses: Tensor = told(loss, model, batch.x, batch.condition, mask=batch.mask, held=held)
         seen = losses.detach() if drawn.weight is None else losses.detach() / drawn.weight
         self._statistics = self._statistics + self.times.statistics(drawn.t, seen)
         return losses

@@ -16,7 +16,7 @@ from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.losses import Loss, draw_known
+from bfn_toolkit.losses import Loss, draw_held
 from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.devices import make_accelerator
@@ -190,11 +190,11 @@ class TrainStep:
     def losses(self, model: BFN, batch: Batch) -> Tensor:
         """Loss of each row of a prepared batch at the times of the training, times the row's weight."""
         rate = self.training.known_rate
-        known = draw_known(model.family, batch.x, rate) if rate > 0.0 else None
+        held = draw_held(model.family, batch.x, rate) if rate > 0.0 else None
         if self.time_learner is not None:
-            losses: Tensor = self.time_learner.losses(model, batch, known)
+            losses: Tensor = self.time_learner.losses(model, batch, held)
         else:
-            losses = told(self.loss, model, batch.x, batch.condition, mask=batch.mask, known=known)
+            losses = told(self.loss, model, batch.x, batch.condition, mask=batch.mask, held=held)
         return losses if batch.weight is None else losses * batch.weight
 
     def shares(self, n: int) -> list[tuple[int, int]]:

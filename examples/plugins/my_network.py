@@ -3,8 +3,6 @@ r"""tiny-mlp: a perceptron with one hidden layer, a network for bfn-toolkit.
 .. math:: \text{raw} = W_2 \, \mathrm{silu}(W_1 [\text{features}, t, \text{condition}])
 """
 
-import math
-
 import attrs
 import torch
 from attrs import field
@@ -18,17 +16,15 @@ class TinyMLPModule(nn.Module):
 
     def __init__(self, config: "TinyMLP", io: NetworkIO) -> None:
         super().__init__()
-        sites = math.prod(io.site_shape)
-        self.raw, self.conditions = io.out_features, config.conditions
-        self.first = nn.Linear(sites * io.in_features + 1 + len(config.conditions), config.width)
-        self.last = nn.Linear(config.width, sites * io.out_features)
+        self.view, self.conditions = io.flat(), config.conditions
+        self.first = nn.Linear(self.view.in_numbers + 1 + len(config.conditions), config.width)
+        self.last = nn.Linear(config.width, self.view.out_numbers)
 
     def forward(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and conditions (B,)."""
         values = [condition.get(name, torch.zeros_like(t)).to(t.dtype) for name in self.conditions]
-        h = self.first(torch.cat([features.flatten(1), torch.stack([t, *values], -1)], -1))
-        raw: Tensor = self.last(nn.functional.silu(h))
-        return raw.reshape(*features.shape[:-1], self.raw)
+        h = self.first(torch.cat([self.view.pack(features), torch.stack([t, *values], -1)], -1))
+        return self.view.unpack(self.last(nn.functional.silu(h)))
 
 
 @attrs.frozen

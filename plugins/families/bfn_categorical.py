@@ -65,8 +65,10 @@ from bfn_toolkit import (
     check_axes,
     check_site_shape,
     check_values,
+    clamp,
     control_variate,
     expand,
+    guide,
     hookimpl,
     marginal,
     normal,
@@ -77,6 +79,7 @@ from bfn_toolkit import (
 )
 
 HALF = math.sqrt(0.5)
+CERTAIN = 1e4  # log-odds whose sigmoid is 1, and whose logits are finite
 EVEN = 1e-3  # share of the time in which beta grows evenly under the entropy-linear schedule
 
 
@@ -154,6 +157,19 @@ class Pair(Finite):
     def sample(self) -> Tensor:
         """Draws a class at each site, with one uniform number."""
         return (torch.rand_like(self.log_odds) < self.log_odds.sigmoid()).long()
+
+
+@clamp.register
+def _(output: Pair, values: Tensor, mask: Tensor) -> Output:
+    certain = torch.where(values > 0, CERTAIN, -CERTAIN).to(output.log_odds.dtype)
+    return Pair(log_odds=torch.where(mask, certain, output.log_odds))
+
+
+@guide.register
+def _(given: Pair, free: Any, weight: float) -> Output:
+    if not isinstance(free, Pair):
+        return guide.dispatch(Finite)(given, free, weight)
+    return Pair(log_odds=given.log_odds + weight * (given.log_odds - free.log_odds))
 
 
 def _half_odds(logits: Tensor) -> Tensor:

@@ -364,11 +364,11 @@ class UnsquaredNormLoss(Loss):
         x: Tensor,
         condition: Condition | None = None,
         mask: Tensor | None = None,
-        known: Tensor | None = None,
+        held: Tensor | None = None,
     ) -> Tensor:
         family: Any = model.family
         t = draw_times(x)
-        output, unknown = output_at(model, x, t, condition, mask, known)
+        output, unknown = output_at(model, x, t, condition, mask, held)
         error: Tensor = torch.linalg.vector_norm(present(x - output.mean, unknown).reshape(len(x), -1), dim=1)
         weight: Tensor = 0.5 * family.schedule.alpha(t)
         return weight * error

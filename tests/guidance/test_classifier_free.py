@@ -201,7 +201,7 @@ def test_no_condition_is_what_a_network_makes_of_none(labelled: str, tmp_path: P
         (("--condition", "label=-1"), "from 0 to 9"),
         (("--condition", "label=2.5"), "must be an integer"),
         (("--condition", "label=nan"), "must be an integer"),
-        (("--condition", "label"), "NAME=VALUE or NAME=none"),
+        (("--condition", "label"), "NAME=[NUMBER,NUMBER] or NAME=none"),
         (("--condition", "label=three"), "expected a number, because its values have no names, got 'three'"),
         (("--condition", "label=none", "--guidance", "1"), "guidance needs a guiding condition"),
         (("--guidance", "inf"), "finite number"),

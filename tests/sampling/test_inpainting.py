@@ -447,7 +447,7 @@ def test_the_command_line_reads_known_values(tmp_path: Path, capsys: pytest.Capt
         assert np.isfinite(x).all()
     np.save(known, np.zeros(3))
     for file, words in (
-        (known, "must have shape (3, 2)"),
+        (known, "must have shape (1, 2), or (2,)"),
         (run, "read from .npy"),
         (tmp_path / "no.npy", "cannot read"),
     ):

@@ -211,7 +211,7 @@ FAMILIES = {
 def test_every_family_of_images_trains_and_samples(name: str) -> None:
     family = FAMILIES[name]
     with seeded(0, "model"):
-        model = BFN(family, attrs.evolve(SMALL, site_times=True, masks=True))
+        model = BFN(family, attrs.evolve(SMALL, site_times=True, masks=True, self_conditioning=True))
         moved(model.network).float()
         x = model.sample(3, n_steps=3)
         loss = model.loss(x)
