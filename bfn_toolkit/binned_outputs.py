@@ -176,7 +176,7 @@ def _by_smoothing(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
     z = (ends.view(-1, *(1,) * mean.ndim) - mean).div_(scale)
     low_rise, high_rise = z.square().mul_(-0.5).expm1_()  # exp would lose the small difference at large scales
     low, high = z.mul_(math.sqrt(0.5)).erf_()
-    value = (low + high).mul_(h / 4 - 0.5).addcmul_(high - low, mean, value=0.5)
+    value: Tensor = (low + high).mul_(h / 4 - 0.5).addcmul_(high - low, mean, value=0.5)
     return value.addcmul_(scale, low_rise - high_rise, value=1.0 / math.sqrt(2 * math.pi))
 
 

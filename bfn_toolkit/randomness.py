@@ -300,11 +300,11 @@ class Blocks(TorchFunctionMode):
         scope = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
         if not isinstance(scope, Blocks) or scope._aside_draws is not False:
             return call(*arguments)
-        scope.__exit__(None, None, None)
+        scope.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         try:
             return call(*arguments)
         finally:
-            scope.__enter__()
+            scope.__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -171,7 +171,7 @@ class Solver(Sampler[SolverState]):
     """Base of the solvers: the grid, and the loop over the parts."""
 
     grid: TimeGrid
-    order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
+    order: ClassVar[int | None] = None  # a claim: no noise, and errors that fall with this power of the step
 
     @abc.abstractmethod
     def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:
@@ -237,10 +237,10 @@ class Solver(Sampler[SolverState]):
             return SolverState.at(model.family, paths, state.previous)
         output, params = state.output(model, s, condition), {}
         for part in _in_streams(model.family, self.guess_of(output)):
-            family, path = part.as_channel(), paths.get(part.name)
-            if path is None:
-                path = self._advanced(family, state.paths[part.name], part.values[0], *spans[part.name])
-            paths[part.name], params[part.name] = path, _beliefs(family, path)
+            family, name = part.as_channel(), part.name
+            if name not in paths:
+                paths[name] = self._advanced(family, state.paths[name], part.values[0], *spans[name])
+            params[name] = _beliefs(family, paths[name])
         previous = output if model.self_conditioning else None
         return SolverState(model.family.join(params), paths, previous=previous)
 
