@@ -266,13 +266,13 @@ class BFN(FlowModel):
             PluginError: If the network returns numbers of another shape.
         """
         features = self.family.features(params)
-        self.signature.check(condition, len(features))
-        if self.self_conditioning:
+        self.signature.check(condition, features.shape[0])
+        if self._reads_estimate:
             if previous is None and self.training and torch.is_grad_enabled() and _half_of_the_steps():
                 with torch.no_grad():
                     previous = self.output(params, t, condition, mask=mask)
             features = with_estimate(self.family, self.io, features, previous)
-        inputs = dict(condition or {})
+        inputs = dict(condition) if condition else {}
         if mask is not None:
             present = self._spread(mask, features)
             features = torch.where(present, features, 0.0)

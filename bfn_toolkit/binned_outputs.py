@@ -31,6 +31,7 @@ from bfn_toolkit.outputs import Finite, Kernel, SiteNormalMixture
 from bfn_toolkit.shapes import per_example
 
 EDGES = 12  # number of edges in a window
+FEW = 15  # number of edges up to which the sum is over all of them
 
 
 class _LogNdtr(torch.autograd.Function):
@@ -85,11 +86,12 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
 def binned_mean(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
     r"""Mean of the centre of the bin into which a draw of N(mean, scale^2) falls, in constant time.
 
-    With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Up to 13 bins,
+    With the bin width h it is :math:`-(h / 2) \sum_j \mathrm{erf}((e_j - \mu) / (\sqrt 2 \sigma))`.  Up to 16 bins,
     this is the sum.  With more bins it is an integral with the Euler-Maclaurin corrections at both ends, if the scale
     is at least 1.2 h, and otherwise the sum over the 12 edges around the mean, since erf is 1 or -1 at all others.
     Both are within 3e-7 h of the sum, and their first derivatives within 1.1e-5.  The derivatives are computed in the
-    same pass, if there is a gradient to compute; there are no second derivatives.
+    same pass, if there is a gradient to compute; there are no second derivatives.  Without one, on the CPU, the
+    corrections, or the sum of more than 12 edges, are left out if all scales are at least 9 h.
 
     Rounding adds 4 machine epsilons, and the effect of a relative error of that size in the mean, which is large if the
     scale is small and the mean near an edge.
@@ -123,33 +125,59 @@ class _BinnedMean(torch.autograd.Function):
 
 def _value(mean: Tensor, scale: Tensor, bins: int, *, derivatives: bool) -> tuple[Tensor, ...]:
     """The mean, then its derivatives by mean and scale if they are wanted."""
-    if bins - 1 <= EDGES:
+    h = 2.0 / bins
+    # In a sampler, scales are often alike; a GPU would have to wait for the least.
+    reads = mean.is_cpu and not derivatives and bins - 1 > EDGES and scale.numel() > 0
+    least = float(scale.amin()) if reads else 0.0
+    if least >= 9.0 * h:
+        return (_by_smoothing(mean, scale, bins),)
+    if bins - 1 <= FEW:
         return _by_window(mean, scale, bins, derivatives)
-    wide = scale >= 1.2 * 2.0 / bins
-    if wide.is_cpu and not derivatives:  # in a sampler, all scales are often on one side; a GPU would have to wait
-        if wide.all():
-            return _by_integral(mean, scale, bins, derivatives)
-        if not wide.any():
-            return _by_window(mean, scale, bins, derivatives)
+    if least >= 1.2 * h:
+        return _by_integral(mean, scale, bins, derivatives)
+    wide = scale >= 1.2 * h
+    if reads and not wide.any():
+        return _by_window(mean, scale, bins, derivatives)
     pairs = zip(_by_integral(mean, scale, bins, derivatives), _by_window(mean, scale, bins, derivatives), strict=True)
     return tuple(torch.where(wide, integral, window) for integral, window in pairs)
 
 
 def _by_window(mean: Tensor, scale: Tensor, bins: int, derivatives: bool) -> tuple[Tensor, ...]:
     """The mean by a sum over the edges around it."""
-    h, size = 2.0 / bins, min(EDGES, bins - 1)
+    h, size = 2.0 / bins, bins - 1 if bins - 1 <= FEW else EDGES
     position = mean * (bins / 2)  # in bins, from the middle, so that a mean near 0 keeps its precision
-    first = ((position + bins / 2).floor() - (size // 2 - 1)).clamp_(1, bins - size)
     edge = torch.arange(size, device=mean.device, dtype=mean.dtype).view(-1, *(1,) * mean.ndim)
-    steepness = h / scale
-    z = (edge + (first - bins / 2)).sub_(position).mul_(steepness)
+    if size == bins - 1:
+        first: Tensor | float = 1.0
+        z = (edge + (1.0 - bins / 2)) - position
+    else:
+        first = ((position + bins / 2).floor() - (size // 2 - 1)).clamp_(1, bins - size)
+        z = (edge + (first - bins / 2)).sub_(position)
+    steepness = (h * math.sqrt(0.5)) / scale
+    z.mul_(steepness)
     slopes: tuple[Tensor, ...] = ()
     if derivatives:
-        density = z.square().mul_(-0.5).clamp_min_(-85.0).exp_()  # not subnormal, which is slow
-        by_mean = density.sum(0).mul_(steepness / math.sqrt(2 * math.pi))
-        slopes = by_mean, density.mul_(z).sum(0).mul_(steepness / math.sqrt(2 * math.pi))
-    total = z.mul_(math.sqrt(0.5)).erf_().sum(0)
+        density = z.square().neg_().clamp_min_(-85.0).exp_()  # not subnormal, which is slow
+        by_mean = density.sum(0).mul_(steepness / math.sqrt(math.pi))
+        slopes = by_mean, density.mul_(z).sum(0).mul_(steepness * math.sqrt(2.0 / math.pi))
+    total = z.erf_().sum(0)
     return (total + (bins + 1 - size) - 2.0 * first).mul_(-h / 2), *slopes
+
+
+def _by_smoothing(mean: Tensor, scale: Tensor, bins: int) -> Tensor:
+    """The mean for scales of at least 9 h, within 3e-7 h, in half of the time of the integral with all corrections.
+
+    The sum times h is the integral, between the outermost centres, of the function that becomes erf when it is averaged
+    over the width of a bin: erf for the variance less h^2 / 12, up to terms of the order of (h / scale)^3 / 2880.
+    """
+    h = 2.0 / bins
+    scale = scale.square().sub_(h * h / 12).sqrt_()
+    ends = torch.tensor([h / 2 - 1.0, 1.0 - h / 2], device=mean.device, dtype=mean.dtype)
+    z = (ends.view(-1, *(1,) * mean.ndim) - mean).div_(scale)
+    low_rise, high_rise = z.square().mul_(-0.5).expm1_()  # exp would lose the small difference at large scales
+    low, high = z.mul_(math.sqrt(0.5)).erf_()
+    value: Tensor = (low + high).mul_(h / 4 - 0.5).addcmul_(high - low, mean, value=0.5)
+    return value.addcmul_(scale, low_rise - high_rise, value=1.0 / math.sqrt(2 * math.pi))
 
 
 def _by_integral(mean: Tensor, scale: Tensor, bins: int, derivatives: bool) -> tuple[Tensor, ...]:

@@ -294,6 +294,18 @@ class Blocks(TorchFunctionMode):
         _restore(self.generators, before)
         return call()
 
+    @staticmethod
+    def outside(call: Callable[..., T], *arguments: Any) -> T:
+        """Calls a function that draws nothing outside of the scope there is, and within it if :meth:`aside` drew."""
+        scope = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+        if not isinstance(scope, Blocks) or scope._aside_draws is not False:
+            return call(*arguments)
+        scope.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            return call(*arguments)
+        finally:
+            scope.__enter__()  # type: ignore[no-untyped-call]
+
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -77,7 +77,7 @@ def expand(a: Tensor, like: Tensor) -> Tensor:
 
 def same_for_all(number: float, like: Tensor) -> Tensor:
     """A tensor (B,) with one number for all rows of ``like``, which :func:`coefficient` finds again."""
-    rows = torch.full((len(like),), number, device=like.device, dtype=like.dtype)
+    rows = torch.full(like.shape[:1], number, device=like.device, dtype=like.dtype)
     rows.number = number  # type: ignore[attr-defined]
     return rows
 
@@ -132,7 +132,7 @@ def by_example(t: Tensor, rows: int) -> Tensor:
 
 def shared_time(t: Times) -> Times:
     """The one time of all parts, where a mapping has no other; every other value is returned as it is."""
-    if not isinstance(t, Mapping):
+    if isinstance(t, Tensor) or not isinstance(t, Mapping):
         return t
     first, *others = t.values()
     scalar = first.ndim == 0 and first.device.type == "cpu"  # on other devices, comparing waits for the device

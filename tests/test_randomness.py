@@ -191,3 +191,20 @@ def test_a_function_aside_is_called_again_only_if_it_draws() -> None:
         many, few = blocks(range(20), twice), blocks(range(4, 9), twice)
         assert torch.equal(few, many[4:9])
         assert len(calls) == 2 * (3 if draws else 2)
+
+
+def test_the_scope_is_left_only_if_nothing_was_drawn_aside() -> None:
+    for draws in (None, False, True):
+        inside = []
+
+        def function(n: int, draws: bool | None = draws, inside: list[bool] = inside) -> torch.Tensor:
+            scope: Any = torch.overrides._get_current_function_mode()
+            if draws is not None:
+                scope.aside(lambda: torch.rand(n) if draws else None)
+            inside.append(Blocks.outside(torch.overrides._get_current_function_mode) is scope)
+            assert torch.overrides._get_current_function_mode() is scope
+            return torch.rand(n)
+
+        blocks(range(3), function)
+        assert inside == [draws is not False]
+    assert Blocks.outside(lambda a, b: a + b, 1, 2) == 3

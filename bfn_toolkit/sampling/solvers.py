@@ -48,7 +48,6 @@ import abc
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -62,7 +61,7 @@ from bfn_toolkit.errors import BFNWarning, ConfigError
 from bfn_toolkit.families import ChannelFamily, Family, Part
 from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.outputs import Delta, Output
-from bfn_toolkit.randomness import streams
+from bfn_toolkit.randomness import Blocks, streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
 from bfn_toolkit.shapes import Times, expand, fit
@@ -117,15 +116,26 @@ def _beliefs(family: ChannelFamily[Any], path: SolverPath) -> Any:
     return family.from_natural(q * path.w, accuracy)
 
 
-@lru_cache(maxsize=4096)
-def _accuracy(family: ChannelFamily[Any], t: float) -> float:
-    """B at time t, cached for grids that are used again."""
-    return family.snr(family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
+class _Accuracies(dict[float, float]):
+    """B by time, computed where it is missing."""
+
+    def __init__(self, family: ChannelFamily[Any]) -> None:
+        super().__init__()
+        self.family = family
+
+    def __missing__(self, t: float) -> float:
+        if len(self) >= 4096:
+            self.clear()
+        self[t] = B = self.family.snr(self.family.schedule.beta(torch.tensor(t, dtype=torch.float64))).item()
+        return B
+
+
+_accuracies = lru_cache(maxsize=64)(_Accuracies)  # for grids that are used again
 
 
 def _snr(family: ChannelFamily[Any], t: Number) -> Number:
     """B at time t."""
-    return family.snr(family.schedule.beta(t)) if isinstance(t, Tensor) else _accuracy(family, t)
+    return family.snr(family.schedule.beta(t)) if isinstance(t, Tensor) else _accuracies(family)[t]
 
 
 def _log(number: Number) -> Number:
@@ -148,9 +158,12 @@ def _add(a: Tensor, b: Tensor, factor: Number) -> Tensor:
 
 def _in_streams(family: Family[Any], *values: Any) -> Iterator[Part]:
     """Yields the parts, for a product each within its own random stream."""
-    stream = streams() if family.has_parts else None
+    if not family.has_parts:
+        yield from family.walk(*values)
+        return
+    stream = streams()
     for part in family.walk(*values):
-        with stream(part.name) if stream else nullcontext():
+        with stream(part.name):
             yield part
 
 
@@ -158,7 +171,7 @@ class Solver(Sampler[SolverState]):
     """Base of the solvers: the grid, and the loop over the parts."""
 
     grid: TimeGrid
-    order: ClassVar[int | None] = None  # a claim: the error of the beliefs falls with this power of the step
+    order: ClassVar[int | None] = None  # a claim: no noise, and errors that fall with this power of the step
 
     @abc.abstractmethod
     def advance(self, path: SolverPath, phi: Tensor, q: Number, alpha: Number) -> SolverPath:
@@ -183,7 +196,10 @@ class Solver(Sampler[SolverState]):
 
     def accuracy(self, family: ChannelFamily[Any], s: Number, t: Number) -> Number:
         """Accuracy B that the beliefs gain over (s, t]."""
-        return _snr(family, t) - _snr(family, s)
+        if isinstance(t, Tensor):
+            return _snr(family, t) - _snr(family, s)
+        B = _accuracies(family)
+        return B[t] - B[s]
 
     def times(self, model: Model, n_steps: int) -> Tensor:
         """0, then the times of the grid: n + 1 in all."""
@@ -206,23 +222,27 @@ class Solver(Sampler[SolverState]):
         self, model: Model, state: SolverState, s: Times, t: Times, condition: Condition | None = None
     ) -> SolverState:
         """One evaluation, then :meth:`advance` for each part; from t = 0 to the grid's start the noise is unchanged."""
-        spans = {
-            part.name: [_number(time, state.paths[part.name]) for time in part.values]
-            for part in model.family.walk(s, t)
-        }
-        paths = {
-            part.name: _begun(part.as_channel(), state.paths[part.name], spans[part.name][1])
-            for part in model.family.walk()
-            if _waits(state.paths[part.name], *spans[part.name])
-        }
+        if self.order is None:
+            return self._step(model, state, s, t, condition)
+        return Blocks.outside(self._step, model, state, s, t, condition)  # the probability flow has no noise
+
+    def _step(self, model: Model, state: SolverState, s: Times, t: Times, condition: Condition | None) -> SolverState:
+        spans, paths = {}, {}
+        for part in model.family.walk(s, t):
+            path, (start, end) = state.paths[part.name], part.values
+            spans[part.name] = span = _number(start, path), _number(end, path)
+            if _waits(path, *span):
+                paths[part.name] = _begun(part.as_channel(), path, span[1])
         if len(paths) == len(spans):
             return SolverState.at(model.family, paths, state.previous)
-        output = state.output(model, s, condition)
+        output, params = state.output(model, s, condition), {}
         for part in _in_streams(model.family, self.guess_of(output)):
-            if part.name not in paths:
-                path, span = state.paths[part.name], spans[part.name]
-                paths[part.name] = self._advanced(part.as_channel(), path, part.values[0], *span)
-        return SolverState.at(model.family, paths, output if model.self_conditioning else None)
+            family, name = part.as_channel(), part.name
+            if name not in paths:
+                paths[name] = self._advanced(family, state.paths[name], part.values[0], *spans[name])
+            params[name] = _beliefs(family, paths[name])
+        previous = output if model.self_conditioning else None
+        return SolverState(model.family.join(params), paths, previous=previous)
 
     def _advanced(self, family: ChannelFamily[Any], path: SolverPath, guess: Any, s: Number, t: Number) -> SolverPath:
         """The path at time t; sites that stand still stay where they are, and those at the prior begin."""

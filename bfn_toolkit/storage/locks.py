@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bfn_toolkit.errors import BFNError, RunDirectoryError
 from bfn_toolkit.storage.files import read_regular, resource_error
 
@@ -38,6 +36,8 @@ def held(path: Path, what: Path, error: type[BFNError]) -> Iterator[None]:
         what: File or folder that it protects.
         error: Class of the error if another process holds it.
     """
+    from filelock import FileLock, Timeout  # takes time, and most programs lock nothing
+
     lock = FileLock(path, fallback_to_soft=False, on_acquired=_sign)
     try:
         lock.acquire(blocking=False)

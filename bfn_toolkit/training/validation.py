@@ -13,7 +13,6 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.data.rows import sent
-from bfn_toolkit.evaluation.likelihood import Estimate
 from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
@@ -69,6 +68,8 @@ class Validation:
         """
         if not self.due(step):
             return False
+        from bfn_toolkit.evaluation.likelihood import Estimate
+
         self.metrics.read()  # first, because a signal can end the validation
         estimate, bound = Estimate.of(self.losses()), self.nats() if self.bounded else None
         value = estimate.value if math.isfinite(estimate.value) else None

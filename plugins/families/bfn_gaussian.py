@@ -186,18 +186,22 @@ class SkipHead(PointHead):
 
     def estimates(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> tuple[Tensor, Tensor | float]:
         """Linear estimate plus scaled residual."""
-        rho, mean = coefficient(params.precision), params.mean.unsqueeze(-1)
+        return self._estimates(raw, params.mean.unsqueeze(-1), params.precision)
+
+    def _estimates(self, raw: Tensor, mean: Tensor, precision: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The same from raw numbers and a mean of one shape."""
+        rho = coefficient(precision)
         shift = 1.0 / self.data_variance - 1.0  # rho + shift = (1 + v beta) / v
         if isinstance(rho, float):
             scale = 1.0 / math.sqrt(rho + shift)
             return torch.add(raw, mean, alpha=scale * rho).mul_(scale), scale
-        deviation = (rho + shift).rsqrt()
+        deviation = (rho + shift if shift else rho).rsqrt()
         x_hat = torch.addcmul(raw, mean, expand(deviation * rho, mean)).mul_(expand(deviation, raw))
         return x_hat, deviation
 
     def output(self, family: Gaussian, raw: Tensor, params: GaussianParams) -> Output:
         """A point at the estimate."""
-        return Delta(self.estimates(family, raw, params)[0].squeeze(-1), family.sigma_1)
+        return Delta(self._estimates(raw.squeeze(-1), params.mean, params.precision)[0], family.sigma_1)
 
     def loss_weight(self, family: Gaussian, t: Tensor) -> Tensor:
         """Weight that turns the rate into the squared error of the raw number."""

@@ -209,7 +209,7 @@ def discretised_step(bins: int, textbook_loss: bool = False) -> Callable[[], Non
 
 
 def test_training_on_bins_does_not_grow_with_their_number() -> None:
-    few, many = operations(discretised_step(16)), operations(discretised_step(65_536))
+    few, many = operations(discretised_step(17)), operations(discretised_step(65_536))
     assert few.names == many.names
     assert few.sizes == many.sizes
     assert max(many.sizes) == 12 * STATE  # the window of edges

@@ -408,6 +408,18 @@ def test_no_solver_reads_the_state_or_leaves_its_device(sampler: Any) -> None:
     assert (state.params.mean.device.type, state.params.mean.dtype) == ("meta", torch.float32)
 
 
+@pytest.mark.parametrize("sampler", SOLVERS, ids=str)
+def test_solvers_of_the_probability_flow_draw_nothing_in_a_step(sampler: Any) -> None:
+    # They leave the scope that intercepts draws, so that a draw would depend on the rows that are sampled together.
+    model = BFN(Gaussian((4,)), MLP(width=8, depth=1))
+    state = sampler.init(model, 5, device=torch.device("cpu"), dtype=torch.float32)
+    with seeded(7):
+        before = torch.get_rng_state()
+        for s, t in pairwise(sampler.times(model, 5).unbind()):
+            state = sampler.step(model, state, s, t)
+        assert torch.equal(before, torch.get_rng_state()) == (sampler.order is not None)
+
+
 # The choice
 
 
