@@ -75,6 +75,12 @@ def sampler_step(sampler: Sampler[Any] = ANCESTRAL) -> Operations:
     return operations(lambda: sampler.step(model, state, s, t))
 
 
+@pytest.fixture(autouse=True)
+def checked_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions check their arguments, as they do by default; torch.compile ends that for the whole process."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
+
 def textbook_operations(n_steps: int) -> Operations:
     return operations(lambda: textbook.sample(Null(), (ROWS, SIZE), n_steps, SIGMA_1))
 
