@@ -171,7 +171,7 @@ class NetworkIO:
         self.__attrs_init__(sites, sums[0], sums[1], dict(parts))
 
     def split(self, wire: Tensor, which: Numbers = "in_features") -> dict[str, Tensor]:
-        """Features or raw numbers by part: (B, *site, F) to tensors (B, *shape, F of the part)."""
+        """Features or raw numbers by part: ``(B, *site, F)`` to tensors ``(B, *shape, F of the part)``."""
         count = math.prod(self.site_shape)
         widths = [part.numbers(which) // count for part in self.parts.values()]
         pieces = torch.split(wire, widths, -1) if len(widths) > 1 else (wire,)
@@ -181,12 +181,12 @@ class NetworkIO:
         }
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of :meth:`split`: tensors (B, *shape, n) of all parts to one tensor (B, *site, N)."""
+        """The inverse of :meth:`split`: tensors ``(B, *shape, n)`` of all parts to one tensor ``(B, *site, N)``."""
         flat = [parts[name].flatten(1 + len(self.site_shape)) for name in self.parts]
         return torch.cat(flat, -1) if len(flat) > 1 else flat[0]
 
     def spread(self, values: Mapping[str, Tensor]) -> Tensor:
-        """A value for each feature, (B, *site, F), from values (), (B,) or (B, *leading axes of the shape) by part.
+        """A value for each feature, ``(B, *site, F)``, from values by part: (), (B,) or with leading axes of its shape.
 
         Raises:
             ConfigError: If a value has other axes.

@@ -250,7 +250,7 @@ class TransformerModule(nn.Module):
             t: Times, with shape (B,) or that of the features.
             mask: True where there are data, with the shape of the features; None for everywhere.
             label: Labels (B,); a negative one means none.
-            condition: Further conditions by name, with shape (B, *condition_shapes[name]).
+            condition: Further conditions by name, of shape (B, ...) as in ``condition_shapes``.
         """
         rows, present = len(features), None
         if mask is not None:
