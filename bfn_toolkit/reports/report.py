@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from bfn_toolkit.runs.directory import EVALUATION, FIGURES
 from bfn_toolkit.runs.model_files import load_description
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
-from bfn_toolkit.sampling.chunks import chunk_rows, concatenated
+from bfn_toolkit.sampling.chunks import MIN_ROWS, concatenated
 from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data, batch_size, device_of
 from bfn_toolkit.storage.files import to_json, write_atomically
@@ -298,13 +297,12 @@ class _Report:
         return processes.all_reduce_max(int(1e6 * (time.monotonic() - self._began)), self._device) / 1e6
 
     def _draw(self) -> str:
-        """As many samples as a third of the budget pays for, one chunk at least."""
+        """As many samples as a third of the budget pays for, but some; each turn at most doubles their number."""
         n, done, now = self.plan.plan.n, 0, self._elapsed()
         drawn: list[Data] = []
-        chunk = chunk_rows(math.prod(self.plan.run.model.family.network_io.site_shape))
         while done < n:
-            affordable = int((self.seconds / 3.0 - now) / self.pace) // chunk if drawn else 1
-            rows = range(done, min(n, done + chunk * min(affordable, max(1, done // chunk))))
+            affordable = int((self.seconds / 3.0 - now) / self.pace) // MIN_ROWS if drawn else 1
+            rows = range(done, min(n, done + MIN_ROWS * min(affordable, max(1, done // MIN_ROWS))))
             if not rows:
                 break
             drawn.append(self.plan.draw(rows))
@@ -314,8 +312,8 @@ class _Report:
         path = self.path / samples_name(self.plan.run)
         if processes.is_main_process():
             write_samples(path, self.plan.raw(self.samples, range(done)), self.plan.run.codec)
-        more = "" if done == n else f" of {n:,}, as many as there was time for"
-        return f"{done:,}{more} samples in {self.plan.plan.steps} steps: {path}"
+        more = "" if done == n else f" of {n:,}, for which there was no time,"
+        return f"{done:,} samples{more} in {self.plan.plan.steps} steps: {path}"
 
     def _price(self) -> str:
         """The likelihood bound, within half of what is left of the budget."""

@@ -128,8 +128,8 @@ def completed(run: Run, **options: Any) -> tuple[dict[str, Any], list[str]]:
 def test_a_report_without_time_has_one_piece_of_everything(run: Run) -> None:
     shown: list[str] = []
     scores, lines = completed(run, seconds=0.0, show=shown.append)
-    assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (1024, BUDGET_CHUNK, 1)
-    assert lines[0].startswith("1,024 of 3,000, as many as there was time for samples in 3 steps: ")
+    assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (16, BUDGET_CHUNK, 1)
+    assert lines[0].startswith("16 samples of 3,000, for which there was no time, in 3 steps: ")
     assert shown[:3] == ["samples", "likelihood", "distances"]
     assert shown[3:] == [
         f"figure {name}" for name in ("data", "smoke_test", "schedule", "training", "samples", "flows")
