@@ -13,6 +13,7 @@ from torch import Tensor
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.data.codec import Codec, IdentityCodec, codec_of_part, raw_like
 from bfn_toolkit.families import ExampleKind, Family
+from bfn_toolkit.masks import present
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.randomness import seeded
@@ -30,6 +31,12 @@ def _figure(width: float = 7.0, height: float = 3.2, axes: int = 1) -> tuple[Fig
     for part in parts:
         part.spines[["top", "right"]].set_visible(False)
     return figure, parts
+
+
+def present_data(run: Run) -> Data:
+    """All data of a run, with 0 where they are missing, as in samples."""
+    rows = run.split("all")
+    return present(rows.x, rows.mask)
 
 
 def data_figure(family: Family[Any], x: Data, codec: Codec | None = None) -> Figure:
@@ -168,7 +175,7 @@ def figures(
     experiment = run.experiment
 
     def data() -> Data:  # read only here: the other figures do not need the file
-        return run.split("all").x
+        return present_data(run)
 
     def flows() -> Figure:
         with seeded(seed, "flows"):

@@ -29,7 +29,7 @@ from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.animation import film
-from bfn_toolkit.reports.figures import figures
+from bfn_toolkit.reports.figures import figures, present_data
 from bfn_toolkit.runs.directory import EVALUATION, FIGURES
 from bfn_toolkit.runs.model_files import load_description
 from bfn_toolkit.runs.run import Run
@@ -50,7 +50,7 @@ def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
     Distances are between the numbers of the model, whose unit is "unit"; those of single columns ("columns") are in
     the units of the user.
     """
-    dataset, data = run.experiment.dataset, run.split("all").x
+    dataset, data = run.experiment.dataset, present_data(run)
     shares, columns = dataset.mode_shares(samples), _columns(run, samples, data)
     return {
         **distances(samples, data),
@@ -209,7 +209,7 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
     title = f"{plan.sampler}, {plan.plan.steps} steps"
-    write_atomically(path, film(trajectory, plan.run.split("all").x, title))
+    write_atomically(path, film(trajectory, present_data(plan.run), title))
     return path
 
 

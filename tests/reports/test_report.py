@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -10,18 +11,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from faults.crashes import forked
 from faults.tiny import experiment
 
 from bfn_gaussian import Gaussian
+from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_toolkit import BFN, Batch, ConfigError, Oracle, Run, likelihood_bound, seeded, train
+from bfn_toolkit import (
+    BFN,
+    Batch,
+    ConfigError,
+    ContinuousTimeLoss,
+    Dataset,
+    Experiment,
+    Oracle,
+    Run,
+    Split,
+    Training,
+    likelihood_bound,
+    seeded,
+    train,
+)
 from bfn_toolkit.cli.entry import main
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
 from bfn_toolkit.reports import report
+from bfn_toolkit.reports.figures import figures
 from bfn_toolkit.reports.report import complete_run
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 from bfn_toolkit.testing.toys import Atoms, Line, Toy
@@ -195,6 +213,35 @@ def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
     assert (folder / "samples.npy").exists()
     assert not (folder / "evaluation.json").exists()
     assert Run.open(folder).weights.step == 2
+
+
+@attrs.frozen
+class Padded(Dataset):
+    """Two to four numbers, with NaN behind them."""
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (4,)
+
+    def split(self, name: Split) -> Batch:
+        with seeded("padded", name):
+            mask = torch.arange(4) < torch.randint(2, 5, (60, 1))
+            return Batch(torch.where(mask, torch.randn(60, 4), torch.nan), mask=mask)
+
+
+def test_what_is_missing_reaches_neither_scores_nor_figures() -> None:
+    family = Gaussian((4,), sigma_1=0.1)
+    run = train(Experiment(Padded(), family, MLP(width=8), ContinuousTimeLoss(), Training(steps=3, batch_size=20)))
+    plan = ResolvedPlan.of(run, SamplePlan(n=50, steps=3))
+    samples = plan.draw()
+    sizes = (samples != 0.0).sum(1)
+    assert set(sizes.tolist()) == {2, 3, 4}  # as the training rows
+    scores = report.evaluate(plan, draws=2)
+    assert math.isfinite(scores["total_nats"])
+    assert math.isfinite(scores["samples"]["sliced_w1"])
+    for name, draw in figures(run, samples, 3).items():
+        if name in ("data", "samples"):
+            draw().savefig(io.BytesIO())
 
 
 def test_a_budget_prices_what_is_present() -> None:
