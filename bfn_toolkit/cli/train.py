@@ -49,7 +49,7 @@ Examples:
 @click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> int | None:
-    """Train a model, then sample, score and draw it, within 20 % of the training time and 60 s.
+    """Train a model, then sample, score and draw it, in 20 % of the training time, but 5 to 60 s.
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
     --family.head noise, --training.lr 1e-3.

@@ -40,7 +40,7 @@ from bfn_toolkit.shapes import Data, batch_size, device_of
 from bfn_toolkit.storage.files import to_json, write_atomically
 
 FILM_ROWS = 500  # largest number of samples in a film
-SHARE, MOST_SECONDS = 0.2, 60.0  # of a report: share of the training time, and the most
+SHARE, LEAST_SECONDS, MOST_SECONDS = 0.2, 5.0, 60.0  # of a report: share of the training time, and its limits
 FLOW_PATHS = 64  # samples whose time the figure of the flows takes, or less
 
 
@@ -229,7 +229,7 @@ def complete_run(
     Arguments:
         plan: Plan of the samples.
         say: Called with a line about each part that is done, or failed.
-        seconds: The budget; by default 20 % of the training time, at most 60 s.
+        seconds: The budget; by default 20 % of the training time, but 5 to 60 s.
         show: Called with the name of each part that begins.
     Raises:
         Interrupted: If a signal asks to stop; what was done before is written.
@@ -238,7 +238,8 @@ def complete_run(
     if run.path is None:
         raise ValueError("the run was kept in memory: train it with a run directory")
     if seconds is None:
-        seconds = min(MOST_SECONDS, SHARE * float(load_description(run.path).get("training_seconds", 0.0)))
+        share = SHARE * float(load_description(run.path).get("training_seconds", 0.0))
+        seconds = min(MOST_SECONDS, max(LEAST_SECONDS, share))
     return _Report(plan, run.path, say, seconds, show).write()
 
 
