@@ -35,6 +35,7 @@ import attrs
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import one_hot
 
 from bfn_toolkit.distributions import kl, normal
 from bfn_toolkit.errors import ConfigError, DataError, StepCountError
@@ -361,6 +362,21 @@ class Family(abc.ABC, Generic[P]):
             "--sampler ancestral"
         )
 
+    @property
+    def estimate_features(self) -> int:
+        """Numbers of :meth:`estimate` at one site."""
+        return self.network_io.parts[""].classes or 1
+
+    def estimate(self, output: Output) -> Tensor:
+        """Expectation of the data under an output, as features for self-conditioning; of classes, their probabilities.
+
+        Its shape is (B, site, d), with :attr:`estimate_features` d.
+        """
+        classes = self.network_io.parts[""].classes
+        if classes is None:
+            return output.mean.unsqueeze(-1)
+        return output.expect(lambda x: one_hot(x, classes).to(torch.get_default_dtype()))
+
     def loss_weight(self, t: Tensor) -> Tensor:
         """Factor, with shape (B,), that brings the loss rate of a fresh network to unit scale at every t."""
         return torch.ones_like(t)
@@ -505,6 +521,15 @@ class ChannelFamily(AdditiveFamily[P]):
     def mean_embedding(self, output: Output) -> Tensor:
         """E[phi(x)] under the output distribution: (B, *site, d); the solvers need nothing else of an output."""
         return output.expect(self.embed)
+
+    @property
+    def estimate_features(self) -> int:
+        """Dimension d of the embedding."""
+        return self.channels
+
+    def estimate(self, output: Output) -> Tensor:
+        """The mean embedding."""
+        return self.mean_embedding(output)
 
     def prior(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

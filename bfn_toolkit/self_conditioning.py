@@ -17,9 +17,8 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from bfn_toolkit.families import ChannelFamily, Family
+from bfn_toolkit.families import Family
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Output
 
@@ -29,7 +28,7 @@ def estimate_io(family: Family[Any]) -> NetworkIO:
     own = family.network_io.parts
     parts = {}
     for part in family.walk():
-        features = own[part.name].in_features + _width(part.family)
+        features = own[part.name].in_features + part.family.estimate_features
         parts[part.name] = attrs.evolve(own[part.name], in_features=features)
     return NetworkIO(parts=parts)
 
@@ -41,25 +40,8 @@ def with_estimate(family: Family[Any], io: NetworkIO, features: Tensor, previous
     for part in family.walk(previous):
         seen = own[part.name]
         if previous is None:
-            estimate = seen.new_zeros(*seen.shape[:-1], _width(part.family))
+            estimate = seen.new_zeros(*seen.shape[:-1], part.family.estimate_features)
         else:
-            estimate = _estimate(part.family, part.values[0]).to(seen.dtype)
+            estimate = part.family.estimate(part.values[0]).to(seen.dtype)
         told[part.name] = torch.cat([seen, estimate], -1)
     return io.join(told)
-
-
-def _width(family: Family[Any]) -> int:
-    """Numbers of an estimate at one site."""
-    if isinstance(family, ChannelFamily):
-        return family.channels
-    return family.network_io.parts[""].classes or 1
-
-
-def _estimate(family: Family[Any], output: Any) -> Tensor:
-    """Expected embedding of the data, (B, *site, d); of classes that are not in a channel, their probabilities."""
-    if isinstance(family, ChannelFamily):
-        return family.mean_embedding(output)
-    classes = family.network_io.parts[""].classes
-    if classes:
-        return torch.as_tensor(output.expect(lambda x: one_hot(x, classes).to(torch.get_default_dtype())))
-    return torch.as_tensor(output.mean).unsqueeze(-1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -35,10 +35,8 @@ from bfn_toolkit.data.formats import (
     TensorsFormat,
 )
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
-from bfn_toolkit.shapes import Data, as_shape, map_data
+from bfn_toolkit.shapes import Data, Mask, as_shape, map_data
 from bfn_toolkit.validators import finite, integer, invalid, one_of
-
-Mask: TypeAlias = Any  # bool (B, *site), or (B, *leading axes), or a mapping by part; True where there is data
 
 
 def raw_rows(raw: Raw, index: Tensor) -> Raw:

@@ -298,7 +298,7 @@ class _Report:
         return processes.all_reduce_max(int(1e6 * (time.monotonic() - self._began)), self._device) / 1e6
 
     def _draw(self) -> str:
-        """As many samples as a third of the budget pays for, but some; each turn at most doubles their number."""
+        """Draws as many samples as a third of the budget pays for, and 16 at least; each turn at most doubles them."""
         n, done, now = self.plan.plan.n, 0, self._elapsed()
         drawn: list[Data] = []
         while done < n:

@@ -93,7 +93,7 @@ class AnyOrderSampler(_OwnTimes, Sampler[OrderedState]):
         return self.sampler.exact_for_constants
 
     def nfe(self, n_steps: int) -> int:
-        """That of the sampler of a block."""
+        """Number of evaluations of the sampler of a block."""
         return self.sampler.nfe(n_steps)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
@@ -194,7 +194,7 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
         return self.sampler.exact_for_constants
 
     def nfe(self, n_steps: int) -> int:
-        """That of the sampler."""
+        """Number of evaluations of the sampler."""
         return self.sampler.nfe(n_steps)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
@@ -215,7 +215,7 @@ class PartTimesSampler(_OwnTimes, Sampler[Any]):
         return torch.linspace(0.0, 1.0, n_steps + 1, dtype=torch.float64)
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Any:
-        """That of the sampler."""
+        """The state of the sampler."""
         return self.sampler.init(model, batch_size, device=device, dtype=dtype)
 
     def step(self, model: Model, state: Any, s: Times, t: Times, condition: Condition | None = None) -> Any:
@@ -279,11 +279,11 @@ class KnownFirstSampler(_OwnTimes, Sampler[Any]):
         return self.sampler.exact_for_constants
 
     def nfe(self, n_steps: int) -> int:
-        """That of the sampler."""
+        """Number of evaluations of the sampler."""
         return self.sampler.nfe(n_steps)
 
     def times(self, model: Model, n_steps: int) -> Tensor:
-        """Those of the sampler.
+        """The times of the sampler.
 
         Raises:
             ConfigError: If values are known, and the family has one time for all sites.
@@ -295,7 +295,7 @@ class KnownFirstSampler(_OwnTimes, Sampler[Any]):
         return self.sampler.times(model, n_steps)
 
     def init(self, model: Model, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Any:
-        """That of the sampler; then the known sites move to time 1, unless its first step needs no evaluation."""
+        """The state of the sampler, with known sites at time 1 unless its first step needs no evaluation."""
         state = self.sampler.init(model, batch_size, device=device, dtype=dtype)
         return state if _begins_free(self.sampler) else self._tell(model, state, torch.zeros((), dtype=torch.float64))
 

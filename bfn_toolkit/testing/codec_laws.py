@@ -105,7 +105,7 @@ def _with_gaps(x: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, x, torch.nan if x.is_floating_point() else -1)
 
 
-@law("dataset", "a codec read from its JSON is equal, and decodes to the same bits")
+@law("dataset", "a codec read from its JSON is equal, and its data are bit-identical")
 def check_codecs_survive_json(dataset: Dataset) -> float:
     """A model file keeps the codec as JSON, which must say everything."""
     judge, codec = Judge(check_codecs_survive_json, dataset), dataset.codec
