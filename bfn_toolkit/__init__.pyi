@@ -14,6 +14,7 @@ from .data.codec import (
 from .data.dataset import (
     Batch as Batch,
     Dataset as Dataset,
+    Recognised as Recognised,
     Rows as Rows,
     Split as Split,
     split_rows as split_rows,

@@ -240,5 +240,9 @@ def _layers(
         node = configuration.tree.value.get("dataset")
         dataset = None if node is None else structure_part("dataset", node, registry)
         if dataset is not None:  # otherwise it is wrong, which is reported later
-            configuration.add_mapping(mapping_of(dataset, "default_config"), "default_config of the dataset", at=1)
+            suited = dict(mapping_of(dataset, "default_config"))
+            recipe = suited.pop("preset", None)
+            if recipe is not None:
+                configuration.add_preset(str(recipe), at=1)
+            configuration.add_mapping(suited, "default_config of the dataset", at=1 + (recipe is not None))
     return configuration

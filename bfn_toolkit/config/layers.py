@@ -178,30 +178,37 @@ class Configuration:
         """All layers, merged."""
         return reduce(merged, self._layers, Node((), {}, Place()))
 
-    def add_preset(self, name: str) -> None:
+    def add_preset(self, name: str, at: int | None = None) -> None:
         """Adds ``presets/NAME.toml`` of this package.
 
+        Arguments:
+            name: Name of the preset.
+            at: Number of layers beneath it; by default all.
         Raises:
             ConfigError: If no preset has that name.
         """
         known = presets()
         if name not in known:
             raise ConfigError(f"no preset named '{name}'.{did_you_mean(name, known)} Presets: {', '.join(known)}.")
-        self.add_file(PRESETS / f"{name}.toml", f"presets/{name}.toml")
+        self.add_file(PRESETS / f"{name}.toml", f"presets/{name}.toml", at)
 
-    def add_file(self, path: Path, label: str | None = None) -> None:
+    def add_file(self, path: Path, label: str | None = None, at: int | None = None) -> None:
         """Adds a TOML file.
 
+        Arguments:
+            path: The file.
+            label: Its name in messages.
+            at: Number of layers beneath it; by default all.
         Raises:
             ConfigError: If it is not a regular file, too large, not UTF-8 or not TOML.
         """
-        label, layer = label or str(path), len(self)
+        label, layer = label or str(path), len(self) if at is None else at
         table, lines = read_toml(path, label)
 
         def find(key: Key) -> Place | None:
             return Place(f"{label}:{lines[key]}", layer, lines[key]) if key in lines else None
 
-        self._layers.append(placed(table, (), Place(label, layer), find))
+        self._layers.insert(layer, placed(table, (), Place(label, layer), find))
 
     def add_mapping(self, mapping: Mapping[str, Any], label: str = "", at: int | None = None) -> None:
         """Adds plain Python values.

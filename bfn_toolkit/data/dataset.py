@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import attrs
@@ -22,6 +23,7 @@ from bfn_toolkit.data.codec import Codec, IdentityCodec
 from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
+from bfn_toolkit.validators import integer
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
 _WIDE = (torch.uint16, torch.uint32, torch.uint64)  # dtypes that torch's index_select does not have
@@ -144,6 +146,20 @@ def split_rows(n: int, valid_fraction: float, seed: int) -> tuple[Tensor, Tensor
     return rows[n_valid:], rows[:n_valid]
 
 
+@attrs.frozen
+class Recognised:
+    """A file or folder that a data set can read.
+
+    Arguments:
+        description: The content in words, which follow "read as NAME: ", such as "60,000 grey images of 28 x 28".
+        certainty: 3 if only this data set reads the format, 2 if the content looks like its data, 1 if the content
+            could be read so.  The data set of the highest certainty reads it; it is an error if two are equal.
+    """
+
+    description: str
+    certainty: int = attrs.field(default=2, validator=integer(ge=1, le=3))
+
+
 class Dataset(abc.ABC):
     """Examples of one shape, in splits.
 
@@ -164,6 +180,15 @@ class Dataset(abc.ABC):
                     "rows(self, name) in its place, with the stored data"
                 )
         return super().__new__(cls)
+
+    @classmethod
+    def recognise(cls, path: Path) -> Recognised | None:
+        """Says whether the class reads a file or folder of a user, by its content; None if it does not.
+
+        It looks at a few rows at most, and raises nothing for damaged files: what their names promise counts, and the
+        error comes when they are read.  A class that reads files has the field ``path``.
+        """
+        return None
 
     @property
     @abc.abstractmethod
@@ -220,7 +245,8 @@ class Dataset(abc.ABC):
     def default_config(self) -> Mapping[str, object]:
         """Tables of an experiment, such as ``{"family": "categorical"}``, that suit these data.
 
-        They lie above the general defaults and below all settings of the user.
+        They lie above the general defaults and below all settings of the user.  ``{"preset": NAME}`` stands for the
+        tables of a preset, beneath the others.
         """
         return {}
 
