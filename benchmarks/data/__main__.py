@@ -1,7 +1,7 @@
 """``python -m benchmarks.data``: measures what is learned from real data, and writes the page about it.
 
-Each module of this package that has ``RUNS`` is a subject: functions by name, which are called with ``quick`` and return
-a result for ``results/NAME.json``.  Its ``section(results)`` is the text about the saved results.
+Each module of this package that has ``RUNS`` is a subject: functions by name, which are called with ``quick`` and
+return a result for ``results/NAME.json``.  Its ``section(results)`` is the text about the saved results.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .common import machine, save, saved
 PAGE = """\
 # Results on real data
 
-Made by `make bench-data`, which trains the models and their peers and writes `benchmarks/data/results/*.json`; this page is
-written from those files by `python -m benchmarks.data --write docs/results.md`. Budgets are CPU time of one thread{machine}.
-A spread is the standard deviation over seeds.
+Made by `make bench-data`, which trains the models and their peers and writes `benchmarks/data/results/*.json`; this
+page is written from those files by `python -m benchmarks.data --write docs/results.md`. Budgets are CPU time of one
+thread{machine}. A spread is the standard deviation over seeds.
 
 {sections}
 """
