@@ -24,10 +24,8 @@ PRIOR = 0.5  # added to every count
 
 def by_pixel(train: Images, test: Images, levels: int) -> float:
     """Nats for an image, if each pixel has frequencies of its own."""
-    place = np.arange(train[0].size)
-    return _nats(
-        place + 0 * train.reshape(len(train), -1), train, place + 0 * test.reshape(len(test), -1), test, levels
-    )
+    place = np.arange(train[0].size).reshape(train[0].shape)
+    return _nats(np.broadcast_to(place, train.shape), train, np.broadcast_to(place, test.shape), test, levels)
 
 
 def by_neighbours(train: Images, test: Images, levels: int, places: Sequence[tuple[int, int]], coarse: int) -> float:
@@ -41,6 +39,7 @@ def by_neighbours(train: Images, test: Images, levels: int, places: Sequence[tup
 
 
 def _nats(seen: Images, train: Images, context: Images, test: Images, levels: int) -> float:
+    train, test = train.astype(np.int64), test.astype(np.int64)
     size = int(max(seen.max(), context.max())) + 1
     counts = np.bincount(seen.ravel() * levels + train.ravel(), minlength=size * levels).reshape(size, levels)
     overall = counts.sum(0) + PRIOR
