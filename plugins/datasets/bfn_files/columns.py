@@ -80,7 +80,7 @@ def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -
         return _read_csv(path, columns, label)
     if name.endswith(".npy"):
         return _read_npy(path, columns, label)
-    read = _npz if name.endswith(".npz") else _safetensors
+    read = open_npz if name.endswith(".npz") else _safetensors
     with read(path) as (names, load):
         return _read_arrays(path, names, load, columns, label)
 
@@ -135,16 +135,18 @@ def glimpse(path: Path) -> Glimpse:
         if name.endswith(".npy"):
             return Glimpse([], *_beginning(path, file))
         with zipfile.ZipFile(file) as archive:
-            arrays = [member.removesuffix(".npy") for member in archive.namelist()]
+            members = archive.infolist()
+            arrays = [member.filename.removesuffix(".npy") for member in members]
             if len(arrays) != 1:
                 return Glimpse(arrays)
-            with archive.open(archive.namelist()[0]) as stream:
+            check_unpacked(path, f"array '{arrays[0]}'", members[0].file_size, members[0].compress_size)
+            with archive.open(members[0]) as stream:
                 return Glimpse(arrays, *_beginning(path, stream))
 
 
 def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
     shape, _, dtype = _header(path, "the array", stream)
-    data = stream.read(min(math.prod(shape), FIRST) * dtype.itemsize)
+    data = stream.read(max(0, min(math.prod(shape), FIRST)) * dtype.itemsize)
     return shape, np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
 
 
@@ -400,9 +402,9 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
     return lambda number: f"{path}: row {number} of 0...{rows - 1}"
 
 
-def _array(path: Path, what: str, stream: Any, size: int) -> Array:
+def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -> Array:
     """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
-    shape, fortran, dtype = _header(path, what, stream)
+    shape, fortran, dtype = _header(path, what, stream, kinds)
     expected = math.prod(shape) * dtype.itemsize
     if any(length < 0 for length in shape) or expected > size:
         found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
@@ -414,7 +416,7 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _header(path: Path, what: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(path: Path, what: str, stream: Any, kinds: str = "biuf") -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and dtype of the array of a .npy stream."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -424,13 +426,15 @@ def _header(path: Path, what: str, stream: Any) -> tuple[tuple[int, ...], bool, 
         raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")
-    if dtype.kind not in "biuf":
-        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans")
+    if dtype.kind not in kinds:
+        names = " or names" if "U" in kinds else ""
+        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
     return shape, fortran, dtype
 
 
 @contextmanager
-def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+def open_npz(path: Path, kinds: str = "biuf") -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+    """Names of the arrays in an archive, and a function that reads one; ``kinds`` are the accepted ones of dtypes."""
     with reading(path) as file, zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -440,7 +444,7 @@ def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
                 raise DataError(f"{path}: array '{name}' is encrypted; save it without a password")
             check_unpacked(path, f"array '{name}'", info.file_size, info.compress_size)
             with archive.open(info) as stream:
-                array = _array(path, f"array '{name}'", stream, info.file_size)
+                array = _array(path, f"array '{name}'", stream, info.file_size, kinds)
                 stream.read(1)  # reaches the end, where zipfile checks the checksum
             return array
 
