@@ -12,8 +12,11 @@ import click
 LAUNCHED = "BFN_LAUNCHED"  # set by our launcher, which reports the errors of its processes
 
 if TYPE_CHECKING:
+    from bfn_toolkit.config.experiment import Experiment
     from bfn_toolkit.testing.kit import Verdict
+    from bfn_toolkit.training.dry_run import DryRun
     from bfn_toolkit.training.metrics import TrainingEvent
+    from bfn_toolkit.training.step import TrainStep
 
 
 def is_follower() -> bool:
@@ -191,6 +194,54 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         _table("; ".join(title), rows)
 
 
+def plan_line(experiment: Experiment, step: TrainStep) -> str:
+    """Family, network, device and steps of a training, in a line."""
+    from bfn_toolkit.parallel.processes import world_size
+    from bfn_toolkit.registry.registry import default_registry
+
+    registry, family, training = default_registry(), experiment.family, experiment.training
+    names = [registry.name_of("family", type(part)) for part in family.parts.values()]
+    product = "product of " if family.has_parts else ""
+    network = registry.name_of("network", type(experiment.network))
+    size = parameters(sum(weight.numel() for weight in step.parameters))
+    device = f"{world_size()} x {step.device}" if world_size() > 1 else str(step.device)
+    steps = f"{training.steps:,} steps of {training.batch_size:,}"
+    return f"plan   {product}{', '.join(dict.fromkeys(names))}; {network}, {size}; {device}; {steps}"
+
+
+def parameters(n: int) -> str:
+    """A number of parameters in words: "1.2 M parameters"."""
+    return f"{n / 1e6:.3g} M parameters" if n >= 100_000 else f"{n:,} parameters"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "3.2 hours"."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2.0 * length:
+            return f"{seconds / length:,.3g} {unit}" if seconds < 999.0 * length else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10.0 else f"{seconds:.0f} s"
+
+
+def dry_run_table(run: DryRun) -> None:
+    """Prints what a dry run measured."""
+    from bfn_toolkit.storage.files import shown_size
+
+    memory = run.weights + run.gradients + run.optimizer + run.average
+    where = "of the process" if run.device in ("cpu", "mps") else f"on {run.device}"
+    rows = [
+        ("parameters", f"{run.parameters:,}"),
+        ("weights", shown_size(run.weights)),
+        ("gradients", shown_size(run.gradients)),
+        ("state of the optimiser", shown_size(run.optimizer)),
+        ("moving average", shown_size(run.average)),
+        ("all of these", shown_size(memory)),
+        (f"largest memory {where}, with {run.rows:,} rows", shown_size(run.peak)),
+        (f"a step of {run.rows:,} rows", duration(run.seconds)),
+        (f"{run.steps:,} steps of {run.batch:,} rows", f"about {duration(run.total_seconds)}"),
+    ]
+    _table("dry run; nothing is written", rows)
+
+
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     """Prints the registered components."""
     from rich.console import Console
@@ -200,6 +251,17 @@ def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     for part in parts:
         table.add_row(*part.values())
     Console().print(table)
+
+
+def presets_list(texts: Mapping[str, str]) -> None:
+    """Prints name, description and source of presets from their TOML."""
+    indent = max(map(len, texts), default=0) + 2
+    for name, text in texts.items():
+        first, *lines = text.splitlines()
+        click.echo(f"{name:<{indent}}{first.removeprefix('# ')}")
+        for line in lines:
+            if line.startswith("# Source: "):
+                click.echo(f"{'':<{indent}}{line.removeprefix('# Source: ')}")
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:

@@ -44,6 +44,7 @@ class Format(abc.ABC):
 
     codec: Codec
     whole = False  # whether all rows are written together
+    text = False  # whether rows are text, one after another
 
     @abc.abstractmethod
     def header(self, raw: Raw, n: int) -> bytes:
@@ -196,6 +197,8 @@ def _number(text: str) -> float:
 class TableFormat(Format):
     """A .csv file with a column for each number or category of flat data, and a header."""
 
+    text = True
+
     def header(self, raw: Raw, n: int) -> bytes:
         """Names of the columns."""
         return _lines([tuple(self.codec.cells(raw))])
@@ -241,6 +244,7 @@ class LinesFormat(Format):
     """
 
     escaped: bool = False
+    text = True
 
     def header(self, raw: Raw, n: int) -> bytes:
         """Nothing."""
