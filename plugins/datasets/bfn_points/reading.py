@@ -114,7 +114,9 @@ def _present(path: Path, arrays: Mapping[str, Array]) -> Array:
     if sizes is not None:
         right = sizes.ndim == 1 and sizes.dtype.kind in "iu" and (positions.ndim == 2 or len(sizes) == len(positions))
         if not right:
-            raise DataError(f"{path}: sizes are {sizes.dtype} of shape {sizes.shape}; expected integers, one for each set")
+            raise DataError(
+                f"{path}: sizes are {sizes.dtype} of shape {sizes.shape}; expected integers, one for each set"
+            )
         most = len(positions) if positions.ndim == 2 else positions.shape[1]
         wrong = (sizes < 0) | (sizes > most)
         if wrong.any():
@@ -326,8 +328,12 @@ def _ply(path: Path) -> PointSets:
 
 
 def _record(element: _Element, order: str) -> np.dtype[Any]:
-    return np.dtype([(f"{i} {name}" if name not in "xyz" else name, f"{order}{np.dtype(kind).str[1:]}")
-                     for i, (name, kind) in enumerate(element.fields or [])])
+    return np.dtype(
+        [
+            (f"{i} {name}" if name not in "xyz" else name, f"{order}{np.dtype(kind).str[1:]}")
+            for i, (name, kind) in enumerate(element.fields or [])
+        ]
+    )
 
 
 def _ply_header(path: Path, file: BinaryIO) -> tuple[str, list[_Element], int]:
@@ -360,9 +366,7 @@ def _ply_header(path: Path, file: BinaryIO) -> tuple[str, list[_Element], int]:
     raise DataError(f"{path}: the PLY header has no end: expected the line 'end_header'")
 
 
-def _ply_text(
-    path: Path, file: BinaryIO, first: int, vertex: _Element, columns: Sequence[int], skip: int
-) -> Array:
+def _ply_text(path: Path, file: BinaryIO, first: int, vertex: _Element, columns: Sequence[int], skip: int) -> Array:
     """Coordinates of the vertices in the lines after the first so many."""
     lines, numbers = itertools.islice(_lines(path, file), skip, None), []
     for line, text in enumerate(itertools.islice(lines, vertex.count), first + 1):
