@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -90,7 +91,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
         check_format(trajectory)
     to: Path | BinaryIO = out
     if to_stdout:
-        to = click.get_binary_stream("stdout") if is_main_process() else io.BytesIO()
+        to = sys.stdout.buffer if is_main_process() else io.BytesIO()
     with listening():
         with sampling(plan.plan.n) as show:
             stream_samples(plan, to, say=say, show=show)

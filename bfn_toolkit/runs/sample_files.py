@@ -51,7 +51,8 @@ def text_format_of(codec: Codec) -> Format:
     for format_ in codec.formats.values():
         if format_.text:
             return format_
-    raise ConfigError(f"--out -: these samples are no text; name a file that ends in {', '.join(codec.formats)}")
+    endings = ", ".join(filter(None, codec.formats))  # that of a folder is empty
+    raise ConfigError(f"--out -: these samples are no text; name a file that ends in {endings}")
 
 
 class SampleStream:
