@@ -205,8 +205,9 @@ def _lines(dataset: Lines, _: Fingerprint) -> LinesContent:
     train = np.zeros(len(strings), np.bool_)
     train[splits["train"].numpy()] = True
     _warn_of_copies(dataset, strings, splits)
-    seen = np.bincount(strings.codes[np.repeat(train, strings.lengths)], minlength=len(strings.alphabet))
-    missing = [shown(strings.alphabet[i]) for i in np.flatnonzero(seen == 0)[: SHOWN + 1]]
+    seen = np.zeros(len(strings.alphabet), np.bool_)
+    seen[strings.codes[np.repeat(train, strings.lengths)]] = True
+    missing = [shown(strings.alphabet[i]) for i in np.flatnonzero(~seen)[: SHOWN + 1]]
     if missing:
         few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         warnings.warn(f"{path}: no training row has the character {few}", BFNWarning, stacklevel=2)

@@ -215,7 +215,7 @@ def _smiles(path: Path, lines: Iterator[str], named: bool) -> Iterator[Record]:
     numbered = _without_last(
         (number, text) for number, text in enumerate(map(_without_end, lines), 1) if not text.startswith("#")
     )
-    records = ((number, text.split(maxsplit=1) or [""]) for number, text in numbered)
+    records = ((number, text.rstrip().split(maxsplit=1) or [""]) for number, text in numbered)
     first = list(islice(records, PEEKED))
     if first and first[0][1][0].lower() == "smiles":
         del first[0]
