@@ -79,7 +79,7 @@ def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -
         return _read_csv(path, columns, label)
     if name.endswith(".npy"):
         return _read_npy(path, columns, label)
-    read = _npz if name.endswith(".npz") else _safetensors
+    read = open_npz if name.endswith(".npz") else _safetensors
     with read(path) as (names, load):
         return _read_arrays(path, names, load, columns, label)
 
@@ -349,7 +349,7 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
     return lambda number: f"{path}: row {number} of 0...{rows - 1}"
 
 
-def _array(path: Path, what: str, stream: Any, size: int) -> Array:
+def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -> Array:
     """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -359,8 +359,9 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
         raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")
-    if dtype.kind not in "biuf":
-        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans")
+    if dtype.kind not in kinds:
+        names = " or names" if "U" in kinds else ""
+        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
     expected = math.prod(shape) * dtype.itemsize
     if any(length < 0 for length in shape) or expected > size:
         found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
@@ -373,7 +374,8 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
 
 
 @contextmanager
-def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+def open_npz(path: Path, kinds: str = "biuf") -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+    """Names of the arrays in an archive, and a function that reads one; ``kinds`` are the accepted ones of dtypes."""
     with reading(path) as file, zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -383,7 +385,7 @@ def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
                 raise DataError(f"{path}: array '{name}' is encrypted; save it without a password")
             check_unpacked(path, f"array '{name}'", info.file_size, info.compress_size)
             with archive.open(info) as stream:
-                array = _array(path, f"array '{name}'", stream, info.file_size)
+                array = _array(path, f"array '{name}'", stream, info.file_size, kinds)
                 stream.read(1)  # reaches the end, where zipfile checks the checksum
             return array
 
