@@ -530,7 +530,11 @@ class ImageCodec(Codec):
             raise DataError(f"expected levels, integers in 0...{self.levels - 1}, got {found:g}")
         if self.pixels == "classes":
             return torch.where(unknown, -1, levels)
-        return torch.where(unknown, torch.nan, (2.0 * levels + 1.0) / self.levels - 1.0)
+        return torch.where(unknown, torch.nan, self.centres(levels))
+
+    def centres(self, levels: Tensor) -> Tensor:
+        """Centres of the bins of levels that are known to be in 0 ... K - 1, as float32."""
+        return (2.0 * levels.float() + 1.0) / self.levels - 1.0
 
     def decode(self, x: Data, mask: Mask | None = None) -> Tensor:
         """The nearest levels."""

@@ -79,7 +79,7 @@ def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -
         return _read_csv(path, columns, label)
     if name.endswith(".npy"):
         return _read_npy(path, columns, label)
-    read = _npz if name.endswith(".npz") else _safetensors
+    read = open_npz if name.endswith(".npz") else _safetensors
     with read(path) as (names, load):
         return _read_arrays(path, names, load, columns, label)
 
@@ -304,7 +304,7 @@ def _cut(text: str) -> str:
 
 def _read_npy(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
     with reading(path) as file:
-        array = _array(path, "the array", file, path.stat().st_size)
+        array = read_array(path, "the array", file, path.stat().st_size)
     if array.ndim != 2:
         if columns or label:
             raise ConfigError(f"{path}: only an array (B, D) has columns, and this one has the shape {array.shape}")
@@ -349,8 +349,12 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
     return lambda number: f"{path}: row {number} of 0...{rows - 1}"
 
 
-def _array(path: Path, what: str, stream: Any, size: int) -> Array:
-    """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
+def array_header(path: Path, what: str, stream: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape of the array in a .npy stream of ``size`` bytes, whether its order is Fortran's, and its dtype.
+
+    Raises:
+        DataError: If it is no array of numbers, or its header claims more bytes than there are.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -365,6 +369,13 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
     if any(length < 0 for length in shape) or expected > size:
         found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
         raise DataError(f"{path}: {what} is truncated or damaged: {found}")
+    return shape, fortran, dtype
+
+
+def read_array(path: Path, what: str, stream: Any, size: int) -> Array:
+    """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
+    shape, fortran, dtype = array_header(path, what, stream, size)
+    expected = math.prod(shape) * dtype.itemsize
     data = stream.read(expected)
     if len(data) < expected:
         raise DataError(f"{path}: {what} is truncated: {len(data):,} of {expected:,} bytes")
@@ -373,7 +384,8 @@ def _array(path: Path, what: str, stream: Any, size: int) -> Array:
 
 
 @contextmanager
-def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+def open_npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+    """Names of the arrays in an archive, and the function that reads one."""
     with reading(path) as file, zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -383,7 +395,7 @@ def _npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
                 raise DataError(f"{path}: array '{name}' is encrypted; save it without a password")
             check_unpacked(path, f"array '{name}'", info.file_size, info.compress_size)
             with archive.open(info) as stream:
-                array = _array(path, f"array '{name}'", stream, info.file_size)
+                array = read_array(path, f"array '{name}'", stream, info.file_size)
                 stream.read(1)  # reaches the end, where zipfile checks the checksum
             return array
 
