@@ -349,11 +349,13 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
     return lambda number: f"{path}: row {number} of 0...{rows - 1}"
 
 
-def array_header(path: Path, what: str, stream: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def array_header(
+    path: Path, what: str, stream: Any, size: int, kinds: str = "biuf"
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape of the array in a .npy stream of ``size`` bytes, whether its order is Fortran's, and its dtype.
 
     Raises:
-        DataError: If it is no array of numbers, or its header claims more bytes than there are.
+        DataError: If its dtype is not one of the kinds, or its header claims more bytes than there are.
     """
     try:
         version = np.lib.format.read_magic(stream)
@@ -363,8 +365,9 @@ def array_header(path: Path, what: str, stream: Any, size: int) -> tuple[tuple[i
         raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")
-    if dtype.kind not in "biuf":
-        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans")
+    if dtype.kind not in kinds:
+        names = " or names" if "U" in kinds else ""
+        raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
     expected = math.prod(shape) * dtype.itemsize
     if any(length < 0 for length in shape) or expected > size:
         found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
@@ -372,9 +375,9 @@ def array_header(path: Path, what: str, stream: Any, size: int) -> tuple[tuple[i
     return shape, fortran, dtype
 
 
-def read_array(path: Path, what: str, stream: Any, size: int) -> Array:
+def read_array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -> Array:
     """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
-    shape, fortran, dtype = array_header(path, what, stream, size)
+    shape, fortran, dtype = array_header(path, what, stream, size, kinds)
     expected = math.prod(shape) * dtype.itemsize
     data = stream.read(expected)
     if len(data) < expected:
@@ -384,8 +387,8 @@ def read_array(path: Path, what: str, stream: Any, size: int) -> Array:
 
 
 @contextmanager
-def open_npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
-    """Names of the arrays in an archive, and the function that reads one."""
+def open_npz(path: Path, kinds: str = "biuf") -> Iterator[tuple[Sequence[str], Callable[[str], Array]]]:
+    """Names of the arrays in an archive, and a function that reads one; ``kinds`` are the accepted ones of dtypes."""
     with reading(path) as file, zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
@@ -395,7 +398,7 @@ def open_npz(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Array]
                 raise DataError(f"{path}: array '{name}' is encrypted; save it without a password")
             check_unpacked(path, f"array '{name}'", info.file_size, info.compress_size)
             with archive.open(info) as stream:
-                array = read_array(path, f"array '{name}'", stream, info.file_size)
+                array = read_array(path, f"array '{name}'", stream, info.file_size, kinds)
                 stream.read(1)  # reaches the end, where zipfile checks the checksum
             return array
 
