@@ -28,11 +28,13 @@ from bfn_toolkit.data.formats import (
     ArrayFormat,
     Cells,
     Format,
+    ImageFolderFormat,
     LinesFormat,
     Raw,
     SheetFormat,
     TableFormat,
     TensorsFormat,
+    writable,
 )
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
 from bfn_toolkit.shapes import Data, Mask, as_shape, map_data
@@ -156,7 +158,7 @@ class Codec(abc.ABC):
         Raises:
             ConfigError: If the data are not a table.
         """
-        raise ConfigError(f"these data are no table; write {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; write {', '.join(writable(self))}")
 
     def from_cells(self, cells: Cells, part: str = "x") -> Raw:
         """The inverse of :meth:`cells`, with gaps where a cell is empty or a column is missing.
@@ -165,7 +167,7 @@ class Codec(abc.ABC):
             ConfigError: If the data are not a table.
             DataError: If a cell or a column is not as expected.
         """
-        raise ConfigError(f"these data are no table; use {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; use {', '.join(writable(self))}")
 
     def condition(self, name: str, value: str) -> int:
         """Class of a condition by the name of the class.
@@ -512,8 +514,12 @@ class ImageCodec(Codec):
 
     @property
     def formats(self) -> Mapping[str, Format]:
-        """Arrays, tensors and a sheet of pictures."""
-        return {**super().formats, ".png": SheetFormat(self, self.levels)}
+        """Arrays, tensors, a sheet of pictures, and a folder of them."""
+        return {
+            **super().formats,
+            ".png": SheetFormat(self, self.levels),
+            "": ImageFolderFormat(self, self.levels),
+        }
 
     def encode(self, raw: Raw) -> Tensor:
         """Bins or classes of levels.
