@@ -36,6 +36,7 @@ LABELS = ("labels", "label", "y", "targets", "target")
 MOST_LABELS = 2**16  # more count as a mistake
 RECORD = 3073  # bytes of an image of CIFAR-10: a label, and 32 x 32 levels of red, green and blue
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # weights of red, green and blue in grey, which add up to 2**16
+PIECE = 2**20  # bytes that are unpacked together
 ROWS = 1024  # images that are converted together
 PICKLED = "is a pickle, which is never loaded, because it can run code"
 
@@ -131,7 +132,7 @@ def read_idx(path: Path) -> Array:
         check_unpacked(path, "the array", expected, size)
         array = np.empty(shape, np.uint8)
         flat, found = array.reshape(-1), 0
-        while found < expected and (more := stream.readinto(flat[found:])):
+        while found < expected and (more := stream.readinto(flat[found : found + PIECE])):
             found += more
         if found < expected or stream.read(1):  # the end, where gzip checks the checksum
             what = f"{found:,} follow it" if found < expected else "more follow it"
