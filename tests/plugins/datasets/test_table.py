@@ -280,7 +280,7 @@ def test_what_does_not_fit_into_memory_is_a_missing_resource(tmp_path: Path, mon
         raise MemoryError
 
     path = put(tmp_path, "x.npy", npy_of(X))
-    monkeypatch.setattr("bfn_files.columns.read_array", full)
+    monkeypatch.setattr("bfn_files.columns._array", full)
     with pytest.raises(ResourceError, match="more than fits into memory"):
         Table(path).split("train")
 
