@@ -28,11 +28,13 @@ from bfn_toolkit.data.formats import (
     ArrayFormat,
     Cells,
     Format,
+    ImageFolderFormat,
     LinesFormat,
     Raw,
     SheetFormat,
     TableFormat,
     TensorsFormat,
+    writable,
 )
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
 from bfn_toolkit.shapes import Data, Mask, as_shape, map_data
@@ -164,7 +166,7 @@ class Codec(abc.ABC):
         Raises:
             ConfigError: If the data are not a table.
         """
-        raise ConfigError(f"these data are no table; write {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; write {', '.join(writable(self))}")
 
     def from_cells(self, cells: Cells, part: str = "x") -> Raw:
         """The inverse of :meth:`cells`, with gaps where a cell is empty or a column is missing.
@@ -173,7 +175,7 @@ class Codec(abc.ABC):
             ConfigError: If the data are not a table.
             DataError: If a cell or a column is not as expected.
         """
-        raise ConfigError(f"these data are no table; use {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; use {', '.join(writable(self))}")
 
     def condition(self, name: str, value: str) -> int:
         """Class of a condition by the name of the class.
@@ -520,8 +522,12 @@ class ImageCodec(Codec):
 
     @property
     def formats(self) -> Mapping[str, Format]:
-        """Arrays, tensors and a sheet of pictures."""
-        return {**super().formats, ".png": SheetFormat(self, self.levels)}
+        """Arrays, tensors, a sheet of pictures, and a folder of them."""
+        return {
+            **super().formats,
+            ".png": SheetFormat(self, self.levels),
+            "": ImageFolderFormat(self, self.levels),
+        }
 
     def encode(self, raw: Raw) -> Tensor:
         """Bins or classes of levels.
@@ -538,7 +544,11 @@ class ImageCodec(Codec):
             raise DataError(f"expected levels, integers in 0...{self.levels - 1}, got {found:g}")
         if self.pixels == "classes":
             return torch.where(unknown, -1, levels)
-        return torch.where(unknown, torch.nan, (2.0 * levels + 1.0) / self.levels - 1.0)
+        return torch.where(unknown, torch.nan, self.centres(levels))
+
+    def centres(self, levels: Tensor) -> Tensor:
+        """Centres of the bins of levels that are known to be in 0 ... K - 1, as float32."""
+        return (2.0 * levels.float() + 1.0) / self.levels - 1.0
 
     def decode(self, x: Data, mask: Mask | None = None) -> Tensor:
         """The nearest levels."""
