@@ -19,7 +19,6 @@ from torch import Tensor
 from bfn_files.reading import Content, FileDataset, Fingerprint, fingerprint, reading
 from bfn_text.codecs import BYTES, BytesCodec, TokenCodec, built
 from bfn_text.reading import (
-    TEXT8,
     Numbers,
     ending_of,
     looks_like_text,
@@ -56,7 +55,7 @@ PROSE = (".txt", ".text", ".md", ".rst", ".tex")
 
 
 def _different(_: object, __: attrs.Attribute[Any], alphabet: str | None) -> None:
-    if alphabet is not None and (len(alphabet) < 2 or len(set(alphabet)) < len(alphabet)):
+    if alphabet is not None and alphabet != "text8" and (len(alphabet) < 2 or len(set(alphabet)) < len(alphabet)):
         doubled = next((c for c in alphabet if alphabet.count(c) > 1), None)
         got = f"{doubled!r} twice" if doubled else repr(alphabet)
         raise ConfigError(f'alphabet: expected two or more different characters, or "text8", got {got}')
@@ -126,7 +125,7 @@ class Text(FileDataset):
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
-        """UTF-8 without control characters, or a name that promises a text; formats of other readers are left to these."""
+        """UTF-8 without control characters, or a name that promises a text; not the formats of other readers."""
         if path.is_dir():
             with os.scandir(path) as entries:
                 names = [entry.name for entry in itertools.islice(entries, FILES) if not entry.name.startswith(".")]

@@ -184,7 +184,9 @@ def read_characters(path: Path, alphabet: str | None) -> Numbers:
     """
     found, size = _alphabet_of(path, alphabet)
     if alphabet is None and len(found) < 2:
-        raise DataError(f"{path}: a text of {shown(found)} only has nothing to learn; expected two different characters")
+        raise DataError(
+            f"{path}: a text of {shown(found)} only has nothing to learn; expected two different characters"
+        )
     if not is_packed(path) and fingerprint(path)[2] - size in (0, 3) and all(c < "\x80" for c in found):
         return Numbers(mapped(path, fingerprint(path)[2] - size), found, is_bytes=True)
     codec, array, end = TextCodec(found, 1), np.empty(size, smallest(len(found))), 0
@@ -262,7 +264,9 @@ def read_text8(path: Path) -> Numbers:
     return Numbers(array, TEXT8, is_bytes=True)
 
 
-_PLAIN = bytes(c if chr(c).isdigit() else ord(chr(c).lower()) if chr(c).isalpha() else 32 for c in range(128)) + b" " * 128
+_PLAIN = (
+    bytes(c if chr(c).isdigit() else ord(chr(c).lower()) if chr(c).isalpha() else 32 for c in range(128)) + b" " * 128
+)
 _RUNS = re.compile(rb"  +")
 _DIGIT = re.compile(rb"[0-9]")
 
@@ -280,7 +284,8 @@ def _as_text8(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 def read_tokens(path: Path, codec: TokenCodec) -> Numbers:
     """The tokens of a file, which is cut at line ends to be tokenized."""
-    dtype, parts, waiting = smallest(codec.classes), [], ""
+    dtype, waiting = smallest(codec.classes), ""
+    parts: list[Array] = []
     for text in itertools.chain(pieces(path), [None]):
         waiting += text or ""
         end = waiting.rfind("\n") + 1
