@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_points.reading import UNNAMED, PointSets, read_points
+from bfn_points.reading import read_points
+from bfn_points.sets import Array, PointSets
+from bfn_points.xyz import UNNAMED
 from bfn_toolkit import Codec, DataError, Format, expand, validators
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 PART = "positions"  # the part of coordinates
 CLASSES = ("types", "charges")  # the parts of classes, if they differ from point to point
@@ -241,7 +241,7 @@ class NPZFormat(Format):
         mask = np.arange(self.codec.points) < sizes[:, None]
         positions = np.where(mask[:, :, None], self.codec._positions(raw).numpy(), 0.0)
         classes = {name: self.codec.named(raw, name) for name in CLASSES}
-        filled = {
+        filled: dict[str, Any] = {
             name: np.where(mask, values, np.zeros(1, values.dtype))
             for name, values in classes.items()
             if values is not None
