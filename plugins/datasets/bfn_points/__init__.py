@@ -24,7 +24,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, names_in
+from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, gaps_of, names_in
 from bfn_points.reading import READERS, folder_fingerprint, folder_sha256, holds_points, read_points
 from bfn_points.sets import Array, PointSets
 from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, validators
@@ -181,9 +181,12 @@ def _check(path: Path, sets: PointSets) -> None:
             "take the set out"
         )
     for name, values in sets.classes.items():
-        gaps = values == "" if values.dtype.kind == "U" else np.isnan(values)
+        gaps = gaps_of(values)
         if gaps.any():
             raise DataError(f"{sets.place_of(int(gaps.argmax()))}: {name}: has no value; each point needs one")
+    gaps = np.zeros(1) if sets.label is None else gaps_of(sets.label)
+    if gaps.any():
+        raise DataError(f"{path}: set {int(gaps.argmax())} has no label; each set needs one")
 
 
 def _centred(sets: PointSets) -> PointSets:
@@ -228,8 +231,6 @@ def _labels(path: Path, label: Array) -> tuple[tuple[str, ...], Tensor]:
     ones = np.ones(len(label), np.int64)
     row = PointSets(np.zeros((len(label), 1)), ones, lambda row, _: f"{path}: set {row}", {"label": label})
     index = classes_of(row, "label", names)
-    if (index < 0).any():
-        raise DataError(f"{path}: set {int(np.argmax(index < 0))} has no label; each set needs one")
     return names, torch.from_numpy(index)
 
 

@@ -161,6 +161,12 @@ def _integer(name: str) -> int | None:
     return int(name) if digits.isascii() and digits.isdigit() and len(digits) < 16 else None
 
 
+def gaps_of(values: Array) -> Array:
+    """True where there is no name, or NaN in place of an integer."""
+    gaps: Array = values == "" if values.dtype.kind == "U" else np.isnan(values)
+    return gaps
+
+
 def names_in(values: Array) -> tuple[str, ...]:
     """Different names in order: integers by their value, others by the alphabet; gaps are left out."""
     if values.dtype.kind == "U":
@@ -175,7 +181,7 @@ def classes_of(sets: PointSets, name: str, names: Sequence[str]) -> Array:
         DataError: If a value is not one of the names.
     """
     values = sets.classes[name]
-    gaps = values == "" if values.dtype.kind == "U" else np.isnan(values)
+    gaps = gaps_of(values)
     texts = values if values.dtype.kind == "U" else np.where(gaps, 0, values).astype(np.int64).astype(np.str_)
     known, inverse = np.unique(texts, return_inverse=True)
     index = np.array([names.index(text) if text in names else len(names) for text in known.tolist()])[inverse]

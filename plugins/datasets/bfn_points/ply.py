@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -98,7 +99,7 @@ def _ply_header(path: Path, file: BinaryIO) -> tuple[str, list[_Element], int]:
                 return form, elements, number
             case ["format", kind, "1.0"] if kind in _ORDERS:
                 form = kind
-            case ["element", name, count] if count.isascii() and count.isdigit():
+            case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 19:
                 elements.append(_Element(name, int(count)))
             case ["property", "list", _, _, _] if elements:
                 elements[-1].fields = None
@@ -116,7 +117,7 @@ def _ply_header(path: Path, file: BinaryIO) -> tuple[str, list[_Element], int]:
 
 def _ply_text(path: Path, file: BinaryIO, first: int, vertex: _Element, columns: Sequence[int], skip: int) -> Array:
     """Coordinates of the vertices in the lines after the first so many."""
-    lines, numbers = itertools.islice(lines_of(path, file), skip, None), []
+    lines, numbers = itertools.islice(lines_of(path, file), min(skip, sys.maxsize), None), []
     for line, text in enumerate(itertools.islice(lines, vertex.count), first + 1):
         fields = text.split()
         chosen = [fields[column] for column in columns if column < len(fields)]

@@ -66,7 +66,8 @@ def _frames(path: Path, file: BinaryIO) -> Iterator[tuple[int, _Frame]]:
             continue
         if not line.strip().isdigit():
             raise DataError(f"{path}:{start}: expected the number of points of a set, found {shown(line)}{last}")
-        if not (count := int(line)):
+        count = int(line.strip()[:18])  # more digits are more points than a file has, too
+        if not count:
             raise DataError(f"{path}:{start}: a set of 0 points; leave it out")
         comment = next(lines, (0, b""))[1]
         species, position, charge = _columns(path, start + 1, comment)
