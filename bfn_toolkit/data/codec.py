@@ -147,6 +147,14 @@ class Codec(abc.ABC):
         """The inverse of :meth:`numbers`."""
         return numbers
 
+    def sizes(self, raw: Raw) -> Tensor | None:
+        """Number of sites of each raw row (B,), of data whose rows have sizes; None if the rows do not say it.
+
+        Raises:
+            DataError: If a row is empty.
+        """
+        return None
+
     def cells(self, raw: Raw, part: str = "x") -> Mapping[str, Sequence[str]]:
         """Raw data as the columns of a table, by name.
 

@@ -254,9 +254,10 @@ class LinesFormat(Format):
     def read(self, path: Path) -> Raw:
         """The lines, without an empty last one."""
         try:
-            lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+            text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
+        lines = text.removesuffix("\n").split("\n")
         return [_unescaped(line) for line in lines] if self.escaped else lines
 
 

@@ -120,8 +120,8 @@ class ResolvedPlan:
         family, device = run.model.family, next(run.model.parameters()).device
         name, sampler = plan.choose(family)
         rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
-        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
         known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
+        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows, known)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
@@ -190,16 +190,25 @@ def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | S
     return run.codec.condition(name, value)
 
 
-def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
-    """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
+def _masks(
+    run: Run, plan: SamplePlan, rows: Batch | None, known: KnownValues | None
+) -> Callable[[Tensor], Mask | None]:
+    """Masks of samples by number: of the size of the plan, else of known rows, else as often as in the training."""
     family = run.model.family
+    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
+    stated = None if known is None or sizes is None else run.codec.sizes(known.raw)
     if plan.size is not None:
         size = torch.tensor([plan.size])
         mask_of_sizes(family, size)
+        if stated is not None and bool((stated > plan.size).any()):
+            row = int((stated > plan.size).long().argmax())
+            raise ConfigError(f"known row {row + 1} has {int(stated[row])} sites, more than the size {plan.size}")
         return lambda index: mask_of_sizes(family, size.expand(len(index)))
-    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
     if sizes is None:
         return lambda index: None
+    if stated is not None:
+        mask_of_sizes(family, stated)
+        return lambda index: mask_of_sizes(family, stated.expand(plan.n)[index])
     return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
 
 
