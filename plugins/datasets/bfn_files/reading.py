@@ -169,7 +169,7 @@ class FileDataset(Dataset):
     def __attrs_post_init__(self) -> None:
         current = None
         with suppress(DataError):  # a run can be sampled without its file; reading it raises later
-            current = fingerprint(self.path)
+            current = self.fingerprint()
         object.__setattr__(self, "_found", current)
 
     @property
@@ -177,13 +177,21 @@ class FileDataset(Dataset):
     def content(self) -> Content:
         """Content of the file, read once per process."""
 
+    def fingerprint(self) -> Fingerprint:
+        """The present fingerprint of the file.
+
+        Raises:
+            DataError: If it is not a regular file.
+        """
+        return fingerprint(self.path)
+
     def unchanged(self) -> Fingerprint:
         """The fingerprint of the file.
 
         Raises:
             DataError: If it was written since the data set was built.
         """
-        current = fingerprint(self.path)
+        current = self.fingerprint()
         if current != self._found:
             raise DataError(f"{self.path}: changed while it was in use: its fingerprint differs; start again")
         return current
