@@ -631,7 +631,9 @@ def raw_like(x: Data, codec: Codec) -> Data:
 
     def same(raw: Any, part: Any) -> Any:
         if isinstance(part, Mapping):
-            return {name: same(raw.get(name) if isinstance(raw, Mapping) else None, inner) for name, inner in part.items()}
+            return {
+                name: same(raw.get(name) if isinstance(raw, Mapping) else None, inner) for name, inner in part.items()
+            }
         return raw if isinstance(raw, Tensor) and raw.shape == part.shape else part
 
     x = map_data(lambda part: part.detach().cpu(), x)

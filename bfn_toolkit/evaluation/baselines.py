@@ -16,7 +16,7 @@ example with the mean variance of all sites; a law of K values given others star
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,20 +48,20 @@ def baselines(
         test: Rows to price, on the CPU.
         bins: Number of bins of [-1, 1] in whose centres the data are, by part ("" for data without parts).
     """
-    prices = []
     values = train.x, mask_of(train.x, train.mask), test.x, mask_of(test.x, test.mask)
-    for part in family.walk(*values):
-        prices.append(_of_part(part.family, *map(by_row, part.values), (bins or {}).get(part.name)))
+    prices = [
+        _of_part(part.family, [by_row(value) for value in part.values], (bins or {}).get(part.name))
+        for part in family.walk(*values)
+    ]
     if not all(prices):
         return {}
     names = dict.fromkeys(name for price in prices for name in price)
     return {name: torch.stack([price.get(name, price["independent"]) for price in prices]).sum(0) for name in names}
 
 
-def _of_part(
-    family: Family[Any], x: Tensor, x_there: Tensor, y: Tensor, y_there: Tensor, bins: int | None
-) -> dict[str, Tensor]:
-    """Prices of test rows y (N, D), of training rows x (M, D) and the masks of both."""
+def _of_part(family: Family[Any], values: Sequence[Tensor], bins: int | None) -> dict[str, Tensor]:
+    """Prices of test rows; the values are training rows (M, D) and their mask, then test rows (N, D) and theirs."""
+    x, x_there, y, y_there = values
     io = family.network_io.parts[""]
     if io.kind == "direction":
         return {}

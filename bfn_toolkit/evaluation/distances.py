@@ -14,7 +14,7 @@ from bfn_toolkit.masks import mask_of
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import by_row
 
-POINTS = 20_000  # largest number of points, or of distances between them, that are compared
+POINTS = 5_000  # largest number of points, or of distances between them, that are compared
 CLOSE, PAIRS = 256, 2**22  # largest number of points of a set, and of pairs of points, whose distances are computed
 NUMBERED = 2**20  # largest number of different rows of integers that are counted without sorting them
 
@@ -101,7 +101,7 @@ def _of_rows(a: Tensor, a_there: Tensor, b: Tensor, b_there: Tensor) -> dict[str
     a, b = (by_row(torch.where(there, v, -1 if discrete else 0)) for v, there in ((a, a_there), (b, b_there)))
     if not discrete:
         return {"w1": w1(a, b)} if b.shape[1] == 1 else {"sliced_w1": sliced_w1(a, b), "mmd": mmd(a, b)}
-    weight = 0.5 * sum(by_row(there).double().mean(0) for there in (a_there, b_there))  # share of rows that have a site
+    weight = by_row(a_there).double().mean(0) + by_row(b_there).double().mean(0)  # share of rows that have a site
     sites = [total_variation(a[:, [i]], b[:, [i]]) for i in range(b.shape[1])]
     scores = {"tv_site": _mean(sites, weight)}
     if b.shape[1] > 1:
@@ -119,7 +119,7 @@ def _of_sets(a: Tensor, a_there: Tensor, b: Tensor, b_there: Tensor) -> dict[str
     points = [_some(x[there.all(-1)]) for x, there in ((a, a_there), (b, b_there))]
     lengths = [_some(_lengths(x, there.all(-1))) for x, there in ((a, a_there), (b, b_there))]
     between = {"w1_lengths": w1(*lengths)} if all(map(len, lengths)) else {}
-    return {"sliced_w1": sliced_w1(*points), **between}
+    return {"sliced_w1": sliced_w1(points[0], points[1]), **between}
 
 
 def _some(values: Tensor) -> Tensor:
@@ -134,4 +134,5 @@ def _lengths(x: Tensor, there: Tensor) -> Tensor:
     x, there = x[:rows].double(), there[:rows]
     first, second = torch.triu_indices(size, size, 1)
     both = there[:, first] & there[:, second]
-    return torch.linalg.vector_norm(x[:, first] - x[:, second], dim=-1)[both]
+    lengths: Tensor = torch.linalg.vector_norm(x[:, first] - x[:, second], dim=-1)
+    return lengths[both]
