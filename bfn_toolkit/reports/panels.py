@@ -150,7 +150,7 @@ def draw_images(
     like = x if like is None else like
     numbers = like[~like.isnan()].double()
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 1.0)
-    rows = max(1, min(columns, len(x) // columns))
+    rows = min(columns, math.ceil(len(x) / columns))
     tiles = ((x[: rows * columns].double().cpu() - low) / (high - low or 1.0)).clamp(0.0, 1.0).numpy()
     height, width = tiles.shape[1:3]
     above = [1 + (math.ceil(0.3 * height) if row * columns < len(captions) else 0) for row in range(rows)]
