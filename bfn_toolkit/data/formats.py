@@ -233,14 +233,16 @@ def _lines(records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
 
 @attrs.frozen
 class LinesFormat(Format):
-    r"""A .txt file with one text a line, in UTF-8.
+    r"""A .txt file with one text a line.
 
     Arguments:
         codec: The codec, whose raw data are a list of texts.
         escaped: Whether line ends within a text are written \\n and \\r, and a backslash twice.
+        encoding: Name of the encoding.
     """
 
     escaped: bool = False
+    encoding: str = "utf-8"
 
     def header(self, raw: Raw, n: int) -> bytes:
         """Nothing."""
@@ -249,14 +251,15 @@ class LinesFormat(Format):
     def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The rows at the end."""
         lines = (text.translate(_ESCAPES) if self.escaped else text for text in raw)
-        yield end, "".join(f"{line}\n" for line in lines).encode(errors="surrogatepass")
+        yield end, "".join(f"{line}\n" for line in lines).encode(self.encoding, "surrogatepass")
 
     def read(self, path: Path) -> Raw:
         """The lines, without an empty last one."""
         try:
-            lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+            text = path.read_bytes().decode("utf-8-sig" if self.encoding == "utf-8" else self.encoding)
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
+        lines = text.removesuffix("\n").split("\n")
         return [_unescaped(line) for line in lines] if self.escaped else lines
 
 

@@ -25,7 +25,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Split, split_rows, validators
+from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Rows, Split, split_rows, validators
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
@@ -121,7 +121,7 @@ class Content:
         metadata: The metadata of the data set.
     """
 
-    rows: Batch
+    rows: Rows
     splits: Mapping[Split, Tensor]
     metadata: Mapping[str, object]
 
@@ -205,8 +205,10 @@ class FileDataset(Dataset):
     @property
     def site_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        x = self.content.rows.x
-        assert isinstance(x, torch.Tensor)
+        rows = self.content.rows
+        assert isinstance(rows, Batch)
+        assert isinstance(rows.x, torch.Tensor)
+        x = rows.x
         return tuple(x.shape[1:])
 
     @property
@@ -217,4 +219,4 @@ class FileDataset(Dataset):
     def split(self, name: Split) -> Batch:
         """A copy of the rows of a split."""
         content = self.content
-        return content.rows.rows(content.splits[name])
+        return content.rows[content.splits[name]]
