@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,12 +17,12 @@ from torch import Tensor, nn
 from bfn_categorical import Categorical
 from bfn_gaussian import DataHead, Gaussian, Head, NoiseHead, SkipHead
 from bfn_gaussian_heads import DiscretisedHead
+from bfn_images import Images
 from bfn_toolkit import (
     BFN,
     Batch,
     Binned,
     ContinuousTimeLoss,
-    Dataset,
     Guided,
     Loss,
     Sampler,
@@ -34,6 +32,7 @@ from bfn_toolkit import (
 )
 from bfn_toolkit.config.experiment import Experiment, Training
 from bfn_toolkit.evaluation.likelihood import CodeLength, likelihood_bound
+from bfn_toolkit.shapes import Data
 from bfn_unet import UNet
 
 from .common import CACHE, Result, trained
@@ -45,59 +44,25 @@ PRICED = 1000  # held-out images whose price is measured
 Pixels = Literal["bins", "binary"]
 
 
-def idx(name: str) -> Tensor:
-    """The bytes of a gzipped IDX file."""
-    raw = gzip.decompress((FASHION / f"{name}-ubyte.gz").read_bytes())
-    shape = np.frombuffer(raw, ">i4", raw[3], 4)
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy())
+@cache
+def dataset(pixels: Pixels) -> Images:
+    """Grey images of 256 bins, or black and white ones."""
+    return Images(FASHION, binarise="threshold" if pixels == "binary" else "none")
 
 
 @cache
-def fashion(part: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 28, 28) and labels (N,) of "train" or "t10k", as bytes."""
-    return idx(f"{part}-images-idx3"), idx(f"{part}-labels-idx1")
-
-
-def as_data(images: Tensor, pixels: Pixels) -> Tensor:
-    """Centres of 256 bins of [-1, 1], or 0 and 1."""
-    return (images >= 128).long() if pixels == "binary" else (2.0 * images.float() + 1.0) / BINS - 1.0
-
-
-@attrs.frozen
-class Fashion(Dataset):
-    """Images and labels; the last thousand training images are for validation."""
-
-    pixels: Pixels = "bins"
-
-    @property
-    def site_shape(self) -> tuple[int, ...]:
-        """(28, 28)."""
-        return (28, 28)
-
-    def rows(self, name: Split) -> Batch:
-        """Bytes."""
-        images, labels = fashion("t10k" if name == "test" else "train")
-        rows = {"train": slice(0, 59_000), "valid": slice(59_000, 60_000)}.get(name, slice(None))
-        return Batch(images[rows], {"label": labels[rows].long()})
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Bins or classes."""
-        assert isinstance(batch.x, Tensor)
-        return attrs.evolve(batch, x=as_data(batch.x, self.pixels))
-
-
-@cache
-def data_variance() -> float:
-    """Mean square of the data in bins."""
-    return float(as_data(fashion("train")[0], "bins").square().mean())
+def split(pixels: Pixels, name: Split) -> Batch:
+    """Images and labels."""
+    return dataset(pixels).split(name)
 
 
 def head(name: str) -> Head:
     """A head by name, for 256 bins."""
-    point = {"skip": SkipHead(data_variance()), "noise": NoiseHead(), "data": DataHead()}
+    variance = dataset("bins").content.data_variance
+    point = {"skip": SkipHead(variance), "noise": NoiseHead(), "data": DataHead()}
     if name in point:
         return point[name]
-    return DiscretisedHead(bins=BINS, point=SkipHead(data_variance()) if name == "discretised skip" else NoiseHead())
+    return DiscretisedHead(bins=BINS, point=SkipHead(variance) if name == "discretised skip" else NoiseHead())
 
 
 def experiment(
@@ -125,7 +90,7 @@ def experiment(
         **training,
     }
     return Experiment(
-        dataset=Fashion(pixels),
+        dataset=dataset(pixels),
         family=family,
         network=UNet(width=width, labels=10),
         loss=loss or ContinuousTimeLoss(weighting="unit"),
@@ -174,8 +139,9 @@ class Classifier(nn.Module):
         return result
 
 
-def looks(x: Tensor) -> Tensor:
+def looks(x: Data) -> Tensor:
     """Data of either kind as pixels in [-1, 1]."""
+    assert isinstance(x, Tensor)
     return x.clamp(-1.0, 1.0) if x.is_floating_point() else 2.0 * x - 1.0
 
 
@@ -190,13 +156,13 @@ def classifier(pixels: Pixels) -> Classifier:
         if path.exists():
             network.load_state_dict(torch.load(path, weights_only=True))
             return network.eval()
-        images, labels = fashion("train")
-        x, steps, rows = looks(as_data(images, pixels)), 1800, 128
+        data, steps, rows = split(pixels, "all"), 1800, 128
+        x, labels = looks(data.x), data.condition["label"]
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             batch = torch.randint(len(x), (rows,))
-            loss = F.cross_entropy(network(x[batch]), labels[batch].long())
+            loss = F.cross_entropy(network(x[batch]), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -219,7 +185,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
 def reference(pixels: Pixels) -> Tensor:
     """Features of the second half of the held-out images."""
     with torch.inference_mode():
-        return classifier(pixels).features(looks(as_data(fashion("t10k")[0][5000:], pixels)))
+        return classifier(pixels).features(looks(split(pixels, "test").x[5000:]))
 
 
 @torch.inference_mode()
@@ -232,8 +198,8 @@ def scores(x: Tensor, labels: Tensor, pixels: Pixels) -> dict[str, float]:
 
 def floor(n: int, pixels: Pixels) -> dict[str, float]:
     """Scores of n other held-out images."""
-    images, labels = fashion("t10k")
-    return scores(as_data(images[:n], pixels), labels[:n], pixels)
+    data = held_out(pixels, n)
+    return scores(data.x, data.condition["label"], pixels)
 
 
 def asked(n: int) -> Tensor:
@@ -254,8 +220,7 @@ def samples(
 
 def held_out(pixels: Pixels, n: int = PRICED) -> Batch:
     """The first held-out images."""
-    images, labels = fashion("t10k")
-    return Batch(as_data(images[:n], pixels), {"label": labels[:n].long()})
+    return split(pixels, "test").part(0, n)
 
 
 @torch.inference_mode()

@@ -170,11 +170,15 @@ def binary_losses(quick: bool) -> Result:
 
 def baselines(quick: bool) -> Result:
     """Baselines of the prices, in nats for an image."""
-    train, test = (images.fashion(part)[0].numpy() for part in ("train", "t10k"))
-    test = test[: images.PRICED]
-    binary = images_baselines.of_binary(train >= 128, test >= 128)
-    grey = {**images_baselines.of_bins(train, test, images.BINS), **images_baselines.by_programs(test)}
-    return {"binary": binary, "bins": grey}
+    binary, grey = (_levels(images.dataset(pixels), images.PRICED) for pixels in ("binary", "bins"))
+    of_grey = {**images_baselines.of_bins(*grey, images.BINS), **images_baselines.by_programs(grey[1])}
+    return {"binary": images_baselines.of_binary(*binary), "bins": of_grey}
+
+
+def _levels(dataset: Any, n: int | None = None) -> tuple[Any, Any]:
+    """Levels of all training images and of held-out ones."""
+    train, test = (dataset.codec.decode(dataset.split(name).x).numpy() for name in ("all", "test"))
+    return train, test[:n]
 
 
 def digits(quick: bool) -> Result:
@@ -189,10 +193,9 @@ def digits(quick: bool) -> Result:
         made = Experiment.from_mapping(tables, base="default")
         run, cost = trained(with_steps(made, 20) if quick else made)
         bound = likelihood_bound(run.model, run.split("test"), draws=2 if quick else 30)
-        arrays = [torch.as_tensor(run.codec.decode(run.split(name).x)).numpy() for name in ("train", "test")]
         of = images_baselines.of_binary if levels == 2 else partial(images_baselines.of_bins, levels=levels)
         price = {"nats": bound.total.value, "stderr": bound.total.stderr, "bits": bound.bits_per_dimension.value}
-        found[pixels] = {"cost": cost, "price": price, "baselines": of(*arrays)}
+        found[pixels] = {"cost": cost, "price": price, "baselines": of(*_levels(made.dataset))}
     return found
 
 

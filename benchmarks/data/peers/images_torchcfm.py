@@ -34,7 +34,7 @@ def trained(steps: int, width: int, seed: int, **recipe: float) -> tuple[nn.Modu
         average = MovingAverage(network, training.ema_decay)
         assert schedule is not None
         for step, batch in zip(range(steps), batches(rows, training.batch_size, seed=seed), strict=False):
-            x = images.as_data(batch.x, "bins")  # type: ignore[arg-type]
+            x = experiment.dataset.prepare(batch).x
             with seeded(seed, step):
                 t, moved, velocity = matcher.sample_location_and_conditional_flow(torch.randn_like(x), x)
                 found = network(moved.unsqueeze(-1), t, label=batch.condition["label"]).squeeze(-1)
