@@ -19,6 +19,7 @@ from bfn_toolkit import (
     ContinuousTimeLoss,
     CrossEntropyLoss,
     KarrasGrid,
+    LogNormalTimes,
     Loss,
     Sampler,
     UniformGrid,
@@ -34,8 +35,9 @@ from .separation import QUARTER
 
 WIDTH = 24
 RECIPE = {"lr": 3e-3, "ema_decay": 0.995}
-GREY = {"head_name": "skip", "sigma_1": 0.03}  # to look at
-BINS = {"head_name": "discretised", "sigma_1": QUARTER}  # to be priced
+LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
+GREY = {"head_name": "skip", "sigma_1": 0.03, "loss": LOOKS}  # to look at
+BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
 SAMPLES = 500
 LABELS = 10
 NATS_OF_LABEL = torch.tensor(float(LABELS)).log().item()  # a price without the label is at most so much higher
