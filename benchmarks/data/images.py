@@ -250,5 +250,9 @@ def _binned(model: BFN, rows: Tensor, params: Any, data: Batch) -> Tensor:
 
 
 def _in_units(nats: float, stderr: float) -> dict[str, float]:
-    bits = 1.0 / (784 * math.log(2.0))
-    return {"nats": nats, "stderr": stderr, "bits": nats * bits, "bits_stderr": stderr * bits}
+    return {"nats": nats, "stderr": stderr, "bits": bits(nats), "bits_stderr": bits(stderr)}
+
+
+def bits(nats: float, pixels: int = 784) -> float:
+    """Bits per dimension of an image."""
+    return nats / (pixels * math.log(2.0))

@@ -221,5 +221,101 @@ RUNS: Mapping[str, Callable[[bool], Result]] = {
 
 
 def section(results: Mapping[str, Result]) -> str:
-    """Nothing yet."""
-    return ""
+    """Prices, samples, samplers."""
+    samplers = [_samplers_section(kind, results.get(f"images-samplers-{kind}")) for kind in ("grey", "binary")]
+    parts = [_prices_section(results), _grey_section(results.get("images-grey")), *samplers]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _number(found: Mapping[str, float], digits: int) -> str:
+    text = f"{found['mean']:.{digits}f}"
+    return text if found["n"] < 2 else f"{text} ± {found['std']:.{digits}f} ({found['n']} seeds)"
+
+
+def _prices_section(results: Mapping[str, Result]) -> str:
+    of = results.get("images-baselines")
+    if of is None:
+        return ""
+    lines = [
+        "## Images: prices",
+        "",
+        f"Bounds on the first {images.PRICED:,} held-out images of Fashion-MNIST, given the label; with that of the",
+        f"label a price is {NATS_OF_LABEL:.2f} nats (0.004 bits per dimension) higher. The baselines know no labels.",
+        "",
+        "| data | by | nats | bits per dimension |",
+        "|---|---|---|---|",
+    ]
+    for kind, words in (("binary", "black and white"), ("bins", "256 bins")):
+        for minutes in (2, 4, 15):
+            result = results.get(f"images-{kind}-{minutes}")
+            if result is None:
+                continue
+            nats, bits = (spread([row["price"][unit] for row in result["rows"]]) for unit in ("nats", "bits"))
+            seconds = spread([row["cost"]["seconds"] for row in result["rows"]])["mean"]
+            by = f"this, U-Net of width {result['width']}, {minutes} min ({seconds:.0f} s)"
+            error = result["rows"][0]["price"]
+            lines.append(
+                f"| {words} | {by} | {_number(nats, 1)}, standard error {error['stderr']:.1f} | {_number(bits, 3)} |"
+            )
+        lines += [f"| {words} | {name} | {x:.1f} | {images.bits(x):.3f} |" for name, x in of[kind].items()]
+    digits = results.get("images-digits")
+    if digits is not None:
+        for kind, words in (("binary", "digits, black and white"), ("bins", "digits, 17 levels")):
+            found = digits[kind]
+            price, by = found["price"], f"this, {found['cost']['seconds']:.0f} s"
+            lines.append(f"| {words} | {by} | {price['nats']:.1f} ± {price['stderr']:.1f} | {price['bits']:.3f} |")
+            lines += [
+                f"| {words} | {name} | {x:.1f} | {images.bits(x, 64):.3f} |" for name, x in found["baselines"].items()
+            ]
+    return "\n".join(lines)
+
+
+def _grey_section(result: Result | None) -> str:
+    if result is None or "floor" not in result:
+        return ""
+    floor, rows = result["floor"], result["rows"]
+    cells = {name: [row[name] for row in rows] for name in ("ours 20", "ours 50", "guided 20")}
+    for name in ("Euler 20", "midpoint 20", "Euler 50", "midpoint 50"):
+        cells[f"torchcfm, {name}"] = [row["torchcfm"][name] for row in rows]
+    ours, theirs = (
+        spread([row["cost"]["seconds"] for row in some])["mean"] for some in (rows, [row["torchcfm"] for row in rows])
+    )
+    lines = [
+        "## Images: samples beside flow matching",
+        "",
+        f"Grey images, a U-Net of width {result['width']}, {rows[0]['cost']['steps']:,} steps: {ours:.0f} s, and "
+        f"{theirs:.0f} s of torchcfm",
+        "with the same network, rows, optimiser and moving average.",
+        f"{result['samples']} samples; as many held-out images have the distance {floor['distance']:.1f} and the "
+        f"accuracy {floor['accuracy']:.2f}.",
+        "The number is that of evaluations, of which guidance takes two.",
+        "",
+        "| samples | distance | accuracy |",
+        "|---|---|---|",
+    ]
+    for name, found in cells.items():
+        columns = [_number(spread([cell[key] for cell in found]), digits) for key, digits in SCORES.items()]
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+SCORES = {"distance": 1, "accuracy": 2}
+
+
+def _samplers_section(kind: str, result: Result | None) -> str:
+    if result is None:
+        return ""
+    floor, counts = result["floor"], ("10", "20", "50", "100")
+    lines = [
+        f"## Images: samplers, {'grey' if kind == 'grey' else 'black and white'}",
+        "",
+        f"Distance / accuracy of {result['samples']} samples of one model, by evaluations; as many held-out images: "
+        f"{floor['distance']:.1f} / {floor['accuracy']:.2f}.",
+        "",
+        f"| sampler | {' | '.join(counts)} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["table"].items():
+        cells = [f"{row[n]['distance']:.1f} / {row[n]['accuracy']:.2f}" if n in row else "" for n in counts]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -94,5 +94,31 @@ RUNS = {"images-separation": separate}
 
 
 def section(results: Mapping[str, Result]) -> str:
-    """Nothing yet."""
-    return ""
+    """The table of all cells."""
+    result = results.get("images-separation")
+    if result is None:
+        return ""
+    floor, rows = result["floor"], sorted(result["rows"], key=lambda row: row["SDE2"]["distance"])
+    lines = [
+        "## Images: which head, resolution, weighting and times",
+        "",
+        f"Grey Fashion-MNIST, a U-Net of width {result['width']}, {result['steps']} steps of 32 (some 45 s), one seed.",
+        "The distance is that of Frechet between features of a classifier, of",
+        f"{result['samples']} samples and 5,000 held-out images; as many others are at {floor['distance']:.1f}.",
+        "The accuracy is the share of samples that show the label asked for",
+        f"({floor['accuracy']:.2f} of the held-out images). Samples are of 20 evaluations. The price is the bound of",
+        "256 bins, given the label; a point head pays at the end for a normal distribution of deviation sigma_1.",
+        "With one draw for each image its standard error is 0.03 at sigma_1 = 0.03, and 0.06 at a quarter of a bin.",
+        "",
+        "| head | sigma_1 | weighting | times | distance, `sde-2` | `ode-2` | accuracy, `sde-2` | `ode-2` | bits/dim |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        sde, ode, bits = row["SDE2"], row["ODE2"], row["price"]["bits"]
+        name = f"{row['head']} | {'0.03' if row['sigma_1'] == 0.03 else 'quarter of a bin'} | {row['weighting']}"
+        price = f"{bits:.2f}" if bits < 100 else "above 100"
+        lines.append(
+            f"| {name} | {row['times']} | {sde['distance']:.0f} | {ode['distance']:.0f} | {sde['accuracy']:.2f} "
+            f"| {ode['accuracy']:.2f} | {price} |"
+        )
+    return "\n".join(lines)
