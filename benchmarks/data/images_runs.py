@@ -36,7 +36,7 @@ from .separation import QUARTER
 WIDTH = 24
 RECIPE = {"lr": 3e-3, "ema_decay": 0.995}
 LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
-GREY = {"head_name": "skip", "sigma_1": 0.03, "loss": LOOKS}  # to look at
+GREY = {"head_name": "noise", "sigma_1": 0.03, "loss": LOOKS}  # to look at
 BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
 SAMPLES = 500
 LABELS = 10
