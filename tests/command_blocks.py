@@ -33,7 +33,7 @@ COMMAND = re.compile(r"(?:\w+=\S* )*(?:bfn|hf|make|pip|pytest|python|ruff|mypy|t
 # The largest number that an option may have in a page that runs.  The options of the first table are added where they
 # are missing, since their defaults are those of a day's work; the others are cut down where they stand.
 SIZES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
-    "train": ({"--training.steps": 3, "--training.warmup": 1}, {"--processes": 1}),
+    "train": ({"--training.steps": 3}, {"--training.warmup": 1, "--processes": 1}),
     "sample": ({"-n": 8, "--steps": 3}, {}),
     "evaluate": (
         {"-n": 64, "--sample-steps": 3, "--draws": 1},
