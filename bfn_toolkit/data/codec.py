@@ -37,7 +37,7 @@ from bfn_toolkit.data.formats import (
     writable,
 )
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
-from bfn_toolkit.shapes import Data, Mask, as_shape, map_data
+from bfn_toolkit.shapes import Data, Mask, as_shape, leaves, map_data
 from bfn_toolkit.validators import finite, integer, invalid, one_of
 
 
@@ -649,10 +649,28 @@ def raw_like(x: Data, codec: Codec) -> Data:
 
     def same(raw: Any, part: Any) -> Any:
         if isinstance(part, Mapping):
-            return {name: same(raw[name], inner) for name, inner in part.items()}
+            return {
+                name: same(raw.get(name) if isinstance(raw, Mapping) else None, inner) for name, inner in part.items()
+            }
         return raw if isinstance(raw, Tensor) and raw.shape == part.shape else part
 
-    return same(codec.decode(x), map_data(lambda part: part.detach().cpu(), x))
+    x = map_data(lambda part: part.detach().cpu(), x)
+    first = map_data(lambda part: part[:1], x)
+    decoded = same(codec.decode(first), first)
+    if all(new is old for new, old in zip(leaves(decoded), leaves(first), strict=True)):
+        return x  # texts, of which decoding all would take long
+    return same(codec.decode(x), x)
+
+
+def texts_of(x: Data, mask: Mask | None, codec: Codec) -> Mapping[str, list[str]]:
+    """Texts of data by part ("" for data without parts), for those parts whose raw data are texts."""
+    raw = codec.decode(x, mask)
+    parts = raw if isinstance(raw, Mapping) else {"": raw}
+    return {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, list) and part and all(isinstance(text, str) for text in part)
+    }
 
 
 def codec_of_part(codec: Codec, name: str) -> Codec:

@@ -46,6 +46,7 @@ class Format(abc.ABC):
 
     codec: Codec
     whole = False  # whether all rows are written together
+    text = False  # whether rows are text, one after another
 
     @abc.abstractmethod
     def header(self, raw: Raw, n: int) -> bytes:
@@ -203,6 +204,8 @@ def _number(text: str) -> float:
 class TableFormat(Format):
     """A .csv file with a column for each number or category of flat data, and a header."""
 
+    text = True
+
     def header(self, raw: Raw, n: int) -> bytes:
         """Names of the columns."""
         return _lines([tuple(self.codec.cells(raw))])
@@ -240,14 +243,17 @@ def _lines(records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
 
 @attrs.frozen
 class LinesFormat(Format):
-    r"""A .txt file with one text a line, in UTF-8.
+    r"""A .txt file with one text a line.
 
     Arguments:
         codec: The codec, whose raw data are a list of texts.
         escaped: Whether line ends within a text are written \\n and \\r, and a backslash twice.
+        encoding: Name of the encoding.
     """
 
     escaped: bool = False
+    encoding: str = "utf-8"
+    text = True
 
     def header(self, raw: Raw, n: int) -> bytes:
         """Nothing."""
@@ -256,12 +262,13 @@ class LinesFormat(Format):
     def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The rows at the end."""
         lines = (text.translate(_ESCAPES) if self.escaped else text for text in raw)
-        yield end, "".join(f"{line}\n" for line in lines).encode(errors="surrogatepass")
+        yield end, "".join(f"{line}\n" for line in lines).encode(self.encoding, "surrogatepass")
 
     def read(self, path: Path) -> Raw:
         """The lines, without an empty last one."""
         try:
-            text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+            text = path.read_bytes().decode(encoding).replace("\r\n", "\n")
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
         lines = text.removesuffix("\n").split("\n")

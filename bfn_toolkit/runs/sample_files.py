@@ -45,6 +45,48 @@ def format_of(path: Path, codec: Codec) -> Format:
     return codec.formats[path.suffix]
 
 
+def text_format_of(codec: Codec) -> Format:
+    """The first format of a codec that is text.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    for format_ in codec.formats.values():
+        if format_.text:
+            return format_
+    endings = ", ".join(filter(None, codec.formats))  # that of a folder is empty
+    raise ConfigError(f"--out -: these samples are no text; name a file that ends in {endings}")
+
+
+class SampleStream:
+    """Samples as text in a stream, such as stdout; nothing is kept if it ends early.
+
+    Arguments:
+        stream: The stream, which takes bytes.
+        n: Total number of samples.
+        codec: The codec of the samples.
+    Raises:
+        ConfigError: If the codec has no format that is text.
+    """
+
+    other = False
+
+    def __init__(self, stream: BinaryIO, n: int, codec: Codec) -> None:
+        self.rows, self.n, self._stream, self.format = 0, n, stream, text_format_of(codec)
+
+    def append(self, raw: Raw) -> None:
+        """Writes the next rows.
+
+        Raises:
+            ConfigError: If the format cannot hold such rows.
+        """
+        header = self.format.header(raw, self.n) if self.rows == 0 else b""
+        pieces = self.format.pieces(raw, self.n, self.rows, len(header))
+        self._stream.write(header + b"".join(data for _, data in pieces))
+        self._stream.flush()
+        self.rows += raw_size(raw)
+
+
 class _OneFile:
     """All rows in one open file."""
 

@@ -138,7 +138,7 @@ def _described(found: Glimpse, what: str) -> str:
         kind = "arrays" if found.first is None else f"columns of {what}"
         return f"{len(found.names)} {kind}: {_few(found.names)}" if found.names else "a table"
     rows, *site = found.shape or (0,)
-    return f"{rows:,} rows of {' x '.join(map(str, site or [1]))} {what}"
+    return f"{rows:,} rows of {' x '.join(map(str, site))} {what}" if site else f"{rows:,} {what}"
 
 
 @attrs.frozen

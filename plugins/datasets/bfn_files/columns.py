@@ -135,16 +135,18 @@ def glimpse(path: Path) -> Glimpse:
         if name.endswith(".npy"):
             return Glimpse([], *_beginning(path, file))
         with zipfile.ZipFile(file) as archive:
-            arrays = [member.removesuffix(".npy") for member in archive.namelist()]
+            members = archive.infolist()
+            arrays = [member.filename.removesuffix(".npy") for member in members]
             if len(arrays) != 1:
                 return Glimpse(arrays)
-            with archive.open(archive.namelist()[0]) as stream:
+            check_unpacked(path, f"array '{arrays[0]}'", members[0].file_size, members[0].compress_size)
+            with archive.open(members[0]) as stream:
                 return Glimpse(arrays, *_beginning(path, stream))
 
 
 def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
     shape, _, dtype = array_header(path, "the array", stream)
-    data = stream.read(min(math.prod(shape), FIRST) * dtype.itemsize)
+    data = stream.read(max(0, min(math.prod(shape), FIRST)) * dtype.itemsize)
     return shape, np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
 
 

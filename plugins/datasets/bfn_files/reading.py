@@ -25,7 +25,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Split, split_rows, validators
+from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Rows, Split, split_rows, validators
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
@@ -121,7 +121,7 @@ class Content:
         metadata: The metadata of the data set.
     """
 
-    rows: Batch
+    rows: Rows
     splits: Mapping[Split, Tensor]
     metadata: Mapping[str, object]
 
@@ -169,7 +169,7 @@ class FileDataset(Dataset):
     def __attrs_post_init__(self) -> None:
         current = None
         with suppress(DataError):  # a run can be sampled without its file; reading it raises later
-            current = fingerprint(self.path)
+            current = self.fingerprint()
         object.__setattr__(self, "_found", current)
 
     @property
@@ -177,13 +177,21 @@ class FileDataset(Dataset):
     def content(self) -> Content:
         """Content of the file, read once per process."""
 
+    def fingerprint(self) -> Fingerprint:
+        """The present fingerprint of the file.
+
+        Raises:
+            DataError: If it is not a regular file.
+        """
+        return fingerprint(self.path)
+
     def unchanged(self) -> Fingerprint:
         """The fingerprint of the file.
 
         Raises:
             DataError: If it was written since the data set was built.
         """
-        current = fingerprint(self.path)
+        current = self.fingerprint()
         if current != self._found:
             raise DataError(f"{self.path}: changed while it was in use: its fingerprint differs; start again")
         return current
@@ -207,8 +215,10 @@ class FileDataset(Dataset):
     @property
     def site_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        x = self.content.rows.x
-        assert isinstance(x, torch.Tensor)
+        rows = self.content.rows
+        assert isinstance(rows, Batch)
+        assert isinstance(rows.x, torch.Tensor)
+        x = rows.x
         return tuple(x.shape[1:])
 
     @property
@@ -219,4 +229,4 @@ class FileDataset(Dataset):
     def split(self, name: Split) -> Batch:
         """A copy of the rows of a split."""
         content = self.content
-        return content.rows.rows(content.splits[name])
+        return content.rows[content.splits[name]]
