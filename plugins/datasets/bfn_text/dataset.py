@@ -243,9 +243,7 @@ def _text(dataset: Text, _: Fingerprint, tokenizer: Fingerprint | None) -> TextC
         codec = TextCodec(numbers.alphabet, length)
     if numbers.alphabet and dataset.alphabet != "text8":  # whose alphabet is larger than that of many texts
         _tell_missing(path, numbers, windows)
-    rows = WindowRows(
-        every_window(numbers.array, length), windows, torch.arange(len(windows.splits), dtype=torch.int32), False
-    )
+    rows = WindowRows(every_window(numbers.array, length), windows, None, wide=False)
     metadata = {"classes": classes, "axes": ("sequence",)}
     return TextContent(rows=rows, splits={}, metadata=metadata, numbers=numbers, windows=windows, codec=codec)
 

@@ -32,12 +32,15 @@ class Windows:
     splits: Tensor
     bounds: Tensor
     shifts: Tensor
+    _index: dict[Split, Tensor] = attrs.field(factory=dict, init=False)
 
     def index(self, name: Split) -> Tensor:
         """Numbers of the windows of a split, as int32."""
-        chosen = {"train": self.splits == TRAIN, "valid": self.splits == VALID, "test": self.splits == TEST}
-        mask = self.splits != TEST if name == "all" else chosen[name]
-        return mask.nonzero().flatten().int()
+        if name not in self._index:
+            kind = {"train": TRAIN, "valid": VALID, "test": TEST}
+            mask = self.splits != TEST if name == "all" else self.splits == kind[name]
+            self._index[name] = mask.nonzero().flatten().int()
+        return self._index[name]
 
     def starts(self, windows: Tensor) -> Tensor:
         """Places of the first units of windows."""
@@ -103,20 +106,21 @@ class WindowRows(Rows):
     Arguments:
         text: The L units that begin at each place of the text, a row for each.
         windows: The windows of the text.
-        index: Numbers of the windows of the split.
+        index: Numbers of the windows of the split; None for all.
         wide: Whether rows have 2L - 1 units.
     """
 
     text: ArrayRows
     windows: Windows
-    index: Tensor
+    index: Tensor | None
     wide: bool
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.windows.splits if self.index is None else self.index)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        windows, length = self.index[index.long()].long(), self.windows.length
+        windows, length = index.long(), self.windows.length
+        windows = windows if self.index is None else self.index[windows].long()
         starts = self.windows.starts(windows)
         if not self.wide:
             return self.text[starts]
