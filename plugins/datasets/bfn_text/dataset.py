@@ -156,7 +156,8 @@ class Text(FileDataset):
                 f"{self.path}: a folder, not a text file; join its files into one: "
                 f"cat '{self.path}'/* > '{self.path}.txt'"
             )
-        return _text(self, self.unchanged(), None if self.tokenizer is None else fingerprint(self.tokenizer))
+        tokenizer = None if self.tokenizer is None or self.unit != "tokens" else fingerprint(self.tokenizer)
+        return _text(self, self.unchanged(), tokenizer)
 
     @property
     def codec(self) -> Codec:

@@ -57,7 +57,7 @@ def test_every_fixed_window_is_in_one_split(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*no training row")
 def test_random_windows_begin_anywhere_in_the_training_text_and_nowhere_else(tmp_path: Path) -> None:
     dataset = Text(put(tmp_path, EACH), length=4, alphabet=EACH)
-    fixed = Text(put(tmp_path, EACH), length=4, alphabet=EACH, windows="fixed")
+    fixed = Text(dataset.path, length=4, alphabet=EACH, windows="fixed")
     for name in ("valid", "test"):
         assert texts(dataset, name) == texts(fixed, name)
     windows = [EACH.index(window[0]) for window in texts(fixed, "train")]
@@ -88,10 +88,10 @@ def test_blocks_are_the_beginning_the_middle_and_the_end(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "options",
     [
-        {"length": 5},
-        {"length": 9, "windows": "fixed", "alphabet": string.ascii_lowercase[::-1] + "\n ", "seed": 2},
-        {"length": 7, "split": "blocks"},
-        {"length": 16, "unit": "bytes"},
+        {"length": 16},
+        {"length": 24, "windows": "fixed", "alphabet": string.ascii_lowercase[::-1] + "\n ", "seed": 2},
+        {"length": 17, "split": "blocks"},
+        {"length": 32, "unit": "bytes"},
     ],
 )
 def test_a_text_obeys_the_laws_of_data_sets(options: Any, tmp_path: Path) -> None:
@@ -299,12 +299,12 @@ def test_an_alphabet_is_of_different_characters(tmp_path: Path) -> None:
 
 def test_a_text_trains_by_name(tmp_path: Path) -> None:
     small = {"network": {"width": 16, "depth": 1, "heads": 2}, "training": {"steps": 3, "warmup": 0}}
-    table = {"dataset": {"name": "text", "path": str(put(tmp_path, PROSE)), "length": 4}, **small}
+    table = {"dataset": {"name": "text", "path": str(put(tmp_path, PROSE)), "length": 32}, **small}
     experiment = Experiment.from_mapping(table, base="default")
     assert type(experiment.network).__name__ == "Transformer"
-    assert (type(experiment.family).__name__, experiment.family.classes) == ("Categorical", 27)
+    assert (type(experiment.family).__name__, experiment.family.classes) == ("Categorical", 28)
     samples = train(experiment).model.sample(5, n_steps=3)
-    assert [len(text) for text in experiment.dataset.decode(samples)] == [4] * 5
+    assert [len(text) for text in experiment.dataset.decode(samples)] == [32] * 5
     assert Experiment.from_mapping(experiment.to_mapping()) == experiment
     rows = prepared_rows(experiment.dataset, "valid", torch.device("cpu"))
     assert torch.equal(rows[torch.arange(len(rows))].x, experiment.dataset.split("valid").x)  # type: ignore[arg-type]
