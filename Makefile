@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fast laws lint format bench bench-samplers docs clean
+.PHONY: help install demo test fast laws lint format bench bench-samplers bench-data docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
@@ -55,6 +55,10 @@ bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md reco
 
 bench-samplers: install  ## quality of samples by evaluations of the network, which docs/background/samplers.md records: half an hour
 	$(BIN)/python -m benchmarks.quality --write docs/background/samplers.md
+
+bench-data: install  ## what is learned from images, text, strings and points, beside peers, which docs/results.md records: hours
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.data --write docs/results.md
 
 docs: install  ## the pages with the reference of the Python API, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

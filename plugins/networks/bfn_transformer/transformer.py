@@ -19,14 +19,14 @@ and Xie 2022 (arXiv 2212.09748) for patches and for scales and shifts that start
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
 from bfn_toolkit import (
@@ -72,8 +72,9 @@ def attend(qkv: Tensor, heads: int, mask: Tensor | None, angles: Tensor | None =
         mask: Tokens to attend to, with shape (B, 1, 1, tokens); None for all.
         angles: Rotary positions, with shape (tokens, width / heads / 2).
     """
-    three = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-    (q, k), v = three[:2] if angles is None else rotated(three[:2], angles), three[2]
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+    if angles is not None:
+        q, k = rotated(q, angles), rotated(k, angles)
     # Its own dropout would draw numbers that cannot be divided among the pieces of a batch.
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -82,7 +83,7 @@ def rotated(x: Tensor, angles: Tensor) -> Tensor:
     """Numbers of tokens (..., tokens, n), turned in pairs by angles (tokens, n / 2)."""
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    return torch.addcmul(x * torch.cat([cos, cos], -1), torch.cat([b, a], -1), torch.cat([-sin, sin], -1))
 
 
 def attention_mask(present: Tensor) -> Tensor:
@@ -137,7 +138,8 @@ class Stem(nn.Module):
 
     def __init__(self, group: TokenGroup, axes: tuple[str, ...], config: Transformer) -> None:
         super().__init__()
-        self.linear = nn.Linear(group.in_numbers, config.width)
+        self.neighbours = config.neighbours if axes == ("sequence",) else 0
+        self.linear = nn.Linear((2 * self.neighbours + 1) * group.in_numbers, config.width)
         without = {"set", *(ROTARY if config.positions == "rotary" else ())}
         shape = [1 if axis in without else size for axis, size in zip(axes, group.shape, strict=True)]
         has = math.prod(shape) > 1
@@ -146,10 +148,21 @@ class Stem(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, tokens, in_numbers) to (B, tokens, width)."""
-        h: Tensor = self.linear(tokens)
+        h: Tensor = self.linear(with_neighbours(tokens, self.neighbours))
         if self.place is None:
             return h
         return h + self.place.expand(*self.shape, h.shape[-1]).reshape(-1, h.shape[-1])
+
+
+def with_neighbours(tokens: Tensor, n: int) -> Tensor:
+    """Each token (B, tokens, numbers) beside the n before it and the n after it: (B, tokens, (2n + 1) numbers).
+
+    There are zeros beyond the ends, as for tokens without data.
+    """
+    if n == 0:
+        return tokens
+    wide, count = pad(tokens, (0, 0, n, n)), tokens.shape[1]
+    return torch.cat([wide[:, i : i + count] for i in range(2 * n + 1)], -1)
 
 
 class ConditionEmbedding(nn.Module):
@@ -159,10 +172,12 @@ class ConditionEmbedding(nn.Module):
         shape: Shape of one value; the last axis is that of the numbers of a token.
         width: Size of a token.
         dropout: Probability of dropping a value in training.
+        scale: Numbers a and b > 0, by which a value v is read as (v - a) / b.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int, dropout: float) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, dropout: float, scale: tuple[float, float]) -> None:
         super().__init__()
+        self.scale = scale
         self.linear = nn.Linear(shape[-1] if shape else 1, width)
         self.missing = nn.Parameter(0.02 * torch.randn(math.prod(shape[:-1]), width))
         self.dropout = dropout
@@ -171,8 +186,9 @@ class ConditionEmbedding(nn.Module):
         """Tokens (B, tokens, width), or (1, tokens, width) if the condition is missing."""
         if value is None:
             return self.missing.unsqueeze(0)
-        weight = self.linear.weight
-        h: Tensor = self.linear(value.to(weight.dtype).reshape(len(value), -1, weight.shape[1]))
+        weight, (shift, scale) = self.linear.weight, self.scale
+        numbers = (value if value.dtype == torch.float64 else value.float()).sub(shift).div(scale)
+        h: Tensor = self.linear(numbers.to(weight.dtype).reshape(len(value), -1, weight.shape[1]))
         if self.training and self.dropout:
             dropped = torch.rand(len(value), device=value.device) < self.dropout
             h = torch.where(dropped[:, None, None], self.missing.to(h.dtype), h)
@@ -194,10 +210,9 @@ class Block(nn.Module):
     def forward(self, h: Tensor, c: Tensor, mask: Tensor | None, angles: Tensor | None) -> Tensor:
         """The next h (B, tokens, width), from c (B, tokens or 1, width)."""
         a, b, g, a2, b2, g2 = self.modulation(c).chunk(6, -1)
-        heard = attend(self.qkv((1.0 + a) * self.norm(h) + b), self.heads, mask, angles)
-        h = h + g * self.dropout(self.out(heard))
-        result: Tensor = h + g2 * self.dropout(self.mlp((1.0 + a2) * self.norm(h) + b2))
-        return result
+        heard = attend(self.qkv(torch.addcmul(b, 1.0 + a, self.norm(h))), self.heads, mask, angles)
+        h = torch.addcmul(h, g, self.dropout(self.out(heard)))
+        return torch.addcmul(h, g2, self.dropout(self.mlp(torch.addcmul(b2, 1.0 + a2, self.norm(h)))))
 
 
 class TransformerModule(nn.Module):
@@ -218,7 +233,8 @@ class TransformerModule(nn.Module):
         for name, shape in config.condition_shapes.items():
             embeddings = self.words if len(shape) > 1 else self.vectors
             self.word_count += math.prod(shape[:-1]) if len(shape) > 1 else 0
-            embeddings[name] = ConditionEmbedding(shape, width, config.label_dropout)
+            scale = config.condition_scales.get(name, (0.0, 1.0))
+            embeddings[name] = ConditionEmbedding(shape, width, config.label_dropout, scale)
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
         time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.time = None if config.time_free else time
@@ -268,7 +284,7 @@ class TransformerModule(nn.Module):
             else:
                 h = block(h, c, present, self.angles)
         a, b = self.modulation(c).chunk(2, -1)
-        h = (1.0 + a) * self.norm(h) + b
+        h = torch.addcmul(b, 1.0 + a, self.norm(h))
         parts = torch.split(h[:, : self.view.count], [group.count for group in self.view.groups], 1)
         return self.view.unpack([head(part) for head, part in zip(self.heads, parts, strict=True)])
 
@@ -304,6 +320,10 @@ def _shapes(value: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     return {name: as_shape(shape) for name, shape in value.items()}
 
 
+def _scales(value: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, pair)) for name, pair in value.items()}
+
+
 @attrs.frozen
 class Transformer(NetworkBuilder):
     """Transformer for sequences, sets, tables, images, and products of them.
@@ -314,11 +334,15 @@ class Transformer(NetworkBuilder):
         heads: Number of heads of the attention.
         positions: "rotary" for rotary positions along sequences and images and learned ones along other axes,
             "learned" for learned ones alone, "both" for both along sequences and images.  Sets never have any.
+        neighbours: Number of tokens on each side of a token of a sequence that its embedding also reads: a convolution,
+            from which a network learns what follows what long before attention does.
         patch: Side of the patches of images; by default the smallest that leaves at most 256 tokens.
         labels: Number of labels of the condition "label"; 0 to ignore them (in a configuration, the default is the data
             set's number).  A negative or missing one means no label.
         condition_shapes: Shape of one value of each further condition.  A number () or a vector (n,) scales and shifts
             the layers, as the time does; values of shape (..., n) are tokens of n numbers.
+        condition_scales: Numbers a and b > 0 for a condition of numbers, which is read as (v - a) / b, so that it can
+            stay in its own units; (0, 1) for those that are missing.
         dropout: Probability of dropping a number that a layer adds, in training.
         label_dropout: Probability of dropping the label or another condition in training, so that the network also
             learns without it.
@@ -336,10 +360,14 @@ class Transformer(NetworkBuilder):
     positions: Literal["rotary", "learned", "both"] = field(
         default="both", validator=validators.one_of("rotary", "learned", "both")
     )
+    neighbours: int = field(default=0, validator=validators.integer(ge=0, le=1000))
     patch: int | None = field(default=None, validator=validators.optional(validators.integer(ge=1)))
     labels: int = field(default=0, validator=validators.integer(ge=0))
     condition_shapes: Mapping[str, tuple[int, ...]] = field(
         factory=dict, converter=_shapes, eq=lambda shapes: tuple(sorted(shapes.items()))
+    )
+    condition_scales: Mapping[str, tuple[float, float]] = field(
+        factory=dict, converter=_scales, eq=lambda scales: tuple(sorted(scales.items()))
     )
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
@@ -351,6 +379,12 @@ class Transformer(NetworkBuilder):
     def _check_heads(self, attribute: attrs.Attribute[int], heads: int) -> None:
         if self.width % (2 * heads):
             raise ValueError(f"{attribute.name}: the width {self.width} must be a multiple of 2 heads = {2 * heads}")
+
+    @condition_scales.validator
+    def _check_scales(self, attribute: attrs.Attribute[Any], scales: Mapping[str, Sequence[float]]) -> None:
+        for name, pair in scales.items():
+            if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[1] <= 0.0:
+                raise ValueError(f"{attribute.name}: '{name}': expected a number and one above 0, got {list(pair)}")
 
     @property
     def conditions(self) -> tuple[str, ...]:
