@@ -13,16 +13,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import attrs
-import torch
-
 from bfn_lines import Lines
 from bfn_toolkit import Run
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.evaluation.likelihood import likelihood_bound
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 
-from .common import CACHE, Result, cpu_time, environment_of, run_of, spread, steps_for, trained, with_steps
+from .common import CACHE, Result, cpu_time, environment_of, run_of, steps_for, trained, with_steps
 
 PEER = ("strings", "rdkit==2026.9.1", "molsets==0.3.1")  # the second has the data
 EVERY = 16  # of the 1.6 million training molecules of MOSES
@@ -171,7 +168,17 @@ def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
                 rows[f"{name}, seed {seed}"] = sampled(run, sampler, n, messages)
         costs.append(cost)
     found = scores(rows)
-    return {"minutes": minutes, "messages": messages, "costs": costs, "bits": prices, "scores": found, "examples": {k: list(v[:8]) for k, v in rows.items()}}
+    return {
+        "minutes": minutes,
+        "messages": messages,
+        "costs": costs,
+        "bits": prices,
+        "scores": found,
+        "examples": {k: list(v[:8]) for k, v in rows.items()},
+    }
 
 
-RUNS: Mapping[str, Callable[[bool], Result]] = {"strings": measure, "strings-15": partial(measure, minutes=15.0, seeds=1)}
+RUNS: Mapping[str, Callable[[bool], Result]] = {
+    "strings": measure,
+    "strings-15": partial(measure, minutes=15.0, seeds=1),
+}
