@@ -243,7 +243,7 @@ def test_pieces_of_a_file_are_read_like_the_whole(tmp_path: Path, monkeypatch: p
     assert condition["n"].tolist() == list(range(40))
     assert condition["label"].tolist() == [int(i % 7 > 3) for i in range(40)]
     late = put(tmp_path, "y.csv", table(CHAINS, [*range(39), "many"], names="s,n"))
-    with pytest.raises(DataError, match="y.csv:41: column 'n': expected a number, got 'many'"):
+    with pytest.raises(DataError, match=r"y\.csv:41: column 'n': expected a number, got 'many'"):
         Lines(late, column="s", conditions=("n",)).split("train")
 
 
