@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from bfn_toolkit.cli.display import phases, progress, say, scores_table
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, make_plan, parse_overrides, trust_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, make_plan, parse_overrides, path_and_options, trust_options
 from bfn_toolkit.errors import BFNError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ Overrides: TypeAlias = Sequence[tuple[str, str]]
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     epilog="""\b
 Examples:
+  bfn train photos/                                 data of yours: also book.txt, table.csv, array.npz, ...
+  bfn train answers.npz --as classes-table          name the data set that reads them: bfn plugins lists all
   bfn train                                         four Gaussians, a Siren, Gaussian updates
   bfn train --out runs/wide --network.width 256 --training.steps 1000
   bfn train --preset post                           the recipe of the blog post
@@ -35,6 +37,7 @@ Examples:
   bfn train --processes 2 --training.batch_size 512 share each batch among two processes
   bfn train --options                               every option, its type and its default""",
 )
+@click.option("--as", "as_", metavar="NAME", help="Data set that reads PATH  [default: the one that recognises it]")
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Preset that the file builds on: default, post.")
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
@@ -49,13 +52,17 @@ Examples:
 @click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> int | None:
-    """Train a model, then sample, score and draw it, in 20 % of the training time, but 5 to 60 s.
+    """Train a model on the data in PATH, then sample, score and draw it, in 20 % of the training time, but 5 to 60 s.
+
+    PATH is a file or a folder, and the data set that recognises it reads it, as --dataset NAME --dataset.path PATH
+    would.  Without PATH, the data are those of --dataset  [default: gaussian-mixture].
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
     --family.head noise, --training.lr 1e-3.
     """
-    overrides = parse_overrides(ctx.args)
-    folder, experiment = _experiment(options, overrides)
+    path, words = path_and_options(ctx.args)
+    overrides = parse_overrides(words)
+    folder, experiment = _experiment(path, options, overrides)
     if options["show_options"]:
         for key, type_, value in experiment.options():
             click.echo(f"--{key}  {type_}  [{value}]")
@@ -99,18 +106,26 @@ def _report(run: Run) -> None:
         scores_table(scores)
 
 
-def _experiment(options: Mapping[str, Any], overrides: Overrides) -> tuple[Path, Experiment]:
-    """The run directory and the experiment that the options name."""
+def _experiment(path: Path | None, options: Mapping[str, Any], overrides: Overrides) -> tuple[Path, Experiment]:
+    """The run directory and the experiment that the path of the data and the options name."""
     from bfn_toolkit.config.experiment import Experiment
 
     resume = options["resume"]
     if resume is None:
         if options["allow_inexact"]:
             raise ConfigError("--allow-inexact goes with --resume RUN")
-        experiment = Experiment.from_toml(options["config"], options["preset"], overrides)
+        config, preset, name = options["config"], options["preset"], options["as_"]
+        if path is not None:
+            experiment = Experiment.from_path(path, name, preset, overrides, config=config)
+        elif name is None:
+            experiment = Experiment.from_toml(config, preset, overrides)
+        else:
+            raise ConfigError(f"--as {name} goes with a path: bfn train PATH --as {name}")
         return options["out"] or _free_folder(), experiment
-    if any(options[name] for name in ("config", "preset", "out", "force")):
-        raise ConfigError("--resume continues a run as it is; leave out --config, --preset, --out and --force")
+    if path is not None:
+        raise ConfigError(f"--resume continues a run on its own data; leave out {path}")
+    if any(options[name] for name in ("as_", "config", "preset", "out", "force")):
+        raise ConfigError("--resume continues a run as it is; leave out --as, --config, --preset, --out and --force")
     from bfn_toolkit.runs.run import read_experiment
 
     experiment = read_experiment(resume, allow_plugin_mismatch=options["allow_plugin_mismatch"])

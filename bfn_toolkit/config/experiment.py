@@ -35,9 +35,11 @@ import attrs
 import tomli_w
 
 from bfn_toolkit.config.layers import Configuration
+from bfn_toolkit.config.recognition import check_path, check_reader, dataset_for
 from bfn_toolkit.config.schema import options_of
 from bfn_toolkit.config.structure import mapping_of, metadata_of, names_of, structure, structure_part
 from bfn_toolkit.config.unstructure import destructure
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
 
@@ -199,6 +201,55 @@ class Experiment:
         registry = registry or default_registry()
         return structure(cls, _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry), registry)
 
+    @classmethod
+    def from_path(
+        cls,
+        path: str | Path,
+        as_: str | None = None,
+        preset: str | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+        registry: Registry | None = None,
+        *,
+        config: str | Path | None = None,
+    ) -> Experiment:
+        """Builds an experiment on a file or folder of data, as ``bfn train PATH`` does.
+
+        It equals the experiment with the options ``--dataset NAME --dataset.path PATH``.
+
+        Arguments:
+            path: The file or folder.
+            as_: Name of the data set that reads it; by default the one that the preset, the configuration or the
+                overrides name, or else the one that is most certain to recognise the path.
+            preset: Name of a preset.
+            overrides: Dotted keys and texts, as in :meth:`from_toml`.
+            registry: Registry that resolves the names of parts; by default that of the installed plugins.
+            config: A TOML file above the preset.
+        Raises:
+            DataError: If there is no such file or folder, or no data set recognises it.
+            ConfigError: If several recognise it, the data set reads no files, or its path is given twice; and all
+                errors of :meth:`from_toml`.
+        """
+        path, registry = Path(path), registry or default_registry()
+
+        def file(configuration: Configuration) -> None:
+            if config is not None:
+                configuration.add_file(Path(config))
+
+        def values(configuration: Configuration) -> None:
+            file(configuration)
+            configuration.add_mapping({"dataset": {"name": name, "path": str(path)}}, str(path))
+
+        check_path(path)
+        by_option = _named_dataset(_layers(None, None, lambda _: None, overrides, registry))
+        if "path" in by_option:
+            raise ConfigError(f"the data are {path}, and --dataset.path names others; leave out one of them")
+        if as_ is not None and "name" in by_option:
+            raise ConfigError(f"--as {as_} and --dataset both name the data set; leave out one of them")
+        named = as_ or _named_dataset(_layers(None, preset, file, overrides, registry)).get("name")
+        name = named if isinstance(named, str) else dataset_for(path, registry)
+        check_reader(name, registry)
+        return structure(cls, _layers(BASE, preset, values, overrides, registry), registry)
+
     def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
         """Returns every field as plain values, from which :meth:`from_mapping` builds an equal experiment.
 
@@ -218,6 +269,13 @@ class Experiment:
             ConfigError: If a part has no name in the registry.
         """
         return options_of(self, registry or default_registry())
+
+
+def _named_dataset(configuration: Configuration) -> Mapping[str, Any]:
+    """The table of the data set in a configuration; {} if there is none."""
+    node = configuration.tree.value.get("dataset")
+    value = None if node is None else node.plain()
+    return value if isinstance(value, Mapping) else {"name": value} if value is not None else {}
 
 
 def _layers(

@@ -24,6 +24,7 @@ def bfn_networks() -> Sequence[Entry]:
         depth=2,
         heads=1,
         positions="learned",
+        neighbours=1,
         labels=3,
         condition_shapes={"vector": (2,), "words": (3, 4)},
         dropout=0.1,

@@ -26,7 +26,7 @@ import attrs
 import torch
 from attrs import field
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
 from bfn_toolkit import (
@@ -72,8 +72,9 @@ def attend(qkv: Tensor, heads: int, mask: Tensor | None, angles: Tensor | None =
         mask: Tokens to attend to, with shape (B, 1, 1, tokens); None for all.
         angles: Rotary positions, with shape (tokens, width / heads / 2).
     """
-    three = qkv.reshape(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-    (q, k), v = three[:2] if angles is None else rotated(three[:2], angles), three[2]
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+    if angles is not None:
+        q, k = rotated(q, angles), rotated(k, angles)
     # Its own dropout would draw numbers that cannot be divided among the pieces of a batch.
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -82,7 +83,7 @@ def rotated(x: Tensor, angles: Tensor) -> Tensor:
     """Numbers of tokens (..., tokens, n), turned in pairs by angles (tokens, n / 2)."""
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    return torch.addcmul(x * torch.cat([cos, cos], -1), torch.cat([b, a], -1), torch.cat([-sin, sin], -1))
 
 
 def attention_mask(present: Tensor) -> Tensor:
@@ -137,7 +138,8 @@ class Stem(nn.Module):
 
     def __init__(self, group: TokenGroup, axes: tuple[str, ...], config: Transformer) -> None:
         super().__init__()
-        self.linear = nn.Linear(group.in_numbers, config.width)
+        self.neighbours = config.neighbours if axes == ("sequence",) else 0
+        self.linear = nn.Linear((2 * self.neighbours + 1) * group.in_numbers, config.width)
         without = {"set", *(ROTARY if config.positions == "rotary" else ())}
         shape = [1 if axis in without else size for axis, size in zip(axes, group.shape, strict=True)]
         has = math.prod(shape) > 1
@@ -146,10 +148,21 @@ class Stem(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, tokens, in_numbers) to (B, tokens, width)."""
-        h: Tensor = self.linear(tokens)
+        h: Tensor = self.linear(with_neighbours(tokens, self.neighbours))
         if self.place is None:
             return h
         return h + self.place.expand(*self.shape, h.shape[-1]).reshape(-1, h.shape[-1])
+
+
+def with_neighbours(tokens: Tensor, n: int) -> Tensor:
+    """Each token (B, tokens, numbers) beside the n before it and the n after it: (B, tokens, (2n + 1) numbers).
+
+    There are zeros beyond the ends, as for tokens without data.
+    """
+    if n == 0:
+        return tokens
+    wide, count = pad(tokens, (0, 0, n, n)), tokens.shape[1]
+    return torch.cat([wide[:, i : i + count] for i in range(2 * n + 1)], -1)
 
 
 class ConditionEmbedding(nn.Module):
@@ -197,10 +210,9 @@ class Block(nn.Module):
     def forward(self, h: Tensor, c: Tensor, mask: Tensor | None, angles: Tensor | None) -> Tensor:
         """The next h (B, tokens, width), from c (B, tokens or 1, width)."""
         a, b, g, a2, b2, g2 = self.modulation(c).chunk(6, -1)
-        heard = attend(self.qkv((1.0 + a) * self.norm(h) + b), self.heads, mask, angles)
-        h = h + g * self.dropout(self.out(heard))
-        result: Tensor = h + g2 * self.dropout(self.mlp((1.0 + a2) * self.norm(h) + b2))
-        return result
+        heard = attend(self.qkv(torch.addcmul(b, 1.0 + a, self.norm(h))), self.heads, mask, angles)
+        h = torch.addcmul(h, g, self.dropout(self.out(heard)))
+        return torch.addcmul(h, g2, self.dropout(self.mlp(torch.addcmul(b2, 1.0 + a2, self.norm(h)))))
 
 
 class TransformerModule(nn.Module):
@@ -272,7 +284,7 @@ class TransformerModule(nn.Module):
             else:
                 h = block(h, c, present, self.angles)
         a, b = self.modulation(c).chunk(2, -1)
-        h = (1.0 + a) * self.norm(h) + b
+        h = torch.addcmul(b, 1.0 + a, self.norm(h))
         parts = torch.split(h[:, : self.view.count], [group.count for group in self.view.groups], 1)
         return self.view.unpack([head(part) for head, part in zip(self.heads, parts, strict=True)])
 
@@ -322,6 +334,8 @@ class Transformer(NetworkBuilder):
         heads: Number of heads of the attention.
         positions: "rotary" for rotary positions along sequences and images and learned ones along other axes,
             "learned" for learned ones alone, "both" for both along sequences and images.  Sets never have any.
+        neighbours: Number of tokens on each side of a token of a sequence that its embedding also reads: a convolution,
+            from which a network learns what follows what long before attention does.
         patch: Side of the patches of images; by default the smallest that leaves at most 256 tokens.
         labels: Number of labels of the condition "label"; 0 to ignore them (in a configuration, the default is the data
             set's number).  A negative or missing one means no label.
@@ -346,6 +360,7 @@ class Transformer(NetworkBuilder):
     positions: Literal["rotary", "learned", "both"] = field(
         default="both", validator=validators.one_of("rotary", "learned", "both")
     )
+    neighbours: int = field(default=0, validator=validators.integer(ge=0, le=1000))
     patch: int | None = field(default=None, validator=validators.optional(validators.integer(ge=1)))
     labels: int = field(default=0, validator=validators.integer(ge=0))
     condition_shapes: Mapping[str, tuple[int, ...]] = field(

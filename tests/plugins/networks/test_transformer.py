@@ -122,12 +122,24 @@ def test_patches_leave_at_most_256_tokens() -> None:
 
 
 @torch.no_grad()
-def test_a_token_without_any_data_is_not_attended_to() -> None:
-    network, (features, t) = built(), inputs()
+def test_neighbours_are_a_convolution_of_sequences_alone() -> None:
+    network, (features, _) = built(attrs.evolve(SMALL, neighbours=2)), inputs()
+    stem = network.stems[0]
+    kernel = stem.linear.weight.unflatten(1, (5, 3)).transpose(1, 2)
+    expected = torch.nn.functional.conv1d(features.mT, kernel, stem.linear.bias, padding=2).mT + stem.place
+    assert torch.allclose(stem(features), expected, rtol=0, atol=1e-12)
+    image, label = built(attrs.evolve(SMALL, neighbours=2), BOTH).stems
+    assert (image.linear.in_features, label.linear.in_features) == (2, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [SMALL, attrs.evolve(SMALL, neighbours=2)])
+def test_a_token_without_any_data_is_not_seen(config: Transformer) -> None:
+    network, (features, t) = built(config), inputs()
     mask = torch.ones_like(features, dtype=torch.bool)
     mask[:, 4:] = False
     masked = network(features, t, mask=mask)
-    shorter = built(io=NetworkIO((4,), 3, 3, ("sequence",)))
+    shorter = built(config, NetworkIO((4,), 3, 3, ("sequence",)))
     state = {name: value[:4] if name == "stems.0.place" else value for name, value in network.state_dict().items()}
     shorter.load_state_dict(state)
     assert torch.allclose(masked[:, :4], shorter(features[:, :4], t), rtol=0, atol=1e-12)
