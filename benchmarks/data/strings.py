@@ -19,7 +19,7 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.evaluation.likelihood import likelihood_bound
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 
-from .common import CACHE, Result, cpu_time, environment_of, run_of, steps_for, trained, with_steps
+from .common import CACHE, Result, cpu_time, environment_of, run_of, spread, steps_for, trained, with_steps
 
 PEER = ("strings", "rdkit==2026.9.1", "molsets==0.3.1")  # the second has the data
 EVERY = 16  # of the 1.6 million training molecules of MOSES
@@ -182,3 +182,42 @@ RUNS: Mapping[str, Callable[[bool], Result]] = {
     "strings": measure,
     "strings-15": partial(measure, minutes=15.0, seeds=1),
 }
+
+
+def section(results: Mapping[str, Result]) -> str:
+    """The section of the page about the saved results."""
+    found = [results[name] for name in RUNS if name in results]
+    if not found:
+        return ""
+    rows = []
+    for result in found:
+        budget = f"{result['minutes']:g} min"
+        groups: dict[str, list[Result]] = {}
+        for name, row in result["scores"].items():
+            flow = name.startswith("bfn")
+            if flow or result is found[0]:
+                groups.setdefault(f"{name.partition(', seed')[0]}, {budget}" if flow else name, []).append(row)
+        for name, scored in groups.items():
+            bits = next((result["bits"][key] for key in result["bits"] if name.startswith(key)), [])
+            shares = [_cell([row[key] for row in scored], ".1%") for key in ("valid", "unique", "new", "all three")]
+            rows.append("| " + " | ".join([name, _cell(bits, ".3f"), *shares]) + " |")
+    return f"""\
+## Strings: SMILES
+
+Each sixteenth molecule of the training set of MOSES (the package `molsets`), as `bfn train molecules.smi` reads it;
+10 % are held out. Bits per character price the length too, by its frequencies. Valid is the share of the strings that
+RDKit reads, unique the share of different molecules among the valid ones, new the share of those that are in no
+training row. Samples take {found[0]["messages"]} messages.
+
+| | bits per character | valid | unique | new | all three |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def _cell(values: Sequence[float], form: str) -> str:
+    """Mean and spread of some values."""
+    if not values:
+        return ""
+    found = spread(values)
+    return f"{found['mean']:{form}}" + (f" ± {found['std']:{form}}" if found["n"] > 1 else "")

@@ -337,4 +337,4 @@ def test_a_gap_that_is_a_character_of_the_data_has_another_sign() -> None:
     codec = LinesCodec("ab_", 4)
     assert codec.gap == "?"
     assert codec.encode(["a?_"]).tolist() == [[0, -1, 2, -1]]
-    assert codec.sizes(["a?_", "b"]).tolist() == [3, 1]
+    assert codec.row_sizes(["a?_", "b"]).tolist() == [3, 1]
