@@ -56,7 +56,11 @@ def _word(training: Any, field: attrs.Attribute[Any], value: object) -> None:
         raise invalid(training, field, f"expected a name, got {value!r}")
 
 
-def _warmup(training: Any, field: attrs.Attribute[Any], value: int) -> None:
+def _warmup(training: Any, field: attrs.Attribute[Any], value: float) -> None:
+    if isinstance(value, float):
+        if not 0.0 <= value < 1.0:
+            raise invalid(training, field, f"expected a number of steps, or a share of them below 1.0, got {value}")
+        return
     integer(ge=0, le=10**12)(training, field, value)
     if value > training.steps:
         raise invalid(training, field, f"warmup = {value} is longer than steps = {training.steps}")
@@ -86,7 +90,7 @@ class Training:
         scheduler: "cosine" lowers it to zero over the steps, "constant" keeps it; or a class of
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
-        warmup: Steps over which the learning rate rises from 0.
+        warmup: Steps over which the learning rate rises from 0; a number with a point is a share of all steps.
         known_rate: Share of the examples in which some sites are known: any number of them, at random.  Their values
             are an input of the network and no part of the loss, so that it learns to fill in the others.
         clip_norm: Largest norm of the gradient; inf for no clipping.
@@ -113,7 +117,7 @@ class Training:
     lr: float = attrs.field(default=3e-3, validator=number(gt=0, le=1e3))
     scheduler: str = attrs.field(default="cosine", validator=_word)
     scheduler_options: Mapping[str, Any] = _options()
-    warmup: int = attrs.field(default=0, validator=_warmup)
+    warmup: int | float = attrs.field(default=0, validator=_warmup)
     known_rate: float = attrs.field(default=0.0, validator=number(ge=0, le=1))
     clip_norm: float = attrs.field(default=1.0, validator=number(gt=0, le=math.inf))
     ema_decay: float = attrs.field(default=0.0, validator=number(ge=0, lt=1))
@@ -129,6 +133,11 @@ class Training:
     timeout: float = attrs.field(default=300.0, validator=number(ge=1, le=1e7))
     workers: int = attrs.field(default=0, validator=integer(ge=0, le=1024))
     trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Number of steps of the warm-up."""
+        return round(self.warmup * self.steps) if isinstance(self.warmup, float) else self.warmup
 
 
 @attrs.frozen

@@ -46,6 +46,10 @@ def readers(registry: Registry) -> dict[str, type[Any]]:
     return dict(sorted((registry.name_of("dataset", cls), cls) for cls in classes if _reads_files(cls)))
 
 
+def _recognises_nothing(path: Path) -> None:
+    """For a data set that is no :class:`~bfn_toolkit.Dataset`."""
+
+
 def _reads_files(cls: Any) -> bool:
     return attrs.has(cls) and any(field.init and field.name == "path" for field in attrs.fields(cls))
 
@@ -58,7 +62,7 @@ def recognitions(path: Path, registry: Registry) -> dict[str, Recognised]:
     found: dict[str, Recognised] = {}
     for name, cls in readers(registry).items():
         try:
-            answer = cls.recognise(path)
+            answer = getattr(cls, "recognise", _recognises_nothing)(path)
             if answer is not None and answer.certainty > 0:
                 found[name] = answer
         except Exception as error:

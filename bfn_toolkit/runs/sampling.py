@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 import torch
@@ -35,7 +35,7 @@ from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.runs.directory import SAMPLES
 from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
-from bfn_toolkit.runs.sample_files import sample_file
+from bfn_toolkit.runs.sample_files import SampleFile, SampleStream, sample_file
 from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
@@ -373,7 +373,7 @@ def batch_rows(run: Run) -> int:
 
 def stream_samples(
     plan: ResolvedPlan,
-    path: Path,
+    out: Path | BinaryIO,
     *,
     batch: int | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -386,23 +386,27 @@ def stream_samples(
 
     Arguments:
         plan: The samples.
-        path: The file.
+        out: The file, or a stream for the first format of the codec that is text.
         batch: Number of samples in a batch; by default :func:`batch_rows`.
         say: Called with a line about an unfinished file.
         show: Called with the number of samples written so far.
     Raises:
-        ConfigError: If the codec has no format with the ending of the name, or it cannot hold such samples.
+        ConfigError: If the codec has no such format, or it cannot hold such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
     n, device = plan.plan.n, next(plan.run.model.parameters()).device
     batch = batch or batch_rows(plan.run)
-    facts = _facts(plan)
-    with sample_file(path, n, facts, plan.run.codec) if processes.is_main_process() else nullcontext() as file:
+    scope: AbstractContextManager[SampleFile | SampleStream | None] = nullcontext()
+    if not isinstance(out, Path):
+        scope = nullcontext(SampleStream(out, n, plan.run.codec) if processes.is_main_process() else None)
+    elif processes.is_main_process():
+        scope = sample_file(out, n, _facts(plan), plan.run.codec)
+    with scope as file:
         done = processes.all_reduce_max(file.rows if file is not None else 0, device)
         if file is not None and file.other:
-            say(f"{path}: replacing an unfinished file of other samples")
+            say(f"{out}: replacing an unfinished file of other samples")
         if done:
-            say(f"{path}: continuing after {done:,} of {n:,} samples")
+            say(f"{out}: continuing after {done:,} of {n:,} samples")
         show(done)
         try:
             while done < n:
@@ -413,7 +417,8 @@ def stream_samples(
                 done = rows.stop
                 show(done)
         except Interrupted as stop:
-            kept = f"{done:,} of {n:,} samples are kept; the same command continues" if done else ""
+            kept = f"{done:,} of {n:,} samples are kept; the same command continues"
+            kept = kept if done and isinstance(out, Path) else ""
             raise Interrupted(stop.number, kept) from None
 
 

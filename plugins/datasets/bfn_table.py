@@ -138,7 +138,7 @@ def _described(found: Glimpse, what: str) -> str:
         kind = "arrays" if found.first is None else f"columns of {what}"
         return f"{len(found.names)} {kind}: {_few(found.names)}" if found.names else "a table"
     rows, *site = found.shape or (0,)
-    return f"{rows:,} rows of {' x '.join(map(str, site or [1]))} {what}"
+    return f"{rows:,} rows of {' x '.join(map(str, site))} {what}" if site else f"{rows:,} {what}"
 
 
 @attrs.frozen
@@ -320,7 +320,7 @@ def _classes_table(dataset: ClassesTable, _: Fingerprint) -> ColumnsContent:
     x, classes = _classes(data, whole, dataset.classes)
     x = x.unsqueeze(1) if x.ndim == 1 else x
     splits = dataset.partition(len(x))
-    warn_of_missing(dataset, "class", x[splits["train"]], classes)
+    warn_of_missing(dataset.path, "class", x[splits["train"]], classes)
     condition, labels = _condition(dataset, label, whole, splits["train"])
     codec = IdentityCodec(_column_names(data, x), categories=_label_names(label))
     return ColumnsContent(Batch(x, condition), splits, {"classes": classes, **labels}, codec)
@@ -357,16 +357,16 @@ def _condition(
     if label is None:
         return {}, {}
     index, labels = _classes(label, whole, None)
-    warn_of_missing(dataset, "label", index[train], labels)
+    warn_of_missing(dataset.path, "label", index[train], labels)
     return {"label": index}, {"labels": labels}
 
 
-def warn_of_missing(dataset: FileDataset, what: str, train: Tensor, classes: int) -> None:
+def warn_of_missing(path: Path, what: str, train: Tensor, classes: int) -> None:
     """Warns of classes that occur in no training row."""
     missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
     if len(missing):
         numbers = _few([str(number) for number in missing[: SHOWN + 1].tolist()])
-        warnings.warn(f"{dataset.path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
+        warnings.warn(f"{path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -135,16 +135,18 @@ def glimpse(path: Path) -> Glimpse:
         if name.endswith(".npy"):
             return Glimpse([], *_beginning(path, file))
         with zipfile.ZipFile(file) as archive:
-            arrays = [member.removesuffix(".npy") for member in archive.namelist()]
+            members = archive.infolist()
+            arrays = [member.filename.removesuffix(".npy") for member in members]
             if len(arrays) != 1:
                 return Glimpse(arrays)
-            with archive.open(archive.namelist()[0]) as stream:
+            check_unpacked(path, f"array '{arrays[0]}'", members[0].file_size, members[0].compress_size)
+            with archive.open(members[0]) as stream:
                 return Glimpse(arrays, *_beginning(path, stream))
 
 
 def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
-    shape, _, dtype = _header(path, "the array", stream)
-    data = stream.read(min(math.prod(shape), FIRST) * dtype.itemsize)
+    shape, _, dtype = array_header(path, "the array", stream)
+    data = stream.read(max(0, min(math.prod(shape), FIRST)) * dtype.itemsize)
     return shape, np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
 
 
@@ -402,11 +404,8 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
 
 def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -> Array:
     """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
-    shape, fortran, dtype = _header(path, what, stream, kinds)
+    shape, fortran, dtype = array_header(path, what, stream, size, kinds)
     expected = math.prod(shape) * dtype.itemsize
-    if any(length < 0 for length in shape) or expected > size:
-        found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
-        raise DataError(f"{path}: {what} is truncated or damaged: {found}")
     data = stream.read(expected)
     if len(data) < expected:
         raise DataError(f"{path}: {what} is truncated: {len(data):,} of {expected:,} bytes")
@@ -414,8 +413,14 @@ def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _header(path: Path, what: str, stream: Any, kinds: str = "biuf") -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and dtype of the array of a .npy stream."""
+def array_header(
+    path: Path, what: str, stream: Any, size: int | None = None, kinds: str = "biuf"
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape of the array in a .npy stream of ``size`` bytes, whether its order is Fortran's, and its dtype.
+
+    Raises:
+        DataError: If its dtype is not one of the kinds, or its header claims more than ``size`` bytes.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -427,6 +432,10 @@ def _header(path: Path, what: str, stream: Any, kinds: str = "biuf") -> tuple[tu
     if dtype.kind not in kinds:
         names = " or names" if "U" in kinds else ""
         raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
+    expected = math.prod(shape) * dtype.itemsize
+    if size is not None and (any(length < 0 for length in shape) or expected > size):
+        found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
+        raise DataError(f"{path}: {what} is truncated or damaged: {found}")
     return shape, fortran, dtype
 
 

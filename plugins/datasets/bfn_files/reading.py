@@ -25,7 +25,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Split, split_rows, validators
+from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Rows, Split, split_rows, validators
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
@@ -73,7 +73,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @lru_cache(maxsize=2)
-def _sha256(path: Path, found: Fingerprint) -> str:
+def sha256_of(path: Path, found: Fingerprint) -> str:
     """SHA-256 of a file; of one above 1 GiB, that of blocks at equal distances."""
     digest, size = hashlib.sha256(), found[2]
     with reading(path) as file:
@@ -121,12 +121,13 @@ class Content:
         metadata: The metadata of the data set.
     """
 
-    rows: Batch
+    rows: Rows
     splits: Mapping[Split, Tensor]
     metadata: Mapping[str, object]
 
 
-def _absolute(path: str | Path) -> Path:
+def absolute(path: str | Path) -> Path:
+    """The absolute path, which a run stores."""
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
@@ -138,9 +139,10 @@ def _a_file(dataset: FileDataset, _: attrs.Attribute[Path], path: Path) -> None:
         raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name must end in {endings}")
 
 
-def _fraction(default: float) -> float:
-    fraction: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
-    return fraction
+def fraction(default: float) -> float:
+    """A field for the fraction of a split."""
+    value: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
+    return value
 
 
 @attrs.frozen
@@ -158,9 +160,9 @@ class FileDataset(Dataset):
 
     endings: ClassVar[tuple[str, ...]] = ()  # accepted endings of file names; empty for all
 
-    path: Path = field(converter=_absolute, repr=lambda path: repr(str(path)), validator=_a_file)
-    valid_fraction: float = _fraction(0.1)
-    test_fraction: float = _fraction(0.1)
+    path: Path = field(converter=absolute, repr=lambda path: repr(str(path)), validator=_a_file)
+    valid_fraction: float = fraction(0.1)
+    test_fraction: float = fraction(0.1)
     seed: int = field(default=0, kw_only=True, validator=validators.integer(ge=0, le=2**63 - 1))
     _found: Fingerprint | None = field(init=False, eq=False, repr=False)
 
@@ -208,13 +210,15 @@ class FileDataset(Dataset):
     @property
     def source(self) -> Mapping[str, object]:
         """Rows and SHA-256 of the file."""
-        return {"rows": len(self.content.rows), "sha256": _sha256(self.path, self.unchanged())}
+        return {"rows": len(self.content.rows), "sha256": sha256_of(self.path, self.unchanged())}
 
     @property
     def site_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        x = self.content.rows.x
-        assert isinstance(x, torch.Tensor)
+        rows = self.content.rows
+        assert isinstance(rows, Batch)
+        assert isinstance(rows.x, torch.Tensor)
+        x = rows.x
         return tuple(x.shape[1:])
 
     @property
@@ -225,4 +229,4 @@ class FileDataset(Dataset):
     def split(self, name: Split) -> Batch:
         """A copy of the rows of a split."""
         content = self.content
-        return content.rows.rows(content.splits[name])
+        return content.rows[content.splits[name]]
