@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,16 @@ from torch import Tensor, nn
 from bfn_text import Text
 from bfn_toolkit import (
     BFN,
+    ODE2,
     SDE1,
     SDE2,
     AncestralSampler,
     AnyOrderSampler,
     Batch,
     ChurnSampler,
-    ODE2,
     Sampler,
+    Split,
+    StepCountError,
     default_sampler,
     seeded,
 )
@@ -41,7 +45,8 @@ from .common import CACHE, Result, cpu_time, spread, steps_for, trained, with_st
 KJV = os.environ.get("KJV")  # a file with the output of the command below, for machines without it
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
 LENGTH, CLASSES = 128, 27
-MINUTE = 60.0
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+STEPS = (10, 25, 50, 100, 200)
 
 
 def kjv_file() -> Path:
@@ -56,18 +61,18 @@ def kjv_file() -> Path:
 
 @cache
 def kjv() -> Text:
-    """Windows of 27 characters, in blocks of 90, 5 and 5 %."""
+    """Windows of 27 characters; those held out are from all books, because the last ones differ from the others."""
     dataset = experiment().dataset
     assert isinstance(dataset, Text)
     return dataset
 
 
-def windows(split: str) -> Tensor:
+@cache
+def windows(name: Split) -> Tensor:
     """The windows of a split that do not overlap, (N, L)."""
-    rows = kjv().rows(split)
-    x = rows[torch.arange(len(rows))].x
+    x = attrs.evolve(kjv(), windows="fixed").split(name).x
     assert isinstance(x, Tensor)
-    return x[:, :LENGTH].long()
+    return x
 
 
 # Baselines
@@ -122,7 +127,10 @@ def codes(x: Tensor, k: int) -> Tensor:
 
 
 class Autoregressive(nn.Module):
-    """The blocks of the transformer with a causal mask: each character from those before it."""
+    """The blocks of the transformer with a causal mask: each character from those before it.
+
+    The embedding of a place reads as many characters as that of the flow, all of them before it.
+    """
 
     mask: Tensor
     angles: Tensor
@@ -130,7 +138,8 @@ class Autoregressive(nn.Module):
     def __init__(self, config: Transformer) -> None:
         super().__init__()
         width = config.width
-        self.embedding = nn.Embedding(CLASSES + 1, width)  # the last one begins a window
+        self.reach = 2 * config.neighbours + 1
+        self.stem = nn.Linear(self.reach * CLASSES, width)
         self.c = nn.Parameter(torch.randn(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
@@ -140,7 +149,9 @@ class Autoregressive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Price of each window in nats, (B,)."""
-        h = self.embedding(F.pad(x, (1, 0), value=CLASSES)[:, :-1])
+        codes = F.one_hot(x, CLASSES).to(self.c.dtype)
+        before = [F.pad(codes, (0, 0, i, 0))[:, :LENGTH] for i in range(1, self.reach + 1)]
+        h = self.stem(torch.cat(before, -1))
         for block in self.blocks:
             h = block(h, F.silu(self.c)[None, None], self.mask, self.angles)
         return F.cross_entropy(self.head(self.norm(h)).mT, x, reduction="none").sum(1)
@@ -190,8 +201,8 @@ def bits(nats: Estimate) -> dict[str, float]:
 
 
 def experiment(steps: int | None = None, seed: int = 0) -> Experiment:
-    """The preset text8-small on this text, with so many steps."""
-    options = [("dataset.path", str(kjv_file())), ("dataset.length", str(LENGTH)), ("seed", str(seed))]
+    """The preset text8-small on this text, with so many steps; the held-out windows are always the same."""
+    options = [("dataset.path", str(kjv_file())), ("dataset.split", "windows"), ("seed", str(seed))]
     setting = Experiment.from_toml(None, "text8-small", options)
     return setting if steps is None else with_steps(setting, steps)
 
@@ -201,27 +212,30 @@ def price(model: BFN, n_steps: int | None = None, draws: int = 4) -> dict[str, f
     return bits(likelihood_bound(model, Batch(windows("test")), n_steps=n_steps, draws=draws).total)
 
 
-def flow(minutes: float, seeds: int, quick: bool, message_counts: Sequence[int] = ()) -> tuple[list[BFN], Result]:
-    """Models of the preset, trained for so long, and their prices."""
-    steps = 10 if quick else steps_for(experiment(), minutes * 60.0)
-    models, rows = [], []
-    for seed in range(seeds):
-        run, cost = trained(experiment(steps, seed))
-        models.append(run.model)
-        draws = 1 if quick else 4
-        prices = {"infinity": price(run.model, draws=draws)}
-        if seed == 0:
-            prices |= {str(n): price(run.model, n, draws=1) for n in message_counts}
-        rows.append({"seed": seed, **cost, "prices": prices})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    training = experiment().training
-    return models, {
-        "budget_minutes": minutes,
-        "batch": training.batch_size,
-        "parameters": sum(p.numel() for p in models[0].parameters()),
-        "runs": rows,
-        "bits": spread([row["prices"]["infinity"]["bits"] for row in rows]),
-    }
+def model_of(minutes: float, seed: int = 0, *, quick: bool = False) -> tuple[BFN, Result]:
+    """The model of the preset, trained for so long, and its cost; it is kept in the cache."""
+    path = CACHE / "text" / f"{minutes:g}-minutes-{seed}{'-quick' * quick}.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        setting = experiment()
+        model = BFN(setting.family, setting.network)
+        model.network.load_state_dict(state["weights"])
+        return model.eval(), state["cost"]
+    run, cost = trained(experiment(10 if quick else steps_for(experiment(), minutes * 60.0), seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
+    return run.model, cost
+
+
+def flow(minutes: float, seed: int, quick: bool, message_counts: Sequence[int] = ()) -> Result:
+    """Cost and prices of a model, in continuous time and with some numbers of messages."""
+    model, cost = model_of(minutes, seed, quick=quick)
+    prices = {"infinity": price(model, draws=1 if quick else 4)}
+    prices |= {str(n): price(model, n, draws=1) for n in message_counts}
+    parameters = sum(p.numel() for p in model.parameters())
+    row = {"minutes": minutes, "seed": seed, **cost, "parameters": parameters, "prices": prices}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 # Samples
@@ -287,7 +301,8 @@ def drawn(model: BFN, n: int, n_steps: int, sampler: Sampler[Any]) -> Tensor:
 
 def study(model: BFN, grams: NGrams, n: int, counts: Sequence[int]) -> Result:
     """Scores of all samplers, beside those of as many held-out windows."""
-    held, rows = windows("valid"), []
+    with seeded(0, "floor"):
+        held, rows = windows("valid")[torch.randperm(len(windows("valid")))], []
     floor = [scores(part, grams) for part in held[: 4 * n].split(n)]
     for name, sampler in SAMPLERS.items():
         for n_steps in counts:
@@ -302,26 +317,37 @@ def study(model: BFN, grams: NGrams, n: int, counts: Sequence[int]) -> Result:
     return {"n": n, "floor": {key: spread([row[key] for row in floor]) for key in floor[0]}, "rows": rows}
 
 
-def measure(quick: bool) -> Result:
-    """N-grams, the autoregressive transformer for 100 s and 5 min, the flow for 5 and 30 min, and its samples."""
-    train, valid, test = (windows(split) for split in ("train", "valid", "test"))
-    result: Result = {"windows": len(test), "length": LENGTH}
-    grams = [NGrams(k, train, valid[:200]) for k in (range(1, 3) if quick else range(1, 7))]
-    result["n-grams"] = {str(k): bits(Estimate.of(g.nats(test).sum(1))) for k, g in enumerate(grams, 1)}
-    result["autoregressive"] = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
-    models, result["flow"] = flow(5.0, 1 if quick else 3, quick, (10,) if quick else (25, 50, 100))
-    result["samplers"] = study(models[0], grams[-1], 4 if quick else 64, (2,) if quick else (10, 25, 50, 100, 200))
-    long, result["long flow"] = flow(30.0, 1, quick)
-    x = drawn(long[0], 10, 10 if quick else 100, default_sampler(long[0].family, 100))
-    result["samples"] = kjv().codec.decode(x)
-    return result
+def prices(quick: bool) -> Result:
+    """N-grams, the autoregressive transformer for 100 s and 5 min, and the flow for 5 min."""
+    train, valid, test = (windows(split) for split in SPLITS)
+    grams = {k: NGrams(k, train, valid) for k in (1, 2, 3, 4, 5, 6)}
+    baselines = {str(k): bits(Estimate.of(model.nats(test).sum(1))) for k, model in grams.items()}
+    print(json.dumps(baselines), file=sys.stderr, flush=True)
+    counts: Sequence[int] = (10,) if quick else (10, 25, 50, 100)
+    flows = [flow(5.0, seed, quick, () if seed else counts) for seed in range(1 if quick else 3)]
+    peers = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
+    return {"windows": len(test), "length": LENGTH, "n-grams": baselines, "autoregressive": peers, "flow": flows}
 
 
-RUNS = {"text": measure}
+def samplers(quick: bool) -> Result:
+    """All samplers on the model of 5 minutes."""
+    model, _ = model_of(5.0, quick=quick)
+    return study(model, NGrams(6, windows("train"), windows("valid")), 4 if quick else 64, (10,) if quick else STEPS)
+
+
+def long(quick: bool) -> Result:
+    """The flow for half an hour, and samples of it by default."""
+    result = flow(30.0, 0, quick)
+    model, _ = model_of(30.0, quick=quick)
+    n_steps = 10 if quick else 100
+    x = drawn(model, 32, n_steps, default_sampler(model.family, n_steps))
+    grams = NGrams(6, windows("train"), windows("valid"))
+    return {**result, "samples": kjv().codec.decode(x[:10]), "n_steps": n_steps, "scores": scores(x, grams)}
+
+
+RUNS = {"text": prices, "text-samplers": samplers, "text-long": long}
 
 
 def section(results: Mapping[str, Result]) -> str:
     """Prices, samplers, samples."""
-    if "text" not in results:
-        return ""
     return ""
