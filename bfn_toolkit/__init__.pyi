@@ -19,7 +19,12 @@ from .data.dataset import (
     Split as Split,
     split_rows as split_rows,
 )
-from .data.formats import Cells as Cells, Format as Format, LinesFormat as LinesFormat
+from .data.formats import (
+    Cells as Cells,
+    Format as Format,
+    LinesFormat as LinesFormat,
+    TableFormat as TableFormat,
+)
 from .data.loader import minibatches as minibatches
 from .data.rows import ArrayRows as ArrayRows
 from .distributions import (

@@ -120,9 +120,10 @@ class ExampleKind(StrEnum):
 
     NUMBER = "number"  # one real number: a histogram
     POINTS = "points"  # several: a cloud of points
-    IMAGE = "image"  # a grid of pixels, of numbers or of classes: a sheet
+    SET = "set"  # points in the plane or in space: a picture of each set
+    IMAGE = "image"  # a grid of pixels, of numbers or of classes, grey or in colour: a sheet
     CLASS = "class"  # one class: frequencies
-    SEQUENCE = "sequence"  # several classes: frequencies
+    SEQUENCE = "sequence"  # several classes: frequencies, and texts where the codec gives them
     ROW = "row"  # a mapping of named parts, each with its own kind: part by part
 
 
@@ -252,10 +253,13 @@ class Family(abc.ABC, Generic[P]):
 
     @property
     def example_kind(self) -> ExampleKind:
-        """Kind of one example, for figures; by default derived from the shape and :attr:`is_discrete`."""
-        site = self.network_io.site_shape
-        if len(site) == 2 and min(site) >= 4:
+        """Kind of one example, for figures; by default derived from shape, axes and :attr:`is_discrete`."""
+        io = self.network_io.parts[""]
+        site = io.shape
+        if io.picture_axes is not None:
             return ExampleKind.IMAGE
+        if io.axes == ("set", "channel") and site[1] in (2, 3) and io.kind == "real":
+            return ExampleKind.SET
         if math.prod(site) == 1:
             return ExampleKind.CLASS if self.is_discrete else ExampleKind.NUMBER
         return ExampleKind.SEQUENCE if self.is_discrete else ExampleKind.POINTS

@@ -103,6 +103,22 @@ class PartIO:
         return ("channel", "height", "width")
 
     @property
+    def picture_axes(self) -> tuple[str, ...] | None:
+        """Axes as those of an image that can be shown, of one channel or three; None if the part is none.
+
+        Without names, height and width are 4 or more.
+        """
+        if self.kind == "direction":
+            return None
+        axes = self.axes or {2: ("height", "width"), 3: ("channel", "height", "width")}.get(len(self.shape), ())
+        sizes = dict(zip(axes, self.shape, strict=True)) if axes else {}
+        if not {"height", "width"} <= sizes.keys() <= {"channel", "height", "width"}:
+            return None
+        if sizes.get("channel", 1) not in (1, 3) or not (self.axes or min(sizes["height"], sizes["width"]) >= 4):
+            return None
+        return axes
+
+    @property
     def token_axes(self) -> tuple[int, ...]:
         """Positions of the axes along which tokens are counted: all but the channels."""
         return tuple(i for i in range(len(self.shape)) if not self.axes or self.axes[i] != "channel")

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from bfn_toolkit.cli.display import checkpoints_table, say
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, file_and_options, parse_overrides, trust_options
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, parse_overrides, path_and_options, trust_options
+from bfn_toolkit.errors import ConfigError
 
 
 @click.group(cls=Group, epilog="Example:  bfn checkpoint verify runs/001")
@@ -118,7 +119,9 @@ def import_checkpoint(
 
     Fields of the experiment are options, as for bfn train: --network.width 256.  Nothing in the file is executed.
     """
-    path, options = file_and_options(words)
+    path, options = path_and_options(words)
+    if path is None:
+        raise ConfigError("name the file to import: bfn import-checkpoint FILE --out RUN")
     from bfn_toolkit.config.experiment import Experiment
     from bfn_toolkit.sharing import import_weights
 

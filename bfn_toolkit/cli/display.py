@@ -12,8 +12,11 @@ import click
 LAUNCHED = "BFN_LAUNCHED"  # set by our launcher, which reports the errors of its processes
 
 if TYPE_CHECKING:
+    from bfn_toolkit.config.experiment import Experiment
     from bfn_toolkit.testing.kit import Verdict
+    from bfn_toolkit.training.dry_run import DryRun
     from bfn_toolkit.training.metrics import TrainingEvent
+    from bfn_toolkit.training.step import TrainStep
 
 
 def is_follower() -> bool:
@@ -128,24 +131,43 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console().print(table)
 
 
+LETTERS = 100  # of a text that is printed
 COLUMNS = 20  # largest number of columns whose distances are printed
 _DISTANCES = {
     "w1": "W1 to the data",
     "sliced_w1": "sliced W1 to the data",
     "mmd": "MMD squared to the data",
+    "w1_lengths": "W1 of the distances in a set",
     "tv_site": "total variation to the data, one site",
     "tv_pair": "total variation to the data, neighbours",
 }
 
 
-def _distance_rows(scores: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    units = {key: f" {scores['unit']}" for key in ("w1", "sliced_w1") if scores.get("unit")}
+_BASELINES = {
+    "independent": "  each {} by itself",
+    "pairs": "  each {} from the one before",
+    "neighbours": "  from left and upper neighbours",
+}
+
+
+def _beside(value: Any, form: str, floor: Mapping[str, Any], key: str) -> str:
+    """A number, and that of data in its place."""
+    return f"{value:{form}} ({floor[key]:{form}})" if key in floor else f"{value:{form}}"
+
+
+def _distance_rows(
+    scores: Mapping[str, Any], floor: Mapping[str, Any], prefix: str = "", unit: str = ""
+) -> list[tuple[str, str]]:
+    units = {key: f" {unit}" for key in ("w1", "sliced_w1", "w1_lengths") if unit}
     rows = [
-        (prefix + name, f"{scores[key]:.4f}{units.get(key, '')}") for key, name in _DISTANCES.items() if key in scores
+        (prefix + name, _beside(scores[key], ".4f", floor, key) + units.get(key, ""))
+        for key, name in _DISTANCES.items()
+        if key in scores
     ]
-    rows += [(f"  W1 of {name}", f"{value:.4g}") for name, value in list(scores.get("columns", {}).items())[:COLUMNS]]
+    columns = list(scores.get("columns", {}).items())[:COLUMNS]
+    rows += [(f"  W1 of {name}", _beside(value, ".4g", floor.get("columns", {}), name)) for name, value in columns]
     for part, inner in scores.get("parts", {}).items():
-        rows += _distance_rows(inner, f"{prefix}{part}: ")
+        rows += _distance_rows(inner, floor.get("parts", {}).get(part, {}), f"{prefix}{part}: ", unit)
     return rows
 
 
@@ -163,8 +185,11 @@ def scores_table(scores: Mapping[str, Any]) -> None:
             (messages, estimate("loss_nats") + " nats"),
             ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
             ("bound on -ln p(x)", estimate("total_nats") + " nats"),
-            ("", estimate("bits_per_dimension") + " bits per dimension"),
+            ("", f"{estimate('bits_per_dimension')} bits per {scores['dimension']}"),
         ]
+        for name, costs in scores.get("baselines", {}).items():
+            bits = f"{costs['bits_per_dimension']:.4f} bits, {costs['total_nats']:.4f} nats"
+            rows.append((_BASELINES[name].format(scores["dimension"]), bits))
         if scores["unit"]:
             rows.append(("unit of the density", scores["unit"]))
         for name, part in scores["parts"].items():
@@ -184,11 +209,73 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
         rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
     if samples := scores.get("samples"):
-        rows += _distance_rows(samples)
-        rows += [(f"share of mode {mode}", f"{share:.3f}") for mode, share in samples.get("mode_shares", {}).items()]
+        floor = samples.get("floor", {})
+        rows += _distance_rows(samples, floor, unit=samples.get("unit", ""))
+        rows += [
+            (f"share of mode {mode}", _beside(share, ".3f", floor.get("mode_shares", {}), mode))
+            for mode, share in samples.get("mode_shares", {}).items()
+        ]
+        if floor:
+            rows.append(("  in brackets: those of", f"{floor['n']:,} {floor['rows']}"))
         title.append(f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps")
     if rows:
         _table("; ".join(title), rows)
+    for text in scores.get("samples", {}).get("first", ()):
+        click.echo(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """The beginning of a text, with escapes for what cannot be printed."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def plan_line(experiment: Experiment, step: TrainStep) -> str:
+    """Family, network, device and steps of a training, in a line."""
+    from bfn_toolkit.parallel.processes import world_size
+    from bfn_toolkit.registry.registry import default_registry
+
+    registry, family, training = default_registry(), experiment.family, experiment.training
+    names = [registry.name_of("family", type(part)) for part in family.parts.values()]
+    product = "product of " if family.has_parts else ""
+    network = registry.name_of("network", type(experiment.network))
+    size = parameters(sum(weight.numel() for weight in step.parameters))
+    device = f"{world_size()} x {step.device}" if world_size() > 1 else str(step.device)
+    steps = f"{training.steps:,} steps of {training.batch_size:,}"
+    return f"plan   {product}{', '.join(dict.fromkeys(names))}; {network}, {size}; {device}; {steps}"
+
+
+def parameters(n: int) -> str:
+    """A number of parameters in words: "1.2 M parameters"."""
+    return f"{n / 1e6:.3g} M parameters" if n >= 100_000 else f"{n:,} parameters"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "3.2 hours"."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2.0 * length:
+            return f"{seconds / length:,.3g} {unit}" if seconds < 999.0 * length else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10.0 else f"{seconds:.0f} s"
+
+
+def dry_run_table(run: DryRun) -> None:
+    """Prints what a dry run measured."""
+    from bfn_toolkit.storage.files import shown_size
+
+    memory = run.weights + run.gradients + run.optimizer + run.average
+    where = "of the process" if run.device in ("cpu", "mps") else f"on {run.device}"
+    rows = [
+        ("parameters", f"{run.parameters:,}"),
+        ("weights", shown_size(run.weights)),
+        ("gradients", shown_size(run.gradients)),
+        ("state of the optimiser", shown_size(run.optimizer)),
+        ("moving average", shown_size(run.average)),
+        ("all of these", shown_size(memory)),
+        (f"largest memory {where}, with {run.rows:,} rows", shown_size(run.peak)),
+        (f"a step of {run.rows:,} rows", duration(run.seconds)),
+        (f"{run.steps:,} steps of {run.batch:,} rows", f"about {duration(run.total_seconds)}"),
+    ]
+    _table("dry run; nothing is written", rows)
 
 
 def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
@@ -200,6 +287,17 @@ def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
     for part in parts:
         table.add_row(*part.values())
     Console().print(table)
+
+
+def presets_list(texts: Mapping[str, str]) -> None:
+    """Prints name, description and source of presets from their TOML."""
+    indent = max(map(len, texts), default=0) + 2
+    for name, text in texts.items():
+        first, *lines = text.splitlines()
+        click.echo(f"{name:<{indent}}{first.removeprefix('# ')}")
+        for line in lines:
+            if line.startswith("# Source: "):
+                click.echo(f"{'':<{indent}}{line.removeprefix('# Source: ')}")
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:

@@ -18,7 +18,7 @@ from bfn_toolkit.cli.checkpoints import checkpoint, export, import_checkpoint
 from bfn_toolkit.cli.display import complain, is_follower, say
 from bfn_toolkit.cli.launcher import lost_contact, record
 from bfn_toolkit.cli.options import Group
-from bfn_toolkit.cli.plugins import check, new_plugin, plugins
+from bfn_toolkit.cli.plugins import check, new_plugin, plugins, presets
 from bfn_toolkit.cli.sample import evaluate, plot, sample
 from bfn_toolkit.cli.train import train
 from bfn_toolkit.errors import BFNError, BFNWarning, ResourceError
@@ -38,7 +38,19 @@ def bfn() -> None:
     """Train, sample and evaluate Bayesian flow networks built from plugins."""
 
 
-for command in (train, sample, evaluate, plot, plugins, check, checkpoint, new_plugin, export, import_checkpoint):
+for command in (
+    train,
+    sample,
+    evaluate,
+    plot,
+    plugins,
+    presets,
+    check,
+    checkpoint,
+    new_plugin,
+    export,
+    import_checkpoint,
+):
     bfn.add_command(command)
 
 

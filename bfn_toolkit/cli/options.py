@@ -94,18 +94,14 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return overrides
 
 
-def file_and_options(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """Splits words into the name of a file and the options of the experiment.
-
-    Raises:
-        ConfigError: If no file is named.
-    """
+def path_and_options(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Splits words into the path among them, None if there is none, and the options of the experiment."""
     i = 0
     while i < len(words) and words[i].startswith("--"):
         i += 1 if "=" in words[i] else 2
     if i >= len(words):
-        raise ConfigError("name the file to import: bfn import-checkpoint FILE --out RUN")
-    return Path(words[i]), [*words[:i], *words[i + 1 :]]
+        return None, list(words)
+    return PATH.convert(words[i], None, None), [*words[:i], *words[i + 1 :]]
 
 
 def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The commands about plugins: plugins, check and new-plugin."""
+"""The commands about what is installed: plugins, presets, check and new-plugin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bfn_toolkit.cli.display import plugins_table, say, verdicts_table
+from bfn_toolkit.cli.display import plugins_table, presets_list, say, verdicts_table
 from bfn_toolkit.cli.options import PATH, POSITIVE, Command
 from bfn_toolkit.errors import ConfigError
 
@@ -55,6 +55,18 @@ def plugins(as_json: bool, verbose: bool) -> None:
             click.echo(failure["traceback"])
     for problem in registry.problems:
         click.echo(f"problem: {problem}")
+
+
+@click.command(cls=Command, epilog="Examples:\n\n  bfn presets\n\n  bfn presets mnist > mine.toml")
+@click.argument("name", required=False)
+def presets(name: str | None) -> None:
+    """List the presets for bfn train --preset NAME, with their sources, or print the TOML of one."""
+    from bfn_toolkit.config.layers import preset_text, presets as names
+
+    if name is None:
+        presets_list({name: preset_text(name) for name in names()})
+    else:
+        click.echo(preset_text(name), nl=False)
 
 
 def _expectations(texts: Sequence[str]) -> dict[str, str]:

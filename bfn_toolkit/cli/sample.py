@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -25,6 +27,8 @@ Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
+  bfn sample runs/001 -n 5 --out -                  print them as text: .csv, .txt, ...
+  bfn sample runs/001 -n 64 --condition label=boot --out boots/   images, one file each; boots.png: one sheet
   bfn sample runs/001 -n 50 --condition label=3 --guidance 2
   bfn sample runs/001 --known gaps.csv --out filled.csv   empty cells are filled in
   bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
@@ -35,8 +39,8 @@ Examples:
 @click.option(
     "--out",
     type=PATH,
-    help="File to write, in the user's units: .csv or .txt, .npy, .safetensors, .png, as the data allow  "
-    "[default: one named after the options, in RUN]",
+    help="File to write, in the user's units: .csv or .txt, .npy, .safetensors, .png, or a folder of images, as the "
+    "data allow; - prints them as text  [default: one named after the options, in RUN]",
 )
 @click.option(
     "--trajectory",
@@ -66,30 +70,39 @@ Examples:
 @plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
     """Draw samples from a RUN into a file; the same seed gives the same bytes."""
+    from bfn_toolkit.data.formats import FolderFormat
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
-    from bfn_toolkit.runs.sample_files import format_of
+    from bfn_toolkit.runs.sample_files import format_of, text_format_of
     from bfn_toolkit.runs.sampling import draw_trajectory, stream_samples
     from bfn_toolkit.storage.arrays import check_format, write_arrays
 
     plan = make_plan(open_run(run, choice), steps, **choice)
     out = out or run / _file_name(plan, choice)
-    for option, path in (("--out", out), ("--trajectory", trajectory)):
-        if path is not None and path.is_dir():
+    to_stdout = str(out) == "-"
+    is_folder = isinstance(plan.run.codec.formats.get(out.suffix), FolderFormat)
+    for option, path in (("--out", None if to_stdout else out), ("--trajectory", trajectory)):
+        if path is not None and path.is_dir() and not (path is out and is_folder):
             raise ConfigError(f"{path} is a directory; name a file in it: {option} {path / 'samples.npy'}")
         if path is not None and path.exists() and not force:
             raise ConfigError(f"{path} exists; choose another {option}, or replace it with --force")
-    format_of(out, plan.run.codec)
+    if to_stdout:
+        text_format_of(plan.run.codec)
+    else:
+        format_of(out, plan.run.codec)
     if trajectory is not None:
         check_format(trajectory)
+    to: Path | BinaryIO = out
+    if to_stdout:
+        to = sys.stdout.buffer if is_main_process() else io.BytesIO()
     with listening():
         with sampling(plan.plan.n) as show:
-            stream_samples(plan, out, say=say, show=show)
-        if is_main_process():
+            stream_samples(plan, to, say=say, show=show)
+        if is_main_process() and not to_stdout:
             click.echo(str(out))
         if trajectory is not None:
             write_arrays(trajectory, draw_trajectory(plan).arrays)
-            click.echo(str(trajectory))
+            click.echo(str(trajectory), err=to_stdout)
 
 
 def _file_name(resolved: ResolvedPlan, choice: Mapping[str, Any]) -> str:

@@ -35,9 +35,11 @@ import attrs
 import tomli_w
 
 from bfn_toolkit.config.layers import Configuration
+from bfn_toolkit.config.recognition import check_path, check_reader, dataset_for
 from bfn_toolkit.config.schema import options_of
 from bfn_toolkit.config.structure import mapping_of, metadata_of, names_of, structure, structure_part
 from bfn_toolkit.config.unstructure import destructure
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
 
@@ -54,7 +56,11 @@ def _word(training: Any, field: attrs.Attribute[Any], value: object) -> None:
         raise invalid(training, field, f"expected a name, got {value!r}")
 
 
-def _warmup(training: Any, field: attrs.Attribute[Any], value: int) -> None:
+def _warmup(training: Any, field: attrs.Attribute[Any], value: float) -> None:
+    if isinstance(value, float):
+        if not 0.0 <= value < 1.0:
+            raise invalid(training, field, f"expected a number of steps, or a share of them below 1.0, got {value}")
+        return
     integer(ge=0, le=10**12)(training, field, value)
     if value > training.steps:
         raise invalid(training, field, f"warmup = {value} is longer than steps = {training.steps}")
@@ -84,7 +90,7 @@ class Training:
         scheduler: "cosine" lowers it to zero over the steps, "constant" keeps it; or a class of
             ``torch.optim.lr_scheduler``.
         scheduler_options: Options of that class.
-        warmup: Steps over which the learning rate rises from 0.
+        warmup: Steps over which the learning rate rises from 0; a number with a point is a share of all steps.
         known_rate: Share of the examples in which some sites are known: any number of them, at random.  Their values
             are an input of the network and no part of the loss, so that it learns to fill in the others.
         clip_norm: Largest norm of the gradient; inf for no clipping.
@@ -111,7 +117,7 @@ class Training:
     lr: float = attrs.field(default=3e-3, validator=number(gt=0, le=1e3))
     scheduler: str = attrs.field(default="cosine", validator=_word)
     scheduler_options: Mapping[str, Any] = _options()
-    warmup: int = attrs.field(default=0, validator=_warmup)
+    warmup: int | float = attrs.field(default=0, validator=_warmup)
     known_rate: float = attrs.field(default=0.0, validator=number(ge=0, le=1))
     clip_norm: float = attrs.field(default=1.0, validator=number(gt=0, le=math.inf))
     ema_decay: float = attrs.field(default=0.0, validator=number(ge=0, lt=1))
@@ -127,6 +133,11 @@ class Training:
     timeout: float = attrs.field(default=300.0, validator=number(ge=1, le=1e7))
     workers: int = attrs.field(default=0, validator=integer(ge=0, le=1024))
     trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Number of steps of the warm-up."""
+        return round(self.warmup * self.steps) if isinstance(self.warmup, float) else self.warmup
 
 
 @attrs.frozen
@@ -199,6 +210,55 @@ class Experiment:
         registry = registry or default_registry()
         return structure(cls, _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry), registry)
 
+    @classmethod
+    def from_path(
+        cls,
+        path: str | Path,
+        as_: str | None = None,
+        preset: str | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+        registry: Registry | None = None,
+        *,
+        config: str | Path | None = None,
+    ) -> Experiment:
+        """Builds an experiment on a file or folder of data, as ``bfn train PATH`` does.
+
+        It equals the experiment with the options ``--dataset NAME --dataset.path PATH``.
+
+        Arguments:
+            path: The file or folder.
+            as_: Name of the data set that reads it; by default the one that the preset, the configuration or the
+                overrides name, or else the one that is most certain to recognise the path.
+            preset: Name of a preset.
+            overrides: Dotted keys and texts, as in :meth:`from_toml`.
+            registry: Registry that resolves the names of parts; by default that of the installed plugins.
+            config: A TOML file above the preset.
+        Raises:
+            DataError: If there is no such file or folder, or no data set recognises it.
+            ConfigError: If several recognise it, the data set reads no files, or its path is given twice; and all
+                errors of :meth:`from_toml`.
+        """
+        path, registry = Path(path), registry or default_registry()
+
+        def file(configuration: Configuration) -> None:
+            if config is not None:
+                configuration.add_file(Path(config))
+
+        def values(configuration: Configuration) -> None:
+            file(configuration)
+            configuration.add_mapping({"dataset": {"name": name, "path": str(path)}}, str(path))
+
+        check_path(path)
+        by_option = _named_dataset(_layers(None, None, lambda _: None, overrides, registry))
+        if "path" in by_option:
+            raise ConfigError(f"the data are {path}, and --dataset.path names others; leave out one of them")
+        if as_ is not None and "name" in by_option:
+            raise ConfigError(f"--as {as_} and --dataset both name the data set; leave out one of them")
+        named = as_ or _named_dataset(_layers(None, preset, file, overrides, registry)).get("name")
+        name = named if isinstance(named, str) else dataset_for(path, registry)
+        check_reader(name, registry)
+        return structure(cls, _layers(BASE, preset, values, overrides, registry), registry)
+
     def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
         """Returns every field as plain values, from which :meth:`from_mapping` builds an equal experiment.
 
@@ -218,6 +278,13 @@ class Experiment:
             ConfigError: If a part has no name in the registry.
         """
         return options_of(self, registry or default_registry())
+
+
+def _named_dataset(configuration: Configuration) -> Mapping[str, Any]:
+    """The table of the data set in a configuration; {} if there is none."""
+    node = configuration.tree.value.get("dataset")
+    value = None if node is None else node.plain()
+    return value if isinstance(value, Mapping) else {"name": value} if value is not None else {}
 
 
 def _layers(

@@ -187,9 +187,7 @@ class Configuration:
         Raises:
             ConfigError: If no preset has that name.
         """
-        known = presets()
-        if name not in known:
-            raise ConfigError(f"no preset named '{name}'.{did_you_mean(name, known)} Presets: {', '.join(known)}.")
+        preset_text(name)
         self.add_file(PRESETS / f"{name}.toml", f"presets/{name}.toml", at)
 
     def add_file(self, path: Path, label: str | None = None, at: int | None = None) -> None:
@@ -258,6 +256,18 @@ class Configuration:
 def presets() -> list[str]:
     """Returns the names of the presets."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def preset_text(name: str) -> str:
+    """Returns the TOML of a preset; its first line is a description, and one may begin with "# Source: ".
+
+    Raises:
+        ConfigError: If no preset has that name.
+    """
+    known = presets()
+    if name not in known:
+        raise ConfigError(f"no preset named '{name}'.{did_you_mean(name, known)} Presets: {', '.join(known)}.")
+    return (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def dotted(key: Key) -> str:

@@ -28,14 +28,16 @@ from bfn_toolkit.data.formats import (
     ArrayFormat,
     Cells,
     Format,
+    ImageFolderFormat,
     LinesFormat,
     Raw,
     SheetFormat,
     TableFormat,
     TensorsFormat,
+    writable,
 )
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
-from bfn_toolkit.shapes import Data, Mask, as_shape, map_data
+from bfn_toolkit.shapes import Data, Mask, as_shape, leaves, map_data
 from bfn_toolkit.validators import finite, integer, invalid, one_of
 
 
@@ -147,6 +149,14 @@ class Codec(abc.ABC):
         """The inverse of :meth:`numbers`."""
         return numbers
 
+    def sizes(self, raw: Raw) -> Tensor | None:
+        """Number of sites of each raw row (B,), of data whose rows have sizes; None if the rows do not say it.
+
+        Raises:
+            DataError: If a row is empty.
+        """
+        return None
+
     def cells(self, raw: Raw, part: str = "x") -> Mapping[str, Sequence[str]]:
         """Raw data as the columns of a table, by name.
 
@@ -156,7 +166,7 @@ class Codec(abc.ABC):
         Raises:
             ConfigError: If the data are not a table.
         """
-        raise ConfigError(f"these data are no table; write {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; write {', '.join(writable(self))}")
 
     def from_cells(self, cells: Cells, part: str = "x") -> Raw:
         """The inverse of :meth:`cells`, with gaps where a cell is empty or a column is missing.
@@ -165,7 +175,7 @@ class Codec(abc.ABC):
             ConfigError: If the data are not a table.
             DataError: If a cell or a column is not as expected.
         """
-        raise ConfigError(f"these data are no table; use {', '.join(self.formats)}")
+        raise ConfigError(f"these data are no table; use {', '.join(writable(self))}")
 
     def condition(self, name: str, value: str) -> int:
         """Class of a condition by the name of the class.
@@ -512,8 +522,12 @@ class ImageCodec(Codec):
 
     @property
     def formats(self) -> Mapping[str, Format]:
-        """Arrays, tensors and a sheet of pictures."""
-        return {**super().formats, ".png": SheetFormat(self, self.levels)}
+        """Arrays, tensors, a sheet of pictures, and a folder of them."""
+        return {
+            **super().formats,
+            ".png": SheetFormat(self, self.levels),
+            "": ImageFolderFormat(self, self.levels),
+        }
 
     def encode(self, raw: Raw) -> Tensor:
         """Bins or classes of levels.
@@ -530,7 +544,11 @@ class ImageCodec(Codec):
             raise DataError(f"expected levels, integers in 0...{self.levels - 1}, got {found:g}")
         if self.pixels == "classes":
             return torch.where(unknown, -1, levels)
-        return torch.where(unknown, torch.nan, (2.0 * levels + 1.0) / self.levels - 1.0)
+        return torch.where(unknown, torch.nan, self.centres(levels))
+
+    def centres(self, levels: Tensor) -> Tensor:
+        """Centres of the bins of levels that are known to be in 0 ... K - 1, as float32."""
+        return (2.0 * levels.float() + 1.0) / self.levels - 1.0
 
     def decode(self, x: Data, mask: Mask | None = None) -> Tensor:
         """The nearest levels."""
@@ -631,10 +649,28 @@ def raw_like(x: Data, codec: Codec) -> Data:
 
     def same(raw: Any, part: Any) -> Any:
         if isinstance(part, Mapping):
-            return {name: same(raw[name], inner) for name, inner in part.items()}
+            return {
+                name: same(raw.get(name) if isinstance(raw, Mapping) else None, inner) for name, inner in part.items()
+            }
         return raw if isinstance(raw, Tensor) and raw.shape == part.shape else part
 
-    return same(codec.decode(x), map_data(lambda part: part.detach().cpu(), x))
+    x = map_data(lambda part: part.detach().cpu(), x)
+    first = map_data(lambda part: part[:1], x)
+    decoded = same(codec.decode(first), first)
+    if all(new is old for new, old in zip(leaves(decoded), leaves(first), strict=True)):
+        return x  # texts, of which decoding all would take long
+    return same(codec.decode(x), x)
+
+
+def texts_of(x: Data, mask: Mask | None, codec: Codec) -> Mapping[str, list[str]]:
+    """Texts of data by part ("" for data without parts), for those parts whose raw data are texts."""
+    raw = codec.decode(x, mask)
+    parts = raw if isinstance(raw, Mapping) else {"": raw}
+    return {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, list) and part and all(isinstance(text, str) for text in part)
+    }
 
 
 def codec_of_part(codec: Codec, name: str) -> Codec:

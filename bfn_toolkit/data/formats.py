@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import attrs
 import numpy as np
@@ -25,12 +25,14 @@ from safetensors.torch import load_file as load_tensors, save as save_tensors
 from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, DataError
+from bfn_toolkit.shapes import Data
 
 if TYPE_CHECKING:
     from bfn_toolkit.data.codec import Codec
 
 Raw: TypeAlias = Any  # rows in the user's form: a tensor (B, ...), a list of B values, or a mapping of such
 TILE = 32  # smallest height, in pixels, of an image on a sheet
+FRAME = 128  # level of the lines between them
 MOST_TILES = 10_000  # largest number of images on a sheet
 
 
@@ -44,6 +46,7 @@ class Format(abc.ABC):
 
     codec: Codec
     whole = False  # whether all rows are written together
+    text = False  # whether rows are text, one after another
 
     @abc.abstractmethod
     def header(self, raw: Raw, n: int) -> bytes:
@@ -70,6 +73,11 @@ class Format(abc.ABC):
 def readable(codec: Codec) -> list[str]:
     """Endings of the files that a codec reads."""
     return [ending for ending, format_ in codec.formats.items() if type(format_).read is not Format.read]
+
+
+def writable(codec: Codec) -> list[str]:
+    """Endings of the files that a codec writes, in words."""
+    return [ending or "a folder, without an ending" for ending in codec.formats]
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
@@ -196,6 +204,8 @@ def _number(text: str) -> float:
 class TableFormat(Format):
     """A .csv file with a column for each number or category of flat data, and a header."""
 
+    text = True
+
     def header(self, raw: Raw, n: int) -> bytes:
         """Names of the columns."""
         return _lines([tuple(self.codec.cells(raw))])
@@ -243,6 +253,7 @@ class LinesFormat(Format):
 
     escaped: bool = False
     encoding: str = "utf-8"
+    text = True
 
     def header(self, raw: Raw, n: int) -> bytes:
         """Nothing."""
@@ -256,7 +267,8 @@ class LinesFormat(Format):
     def read(self, path: Path) -> Raw:
         """The lines, without an empty last one."""
         try:
-            text = path.read_bytes().decode("utf-8-sig" if self.encoding == "utf-8" else self.encoding)
+            encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+            text = path.read_bytes().decode(encoding).replace("\r\n", "\n")
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
         lines = text.removesuffix("\n").split("\n")
@@ -276,9 +288,54 @@ def _unescaped(line: str) -> str:
     return re.sub(r"\\(.?)", character, line)
 
 
+class FolderFormat(Format):
+    """A folder with a file for each row, which is named by its number: 0001.png, 0002.png, ..."""
+
+    ending: ClassVar[str]  # of the names of the files
+
+    @abc.abstractmethod
+    def contents(self, raw: Raw) -> Iterator[bytes]:
+        """Content of the file of each row."""
+
+    def name(self, row: int, n: int) -> str:
+        """Name of the file of a row, of n rows in all."""
+        return f"{row + 1:0{max(4, len(str(n)))}}{self.ending}"
+
+    def is_name(self, name: str) -> bool:
+        """Whether a file in such a folder may have this name."""
+        return re.fullmatch(rf"\d{{4,}}{re.escape(self.ending)}", name) is not None
+
+    def header(self, raw: Raw, n: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The contents of the files, one after another."""
+        for data in self.contents(raw):
+            yield end, data
+            end += len(data)
+
+
+@attrs.frozen
+class ImageFolderFormat(FolderFormat):
+    """A folder of .png files, one for each image.
+
+    Arguments:
+        codec: The codec, whose raw data are grey levels (B, H, W), or colours (B, H, W, 3).
+        levels: Number of levels; the largest is white.
+    """
+
+    levels: int = 256
+    ending: ClassVar[str] = ".png"
+
+    def contents(self, raw: Raw) -> Iterator[bytes]:
+        """The images."""
+        return map(_png, _pictures(self.codec.numbers(raw), self.levels))
+
+
 @attrs.frozen
 class SheetFormat(Format):
-    """A .png file with all images on one sheet, row by row.
+    """A .png file with all images on one sheet, row by row, with grey lines around them.
 
     Arguments:
         codec: The codec, whose raw data are grey levels (B, H, W), or colours (B, H, W, 3).
@@ -291,23 +348,35 @@ class SheetFormat(Format):
     def header(self, raw: Raw, n: int) -> bytes:
         """Nothing."""
         if n > MOST_TILES:
-            raise ConfigError(f"a sheet has room for {MOST_TILES:,} images, not {n:,}; write .npy, or fewer with -n")
+            raise ConfigError(
+                f"a sheet has room for {MOST_TILES:,} images, not {n:,}; write .npy or a folder, or fewer with -n"
+            )
         return b""
 
     def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The sheet."""
-        from PIL import Image
-
-        grey = self.codec.numbers(raw).double() * (255.0 / (self.levels - 1))
-        images = grey.round().clamp(0, 255).to(torch.uint8).numpy()
+        images = _pictures(self.codec.numbers(raw), self.levels)
         times = max(1, math.ceil(TILE / images.shape[1]))
         images = images.repeat(times, 1).repeat(times, 2)
         height, width = images.shape[1:3]
         columns = math.ceil(math.sqrt(len(images)))
         rows = math.ceil(len(images) / columns)
-        sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, *images.shape[3:]), np.uint8)
+        sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:]), FRAME, np.uint8)
         for image, (i, j) in zip(images, itertools.product(range(rows), range(columns)), strict=False):
-            sheet[i * (height + 1) :, j * (width + 1) :][:height, :width] = image
-        buffer = io.BytesIO()
-        Image.fromarray(sheet).save(buffer, "png")
-        yield end, buffer.getvalue()
+            sheet[i * (height + 1) + 1 :, j * (width + 1) + 1 :][:height, :width] = image
+        yield end, _png(sheet)
+
+
+def _pictures(levels: Data, most: int) -> np.ndarray[Any, Any]:
+    """Levels as bytes, of which the largest is white and an unknown one black."""
+    assert isinstance(levels, Tensor)
+    grey = levels.double() * (255.0 / (most - 1))
+    return grey.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _png(picture: np.ndarray[Any, Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    return buffer.getvalue()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.families import ExampleKind, Family
+from bfn_toolkit.masks import mask_of
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data
+from bfn_toolkit.shapes import by_row
+
+POINTS = 5_000  # largest number of points, or of distances between them, that are compared
+CLOSE, PAIRS = 256, 2**22  # largest number of points of a set, and of pairs of points, whose distances are computed
+NUMBERED = 2**20  # largest number of different rows of integers that are counted without sorting them
 
 
 def w1(a: Tensor, b: Tensor) -> float:
@@ -46,23 +53,86 @@ def mmd(a: Tensor, b: Tensor, most: int = 2000, seed: int = 0) -> float:
 
 def total_variation(a: Tensor, b: Tensor) -> float:
     """Total variation distance in [0, 1] between the frequencies of the rows of two samples of integers, (N, D)."""
-    rows, index = torch.unique(torch.cat([a, b]), dim=0, return_inverse=True)
-    of_a, of_b = (torch.bincount(part, minlength=len(rows)) / len(part) for part in index.split([len(a), len(b)]))
+    both = torch.cat([a, b]).long()
+    both = both - both.amin(0)
+    sizes = (both.amax(0) + 1).tolist()
+    if math.prod(sizes) < NUMBERED:  # one number for each row
+        index = both[:, 0]
+        for column, size in zip(both.unbind(1)[1:], sizes[1:], strict=True):
+            index = index * size + column
+    else:
+        _, index = torch.unique(both, dim=0, return_inverse=True)
+    values = int(index.max()) + 1
+    of_a, of_b = (torch.bincount(part, minlength=values) / len(part) for part in index.split([len(a), len(b)]))
     return 0.5 * float((of_a.double() - of_b.double()).abs().sum())
 
 
-def distances(samples: Data, data: Data) -> dict[str, Any]:
-    """Distances between samples and data, chosen by the kind of data; for a mapping, part by part."""
-    if isinstance(data, Mapping):
-        return {"parts": {name: distances(samples[name], part) for name, part in data.items()}}
-    samples, data = (x.reshape(len(x), -1).cpu() for x in (samples, data))
-    if data.is_floating_point():
-        if data.shape[1] == 1:
-            return {"w1": w1(samples, data)}
-        return {"sliced_w1": sliced_w1(samples, data), "mmd": mmd(samples, data)}
-    pairs = list(zip(range(data.shape[1]), range(1, data.shape[1]), strict=False))
-    sites = [total_variation(samples[:, [i]], data[:, [i]]) for i in range(data.shape[1])]
-    scores = {"tv_site": sum(sites) / len(sites)}
-    if pairs:
-        scores["tv_pair"] = sum(total_variation(samples[:, pair], data[:, pair]) for pair in pairs) / len(pairs)
+def distances(family: Family[Any], samples: Batch, data: Batch) -> dict[str, Any]:
+    """Distances between samples and data, chosen by the kind of data; for a product, part by part.
+
+    Where numbers are missing, rows of samples and data are compared that lack the same numbers as a row of the other
+    does.
+    """
+    found = {}
+    values = samples.x, mask_of(samples.x, samples.mask), data.x, mask_of(data.x, data.mask)
+    for part in family.walk(*values):
+        a, a_there, b, b_there = (value.cpu() for value in part.values)
+        rows = [there.reshape(len(there), -1) for there in (a_there, b_there)]
+        if not all(bool(there.all()) for there in rows):
+            (a, a_there), (b, b_there) = _alike((a, a_there, rows[0]), (b, b_there, rows[1]))
+        by_kind = _of_sets if part.family.example_kind is ExampleKind.SET else _of_rows
+        found[part.name] = by_kind(a, a_there, b, b_there)
+    return {"parts": found} if family.has_parts else found[""]
+
+
+def _alike(a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Values and masks of the rows whose mask a row of the other has too; of all rows if there are none."""
+    _, index = torch.unique(torch.cat([a[2], b[2]]), dim=0, return_inverse=True)
+    of_a, of_b = index.split([len(a[0]), len(b[0])])
+    pairs = ((a, torch.isin(of_a, of_b)), (b, torch.isin(of_b, of_a)))
+    if not bool(pairs[0][1].any()):
+        return [side[:2] for side, _ in pairs]
+    return [(side[0][rows], side[1][rows]) for side, rows in pairs]
+
+
+def _of_rows(a: Tensor, a_there: Tensor, b: Tensor, b_there: Tensor) -> dict[str, float]:
+    """Distances of rows of numbers, of which missing ones are 0, or of classes, of which missing ones are one more."""
+    discrete = not b.is_floating_point()
+    a, b = (by_row(torch.where(there, v, -1 if discrete else 0)) for v, there in ((a, a_there), (b, b_there)))
+    if not discrete:
+        return {"w1": w1(a, b)} if b.shape[1] == 1 else {"sliced_w1": sliced_w1(a, b), "mmd": mmd(a, b)}
+    weight = by_row(a_there).double().mean(0) + by_row(b_there).double().mean(0)  # share of rows that have a site
+    sites = [total_variation(a[:, [i]], b[:, [i]]) for i in range(b.shape[1])]
+    scores = {"tv_site": _mean(sites, weight)}
+    if b.shape[1] > 1:
+        pairs = [total_variation(a[:, i : i + 2], b[:, i : i + 2]) for i in range(b.shape[1] - 1)]
+        scores["tv_pair"] = _mean(pairs, weight[1:])
     return scores
+
+
+def _mean(values: list[float], weight: Tensor) -> float:
+    return float((torch.tensor(values, dtype=torch.float64) * weight).sum() / weight.sum().clamp_min(1e-300))
+
+
+def _of_sets(a: Tensor, a_there: Tensor, b: Tensor, b_there: Tensor) -> dict[str, float]:
+    """Distances of sets (N, points, D): of their points, and of the distances between the points of a set."""
+    points = [_some(x[there.all(-1)]) for x, there in ((a, a_there), (b, b_there))]
+    lengths = [_some(_lengths(x, there.all(-1))) for x, there in ((a, a_there), (b, b_there))]
+    between = {"w1_lengths": w1(*lengths)} if all(map(len, lengths)) else {}
+    return {"sliced_w1": sliced_w1(points[0], points[1]), **between}
+
+
+def _some(values: Tensor) -> Tensor:
+    """At most :data:`POINTS` values, at equal distances."""
+    return values[:: math.ceil(len(values) / POINTS) or 1]
+
+
+def _lengths(x: Tensor, there: Tensor) -> Tensor:
+    """Distances between the first points of each set."""
+    size = min(x.shape[1], CLOSE)
+    rows = max(1, PAIRS // size**2)
+    x, there = x[:rows].double(), there[:rows]
+    first, second = torch.triu_indices(size, size, 1)
+    both = there[:, first] & there[:, second]
+    lengths: Tensor = torch.linalg.vector_norm(x[:, first] - x[:, second], dim=-1)
+    return lengths[both]

@@ -7,8 +7,9 @@ A :class:`Budget` ends it early.
 Distances between a sample and the data: the Wasserstein-1 distance for one number per example, its average over random
 directions otherwise (sliced W1), and the maximum mean discrepancy (MMD, the square, with a Gaussian kernel whose width
 is the median distance; Gretton et al. 2012, eq. 3).  For classes: the total variation distance between the frequencies
-of the classes at each site, and of pairs at neighbouring sites.  None is zero for finite samples: compare with the
-distance between fresh data and the data.
+of the classes at each site, and of pairs at neighbouring sites.  For sets of points: the sliced W1 of all points, and
+the W1 of the distances between the points of a set.  None is zero for finite samples: compare with the distance
+between fresh data and the data.
 """
 
 from __future__ import annotations
@@ -145,6 +146,12 @@ def dimensions_of(first: Batch, present: Tensor | None) -> float:
     return float(present.mean()) if present is not None else sum(leaf[0].numel() for leaf in leaves(first.x))
 
 
+def budget_order(n: int, seed: int) -> Tensor:
+    """Order in which a bound within a budget takes n examples."""
+    with seeded(seed, "likelihood order"):
+        return torch.randperm(n)
+
+
 @torch.inference_mode()
 def likelihood_bound(
     model: Model,
@@ -212,8 +219,7 @@ def likelihood_bound(
         draws = draws or min(MAX_DRAWS, max(1, round(EVALUATIONS / n)))
         total = sums(range(n), draws, rows_together(model.family, CHUNK))
     else:
-        with seeded(seed, "likelihood order"):
-            order = torch.randperm(n)
+        order = budget_order(n, seed)
         total, draws = _within(budget, n, lambda examples, draws, turn: sums(examples, draws, BUDGET_CHUNK, turn))
     present = total.pop(PRESENT, None)
     messages, reconstruction = torch.stack(list(total.values())).sum(0).T / draws

@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import attrs
 import torch
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
@@ -18,10 +20,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from bfn_toolkit.families import ExampleKind, Part
-from bfn_toolkit.reports.panels import BLUE, GREY, ORANGE, POINTS, draw_images, flattened
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.families import ExampleKind, Family, Part
+from bfn_toolkit.masks import mask_of, present
+from bfn_toolkit.reports.panels import (
+    BLUE,
+    GREY,
+    ORANGE,
+    POINTS,
+    SETS,
+    draw_images,
+    draw_sets,
+    flattened,
+    pictures,
+    with_gaps,
+)
 from bfn_toolkit.sampling.trajectory import Trajectory
-from bfn_toolkit.shapes import Data
+from bfn_toolkit.shapes import Data, Mask
 
 FRAMES = 40  # largest number of pictures
 SECONDS, HOLD = 4.0, 1.0  # duration of all pictures, and additional time of the last
@@ -30,15 +45,19 @@ PATHS, IMAGES = 60, 36  # largest numbers of paths (of one number) and of images
 Picture = Callable[[int], None]  # draws the state at an evaluation, given its number from 0
 
 
-def film(trajectory: Trajectory, data: Data, title: str) -> bytes:
+def film(trajectory: Trajectory, data: Data | Batch, title: str, mask: Mask | None = None) -> bytes:
     """Returns a GIF of a trajectory.
 
     Arguments:
         trajectory: Beliefs and outputs of the samples.
         data: Data for comparison.
         title: Heading, before the time.
+        mask: True where the samples have data.
     """
-    parts = list(trajectory.family.walk(data))
+    batch = data if isinstance(data, Batch) else Batch(data)
+    gaps = mask_of(batch.x, batch.mask)
+    shown = trajectory.family.walk(present(batch.x, batch.mask), gaps, mask)
+    parts = [attrs.evolve(part, values=(part.values[0].cpu(), *part.values[1:])) for part in shown]
     figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
     heading = figure.suptitle("", family="monospace", fontsize=10)
     t = trajectory.arrays["t"]
@@ -67,9 +86,11 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
     beliefs, means, entropy = (
         trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")
     )
-    (data,), kind = part.values, part.family.example_kind
+    (data, gaps, mask), kind = part.values, part.family.example_kind
     if kind is ExampleKind.IMAGE:
-        draw = _images(axes, beliefs, means, data)
+        draw = _images(axes, part.family, beliefs, means, data)
+    elif kind is ExampleKind.SET:
+        draw = _sets(axes, beliefs, means, with_gaps(data, gaps), mask)
     elif kind in (ExampleKind.CLASS, ExampleKind.SEQUENCE):
         draw = _classes(axes, t, beliefs, entropy)
     elif kind is ExampleKind.NUMBER:
@@ -79,7 +100,7 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
 
     def picture(i: int) -> None:
         for axis in axes:
-            for artist in (*axis.lines, *axis.collections, *axis.patches, *axis.images):
+            for artist in (*axis.lines, *axis.collections, *axis.patches, *axis.images, *axis.texts):
                 artist.remove()  # not clear(), because new ticks take most of the time
         draw(i)
         for axis, what in zip(axes, ("beliefs", "what the network expects"), strict=True):
@@ -142,14 +163,28 @@ def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Pi
     return draw
 
 
-def _images(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
+def _images(axes: list[Axes], family: Family[Any], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
     """Images: a sheet of beliefs, and a sheet of expectations."""
     columns = math.isqrt(min(IMAGES, beliefs.shape[1]))
-    sheets = [beliefs.flatten(4)[..., 0] if beliefs.ndim > 4 else beliefs, means]
+    sheets = [beliefs[..., 0] if beliefs.ndim > means.ndim else beliefs, means]
+    like = pictures(data, family)
 
     def draw(i: int) -> None:
         for axis, sheet in zip(axes, sheets, strict=True):
-            draw_images(axis, sheet[i, : columns**2], columns, like=data)
+            draw_images(axis, pictures(sheet[i, : columns**2], family), columns, like)
+
+    return draw
+
+
+def _sets(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor, mask: Tensor | None) -> Picture:
+    """Sets: some beliefs, and what is expected of each."""
+    columns = min(SETS, math.isqrt(means.shape[1]))
+    few = slice(columns**2)
+    there = mask_of(means[0, few], None if mask is None else mask[few])
+
+    def draw(i: int) -> None:
+        for axis, sets in zip(axes, (beliefs, means), strict=True):
+            draw_sets(axis, with_gaps(sets[i, few], there), columns, data)
 
     return draw
 

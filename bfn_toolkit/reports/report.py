@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 import torch
 
-from bfn_toolkit.data.codec import raw_like
+from bfn_toolkit.data.codec import raw_like, texts_of
 from bfn_toolkit.data.dataset import Batch, Rows, Split
+from bfn_toolkit.data.rows import spread
+from bfn_toolkit.evaluation.baselines import baselines
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances, w1
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
@@ -21,52 +23,112 @@ from bfn_toolkit.evaluation.likelihood import (
     CodeLength,
     Estimate,
     LikelihoodBound,
+    budget_order,
     likelihood_bound,
+    present_numbers,
 )
+from bfn_toolkit.masks import mask_by_part, mask_of, present
 from bfn_toolkit.model import readable
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.animation import film
-from bfn_toolkit.reports.figures import figures, present_data
+from bfn_toolkit.reports.figures import figures, flow_paths
 from bfn_toolkit.runs.directory import EVALUATION, FIGURES
 from bfn_toolkit.runs.model_files import load_description
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
 from bfn_toolkit.sampling.chunks import MIN_ROWS, concatenated
 from bfn_toolkit.sampling.trajectory import Trajectory
-from bfn_toolkit.shapes import Data, batch_size, device_of
+from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data
 from bfn_toolkit.storage.files import to_json, write_atomically
 
 FILM_ROWS = 500  # largest number of samples in a film
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.2, 5.0, 60.0  # of a report: share of the training time, and its limits
-FLOW_PATHS = 64  # samples whose time the figure of the flows takes, or less
+COMPARED = 20_000  # largest number of rows of the data that samples are compared with
+COUNTED = 2**22  # largest number of numbers in the rows that baselines count, and price
+FIRST = 3  # texts among the scores
 
 
-def sample_scores(run: Run, samples: Data) -> dict[str, Any]:
-    """Distances of samples to all data of the run, and the shares of the modes where the data set has modes.
+def sample_scores(run: Run, samples: Batch, data: Batch) -> dict[str, Any]:
+    """Distances of samples to data of the run, and the shares of the modes where the data set has modes.
 
     Distances are between the numbers of the model, whose unit is "unit"; those of single columns ("columns") are in
     the units of the user.
     """
-    dataset, data = run.experiment.dataset, present_data(run)
-    shares, columns = dataset.mode_shares(samples), _columns(run, samples, data)
+    dataset = run.experiment.dataset
+    shares, columns = dataset.mode_shares(present(samples.x, samples.mask)), _columns(run, samples, data)
     return {
-        **distances(samples, data),
+        **distances(run.model.family, samples, data),
         "unit": dataset.unit,
         **({"columns": columns} if columns else {}),
         **({} if shares is None else {"mode_shares": dict(shares)}),
     }
 
 
-def _columns(run: Run, samples: Data, data: Data) -> dict[str, float]:
+def _some(rows: Rows, most: int) -> Batch:
+    """Rows at equal distances, on the CPU."""
+    with seeded(0, "rows"):
+        return rows[spread(len(rows), most)].to(torch.device("cpu"))
+
+
+def _floor(run: Run, n: int, data: Batch) -> dict[str, Any]:
+    """The scores of n test rows in place of samples; of rows of half of the data, if there are fewer test rows."""
+    rows, fresh, index = "test rows", _some(run.rows("test"), n), torch.arange(len(data))
+    if len(fresh) < min(n, len(data) // 2):
+        rows, fresh, data = "rows, to the other half", _some(data.rows(index[1::2]), n), data.rows(index[::2])
+    return {"rows": rows, "n": len(fresh), **sample_scores(run, fresh, data)}
+
+
+def _columns(run: Run, samples: Batch, data: Batch) -> dict[str, float]:
     """Wasserstein-1 distance of each column of numbers with a name, in the units of the user."""
     names = run.codec.names
-    drawn, rows = (raw_like(x, run.codec) for x in (samples, data))
+    drawn, rows = (raw_like(present(x.x, x.mask), run.codec) for x in (samples, data))
     if isinstance(rows, Mapping) or not rows.is_floating_point() or rows.shape[1:] != (len(names),):
         return {}
-    return {name: w1(drawn[:, i], rows[:, i]) for i, name in enumerate(names)}
+    there = [mask_of(x.x, x.mask).cpu() for x in (samples, data)]
+    return {
+        name: w1(drawn[there[0][:, i], i], rows[there[1][:, i], i])
+        for i, name in enumerate(names)
+        if all(bool(mask[:, i].any()) for mask in there)
+    }
+
+
+def _baselines(run: Run, test: Batch) -> dict[str, Any]:
+    """Prices of test rows by simple laws of training rows, in the unit of the bound."""
+    train, family = run.rows("train"), run.model.family
+    numbers = max(1, sum(leaf[0].numel() for leaf in leaves(test.x)))
+    facts = run.experiment.dataset.metadata
+    by_part: Mapping[str, Any] = facts.get("parts", {})
+    bins = {name: table["bins"] for name, table in [("", facts), *by_part.items()] if "bins" in table}
+    few = torch.arange(min(len(test), max(1, COUNTED // numbers)))
+    test, counted = test.rows(few), _some(train, max(1, COUNTED // numbers))
+    found = {}
+    for name, nats in baselines(family, counted, test, bins).items():
+        total = Estimate.of(nats)
+        bits = total.bits_per(max(float(present_numbers(test).mean()), 1e-300))
+        found[name] = {
+            "total_nats": total.value,
+            "total_nats_stderr": total.stderr,
+            "bits_per_dimension": bits.value,
+            "bits_per_dimension_stderr": bits.stderr,
+        }
+    return found
+
+
+def _beside(run: Run, test: Batch) -> dict[str, Any]:
+    """Numbers beside a bound on test rows: the baselines, and the word for a dimension."""
+    return {"dimension": _dimension(run, test), "baselines": _baselines(run, test)}
+
+
+def _dimension(run: Run, test: Batch) -> str:
+    """Word for one number of an example: a character or a token of texts, and otherwise a dimension."""
+    first = test.part(0, 1)
+    texts = texts_of(present(first.x, first.mask), mask_by_part(first.x, first.mask), run.codec)
+    if not texts or isinstance(test.x, Mapping):
+        return "dimension"
+    return "character" if all(len(name) == 1 for name in run.codec.class_names) else "token"
 
 
 def _code_length(cost: CodeLength) -> dict[str, float]:
@@ -96,15 +158,21 @@ def _likelihood(plan: ResolvedPlan, bound: LikelihoodBound, split: Split) -> dic
 
 
 def _quality(plan: ResolvedPlan, samples: Data) -> dict[str, Any]:
-    """The numbers of the samples of a plan."""
-    wanted = plan.plan
+    """The numbers of the first samples of a plan, beside those of data."""
+    run, wanted, n = plan.run, plan.plan, batch_size(samples)
+    data = _some(run.rows("all"), COMPARED)
+    few = range(min(n, FIRST))
+    raw = plan.raw(map_data(lambda part: part[: len(few)], samples), few)
+    texts = [text for text in raw if isinstance(text, str)] if isinstance(raw, list) else []
     return {
-        "n": batch_size(samples),
+        "n": n,
         "steps": wanted.steps,
         "sampler": plan.sampler,
         "evaluations": plan.draws.sampler.nfe(wanted.steps),
         "seed": wanted.seed,
-        **sample_scores(plan.run, samples),
+        **sample_scores(run, Batch(samples, mask=plan.mask(range(n))).to(torch.device("cpu")), data),
+        "floor": _floor(run, n, data),
+        **({"first": texts} if texts else {}),
     }
 
 
@@ -134,6 +202,7 @@ def evaluate(
     data = run.rows(split, next(run.model.parameters()).device)
     bound = likelihood_bound(run.model, data, n_steps=n_steps, draws=draws, seed=seed, deal=deal_chunks)
     scores = _likelihood(plan, bound, split)
+    scores |= _beside(run, _some(run.rows(split), bound.examples))
     if density:
         scores |= _density(run, data, density, seed)
     if particles:
@@ -191,8 +260,7 @@ def write_figures(
         only: Names of the figures to draw; by default all.
     """
     paths = []
-    wanted, sampler = plan.plan, plan.draws.sampler
-    for name, draw in figures(plan.run, samples, wanted.steps, wanted.seed, sampler).items():
+    for name, draw in figures(plan, samples).items():
         if only is not None and name not in only:
             continue
         buffer = io.BytesIO()
@@ -209,7 +277,7 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
     title = f"{plan.sampler}, {plan.plan.steps} steps"
-    write_atomically(path, film(trajectory, present_data(plan.run), title))
+    write_atomically(path, film(trajectory, plan.run.split("all"), title, plan.mask(range(trajectory.rows))))
     return path
 
 
@@ -262,9 +330,10 @@ class _Report:
         try:
             self._part("samples", self._draw)
             self._part("likelihood", self._price)
+            self._part("baselines", self._compare)
             self._part("distances", self._score)
             if processes.is_main_process():
-                for name in figures(self.plan.run, self.samples, self.plan.plan.steps):
+                for name in figures(self.plan, self.samples):
                     self._part(f"figure {name}", lambda name=name: self._figure(name))  # type: ignore[misc]
         except Interrupted as stop:
             left = f"the model is complete, its report is not: bfn evaluate {self.path}, bfn plot {self.path}"
@@ -326,6 +395,16 @@ class _Report:
         self.scores |= _likelihood(self.plan, bound, "test")
         return f"likelihood of {bound.examples:,} of {len(data):,} test examples, {bound.draws:,} draws of each"
 
+    def _compare(self) -> None:
+        """The prices of the same rows under simple laws."""
+        if "examples" not in self.scores:
+            return
+        rows = self.plan.run.rows("test")
+        order = budget_order(len(rows), self.plan.plan.seed)[: self.scores["examples"]]
+        with seeded(0, "rows"):
+            test = rows[order]
+        self.scores |= _beside(self.plan.run, test)
+
     def _score(self) -> str | None:
         if self.samples is None:
             return None
@@ -336,7 +415,8 @@ class _Report:
         if name == "samples" and self.samples is None:
             return None
         left = self.seconds - (time.monotonic() - self._began)
-        if name == "flows" and FLOW_PATHS * self.pace > max(left, 1.0):
+        paths = flow_paths(self.plan.run.model.family, self.plan.run.codec)
+        if name == "flows" and paths * self.pace > max(left, 1.0):
             return f"no figure flows: it would take longer than the report may; bfn plot {self.path} --flows"
         (path,) = write_figures(self.plan, self.path / FIGURES, self.samples, only=[name])
         return f"figure: {path}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 import torch
@@ -35,7 +35,7 @@ from bfn_toolkit.runs.conditions import check_conditions, unread
 from bfn_toolkit.runs.directory import SAMPLES
 from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
-from bfn_toolkit.runs.sample_files import sample_file
+from bfn_toolkit.runs.sample_files import SampleFile, SampleStream, sample_file
 from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
@@ -120,8 +120,8 @@ class ResolvedPlan:
         family, device = run.model.family, next(run.model.parameters()).device
         name, sampler = plan.choose(family)
         rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
-        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows)
         known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
+        conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows, known)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
         model = Guided(run.model, plan.guidance) if plan.guidance else run.model
@@ -190,16 +190,25 @@ def _value(run: Run, name: str, value: float | str | Sequence[Any]) -> float | S
     return run.codec.condition(name, value)
 
 
-def _masks(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Mask | None]:
-    """Masks of samples by number: of the size of the plan, else of sizes drawn as often as in the training rows."""
+def _masks(
+    run: Run, plan: SamplePlan, rows: Batch | None, known: KnownValues | None
+) -> Callable[[Tensor], Mask | None]:
+    """Masks of samples by number: of the size of the plan, else of known rows, else as often as in the training."""
     family = run.model.family
+    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
+    stated = None if known is None or sizes is None else run.codec.sizes(known.raw)
     if plan.size is not None:
         size = torch.tensor([plan.size])
         mask_of_sizes(family, size)
+        if stated is not None and bool((stated > plan.size).any()):
+            row = int((stated > plan.size).long().argmax())
+            raise ConfigError(f"known row {row + 1} has {int(stated[row])} sites, more than the size {plan.size}")
         return lambda index: mask_of_sizes(family, size.expand(len(index)))
-    sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
     if sizes is None:
         return lambda index: None
+    if stated is not None:
+        mask_of_sizes(family, stated)
+        return lambda index: mask_of_sizes(family, stated.expand(plan.n)[index])
     return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
 
 
@@ -364,7 +373,7 @@ def batch_rows(run: Run) -> int:
 
 def stream_samples(
     plan: ResolvedPlan,
-    path: Path,
+    out: Path | BinaryIO,
     *,
     batch: int | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -377,23 +386,27 @@ def stream_samples(
 
     Arguments:
         plan: The samples.
-        path: The file.
+        out: The file, or a stream for the first format of the codec that is text.
         batch: Number of samples in a batch; by default :func:`batch_rows`.
         say: Called with a line about an unfinished file.
         show: Called with the number of samples written so far.
     Raises:
-        ConfigError: If the codec has no format with the ending of the name, or it cannot hold such samples.
+        ConfigError: If the codec has no such format, or it cannot hold such samples.
         ResourceError: If the file cannot be written, or will not fit on the disk.
     """
     n, device = plan.plan.n, next(plan.run.model.parameters()).device
     batch = batch or batch_rows(plan.run)
-    facts = _facts(plan)
-    with sample_file(path, n, facts, plan.run.codec) if processes.is_main_process() else nullcontext() as file:
+    scope: AbstractContextManager[SampleFile | SampleStream | None] = nullcontext()
+    if not isinstance(out, Path):
+        scope = nullcontext(SampleStream(out, n, plan.run.codec) if processes.is_main_process() else None)
+    elif processes.is_main_process():
+        scope = sample_file(out, n, _facts(plan), plan.run.codec)
+    with scope as file:
         done = processes.all_reduce_max(file.rows if file is not None else 0, device)
         if file is not None and file.other:
-            say(f"{path}: replacing an unfinished file of other samples")
+            say(f"{out}: replacing an unfinished file of other samples")
         if done:
-            say(f"{path}: continuing after {done:,} of {n:,} samples")
+            say(f"{out}: continuing after {done:,} of {n:,} samples")
         show(done)
         try:
             while done < n:
@@ -404,7 +417,8 @@ def stream_samples(
                 done = rows.stop
                 show(done)
         except Interrupted as stop:
-            kept = f"{done:,} of {n:,} samples are kept; the same command continues" if done else ""
+            kept = f"{done:,} of {n:,} samples are kept; the same command continues"
+            kept = kept if done and isinstance(out, Path) else ""
             raise Interrupted(stop.number, kept) from None
 
 

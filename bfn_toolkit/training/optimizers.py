@@ -95,9 +95,10 @@ def make_scheduler(training: Training, optimizer: torch.optim.Optimizer) -> Sche
             schedule = cls(optimizer, **options)
         except (ValueError, TypeError) as error:
             raise _refused("scheduler", cls, training.scheduler_options, error) from error
-    if not training.warmup:
+    warmup = training.warmup_steps
+    if warmup < 2:
         return schedule
-    ramp = lr_scheduler.LinearLR(optimizer, 1.0 / training.warmup, total_iters=training.warmup - 1)
+    ramp = lr_scheduler.LinearLR(optimizer, 1.0 / warmup, total_iters=warmup - 1)
     return ramp if schedule is None else lr_scheduler.ChainedScheduler([schedule, ramp], optimizer)
 
 

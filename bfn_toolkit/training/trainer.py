@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def train(
     *,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
+    started: Callable[[TrainStep], object] = lambda step: None,
 ) -> Run:
     """Trains the model of an experiment.
 
@@ -62,6 +63,7 @@ def train(
         force: Replace the run that is in ``out``.
         callbacks: Functions that are called now and then with a :class:`TrainingEvent`; one that fails three times is
             not called any more.
+        started: Called once, with the :class:`~bfn_toolkit.training.step.TrainStep`, before the first step.
     Returns:
         The run: its model, ready to sample, and its metrics.
     Raises:
@@ -74,7 +76,7 @@ def train(
     folder = None if out is None else Path(out)
     if folder is not None and processes.is_main_process():
         check_out(folder, force=force, dataset=experiment.dataset)
-    return _Training(experiment, folder, callbacks).run()
+    return _Training(experiment, folder, callbacks, started).run()
 
 
 def resume(
@@ -85,6 +87,7 @@ def resume(
     allow_nonfinite: bool = False,
     allow_plugin_mismatch: bool = False,
     callbacks: Sequence[Callback] = (),
+    started: Callable[[TrainStep], object] = lambda step: None,
 ) -> Run:
     """Continues the training of a run directory; the result is bit-identical to that of a run without a stop.
 
@@ -96,6 +99,7 @@ def resume(
         allow_nonfinite: Accept weights that are NaN or infinite.
         allow_plugin_mismatch: Accept plugins of another major version.
         callbacks: As in :func:`train`.
+        started: As in :func:`train`.
     Raises:
         RunDirectoryError: If it is not a run directory, is damaged, or could not be resumed exactly.
     """
@@ -108,7 +112,17 @@ def resume(
             names = ", ".join(f"--{name}" for name, _ in overrides)
             raise ConfigError(f"{names} would change the run in {folder}; pass --allow-inexact too")
         experiment = Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
-    return _Training(experiment, folder, callbacks, True, allow_inexact, allow_nonfinite).run()
+    return _Training(experiment, folder, callbacks, started, True, allow_inexact, allow_nonfinite).run()
+
+
+def prepared(experiment: Experiment) -> tuple[TrainStep, Rows]:
+    """The training step and the rows of a training that is not begun, in memory.
+
+    Errors are those of :func:`train`.
+    """
+    training = _Training(experiment, None)
+    training._prepare()
+    return training.train_step, training.data
 
 
 @attrs.define(eq=False)
@@ -117,7 +131,8 @@ class _Training:
 
     experiment: Experiment
     folder: Path | None
-    callbacks: Sequence[Callback]
+    callbacks: Sequence[Callback] = ()
+    started: Callable[[TrainStep], object] = lambda step: None
     resumed: bool = False
     allow_inexact: bool = False
     allow_nonfinite: bool = False
@@ -140,6 +155,7 @@ class _Training:
                 tracker = start_trackers(self.train_step.accelerator, self.experiment)
                 scope.callback(self.train_step.accelerator.end_training)
                 self.metrics.callbacks = [*self.callbacks, tracker]
+            self.started(self.train_step)
             try:
                 self._train()
             except NonFiniteStep as error:

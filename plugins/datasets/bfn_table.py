@@ -14,6 +14,7 @@ import abc
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
@@ -22,16 +23,18 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_files.columns import FORMATS, Values, read_columns
+from bfn_files.columns import FORMATS, Glimpse, Values, glimpse, read_columns
 from bfn_files.reading import Content, FileDataset, Fingerprint
 from bfn_toolkit import (
     Batch,
+    BFNError,
     BFNWarning,
     Codec,
     ConfigError,
     DataError,
     Entry,
     IdentityCodec,
+    Recognised,
     TableCodec,
     hookimpl,
     validators,
@@ -119,6 +122,25 @@ class ColumnsContent(Content):
     codec: Codec
 
 
+def _glimpse(path: Path) -> Glimpse | None:
+    """The beginning of a file that may be a table; None if it is none, and an empty one if it is damaged."""
+    if not (path.name.lower().endswith(FORMATS) and path.is_file()):
+        return None
+    try:
+        return glimpse(path)
+    except BFNError:
+        return Glimpse([])
+
+
+def _described(found: Glimpse, what: str) -> str:
+    """Content of a file in words."""
+    if found.shape is None:
+        kind = "arrays" if found.first is None else f"columns of {what}"
+        return f"{len(found.names)} {kind}: {_few(found.names)}" if found.names else "a table"
+    rows, *site = found.shape or (0,)
+    return f"{rows:,} rows of {' x '.join(map(str, site))} {what}" if site else f"{rows:,} {what}"
+
+
 @attrs.frozen
 class Table(Columns):
     """Continuous data from a file, as float32.
@@ -134,6 +156,20 @@ class Table(Columns):
     scale: Literal["standard", "range", "none"] = field(
         default="standard", kw_only=True, validator=validators.one_of("standard", "range", "none")
     )
+
+    @classmethod
+    def recognise(cls, path: Path) -> Recognised | None:
+        """Tables and tensors for certain, arrays of numbers that are no classes, and others as a possibility."""
+        found = _glimpse(path)
+        if found is None:
+            return None
+        if path.suffix.lower() in (".npy", ".npz"):
+            certainty = 1 if len(found.names) > 1 or _are_classes(found) else 2
+        elif path.suffix.lower() == ".safetensors" or (found.header and found.names):
+            certainty = 3
+        else:
+            certainty = 2 if found.names else 1
+        return Recognised(_described(found, "numbers"), certainty)
 
     @property
     def default_config(self) -> Mapping[str, object]:
@@ -173,6 +209,15 @@ class ClassesTable(Columns):
     """
 
     classes: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.integer(ge=2)))
+
+    @classmethod
+    def recognise(cls, path: Path) -> Recognised | None:
+        """Arrays of integers, except for bytes in the form of images; tables of integers as a possibility."""
+        found = _glimpse(path)
+        if found is None or found.first is None or not _are_classes(found):
+            return None
+        likely = found.shape is not None and (len(found.shape) <= 2 or found.first.dtype != np.uint8)
+        return Recognised(_described(found, "classes"), 2 if likely else 1)
 
     @property
     def default_config(self) -> Mapping[str, object]:
@@ -275,10 +320,18 @@ def _classes_table(dataset: ClassesTable, _: Fingerprint) -> ColumnsContent:
     x, classes = _classes(data, whole, dataset.classes)
     x = x.unsqueeze(1) if x.ndim == 1 else x
     splits = dataset.partition(len(x))
-    warn_of_missing(dataset, "class", x[splits["train"]], classes)
+    warn_of_missing(dataset.path, "class", x[splits["train"]], classes)
     condition, labels = _condition(dataset, label, whole, splits["train"])
     codec = IdentityCodec(_column_names(data, x), categories=_label_names(label))
     return ColumnsContent(Batch(x, condition), splits, {"classes": classes, **labels}, codec)
+
+
+def _are_classes(found: Glimpse) -> bool:
+    """Whether the first numbers of a file could be classes: integers, of an integer dtype if they are an array."""
+    numbers = found.first
+    if numbers is None or not numbers.size or (found.shape is not None and numbers.dtype.kind == "f"):
+        return False
+    return bool(((numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers))).all())
 
 
 def _classes(values: Values, whole: Array, classes: int | None) -> tuple[Tensor, int]:
@@ -304,16 +357,16 @@ def _condition(
     if label is None:
         return {}, {}
     index, labels = _classes(label, whole, None)
-    warn_of_missing(dataset, "label", index[train], labels)
+    warn_of_missing(dataset.path, "label", index[train], labels)
     return {"label": index}, {"labels": labels}
 
 
-def warn_of_missing(dataset: FileDataset, what: str, train: Tensor, classes: int) -> None:
+def warn_of_missing(path: Path, what: str, train: Tensor, classes: int) -> None:
     """Warns of classes that occur in no training row."""
     missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
     if len(missing):
         numbers = _few([str(number) for number in missing[: SHOWN + 1].tolist()])
-        warnings.warn(f"{dataset.path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
+        warnings.warn(f"{path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
 
 
 def _few(names: Sequence[str]) -> str:

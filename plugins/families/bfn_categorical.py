@@ -413,7 +413,7 @@ class Categorical(ChannelFamily[Params]):
             return super().mean_embedding(output)
         if self.classes == 2:
             half_odds = 0.5 * output.log_odds if isinstance(output, Pair) else _half_odds(output.logits)
-            return half_odds.tanh().mul_(HALF).unsqueeze(-1)
+            return half_odds.tanh().unsqueeze(-1) * HALF  # not in place: the gradient of tanh needs its result
         return output.logits.softmax(-1)
 
     def input(self, params: Params) -> Distribution:

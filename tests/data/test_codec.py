@@ -138,10 +138,12 @@ def test_images_are_a_sheet(shape: tuple[int, ...], tmp_path: Path) -> None:
     path = written(tmp_path / "x.png", codec, raw[:4], raw[4:])  # in pieces, as samples are drawn
     sheet = np.asarray(Image.open(path))
     times = 11  # a height of 3 becomes at least 32 pixels
-    assert sheet.shape == (3 * (3 * times + 1) - 1, 3 * (5 * times + 1) - 1, *shape[2:])
+    assert sheet.shape == (3 * (3 * times + 1) + 1, 3 * (5 * times + 1) + 1, *shape[2:])
+    assert (sheet[0] == 128).all()
+    assert (sheet[:, -1] == 128).all()
     for number in range(7):
         i, j = divmod(number, 3)
-        tile = sheet[i * (3 * times + 1) :: times, j * (5 * times + 1) :: times][:3, :5]
+        tile = sheet[1 + i * (3 * times + 1) :: times, 1 + j * (5 * times + 1) :: times][:3, :5]
         assert np.array_equal(tile, np.round(raw[number].double().numpy() * 255 / 16).astype(np.uint8))
     with pytest.raises(ConfigError, match="room for 10,000 images"), sample_file(path, 10_001, codec=codec) as file:
         file.append(raw[:1].expand(10_001, *shape))

@@ -148,8 +148,8 @@ def test_a_report_without_time_has_one_piece_of_everything(run: Run) -> None:
     scores, lines = completed(run, seconds=0.0, show=shown.append)
     assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (16, BUDGET_CHUNK, 1)
     assert lines[0].startswith("16 samples of 3,000, for which there was no time, in 3 steps: ")
-    assert shown[:3] == ["samples", "likelihood", "distances"]
-    assert shown[3:] == [
+    assert shown[:4] == ["samples", "likelihood", "baselines", "distances"]
+    assert shown[4:] == [
         f"figure {name}" for name in ("data", "smoke_test", "schedule", "training", "samples", "flows")
     ]
     assert run.path is not None
@@ -239,7 +239,7 @@ def test_what_is_missing_reaches_neither_scores_nor_figures() -> None:
     scores = report.evaluate(plan, draws=2)
     assert math.isfinite(scores["total_nats"])
     assert math.isfinite(scores["samples"]["sliced_w1"])
-    for name, draw in figures(run, samples, 3).items():
+    for name, draw in figures(plan, samples).items():
         if name in ("data", "samples"):
             draw().savefig(io.BytesIO())
 

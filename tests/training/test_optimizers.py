@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 
-from bfn_toolkit import ConfigError, train
+from bfn_toolkit import ConfigError, Training, train
 from bfn_toolkit.parallel.signals import Interrupted
-from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients
+from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_scheduler
 from bfn_toolkit.training.trainer import resume
 
 
@@ -137,3 +137,17 @@ def test_clipping_is_that_of_torch_to_the_bit(most: float) -> None:
         other.grad = gradient
     assert torch.equal(clip_gradients(weights, most), norm)
     assert all(torch.equal(other.grad, c) for other, c in zip(weights, clipped, strict=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("warmup", "steps", "expected"), [(0, 10, 0), (4, 10, 4), (0.25, 16, 4), (0.03, 3, 0)])
+def test_a_warm_up_is_a_number_of_steps_or_a_share_of_them(warmup: float, steps: int, expected: int) -> None:
+    training = Training(steps=steps, warmup=warmup, scheduler="constant", lr=1.0)
+    assert training.warmup_steps == expected
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=training.lr)
+    schedule, rates = make_scheduler(training, optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+    assert rates == pytest.approx([min(1.0, (k + 1) / max(1, expected)) for k in range(steps)])

@@ -32,6 +32,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 FORMATS = (".csv", ".csv.gz", ".npy", ".npz", ".safetensors")
 ROWS = 10_000  # rows of a table that are read together
 LINE = 10**6  # smallest number of characters of a line that is refused
+FIRST = 100  # rows of a table, or numbers of an array, that are looked at to tell what it is
 SHOWN = 20  # largest number of names in a message
 
 
@@ -95,6 +96,58 @@ def _chosen(
     if columns and label in columns:
         raise ConfigError(f"{path}: '{label}' is both one of the columns and the label; take it out of columns")
     return list(columns or [name for name in default if name != label])
+
+
+@attrs.frozen(eq=False)
+class Glimpse:
+    """The beginning of a file, which is cheap to read.
+
+    Arguments:
+        names: Names of the columns of numbers, or of the arrays.
+        shape: Shape of the only array; None for a table, and for several arrays.
+        first: Its first numbers, or those of the first rows of a table.
+        header: Whether a table has a header.
+    """
+
+    names: Sequence[str]
+    shape: tuple[int, ...] | None = None
+    first: Array | None = None
+    header: bool = False
+
+
+def glimpse(path: Path) -> Glimpse:
+    """Reads the beginning of a file whose name ends in one of :data:`FORMATS`.
+
+    Raises:
+        DataError: If that is damaged.
+    """
+    name = path.name.lower()
+    if name.endswith((".csv", ".csv.gz")):
+        names, header, numeric = _columns_of(path)
+        places = [names.index(column) for column in numeric]
+        rows = [[fields[i] for i in places if i < len(fields)] for _, fields in islice(_records(path), header, FIRST)]
+        first = np.array([_number(text) for row in rows for text in row if _is_number(text)])
+        return Glimpse(numeric, None, first, bool(header))
+    if name.endswith(".safetensors"):
+        with _safetensors(path) as (arrays, _):
+            return Glimpse(arrays)
+    with reading(path) as file:
+        if name.endswith(".npy"):
+            return Glimpse([], *_beginning(path, file))
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            arrays = [member.filename.removesuffix(".npy") for member in members]
+            if len(arrays) != 1:
+                return Glimpse(arrays)
+            check_unpacked(path, f"array '{arrays[0]}'", members[0].file_size, members[0].compress_size)
+            with archive.open(members[0]) as stream:
+                return Glimpse(arrays, *_beginning(path, stream))
+
+
+def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
+    shape, _, dtype = array_header(path, "the array", stream)
+    data = stream.read(max(0, min(math.prod(shape), FIRST)) * dtype.itemsize)
+    return shape, np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
 
 
 # Tables
@@ -351,6 +404,23 @@ def _row_of(path: Path, rows: int) -> Callable[[int], str]:
 
 def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -> Array:
     """Reads the array of a .npy stream of ``size`` bytes, after checking its header against this size."""
+    shape, fortran, dtype = array_header(path, what, stream, size, kinds)
+    expected = math.prod(shape) * dtype.itemsize
+    data = stream.read(expected)
+    if len(data) < expected:
+        raise DataError(f"{path}: {what} is truncated: {len(data):,} of {expected:,} bytes")
+    flat = np.frombuffer(data, dtype)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+
+def array_header(
+    path: Path, what: str, stream: Any, size: int | None = None, kinds: str = "biuf"
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape of the array in a .npy stream of ``size`` bytes, whether its order is Fortran's, and its dtype.
+
+    Raises:
+        DataError: If its dtype is not one of the kinds, or its header claims more than ``size`` bytes.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -363,14 +433,10 @@ def _array(path: Path, what: str, stream: Any, size: int, kinds: str = "biuf") -
         names = " or names" if "U" in kinds else ""
         raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
     expected = math.prod(shape) * dtype.itemsize
-    if any(length < 0 for length in shape) or expected > size:
+    if size is not None and (any(length < 0 for length in shape) or expected > size):
         found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
         raise DataError(f"{path}: {what} is truncated or damaged: {found}")
-    data = stream.read(expected)
-    if len(data) < expected:
-        raise DataError(f"{path}: {what} is truncated: {len(data):,} of {expected:,} bytes")
-    flat = np.frombuffer(data, dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    return shape, fortran, dtype
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @lru_cache(maxsize=2)
-def _sha256(path: Path, found: Fingerprint) -> str:
+def sha256_of(path: Path, found: Fingerprint) -> str:
     """SHA-256 of a file; of one above 1 GiB, that of blocks at equal distances."""
     digest, size = hashlib.sha256(), found[2]
     with reading(path) as file:
@@ -126,7 +126,8 @@ class Content:
     metadata: Mapping[str, object]
 
 
-def _absolute(path: str | Path) -> Path:
+def absolute(path: str | Path) -> Path:
+    """The absolute path, which a run stores."""
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
@@ -138,9 +139,10 @@ def _a_file(dataset: FileDataset, _: attrs.Attribute[Path], path: Path) -> None:
         raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name must end in {endings}")
 
 
-def _fraction(default: float) -> float:
-    fraction: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
-    return fraction
+def fraction(default: float) -> float:
+    """A field for the fraction of a split."""
+    value: float = field(default=default, kw_only=True, validator=validators.number(gt=0, lt=1))
+    return value
 
 
 @attrs.frozen
@@ -158,16 +160,16 @@ class FileDataset(Dataset):
 
     endings: ClassVar[tuple[str, ...]] = ()  # accepted endings of file names; empty for all
 
-    path: Path = field(converter=_absolute, repr=lambda path: repr(str(path)), validator=_a_file)
-    valid_fraction: float = _fraction(0.1)
-    test_fraction: float = _fraction(0.1)
+    path: Path = field(converter=absolute, repr=lambda path: repr(str(path)), validator=_a_file)
+    valid_fraction: float = fraction(0.1)
+    test_fraction: float = fraction(0.1)
     seed: int = field(default=0, kw_only=True, validator=validators.integer(ge=0, le=2**63 - 1))
     _found: Fingerprint | None = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         current = None
         with suppress(DataError):  # a run can be sampled without its file; reading it raises later
-            current = fingerprint(self.path)
+            current = self.fingerprint()
         object.__setattr__(self, "_found", current)
 
     @property
@@ -175,13 +177,21 @@ class FileDataset(Dataset):
     def content(self) -> Content:
         """Content of the file, read once per process."""
 
+    def fingerprint(self) -> Fingerprint:
+        """The present fingerprint of the file.
+
+        Raises:
+            DataError: If it is not a regular file.
+        """
+        return fingerprint(self.path)
+
     def unchanged(self) -> Fingerprint:
         """The fingerprint of the file.
 
         Raises:
             DataError: If it was written since the data set was built.
         """
-        current = fingerprint(self.path)
+        current = self.fingerprint()
         if current != self._found:
             raise DataError(f"{self.path}: changed while it was in use: its fingerprint differs; start again")
         return current
@@ -200,7 +210,7 @@ class FileDataset(Dataset):
     @property
     def source(self) -> Mapping[str, object]:
         """Rows and SHA-256 of the file."""
-        return {"rows": len(self.content.rows), "sha256": _sha256(self.path, self.unchanged())}
+        return {"rows": len(self.content.rows), "sha256": sha256_of(self.path, self.unchanged())}
 
     @property
     def site_shape(self) -> tuple[int, ...]:

@@ -10,13 +10,12 @@ The mask says which of the places for the largest set have a point.
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import attrs
 import numpy as np
@@ -25,13 +24,12 @@ from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, names_in
-from bfn_points.reading import READERS, PointSets, read_points
+from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, gaps_of, names_in
+from bfn_points.reading import READERS, folder_fingerprint, folder_sha256, holds_points, read_points
+from bfn_points.sets import Array, PointSets
 from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, validators
 
 __all__ = ["NPZFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 MOST_CLASSES = 1000  # more count as a mistake
 SHOWN = 5  # largest number of names in a message
@@ -57,11 +55,9 @@ class Points(FileDataset):
     Arguments:
         path: An .npz file with positions (sets, points, D), of which mask or sizes say what is there, or (all points,
             D) with sizes; D is 2 or 3.  It may have types (integers or names), charges (integers) and label.  Or an
-            .xyz file.
-        labels: Whether the label of a set, if the file has one, is the condition "label".
+            .xyz file, or a folder of .xyz and .ply files, whose sub-folders are labels.
+        labels: Whether the label of a set, if there is one, is the condition "label".
     """
-
-    endings: ClassVar[tuple[str, ...]] = tuple(READERS)
 
     labels: bool = field(default=True, kw_only=True, validator=validators.instance_of(bool))
 
@@ -76,6 +72,8 @@ class Points(FileDataset):
             except (OSError, zipfile.BadZipFile):
                 return None
             return Recognised("sets of points", 3) if "positions.npy" in names else None
+        if path.is_dir():
+            return Recognised("sets of points, a file each", 3) if holds_points(path) else None
         return Recognised("sets of points", 3) if ending in READERS and path.is_file() else None
 
     @property
@@ -95,6 +93,22 @@ class Points(FileDataset):
             DataError: If the file is malformed, has too few sets, or was written since.
         """
         return _points(self, self.unchanged())
+
+    def fingerprint(self) -> Fingerprint:
+        """The present fingerprint of the file, or that of the folder and its sub-folders.
+
+        Raises:
+            DataError: If it is neither.
+        """
+        return folder_fingerprint(self.path) if self.path.is_dir() else super().fingerprint()
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Rows and SHA-256 of the file, or of the names and sizes of all files and the content of some."""
+        if not self.path.is_dir():
+            return super().source
+        self.unchanged()
+        return {"rows": len(self.content.rows), "sha256": folder_sha256(self.path)}
 
     @property
     def codec(self) -> PointsCodec:
@@ -167,9 +181,12 @@ def _check(path: Path, sets: PointSets) -> None:
             "take the set out"
         )
     for name, values in sets.classes.items():
-        gaps = values == "" if values.dtype.kind == "U" else np.isnan(values)
+        gaps = gaps_of(values)
         if gaps.any():
             raise DataError(f"{sets.place_of(int(gaps.argmax()))}: {name}: has no value; each point needs one")
+    gaps = np.zeros(1) if sets.label is None else gaps_of(sets.label)
+    if gaps.any():
+        raise DataError(f"{path}: set {int(gaps.argmax())} has no label; each set needs one")
 
 
 def _centred(sets: PointSets) -> PointSets:
@@ -214,8 +231,6 @@ def _labels(path: Path, label: Array) -> tuple[tuple[str, ...], Tensor]:
     ones = np.ones(len(label), np.int64)
     row = PointSets(np.zeros((len(label), 1)), ones, lambda row, _: f"{path}: set {row}", {"label": label})
     index = classes_of(row, "label", names)
-    if (index < 0).any():
-        raise DataError(f"{path}: set {int(np.argmax(index < 0))} has no label; each set needs one")
     return names, torch.from_numpy(index)
 
 

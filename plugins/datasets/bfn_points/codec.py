@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_points.reading import UNNAMED, PointSets, read_points
+from bfn_points.reading import read_points
+from bfn_points.sets import Array, PointSets
+from bfn_points.xyz import UNNAMED
 from bfn_toolkit import Codec, DataError, Format, expand, validators
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 PART = "positions"  # the part of coordinates
 CLASSES = ("types", "charges")  # the parts of classes, if they differ from point to point
@@ -161,6 +161,12 @@ def _integer(name: str) -> int | None:
     return int(name) if digits.isascii() and digits.isdigit() and len(digits) < 16 else None
 
 
+def gaps_of(values: Array) -> Array:
+    """True where there is no name, or NaN in place of an integer."""
+    gaps: Array = values == "" if values.dtype.kind == "U" else np.isnan(values)
+    return gaps
+
+
 def names_in(values: Array) -> tuple[str, ...]:
     """Different names in order: integers by their value, others by the alphabet; gaps are left out."""
     if values.dtype.kind == "U":
@@ -175,7 +181,7 @@ def classes_of(sets: PointSets, name: str, names: Sequence[str]) -> Array:
         DataError: If a value is not one of the names.
     """
     values = sets.classes[name]
-    gaps = values == "" if values.dtype.kind == "U" else np.isnan(values)
+    gaps = gaps_of(values)
     texts = values if values.dtype.kind == "U" else np.where(gaps, 0, values).astype(np.int64).astype(np.str_)
     known, inverse = np.unique(texts, return_inverse=True)
     index = np.array([names.index(text) if text in names else len(names) for text in known.tolist()])[inverse]
@@ -241,7 +247,7 @@ class NPZFormat(Format):
         mask = np.arange(self.codec.points) < sizes[:, None]
         positions = np.where(mask[:, :, None], self.codec._positions(raw).numpy(), 0.0)
         classes = {name: self.codec.named(raw, name) for name in CLASSES}
-        filled = {
+        filled: dict[str, Any] = {
             name: np.where(mask, values, np.zeros(1, values.dtype))
             for name, values in classes.items()
             if values is not None

@@ -19,7 +19,7 @@ and Xie 2022 (arXiv 2212.09748) for patches and for scales and shifts that start
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -172,10 +172,12 @@ class ConditionEmbedding(nn.Module):
         shape: Shape of one value; the last axis is that of the numbers of a token.
         width: Size of a token.
         dropout: Probability of dropping a value in training.
+        scale: Numbers a and b > 0, by which a value v is read as (v - a) / b.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int, dropout: float) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, dropout: float, scale: tuple[float, float]) -> None:
         super().__init__()
+        self.scale = scale
         self.linear = nn.Linear(shape[-1] if shape else 1, width)
         self.missing = nn.Parameter(0.02 * torch.randn(math.prod(shape[:-1]), width))
         self.dropout = dropout
@@ -184,8 +186,9 @@ class ConditionEmbedding(nn.Module):
         """Tokens (B, tokens, width), or (1, tokens, width) if the condition is missing."""
         if value is None:
             return self.missing.unsqueeze(0)
-        weight = self.linear.weight
-        h: Tensor = self.linear(value.to(weight.dtype).reshape(len(value), -1, weight.shape[1]))
+        weight, (shift, scale) = self.linear.weight, self.scale
+        numbers = (value if value.dtype == torch.float64 else value.float()).sub(shift).div(scale)
+        h: Tensor = self.linear(numbers.to(weight.dtype).reshape(len(value), -1, weight.shape[1]))
         if self.training and self.dropout:
             dropped = torch.rand(len(value), device=value.device) < self.dropout
             h = torch.where(dropped[:, None, None], self.missing.to(h.dtype), h)
@@ -230,7 +233,8 @@ class TransformerModule(nn.Module):
         for name, shape in config.condition_shapes.items():
             embeddings = self.words if len(shape) > 1 else self.vectors
             self.word_count += math.prod(shape[:-1]) if len(shape) > 1 else 0
-            embeddings[name] = ConditionEmbedding(shape, width, config.label_dropout)
+            scale = config.condition_scales.get(name, (0.0, 1.0))
+            embeddings[name] = ConditionEmbedding(shape, width, config.label_dropout, scale)
         self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
         time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.time = None if config.time_free else time
@@ -316,6 +320,10 @@ def _shapes(value: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     return {name: as_shape(shape) for name, shape in value.items()}
 
 
+def _scales(value: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, pair)) for name, pair in value.items()}
+
+
 @attrs.frozen
 class Transformer(NetworkBuilder):
     """Transformer for sequences, sets, tables, images, and products of them.
@@ -333,6 +341,8 @@ class Transformer(NetworkBuilder):
             set's number).  A negative or missing one means no label.
         condition_shapes: Shape of one value of each further condition.  A number () or a vector (n,) scales and shifts
             the layers, as the time does; values of shape (..., n) are tokens of n numbers.
+        condition_scales: Numbers a and b > 0 for a condition of numbers, which is read as (v - a) / b, so that it can
+            stay in its own units; (0, 1) for those that are missing.
         dropout: Probability of dropping a number that a layer adds, in training.
         label_dropout: Probability of dropping the label or another condition in training, so that the network also
             learns without it.
@@ -356,6 +366,9 @@ class Transformer(NetworkBuilder):
     condition_shapes: Mapping[str, tuple[int, ...]] = field(
         factory=dict, converter=_shapes, eq=lambda shapes: tuple(sorted(shapes.items()))
     )
+    condition_scales: Mapping[str, tuple[float, float]] = field(
+        factory=dict, converter=_scales, eq=lambda scales: tuple(sorted(scales.items()))
+    )
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
     time_free: bool = False
@@ -366,6 +379,12 @@ class Transformer(NetworkBuilder):
     def _check_heads(self, attribute: attrs.Attribute[int], heads: int) -> None:
         if self.width % (2 * heads):
             raise ValueError(f"{attribute.name}: the width {self.width} must be a multiple of 2 heads = {2 * heads}")
+
+    @condition_scales.validator
+    def _check_scales(self, attribute: attrs.Attribute[Any], scales: Mapping[str, Sequence[float]]) -> None:
+        for name, pair in scales.items():
+            if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[1] <= 0.0:
+                raise ValueError(f"{attribute.name}: '{name}': expected a number and one above 0, got {list(pair)}")
 
     @property
     def conditions(self) -> tuple[str, ...]:

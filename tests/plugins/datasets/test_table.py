@@ -37,6 +37,62 @@ def rows_of(dataset: Table | ClassesTable) -> Any:
     return dataset.content.rows.x.numpy()
 
 
+# What is recognised
+
+
+def classes(*shape: int, dtype: str = "int64") -> bytes:
+    return npy_of(np.arange(int(np.prod(shape))).reshape(shape).astype(dtype) % 3)
+
+
+RECOGNISED: dict[str, tuple[str | bytes, int | None, int | None]] = {
+    "x.csv": ("a,b\n1,0.5\n2,1\n", 3, None),
+    "integers.csv": ("a,b\n1,5\n2,1\n", 3, 1),
+    "negative.csv": ("a,b\n1,5\n2,-1\n", 3, None),
+    "bare.csv": ("1,0.5\n2,1\n", 2, None),
+    "packed.csv.gz": (gzip.compress(b"a,b\n1,0.5\n2,1\n"), 3, None),
+    "texts.csv": ("a,b\nu,v\nw,x\n", 1, None),
+    "empty.csv": ("", 1, None),
+    "x.safetensors": ("damaged", 3, None),
+    "floats.npy": (npy_of(X), 2, None),
+    "grid.npy": (npy_of(np.zeros((5, 4, 4))), 2, None),
+    "classes.npy": (classes(20, 4), 1, 2),
+    "bytes.npy": (classes(20, 4, dtype="uint8"), 1, 2),
+    "booleans.npy": (npy_of(np.eye(3) > 0), 1, 2),
+    "images.npy": (classes(20, 4, 4, dtype="uint8"), 1, 1),
+    "negative.npy": (npy_of(np.array([[0], [-1]])), 2, None),
+    "large.npy": (npy_of(np.array([[0], [10**6]])), 2, None),
+    "damaged.npy": (npy_of(X)[:20], 2, None),
+    "lying.npy": (header_of((-5, 3), "<i8"), 2, None),
+    "one.npz": (npz_of(x=np.arange(6).reshape(3, 2)), 1, 2),
+    "several.npz": (npz_of(x=X, y=X), 1, None),
+    "damaged.npz": (npz_of(x=X)[:50], 2, None),
+    "x.txt": ("a,b\n1,2\n", None, None),
+}
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_tables_are_recognised(name: str, tmp_path: Path) -> None:
+    content, as_table, as_classes = RECOGNISED[name]
+    path = put(tmp_path, name, content)
+    found = [cls.recognise(path) for cls in (Table, ClassesTable)]
+    assert [answer and answer.certainty for answer in found] == [as_table, as_classes]
+    folder = tmp_path / "folder" / name
+    folder.mkdir(parents=True)
+    assert Table.recognise(folder) is ClassesTable.recognise(folder) is None
+
+
+def test_recognition_describes_the_content(tmp_path: Path) -> None:
+    def said(name: str, content: str | bytes, cls: type[Table] | type[ClassesTable] = Table) -> str:
+        answer = cls.recognise(put(tmp_path, name, content))
+        assert answer is not None
+        return answer.description
+
+    assert said("x.csv", "height,age,name\n1.5,2,ann\n") == "2 columns of numbers: height, age"
+    assert said("x.npy", npy_of(np.zeros((1200, 4, 5)))) == "1,200 rows of 4 x 5 numbers"
+    assert said("y.npy", classes(20), ClassesTable) == "20 classes"
+    assert said("x.npz", npz_of(x=X, y=X)) == "2 arrays: x, y"
+
+
 # What is read
 
 

@@ -311,3 +311,14 @@ def test_the_default_accuracy_leaves_few_sites_undecided(classes: int) -> None:
 def test_data_outside_the_classes_are_refused(x: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Categorical(classes=3).check_data(x)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_loss_of_data_with_a_mask_has_its_gradient(classes: int) -> None:
+    family = Categorical(site_shape=(3,), classes=classes)
+    x, mask = torch.tensor([[0, 1, 1], [1, 0, 0]]), torch.tensor([[True, True, False], [True, True, True]])
+    with seeded(0, "mask", classes):
+        t, raw = torch.rand(2, dtype=DOUBLE), torch.randn(2, 3, classes if classes > 2 else 1, dtype=DOUBLE)
+    params = family.flow(x, t)
+    raw.requires_grad_()
+    assert torch.autograd.gradcheck(lambda raw: family.loss_rate(x, family.output(raw, params), t, mask=mask), raw)

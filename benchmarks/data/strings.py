@@ -1,0 +1,177 @@
+"""SMILES of the MOSES benchmark: prices beside n-grams, and the shares of valid, unique and new strings."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import random
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from bfn_lines import Lines
+from bfn_toolkit import Run
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.evaluation.likelihood import likelihood_bound
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
+
+from .common import CACHE, Result, cpu_time, environment_of, run_of, spread, steps_for, trained, with_steps
+
+PEER = ("strings", "rdkit==2026.9.1", "molsets==0.3.1")  # the second has the data
+EVERY = 16  # of the 1.6 million training molecules of MOSES
+ORDER = 5  # of the n-grams
+END = "\n"
+SAMPLES, PRICED, MESSAGES = 1000, 1000, 50
+SAMPLERS = ("", "ancestral")  # the first is the default
+
+
+@cache
+def molecules() -> Path:
+    """A file of 99,042 SMILES, each sixteenth of the training set of MOSES."""
+    path = CACHE / "moses.smi"
+    if not path.exists():
+        (source,) = environment_of(*PEER).parents[1].glob("lib/python*/site-packages/moses/dataset/data/train.csv.gz")
+        _, *rows = gzip.decompress(source.read_bytes()).decode().splitlines()
+        path.write_text("\n".join(rows[::EVERY]) + "\n")
+    return path
+
+
+def experiment(seed: int, minutes: float) -> Experiment:
+    """What ``bfn train`` does with the file, with the steps that take so long here."""
+    dataset = {"name": "lines", "path": str(molecules())}
+    setting = Experiment.from_mapping({"dataset": dataset, "seed": seed}, base="default")
+    return with_steps(setting, steps_for(setting, 60.0 * minutes))
+
+
+def strings(dataset: Lines, name: Any) -> list[str]:
+    """The strings of a split."""
+    rows = dataset.split(name)
+    return dataset.codec.decode(rows.x, rows.mask)
+
+
+class NGrams:
+    """Frequencies of characters after the n - 1 before them, interpolated with those of lower order (Witten-Bell).
+
+    With c the counts after a context h, k the number of different characters there, and h' the context without its
+    first character, p(x | h) = (c(h x) + k p(x | h')) / (c(h) + k).
+
+    Arguments:
+        order: Number n.
+        rows: Strings for the counts.
+    """
+
+    def __init__(self, order: int, rows: Sequence[str]) -> None:
+        self.order = order
+        self.after: dict[str, Counter[str]] = {}
+        texts = [END * (order - 1) + row + END for row in rows]
+        for n in range(order):
+            grams = Counter(t[i - n : i + 1] for t in texts for i in range(order - 1, len(t)))
+            for gram, count in grams.items():
+                self.after.setdefault(gram[:-1], Counter())[gram[-1]] = count
+        self.characters = sorted(self.after[""])
+        self.known: dict[str, dict[str, float]] = {}
+
+    def law(self, context: str) -> dict[str, float]:
+        """Probability of each character after a context."""
+        while context not in self.after:
+            context = context[1:]
+        if context not in self.known:
+            uniform = dict.fromkeys(self.characters, 1.0 / len(self.characters))
+            lower, counts = self.law(context[1:]) if context else uniform, self.after[context]
+            total, kinds = counts.total(), len(counts)
+            self.known[context] = {c: (counts[c] + kinds * p) / (total + kinds) for c, p in lower.items()}
+        return self.known[context]
+
+    def nats(self, row: str) -> float:
+        """Price of a string and its end."""
+        text = END * (self.order - 1) + row + END
+        places = range(self.order - 1, len(text))
+        return -sum(math.log(self.law(text[i - self.order + 1 : i])[text[i]]) for i in places)
+
+    def draws(self, seed: int) -> Iterator[str]:
+        """Strings without end."""
+        generator = random.Random(seed)
+        while True:
+            text = END * (self.order - 1)
+            while len(text) == self.order - 1 or text[-1] != END:
+                law = self.law(text[1 - self.order :])
+                text += generator.choices(list(law), list(law.values()))[0]
+            yield text.strip(END)
+
+
+def of_lengths(draws: Iterator[str], lengths: Sequence[int], tries: int = 100) -> list[str]:
+    """The first draws of these lengths."""
+    wanted, found = Counter(lengths), list[str]()
+    for _, row in zip(range(tries * len(lengths)), draws, strict=False):
+        if wanted[len(row)]:
+            wanted[len(row)] -= 1
+            found.append(row)
+        if len(found) == len(lengths):
+            break
+    return found
+
+
+def length_nats(train: Sequence[str], test: Sequence[str]) -> float:
+    """Mean price of the length of a string, by the frequencies of the training strings."""
+    counts = Counter(map(len, train))
+    most = max(map(len, [*train, *test]))
+    return statistics.fmean(-math.log((counts[len(row)] + 1) / (len(train) + most)) for row in test)
+
+
+def sampled(run: Run, sampler: str, n: int, messages: int) -> list[str]:
+    """Strings of a run."""
+    plan = ResolvedPlan.of(run, SamplePlan(n=n, steps=messages, sampler=sampler or None))
+    raw: list[str] = plan.raw(plan.draw())
+    return raw
+
+
+def scores(rows: Mapping[str, Sequence[str]]) -> Result:
+    """Scores of strings by name, by RDKit."""
+    with tempfile.TemporaryDirectory() as folder:
+        training = Path(folder) / "training"
+        training.write_text("\n".join(strings(Lines(molecules()), "all")))
+        for i, row in enumerate(rows.values()):
+            (Path(folder) / str(i)).write_text("\n".join(row) + "\n")
+        files = [str(Path(folder) / str(i)) for i in range(len(rows))]
+        found = run_of(environment_of(*PEER), f"{__package__}._smiles", str(training), *files)
+        return {name: found[file] for name, file in zip(rows, files, strict=True)}
+
+
+def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
+    """Prices and shares after so many minutes of training, beside held-out strings and n-grams."""
+    minutes, seeds, n, messages = (0.2, 1, 50, 10) if quick else (minutes, seeds, SAMPLES, MESSAGES)
+    dataset = Lines(molecules())
+    train, test = strings(dataset, "train"), strings(dataset, "test")
+    priced = test[: 100 if quick else PRICED]
+    characters = sum(map(len, priced))
+    grams = NGrams(ORDER, train)
+    rows = {"held out": test[:n], f"{ORDER}-gram": of_lengths(grams.draws(0), [len(row) for row in test[:n]])}
+    prices: dict[str, list[float]] = {
+        f"{k}-gram": [sum(map(g.nats, priced)) / characters / math.log(2)]
+        for k, g in ((1, NGrams(1, train)), (3, NGrams(3, train)), (ORDER, grams))
+    }
+    costs = []
+    for seed in range(seeds):
+        run, cost = trained(experiment(seed, minutes))
+        with cpu_time(cost, "price seconds"):
+            held = dataset.split("test").part(0, len(priced))
+            nats = likelihood_bound(run.model, held, draws=8).total.value
+        total = (nats + length_nats(train, priced)) * len(priced)
+        prices.setdefault("bfn", []).append(total / characters / math.log(2))
+        for sampler in SAMPLERS:
+            name = f"bfn, {sampler or 'default sampler'}"
+            with cpu_time(cost, f"{name} seconds"):
+                rows[f"{name}, seed {seed}"] = sampled(run, sampler, n, messages)
+        costs.append(cost)
+    found = scores(rows)
+    return {"minutes": minutes, "messages": messages, "costs": costs, "bits": prices, "scores": found, "examples": {k: list(v[:8]) for k, v in rows.items()}}
+
+
+RUNS: Mapping[str, Callable[[bool], Result]] = {"strings": measure, "strings-15": partial(measure, minutes=15.0, seeds=1)}
