@@ -40,20 +40,24 @@ from bfn_toolkit.evaluation.likelihood import Estimate, likelihood_bound
 from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_optimizer, make_scheduler
 from bfn_transformer.transformer import Block, Transformer, rotary_angles
 
-from .common import CACHE, Result, cpu_time, spread, steps_for, trained, with_steps
+from .common import CACHE, Result, cpu_time, spread, trained, with_steps
 
 KJV = os.environ.get("KJV")  # a file with the output of the command below, for machines without it
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
 LENGTH, CLASSES = 128, 27
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+QUICK, LONG = 10, 10_000  # steps of training; those of the preset take five minutes
 STEPS = (10, 25, 50, 100, 200)
+SCORES = ("bits", "entropy", "distinct", "distance", "words")
 
 
 def kjv_file() -> Path:
     """A file with the text without its verse references."""
     path = CACHE / "kjv.txt"
     if not path.exists():
-        raw = Path(KJV).read_text() if KJV else subprocess.run(COMMAND, check=True, capture_output=True, text=True).stdout
+        raw = (
+            Path(KJV).read_text() if KJV else subprocess.run(COMMAND, check=True, capture_output=True, text=True).stdout
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(re.sub(r"(?m)^\S+:\d+ ", "", raw))
     return path
@@ -94,9 +98,9 @@ class NGrams:
     """
 
     def __init__(self, order: int, text: Tensor, valid: Tensor) -> None:
-        self.counts = [codes(text, k).flatten().unique(return_counts=True) for k in range(1, order + 1)]
+        self.counts = [torch.unique(codes(text, k), return_counts=True) for k in range(1, order + 1)]
         self.total, self.weights = text.numel(), list[float]()
-        for k in range(1, order + 1):
+        for _ in range(order):
             tries = [2.0**i for i in range(-3, 11)]
             prices = [float(self.nats(valid, [*self.weights, d]).mean()) for d in tries]
             self.weights.append(tries[prices.index(min(prices))])
@@ -186,9 +190,15 @@ def autoregressive(seconds: float, seed: int = 0, **training: Any) -> Result:
     steps = max(10, round(30 * seconds / pace))
     network, spent = run(attrs.evolve(options, steps=steps, warmup=min(options.warmup, steps)))
     with torch.inference_mode():
-        nats = torch.cat([network(part) for part in windows("test").split(64)])
+        nats = torch.cat([network(part) for part in torch.split(windows("test"), 64)])
     parameters = sum(p.numel() for p in network.parameters())
-    return {"steps": steps, "seconds": round(spent, 1), "seed": seed, "parameters": parameters, **bits(Estimate.of(nats))}
+    return {
+        "steps": steps,
+        "seconds": round(spent, 1),
+        "seed": seed,
+        "parameters": parameters,
+        **bits(Estimate.of(nats)),
+    }
 
 
 def bits(nats: Estimate) -> dict[str, float]:
@@ -212,28 +222,28 @@ def price(model: BFN, n_steps: int | None = None, draws: int = 4) -> dict[str, f
     return bits(likelihood_bound(model, Batch(windows("test")), n_steps=n_steps, draws=draws).total)
 
 
-def model_of(minutes: float, seed: int = 0, *, quick: bool = False) -> tuple[BFN, Result]:
-    """The model of the preset, trained for so long, and its cost; it is kept in the cache."""
-    path = CACHE / "text" / f"{minutes:g}-minutes-{seed}{'-quick' * quick}.pt"
+def model_of(steps: int | None = None, seed: int = 0) -> tuple[BFN, Result]:
+    """The model of the preset, trained for so many steps or those of the preset, and its cost; the cache keeps it."""
+    setting = experiment(steps, seed)
+    path = CACHE / "text" / f"{setting.training.steps}-{seed}.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
-        setting = experiment()
         model = BFN(setting.family, setting.network)
         model.network.load_state_dict(state["weights"])
         return model.eval(), state["cost"]
-    run, cost = trained(experiment(10 if quick else steps_for(experiment(), minutes * 60.0), seed))
+    run, cost = trained(setting)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
     return run.model, cost
 
 
-def flow(minutes: float, seed: int, quick: bool, message_counts: Sequence[int] = ()) -> Result:
+def flow(steps: int | None, seed: int, message_counts: Sequence[int] = ()) -> Result:
     """Cost and prices of a model, in continuous time and with some numbers of messages."""
-    model, cost = model_of(minutes, seed, quick=quick)
-    prices = {"infinity": price(model, draws=1 if quick else 4)}
+    model, cost = model_of(steps, seed)
+    prices = {"infinity": price(model, draws=1 if steps == QUICK else 4)}
     prices |= {str(n): price(model, n, draws=1) for n in message_counts}
     parameters = sum(p.numel() for p in model.parameters())
-    row = {"minutes": minutes, "seed": seed, **cost, "parameters": parameters, "prices": prices}
+    row = {"seed": seed, **cost, "parameters": parameters, "prices": prices}
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 
@@ -243,7 +253,7 @@ def flow(minutes: float, seed: int, quick: bool, message_counts: Sequence[int] =
 
 def frequencies(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k-grams of windows, and their shares."""
-    found, counts = codes(x, k).flatten().unique(return_counts=True)
+    found, counts = torch.unique(codes(x, k), return_counts=True)
     return found, counts.double() / counts.sum()
 
 
@@ -251,7 +261,7 @@ def variation(a: Tensor, b: Tensor, k: int) -> float:
     """Total variation distance of the k-grams of two sets of windows."""
     signed = [sign * shares for sign, (_, shares) in zip((1.0, -1.0), (frequencies(x, k) for x in (a, b)), strict=True)]
     names = torch.cat([frequencies(x, k)[0] for x in (a, b)])
-    found, place = names.unique(return_inverse=True)
+    found, place = torch.unique(names, return_inverse=True)
     return float(torch.zeros(len(found), dtype=torch.float64).index_add_(0, place, torch.cat(signed)).abs().sum()) / 2
 
 
@@ -303,9 +313,9 @@ def study(model: BFN, grams: NGrams, n: int, counts: Sequence[int]) -> Result:
     """Scores of all samplers, beside those of as many held-out windows."""
     with seeded(0, "floor"):
         held, rows = windows("valid")[torch.randperm(len(windows("valid")))], []
-    floor = [scores(part, grams) for part in held[: 4 * n].split(n)]
-    for name, sampler in SAMPLERS.items():
-        for n_steps in counts:
+    floor = [scores(part, grams) for part in torch.split(held[: 4 * n], n)]
+    for n_steps in counts:
+        for name, sampler in SAMPLERS.items():
             cost: dict[str, float] = {}
             with cpu_time(cost, "seconds"):
                 try:
@@ -324,21 +334,21 @@ def prices(quick: bool) -> Result:
     baselines = {str(k): bits(Estimate.of(model.nats(test).sum(1))) for k, model in grams.items()}
     print(json.dumps(baselines), file=sys.stderr, flush=True)
     counts: Sequence[int] = (10,) if quick else (10, 25, 50, 100)
-    flows = [flow(5.0, seed, quick, () if seed else counts) for seed in range(1 if quick else 3)]
+    flows = [flow(QUICK if quick else None, seed, () if seed else counts) for seed in range(1 if quick else 3)]
     peers = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
     return {"windows": len(test), "length": LENGTH, "n-grams": baselines, "autoregressive": peers, "flow": flows}
 
 
 def samplers(quick: bool) -> Result:
     """All samplers on the model of 5 minutes."""
-    model, _ = model_of(5.0, quick=quick)
-    return study(model, NGrams(6, windows("train"), windows("valid")), 4 if quick else 64, (10,) if quick else STEPS)
+    model, _ = model_of(QUICK if quick else None)
+    return study(model, NGrams(6, windows("train"), windows("valid")), 4 if quick else 48, (10,) if quick else STEPS)
 
 
 def long(quick: bool) -> Result:
-    """The flow for half an hour, and samples of it by default."""
-    result = flow(30.0, 0, quick)
-    model, _ = model_of(30.0, quick=quick)
+    """The flow for longer, and samples of it by default."""
+    steps = QUICK if quick else LONG
+    result, (model, _) = flow(steps, 0), model_of(steps)
     n_steps = 10 if quick else 100
     x = drawn(model, 32, n_steps, default_sampler(model.family, n_steps))
     grams = NGrams(6, windows("train"), windows("valid"))
@@ -350,4 +360,76 @@ RUNS = {"text": prices, "text-samplers": samplers, "text-long": long}
 
 def section(results: Mapping[str, Result]) -> str:
     """Prices, samplers, samples."""
-    return ""
+    lines = ["## Text: the King James Version in 27 characters", ""]
+    if found := results.get("text"):
+        lines += [*_prices(found, results.get("text-long")), ""]
+    if found := results.get("text-samplers"):
+        lines += [*_samplers(found), ""]
+    if found := results.get("text-long"):
+        lines += [*_samples(found), ""]
+    return "\n".join(lines).strip() if len(lines) > 2 else ""
+
+
+def _prices(found: Result, long: Result | None) -> list[str]:
+    flows = [*found["flow"], *([long] if long else [])]
+    first, seeds = flows[0], [row["prices"]["infinity"]["bits"] for row in found["flow"]]
+    counts = sorted(int(n) for n in first["prices"] if n != "infinity")
+    lines = [
+        f"Windows of {found['length']} characters, {found['windows']:,} of them held out; the characters before a "
+        "window are unknown to all. Bits per character: of the flow an upper bound, in continuous time.",
+        "",
+        "| model | CPU time | steps | bits per character |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {k}-gram | | | {_bits(price)} |" for k, price in found["n-grams"].items()]
+    lines += [
+        f"| autoregressive transformer, same blocks | {row['seconds']:.0f} s | {row['steps']:,} | {_bits(row)} |"
+        for row in found["autoregressive"]
+    ]
+    lines += [
+        f"| flow, `text8-small`, seed {row['seed']} | {row['seconds']:.0f} s | {row['steps']:,} "
+        f"| {_bits(row['prices']['infinity'])} |"
+        for row in flows
+    ]
+    if len(seeds) > 1:
+        over = spread(seeds)
+        lines += ["", f"Over {over['n']} seeds: {over['mean']:.3f} ± {over['std']:.3f}."]
+    if counts:
+        told = ", ".join(f"{first['prices'][str(n)]['bits']:.2f} with {n}" for n in counts)
+        lines += ["", f"The same model with few messages: {told}."]
+    return lines
+
+
+def _samplers(found: Result) -> list[str]:
+    floor = found["floor"]
+    lines = [
+        f"{found['n']} samples of the model of five minutes. *Bits* under a 6-gram of the training text say how likely "
+        "the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total variation "
+        "distance of their 3-grams from those of held-out text; *words* is the share of words that the training text "
+        "has. The first row is held-out text itself: likelier or less varied than that is not better.",
+        "",
+        "| sampler | steps | bits | entropy | distinct | distance | words |",
+        "|---|---|---|---|---|---|---|",
+        "| held-out text | | " + " | ".join(f"{floor[key]['mean']:.2f}" for key in SCORES) + " |",
+    ]
+    lines += [
+        f"| {row['sampler']} | {row['steps']} | " + " | ".join(f"{row[key]:.2f}" for key in SCORES) + " |"
+        for row in found["rows"]
+    ]
+    return lines
+
+
+def _samples(found: Result) -> list[str]:
+    text = [line.strip() for line in found["samples"]]
+    return [
+        f"Samples of the model of {found['seconds'] / 60:.0f} minutes, with {found['n_steps']} steps of the default "
+        "sampler:",
+        "",
+        "```text",
+        *text,
+        "```",
+    ]
+
+
+def _bits(price: Mapping[str, float]) -> str:
+    return f"{price['bits']:.3f} ± {price['stderr']:.3f}"
