@@ -303,7 +303,8 @@ def _recognised(path: Path) -> Recognised | None:
             names = os.listdir(path)
             idx = sorted(name for name in names if is_idx(name))
             if idx:
-                return Recognised(in_words(idx_header(path / idx[0])), 3)
+                shapes = [idx_header(path / name) for name in idx]
+                return Recognised(in_words((sum(shape[0] for shape in shapes), *shapes[0][1:])), 3)
             if is_cifar(names):
                 return Recognised("images of CIFAR-10", 3)
             pictures = recognised_folder(path)
