@@ -218,7 +218,7 @@ def sheets(quick: bool) -> Result:
     ):
         x = images.looks(images.samples(model, 100, 10 if quick else 50, guidance=guidance))
         sheet = x.unflatten(0, (10, 10)).permute(0, 2, 1, 3).reshape(280, 280)
-        pixels = ((1.0 - sheet) * 127.5).round().to(torch.uint8).numpy()
+        pixels = ((sheet + 1.0) * 127.5).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).resize((560, 560), Image.Resampling.NEAREST).save(folder / f"fashion_{name}.png")
     return {"figures": list(models)}
 
