@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from bfn_toolkit import (
     BFN,
@@ -39,6 +41,7 @@ LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
 GREY = {"head_name": "noise", "sigma_1": 0.03, "loss": LOOKS}  # to look at
 BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
 SAMPLES = 500
+GREY_SECONDS, BINARY_SECONDS = 156.0, 240.0
 LABELS = 10
 NATS_OF_LABEL = torch.tensor(float(LABELS)).log().item()  # a price without the label is at most so much higher
 
@@ -97,7 +100,9 @@ def sampled(model: BFN, pixels: Pixels, sampler: Sampler[Any] | None, steps: int
 
 def samplers(pixels: Pixels, quick: bool) -> Result:
     """Every sampler and grid on a trained model: all at 20 evaluations, the best also at 10, 50 and 100."""
-    model, cost = grey(3.0 if quick else 156.0, 0) if pixels == "bins" else binary(3.0 if quick else 240.0, 0)
+    model, cost = (
+        grey(3.0 if quick else GREY_SECONDS, 0) if pixels == "bins" else binary(3.0 if quick else BINARY_SECONDS, 0)
+    )
     n, table = (20 if quick else 200), {}
 
     def measure(name: str, evaluations: int) -> float:
@@ -129,7 +134,7 @@ def binary(seconds: float, seed: int) -> tuple[BFN, Result]:
 def looked_at(quick: bool, seeds: int = 3) -> Result:
     """Grey samples, beside flow matching on the same network and for the same steps."""
     python = environment_of("torchcfm", "torchcfm==1.0.7", "pot")
-    budget, n, rows = (3.0 if quick else 156.0), (20 if quick else SAMPLES), []
+    budget, n, rows = (3.0 if quick else GREY_SECONDS), (20 if quick else SAMPLES), []
     for seed in range(1 if quick else seeds):
         model, cost = grey(budget, seed)
         row: Result = {"seed": seed, "cost": cost}
@@ -201,6 +206,23 @@ def digits(quick: bool) -> Result:
     return found
 
 
+def sheets(quick: bool) -> Result:
+    """Figures of samples, a column for each label, from the models of the other runs."""
+    folder = CACHE if quick else Path("docs/figures")
+    seconds = (3.0, 3.0) if quick else (GREY_SECONDS, BINARY_SECONDS)
+    models = {"samples": grey(seconds[0], 0)[0], "binary": binary(seconds[1], 0)[0]}
+    for name, model, guidance in (
+        ("samples", models["samples"], 0.0),
+        ("guided", models["samples"], 1.0),
+        ("binary", models["binary"], 0.0),
+    ):
+        x = images.looks(images.samples(model, 100, 10 if quick else 50, guidance=guidance))
+        sheet = x.unflatten(0, (10, 10)).permute(0, 2, 1, 3).reshape(280, 280)
+        pixels = ((sheet + 1.0) * 127.5).round().to(torch.uint8).numpy()
+        Image.fromarray(pixels).resize((560, 560), Image.Resampling.NEAREST).save(folder / f"fashion_{name}.png")
+    return {"figures": list(models)}
+
+
 def _prices(pixels: Pixels, minutes: float, seeds: int, **options: Any) -> Callable[[bool], Result]:
     return lambda quick: priced(pixels, 60.0 * minutes, seeds, quick, **options)
 
@@ -215,6 +237,7 @@ RUNS: Mapping[str, Callable[[bool], Result]] = {
     "images-bins-15": _prices("bins", 15, 1, **BINS),
     "images-digits": digits,
     "images-grey": looked_at,
+    "images-sheets": sheets,
     "images-samplers-grey": partial(samplers, "bins"),
     "images-samplers-binary": partial(samplers, "binary"),
 }
