@@ -24,17 +24,28 @@ from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, gaps_of, names_in
+from bfn_points.codec import (
+    CLASSES,
+    PART,
+    NPZFormat,
+    PLYFolderFormat,
+    PointsCodec,
+    XYZFormat,
+    classes_of,
+    gaps_of,
+    names_in,
+)
 from bfn_points.reading import READERS, folder_fingerprint, folder_sha256, holds_points, read_points
 from bfn_points.sets import Array, PointSets
 from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, validators
 
-__all__ = ["NPZFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
+__all__ = ["NPZFormat", "PLYFolderFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
 
 MOST_CLASSES = 1000  # more count as a mistake
 SHOWN = 5  # largest number of names in a message
-BATCH = 256  # rows of a step ...
-PAIRS = BATCH * 32**2  # ... unless they have more pairs of points: memory of the network grows with them
+BATCH = 256  # rows of a step, for sets of up to 8 points ...
+FEWEST = 16  # ... and for larger ones, whose pairs are as many in all, at least so many, ...
+PAIRS = 2**18  # ... unless these have more pairs of points, 2 GB of memory
 PAIR_BYTES = 8000  # memory of a pair in a step of the default network, measured
 LARGE = 4 * 10**9  # smallest memory of a step with one set that is warned of, in bytes
 
@@ -82,7 +93,8 @@ class Points(FileDataset):
         positions = {"sigma_1": 0.02, "head": "data"}
         parts = self.codec.parts
         family = {"name": "product", "parts": {PART: positions}} if parts else {"name": "gaussian", **positions}
-        rows = max(1, min(BATCH, PAIRS // self.codec.points**2))
+        pairs = self.codec.points**2
+        rows = max(1, min(BATCH, max(FEWEST, BATCH * 64 // pairs), PAIRS // pairs))
         return {"preset": "points", "family": family, "training": {"batch_size": rows}}
 
     @property
