@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from bfn_toolkit import (
     BFN,
@@ -210,17 +211,18 @@ def sheets(quick: bool) -> Result:
     """Figures of samples, a column for each label, from the models of the other runs."""
     folder = CACHE if quick else Path("docs/figures")
     seconds = (3.0, 3.0) if quick else (GREY_SECONDS, BINARY_SECONDS)
-    models = {"samples": grey(seconds[0], 0)[0], "binary": binary(seconds[1], 0)[0]}
-    for name, model, guidance in (
-        ("samples", models["samples"], 0.0),
-        ("guided", models["samples"], 1.0),
-        ("binary", models["binary"], 0.0),
-    ):
-        x = images.looks(images.samples(model, 100, 10 if quick else 50, guidance=guidance))
-        sheet = x.unflatten(0, (10, 10)).permute(0, 2, 1, 3).reshape(280, 280)
-        pixels = ((sheet + 1.0) * 127.5).round().to(torch.uint8).numpy()
-        Image.fromarray(pixels).resize((560, 560), Image.Resampling.NEAREST).save(folder / f"fashion_{name}.png")
-    return {"figures": list(models)}
+    look, black_and_white = grey(seconds[0], 0)[0], binary(seconds[1], 0)[0]
+    for name, model, guidance in (("samples", look, 0.0), ("guided", look, 1.0), ("binary", black_and_white, 0.0)):
+        x = images.samples(model, 100, 10 if quick else 50, guidance=guidance)
+        sheet(x).save(folder / f"fashion_{name}.png")
+    return {"samples": 100, "evaluations": 50}
+
+
+def sheet(x: Tensor) -> Image.Image:
+    """A hundred samples of all labels in turn, a column for each label."""
+    pixels = images.looks(x).unflatten(0, (10, 10)).permute(0, 2, 1, 3).reshape(280, 280)
+    picture = Image.fromarray(((pixels + 1.0) * 127.5).round().to(torch.uint8).numpy())
+    return picture.resize((560, 560), Image.Resampling.NEAREST)
 
 
 def _prices(pixels: Pixels, minutes: float, seeds: int, **options: Any) -> Callable[[bool], Result]:
