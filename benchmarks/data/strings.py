@@ -13,9 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import attrs
-import torch
-
 from bfn_lines import Lines
 from bfn_toolkit import Run
 from bfn_toolkit.config.experiment import Experiment
@@ -171,7 +168,56 @@ def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
                 rows[f"{name}, seed {seed}"] = sampled(run, sampler, n, messages)
         costs.append(cost)
     found = scores(rows)
-    return {"minutes": minutes, "messages": messages, "costs": costs, "bits": prices, "scores": found, "examples": {k: list(v[:8]) for k, v in rows.items()}}
+    return {
+        "minutes": minutes,
+        "messages": messages,
+        "costs": costs,
+        "bits": prices,
+        "scores": found,
+        "examples": {k: list(v[:8]) for k, v in rows.items()},
+    }
 
 
-RUNS: Mapping[str, Callable[[bool], Result]] = {"strings": measure, "strings-15": partial(measure, minutes=15.0, seeds=1)}
+RUNS: Mapping[str, Callable[[bool], Result]] = {
+    "strings": measure,
+    "strings-15": partial(measure, minutes=15.0, seeds=1),
+}
+
+
+def section(results: Mapping[str, Result]) -> str:
+    """The section of the page about the saved results."""
+    found = [results[name] for name in RUNS if name in results]
+    if not found:
+        return ""
+    rows = []
+    for result in found:
+        budget = f"{result['minutes']:g} min"
+        groups: dict[str, list[Result]] = {}
+        for name, row in result["scores"].items():
+            flow = name.startswith("bfn")
+            if flow or result is found[0]:
+                groups.setdefault(f"{name.partition(', seed')[0]}, {budget}" if flow else name, []).append(row)
+        for name, scored in groups.items():
+            bits = next((result["bits"][key] for key in result["bits"] if name.startswith(key)), [])
+            shares = [_cell([row[key] for row in scored], ".1%") for key in ("valid", "unique", "new", "all three")]
+            rows.append("| " + " | ".join([name, _cell(bits, ".3f"), *shares]) + " |")
+    return f"""\
+## Strings: SMILES
+
+Each sixteenth molecule of the training set of MOSES (the package `molsets`), as `bfn train molecules.smi` reads it;
+10 % are held out. Bits per character price the length too, by its frequencies. Valid is the share of the strings that
+RDKit reads, unique the share of different molecules among the valid ones, new the share of those that are in no
+training row. Samples take {found[0]["messages"]} messages.
+
+| | bits per character | valid | unique | new | all three |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def _cell(values: Sequence[float], form: str) -> str:
+    """Mean and spread of some values."""
+    if not values:
+        return ""
+    found = spread(values)
+    return f"{found['mean']:{form}}" + (f" ± {found['std']:{form}}" if found["n"] > 1 else "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,16 @@ from torch import Tensor, nn
 from bfn_text import Text
 from bfn_toolkit import (
     BFN,
+    ODE2,
     SDE1,
     SDE2,
     AncestralSampler,
     AnyOrderSampler,
     Batch,
     ChurnSampler,
-    ODE2,
     Sampler,
+    Split,
+    StepCountError,
     default_sampler,
     seeded,
 )
@@ -36,19 +40,25 @@ from bfn_toolkit.evaluation.likelihood import Estimate, likelihood_bound
 from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_optimizer, make_scheduler
 from bfn_transformer.transformer import Block, Transformer, rotary_angles
 
-from .common import CACHE, Result, cpu_time, spread, steps_for, trained, with_steps
+from .common import CACHE, Result, cpu_time, spread, trained, with_steps
 
 KJV = os.environ.get("KJV")  # a file with the output of the command below, for machines without it
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
 LENGTH, CLASSES = 128, 27
-MINUTE = 60.0
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+SEEDS = 1
+QUICK, LONG = 10, 10_000  # steps of training; those of the preset take five minutes
+STEPS = (10, 25, 50, 100, 200)
+SCORES = ("bits", "entropy", "distinct", "distance", "words")
 
 
 def kjv_file() -> Path:
     """A file with the text without its verse references."""
     path = CACHE / "kjv.txt"
     if not path.exists():
-        raw = Path(KJV).read_text() if KJV else subprocess.run(COMMAND, check=True, capture_output=True, text=True).stdout
+        raw = (
+            Path(KJV).read_text() if KJV else subprocess.run(COMMAND, check=True, capture_output=True, text=True).stdout
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(re.sub(r"(?m)^\S+:\d+ ", "", raw))
     return path
@@ -56,18 +66,18 @@ def kjv_file() -> Path:
 
 @cache
 def kjv() -> Text:
-    """Windows of 27 characters, in blocks of 90, 5 and 5 %."""
+    """Windows of 27 characters; those held out are from all books, because the last ones differ from the others."""
     dataset = experiment().dataset
     assert isinstance(dataset, Text)
     return dataset
 
 
-def windows(split: str) -> Tensor:
+@cache
+def windows(name: Split) -> Tensor:
     """The windows of a split that do not overlap, (N, L)."""
-    rows = kjv().rows(split)
-    x = rows[torch.arange(len(rows))].x
+    x = attrs.evolve(kjv(), windows="fixed").split(name).x
     assert isinstance(x, Tensor)
-    return x[:, :LENGTH].long()
+    return x
 
 
 # Baselines
@@ -89,9 +99,9 @@ class NGrams:
     """
 
     def __init__(self, order: int, text: Tensor, valid: Tensor) -> None:
-        self.counts = [codes(text, k).flatten().unique(return_counts=True) for k in range(1, order + 1)]
+        self.counts = [torch.unique(codes(text, k), return_counts=True) for k in range(1, order + 1)]
         self.total, self.weights = text.numel(), list[float]()
-        for k in range(1, order + 1):
+        for _ in range(order):
             tries = [2.0**i for i in range(-3, 11)]
             prices = [float(self.nats(valid, [*self.weights, d]).mean()) for d in tries]
             self.weights.append(tries[prices.index(min(prices))])
@@ -122,7 +132,10 @@ def codes(x: Tensor, k: int) -> Tensor:
 
 
 class Autoregressive(nn.Module):
-    """The blocks of the transformer with a causal mask: each character from those before it."""
+    """The blocks of the transformer with a causal mask: each character from those before it.
+
+    The embedding of a place reads as many characters as that of the flow, all of them before it.
+    """
 
     mask: Tensor
     angles: Tensor
@@ -130,7 +143,8 @@ class Autoregressive(nn.Module):
     def __init__(self, config: Transformer) -> None:
         super().__init__()
         width = config.width
-        self.embedding = nn.Embedding(CLASSES + 1, width)  # the last one begins a window
+        self.reach = 2 * config.neighbours + 1
+        self.stem = nn.Linear(self.reach * CLASSES, width)
         self.c = nn.Parameter(torch.randn(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
@@ -140,7 +154,9 @@ class Autoregressive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Price of each window in nats, (B,)."""
-        h = self.embedding(F.pad(x, (1, 0), value=CLASSES)[:, :-1])
+        codes = F.one_hot(x, CLASSES).to(self.c.dtype)
+        before = [F.pad(codes, (0, 0, i, 0))[:, :LENGTH] for i in range(1, self.reach + 1)]
+        h = self.stem(torch.cat(before, -1))
         for block in self.blocks:
             h = block(h, F.silu(self.c)[None, None], self.mask, self.angles)
         return F.cross_entropy(self.head(self.norm(h)).mT, x, reduction="none").sum(1)
@@ -175,9 +191,15 @@ def autoregressive(seconds: float, seed: int = 0, **training: Any) -> Result:
     steps = max(10, round(30 * seconds / pace))
     network, spent = run(attrs.evolve(options, steps=steps, warmup=min(options.warmup, steps)))
     with torch.inference_mode():
-        nats = torch.cat([network(part) for part in windows("test").split(64)])
+        nats = torch.cat([network(part) for part in torch.split(windows("test"), 64)])
     parameters = sum(p.numel() for p in network.parameters())
-    return {"steps": steps, "seconds": round(spent, 1), "seed": seed, "parameters": parameters, **bits(Estimate.of(nats))}
+    return {
+        "steps": steps,
+        "seconds": round(spent, 1),
+        "seed": seed,
+        "parameters": parameters,
+        **bits(Estimate.of(nats)),
+    }
 
 
 def bits(nats: Estimate) -> dict[str, float]:
@@ -190,8 +212,8 @@ def bits(nats: Estimate) -> dict[str, float]:
 
 
 def experiment(steps: int | None = None, seed: int = 0) -> Experiment:
-    """The preset text8-small on this text, with so many steps."""
-    options = [("dataset.path", str(kjv_file())), ("dataset.length", str(LENGTH)), ("seed", str(seed))]
+    """The preset text8-small on this text, with so many steps; the held-out windows are always the same."""
+    options = [("dataset.path", str(kjv_file())), ("dataset.split", "windows"), ("seed", str(seed))]
     setting = Experiment.from_toml(None, "text8-small", options)
     return setting if steps is None else with_steps(setting, steps)
 
@@ -201,27 +223,30 @@ def price(model: BFN, n_steps: int | None = None, draws: int = 4) -> dict[str, f
     return bits(likelihood_bound(model, Batch(windows("test")), n_steps=n_steps, draws=draws).total)
 
 
-def flow(minutes: float, seeds: int, quick: bool, message_counts: Sequence[int] = ()) -> tuple[list[BFN], Result]:
-    """Models of the preset, trained for so long, and their prices."""
-    steps = 10 if quick else steps_for(experiment(), minutes * 60.0)
-    models, rows = [], []
-    for seed in range(seeds):
-        run, cost = trained(experiment(steps, seed))
-        models.append(run.model)
-        draws = 1 if quick else 4
-        prices = {"infinity": price(run.model, draws=draws)}
-        if seed == 0:
-            prices |= {str(n): price(run.model, n, draws=1) for n in message_counts}
-        rows.append({"seed": seed, **cost, "prices": prices})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    training = experiment().training
-    return models, {
-        "budget_minutes": minutes,
-        "batch": training.batch_size,
-        "parameters": sum(p.numel() for p in models[0].parameters()),
-        "runs": rows,
-        "bits": spread([row["prices"]["infinity"]["bits"] for row in rows]),
-    }
+def model_of(steps: int | None = None, seed: int = 0) -> tuple[BFN, Result]:
+    """The model of the preset, trained for so many steps or those of the preset, and its cost; the cache keeps it."""
+    setting = experiment(steps, seed)
+    path = CACHE / "text" / f"{setting.training.steps}-{seed}.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model = BFN(setting.family, setting.network)
+        model.network.load_state_dict(state["weights"])
+        return model.eval(), state["cost"]
+    run, cost = trained(setting)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
+    return run.model, cost
+
+
+def flow(steps: int | None, seed: int, message_counts: Sequence[int] = ()) -> Result:
+    """Cost and prices of a model, in continuous time and with some numbers of messages."""
+    model, cost = model_of(steps, seed)
+    prices = {"infinity": price(model, draws=1 if steps == QUICK else 4)}
+    prices |= {str(n): price(model, n, draws=1) for n in message_counts}
+    parameters = sum(p.numel() for p in model.parameters())
+    row = {"seed": seed, **cost, "parameters": parameters, "prices": prices}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 # Samples
@@ -229,7 +254,7 @@ def flow(minutes: float, seeds: int, quick: bool, message_counts: Sequence[int] 
 
 def frequencies(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k-grams of windows, and their shares."""
-    found, counts = codes(x, k).flatten().unique(return_counts=True)
+    found, counts = torch.unique(codes(x, k), return_counts=True)
     return found, counts.double() / counts.sum()
 
 
@@ -237,7 +262,7 @@ def variation(a: Tensor, b: Tensor, k: int) -> float:
     """Total variation distance of the k-grams of two sets of windows."""
     signed = [sign * shares for sign, (_, shares) in zip((1.0, -1.0), (frequencies(x, k) for x in (a, b)), strict=True)]
     names = torch.cat([frequencies(x, k)[0] for x in (a, b)])
-    found, place = names.unique(return_inverse=True)
+    found, place = torch.unique(names, return_inverse=True)
     return float(torch.zeros(len(found), dtype=torch.float64).index_add_(0, place, torch.cat(signed)).abs().sum()) / 2
 
 
@@ -287,10 +312,11 @@ def drawn(model: BFN, n: int, n_steps: int, sampler: Sampler[Any]) -> Tensor:
 
 def study(model: BFN, grams: NGrams, n: int, counts: Sequence[int]) -> Result:
     """Scores of all samplers, beside those of as many held-out windows."""
-    held, rows = windows("valid"), []
-    floor = [scores(part, grams) for part in held[: 4 * n].split(n)]
-    for name, sampler in SAMPLERS.items():
-        for n_steps in counts:
+    with seeded(0, "floor"):
+        held, rows = windows("valid")[torch.randperm(len(windows("valid")))], []
+    floor = [scores(part, grams) for part in torch.split(held[: 4 * n], n)]
+    for n_steps in counts:
+        for name, sampler in SAMPLERS.items():
             cost: dict[str, float] = {}
             with cpu_time(cost, "seconds"):
                 try:
@@ -302,26 +328,109 @@ def study(model: BFN, grams: NGrams, n: int, counts: Sequence[int]) -> Result:
     return {"n": n, "floor": {key: spread([row[key] for row in floor]) for key in floor[0]}, "rows": rows}
 
 
-def measure(quick: bool) -> Result:
-    """N-grams, the autoregressive transformer for 100 s and 5 min, the flow for 5 and 30 min, and its samples."""
-    train, valid, test = (windows(split) for split in ("train", "valid", "test"))
-    result: Result = {"windows": len(test), "length": LENGTH}
-    grams = [NGrams(k, train, valid[:200]) for k in (range(1, 3) if quick else range(1, 7))]
-    result["n-grams"] = {str(k): bits(Estimate.of(g.nats(test).sum(1))) for k, g in enumerate(grams, 1)}
-    result["autoregressive"] = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
-    models, result["flow"] = flow(5.0, 1 if quick else 3, quick, (10,) if quick else (25, 50, 100))
-    result["samplers"] = study(models[0], grams[-1], 4 if quick else 64, (2,) if quick else (10, 25, 50, 100, 200))
-    long, result["long flow"] = flow(30.0, 1, quick)
-    x = drawn(long[0], 10, 10 if quick else 100, default_sampler(long[0].family, 100))
-    result["samples"] = kjv().codec.decode(x)
-    return result
+def prices(quick: bool) -> Result:
+    """N-grams, the autoregressive transformer for 100 s and 5 min, and the flow for 5 min."""
+    train, valid, test = (windows(split) for split in SPLITS)
+    grams = {k: NGrams(k, train, valid) for k in (1, 2, 3, 4, 5, 6)}
+    baselines = {str(k): bits(Estimate.of(model.nats(test).sum(1))) for k, model in grams.items()}
+    print(json.dumps(baselines), file=sys.stderr, flush=True)
+    counts: Sequence[int] = (10,) if quick else (10, 25, 50, 100)
+    flows = [flow(QUICK if quick else None, seed, () if seed else counts) for seed in range(SEEDS)]
+    peers = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
+    return {"windows": len(test), "length": LENGTH, "n-grams": baselines, "autoregressive": peers, "flow": flows}
 
 
-RUNS = {"text": measure}
+def samplers(quick: bool) -> Result:
+    """All samplers on the model of 5 minutes."""
+    model, _ = model_of(QUICK if quick else None)
+    return study(model, NGrams(6, windows("train"), windows("valid")), 4 if quick else 48, (10,) if quick else STEPS)
+
+
+def long(quick: bool) -> Result:
+    """The flow for longer, and samples of it by default."""
+    steps = QUICK if quick else LONG
+    result, (model, _) = flow(steps, 0), model_of(steps)
+    n_steps = 10 if quick else 100
+    x = drawn(model, 32, n_steps, default_sampler(model.family, n_steps))
+    grams = NGrams(6, windows("train"), windows("valid"))
+    return {**result, "samples": kjv().codec.decode(x[:10]), "n_steps": n_steps, "scores": scores(x, grams)}
+
+
+RUNS = {"text": prices, "text-samplers": samplers, "text-long": long}
 
 
 def section(results: Mapping[str, Result]) -> str:
     """Prices, samplers, samples."""
-    if "text" not in results:
-        return ""
-    return ""
+    lines = ["## Text: the King James Version in 27 characters", ""]
+    if found := results.get("text"):
+        lines += [*_prices(found, results.get("text-long")), ""]
+    if found := results.get("text-samplers"):
+        lines += [*_samplers(found), ""]
+    if found := results.get("text-long"):
+        lines += [*_samples(found), ""]
+    return "\n".join(lines).strip() if len(lines) > 2 else ""
+
+
+def _prices(found: Result, long: Result | None) -> list[str]:
+    flows = [*found["flow"], *([long] if long else [])]
+    first, seeds = flows[0], [row["prices"]["infinity"]["bits"] for row in found["flow"]]
+    counts = sorted(int(n) for n in first["prices"] if n != "infinity")
+    lines = [
+        f"Windows of {found['length']} characters, {found['windows']:,} of them held out; the characters before a "
+        "window are unknown to all. Bits per character: of the flow an upper bound, in continuous time.",
+        "",
+        "| model | CPU time | steps | bits per character |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {k}-gram | | | {_bits(price)} |" for k, price in found["n-grams"].items()]
+    lines += [
+        f"| autoregressive transformer, same blocks | {row['seconds']:.0f} s | {row['steps']:,} | {_bits(row)} |"
+        for row in found["autoregressive"]
+    ]
+    lines += [
+        f"| flow, `text8-small`, seed {row['seed']} | {row['seconds']:.0f} s | {row['steps']:,} "
+        f"| {_bits(row['prices']['infinity'])} |"
+        for row in flows
+    ]
+    if len(seeds) > 1:
+        over = spread(seeds)
+        lines += ["", f"Over {over['n']} seeds: {over['mean']:.3f} ± {over['std']:.3f}."]
+    if counts:
+        told = ", ".join(f"{first['prices'][str(n)]['bits']:.2f} with {n}" for n in counts)
+        lines += ["", f"The same model with few messages: {told}."]
+    return lines
+
+
+def _samplers(found: Result) -> list[str]:
+    floor = found["floor"]
+    lines = [
+        f"{found['n']} samples of the model of five minutes. *Bits* under a 6-gram of the training text say how likely "
+        "the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total variation "
+        "distance of their 3-grams from those of held-out text; *words* is the share of words that the training text "
+        "has. The first row is held-out text itself: likelier or less varied than that is not better.",
+        "",
+        "| sampler | steps | bits | entropy | distinct | distance | words |",
+        "|---|---|---|---|---|---|---|",
+        "| held-out text | | " + " | ".join(f"{floor[key]['mean']:.2f}" for key in SCORES) + " |",
+    ]
+    lines += [
+        f"| {row['sampler']} | {row['steps']} | " + " | ".join(f"{row[key]:.2f}" for key in SCORES) + " |"
+        for row in found["rows"]
+    ]
+    return lines
+
+
+def _samples(found: Result) -> list[str]:
+    text = [line.strip() for line in found["samples"]]
+    return [
+        f"Samples of the model of {found['seconds'] / 60:.0f} minutes, with {found['n_steps']} steps of the default "
+        "sampler:",
+        "",
+        "```text",
+        *text,
+        "```",
+    ]
+
+
+def _bits(price: Mapping[str, float]) -> str:
+    return f"{price['bits']:.3f} ± {price['stderr']:.3f}"

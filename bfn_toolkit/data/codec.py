@@ -149,7 +149,7 @@ class Codec(abc.ABC):
         """The inverse of :meth:`numbers`."""
         return numbers
 
-    def sizes(self, raw: Raw) -> Tensor | None:
+    def row_sizes(self, raw: Raw) -> Tensor | None:
         """Number of sites of each raw row (B,), of data whose rows have sizes; None if the rows do not say it.
 
         Raises:

@@ -111,12 +111,12 @@ class ArrayRows(Rows):
         if isinstance(array, Tensor):
             return take(array, index)
         if not self._maps:
-            return torch.from_numpy(array.take(index.numpy(), 0))
+            return torch.from_numpy(array[index.numpy()])  # take would copy an array that is not contiguous
         array, numbers, few = np.asarray(array), index.numpy(), max(1, MAPPED // FAULT)
         taken = np.empty((len(numbers), *array.shape[1:]), array.dtype)
         for start in range(0, len(numbers), few):
             part = slice(start, start + few)
-            array.take(numbers[part], 0, taken[part])
+            taken[part] = array[numbers[part]]
             self._read += len(numbers[part])
             if self._read >= few:
                 self._unmap()

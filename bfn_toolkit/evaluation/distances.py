@@ -63,7 +63,7 @@ def total_variation(a: Tensor, b: Tensor) -> float:
     else:
         _, index = torch.unique(both, dim=0, return_inverse=True)
     values = int(index.max()) + 1
-    of_a, of_b = (torch.bincount(part, minlength=values) / len(part) for part in index.split([len(a), len(b)]))
+    of_a, of_b = (torch.bincount(part, minlength=values) / len(part) for part in (index[: len(a)], index[len(a) :]))
     return 0.5 * float((of_a.double() - of_b.double()).abs().sum())
 
 
@@ -88,7 +88,7 @@ def distances(family: Family[Any], samples: Batch, data: Batch) -> dict[str, Any
 def _alike(a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Values and masks of the rows whose mask a row of the other has too; of all rows if there are none."""
     _, index = torch.unique(torch.cat([a[2], b[2]]), dim=0, return_inverse=True)
-    of_a, of_b = index.split([len(a[0]), len(b[0])])
+    of_a, of_b = index[: len(a[0])], index[len(a[0]) :]
     pairs = ((a, torch.isin(of_a, of_b)), (b, torch.isin(of_b, of_a)))
     if not bool(pairs[0][1].any()):
         return [side[:2] for side, _ in pairs]

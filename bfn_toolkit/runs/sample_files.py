@@ -30,7 +30,7 @@ from bfn_toolkit.storage.files import (
     write_data,
     write_pieces,
 )
-from bfn_toolkit.storage.folders import put_folder_in_place, remove_tree, sweep
+from bfn_toolkit.storage.folders import remove_folder, remove_tree, sweep
 from bfn_toolkit.storage.locks import held
 
 
@@ -238,15 +238,14 @@ def sample_file(
                 store = _OneFile(scope.enter_context(file))
         except OSError as error:
             raise resource_error(error, path) from error
-        sweep(path.parent, f".tmp-{_notes(path).name}-")
+        sweep(path.parent, f".tmp-{_notes(path).name}-", f".del-{path.name}-")
         opened = SampleFile(path, n, facts, store, format_)
         try:
             yield opened
             assert opened.rows == n
-            if isinstance(format_, FolderFormat):
-                put_folder_in_place(_rows(path), path)
-            else:
-                put_in_place(_rows(path), path)
+            if path.is_dir():  # which a rename does not replace
+                remove_folder(path)
+            put_in_place(_rows(path), path)
             _notes(path).unlink(missing_ok=True)
         finally:
             if facts is None or opened.rows == 0:

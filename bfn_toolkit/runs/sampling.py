@@ -196,7 +196,7 @@ def _masks(
     """Masks of samples by number: of the size of the plan, else of known rows, else as often as in the training."""
     family = run.model.family
     sizes = SizeSpec.of(rows.mask) if rows is not None else run.sizes
-    stated = None if known is None or sizes is None else run.codec.sizes(known.raw)
+    stated = None if known is None or sizes is None else run.codec.row_sizes(known.raw)
     if plan.size is not None:
         size = torch.tensor([plan.size])
         mask_of_sizes(family, size)

@@ -16,6 +16,7 @@ from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
 FEW = 50  # steps; with fewer, the bias of SDE2 is larger than the errors of the network that its noise corrects
 MANY = 16  # sites; with as many, ODE2 is better at any number of steps
+IMAGE = 256  # sites; with as many, the errors of the network outweigh the bias of SDE2 at any number of steps
 
 
 def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
@@ -41,9 +42,12 @@ def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
             name = type(part.family).__name__
             return AncestralSampler(), f"because a solver needs a ChannelFamily, which {name} is not"
     real = [not part.family.is_discrete for part in family.walk()]
+    sites = sum(math.prod(part.family.network_io.site_shape) for part in family.walk())
+    second_order = "because it is second-order, and its noise corrects errors of the network"
+    if all(real) and sites >= IMAGE:
+        return SDE2(), second_order
     if any(real) and n_steps < FEW:
         return ODE2(), f"because its bias for real-valued data is the smallest in as few as {n_steps} steps"
-    if all(real) and sum(math.prod(part.family.network_io.site_shape) for part in family.walk()) >= MANY:
+    if all(real) and sites >= MANY:
         return ODE2(), "because it is second-order, and data of many real numbers need no added noise"
-    reason = "because it is second-order, and its noise corrects errors of the network"
-    return SDE2() if any(real) else SDE2(slope="signal"), reason
+    return SDE2() if any(real) else SDE2(slope="signal"), second_order

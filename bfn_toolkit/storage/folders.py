@@ -56,7 +56,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             with (temporary / name).open("xb") as file:
                 write_data(file, data)
         sync_folder(temporary)
-        put_folder_in_place(temporary, folder)
+        _put_in_place(temporary, folder)
     except OSError as error:
         remove_tree(temporary)
         raise resource_error(error, folder, size) from error
@@ -66,7 +66,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     sweep(folder.parent, f".del-{folder.name}-")
 
 
-def put_folder_in_place(temporary: Path, folder: Path) -> None:
+def _put_in_place(temporary: Path, folder: Path) -> None:
     """Gives a complete folder its name.  If that is taken, the folder meanwhile ends in NEW, which readers know."""
     if folder.exists():
         beside = folder.with_name(folder.name + NEW)

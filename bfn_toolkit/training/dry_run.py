@@ -19,7 +19,6 @@ from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import prepared
 
-ROWS = 8  # rows of the first step
 BRIEF = 0.25  # seconds; after a shorter step, one of twice the rows follows, for a better estimate
 
 
@@ -60,9 +59,10 @@ class DryRun:
 
 
 def dry_run(experiment: Experiment) -> DryRun:
-    """Prepares a training in memory and measures a step of at most 8 rows.
+    """Prepares a training in memory and measures an optimiser step.
 
-    If that takes less than a quarter of a second, steps of twice as many rows follow, up to the batch of the training.
+    The first step, of one row, is slower than others, so that one of two rows follows; and while a step takes less than
+    a quarter of a second, one of twice as many rows, up to the batch of the training.
 
     Raises:
         ConfigError, DataError, NonFiniteError, ResourceError: As :func:`~bfn_toolkit.train`.
@@ -70,7 +70,7 @@ def dry_run(experiment: Experiment) -> DryRun:
     step, data = prepared(experiment)
     training, device = experiment.training, step.device
     batch = min(training.batch_size, len(data))
-    rows, seconds, number = max(min(ROWS, batch), training.accumulate), 0.0, 0
+    rows, seconds, number = training.accumulate, 0.0, 0
     while True:
         number += 1
         few = sent(next(batches(data, rows, seed=experiment.seed)), device)
@@ -81,7 +81,7 @@ def dry_run(experiment: Experiment) -> DryRun:
                 raise ResourceError(f"a step of {rows} rows does not fit into the memory of {device}") from error
             rows //= 2
             break
-        if seconds > BRIEF or (rows == batch and number > 1):  # the first step is slower than the others
+        if number > 1 and (seconds > BRIEF or rows == batch):
             break
         rows = min(2 * rows, batch)
     average = [] if step.ema is None else _tensors(step.ema.module)

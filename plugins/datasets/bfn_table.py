@@ -159,13 +159,13 @@ class Table(Columns):
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
-        """Tables and tensors for certain, arrays of numbers that are no classes, and others as a possibility."""
+        """Tables with numbers, and tensors, for certain; arrays of numbers that are no classes; others possibly."""
         found = _glimpse(path)
-        if found is None:
+        if found is None or (found.header and not found.names):
             return None
         if path.suffix.lower() in (".npy", ".npz"):
             certainty = 1 if len(found.names) > 1 or _are_classes(found) else 2
-        elif path.suffix.lower() == ".safetensors" or (found.header and found.names):
+        elif path.suffix.lower() == ".safetensors" or found.header:
             certainty = 3
         else:
             certainty = 2 if found.names else 1

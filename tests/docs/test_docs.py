@@ -170,6 +170,7 @@ NOT_RUN = {
     "docs/how-to/distributed.md": 7,  # several machines, a cluster, or processes of their own
     "docs/how-to/sharing.md": 2,  # the Hub
     "docs/how-to/training.md": 1,  # a tracker, which is an extra
+    "docs/tutorials/your_images.md": 3,  # a package of Debian
 }
 
 

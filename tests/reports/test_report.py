@@ -17,7 +17,9 @@ import torch
 from faults.crashes import forked
 from faults.tiny import experiment
 
+from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
+from bfn_gaussian_mixture import GaussianMixture
 from bfn_mlp import MLP
 from bfn_siren import Siren
 from bfn_toolkit import (
@@ -30,11 +32,13 @@ from bfn_toolkit import (
     Oracle,
     Run,
     Split,
+    TextCodec,
     Training,
     likelihood_bound,
     seeded,
     train,
 )
+from bfn_toolkit.cli.display import scores_table
 from bfn_toolkit.cli.entry import main
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
@@ -254,3 +258,57 @@ def test_a_budget_prices_what_is_present() -> None:
     assert abs(limited.total.value - whole.total.value) < Z * math.hypot(limited.total.stderr, whole.total.stderr)
     every = likelihood_bound(model, data, budget=Budget(1e9, 1e-3))
     assert every.dimensions == whole.dimensions == float(data.mask.double().sum(1).mean())
+
+
+@attrs.frozen
+class Words(Dataset):
+    """Texts of two letters, each often followed by itself."""
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        return (130,)
+
+    @property
+    def codec(self) -> TextCodec:
+        return TextCodec("a\n", length=130)
+
+    def split(self, name: Split) -> Batch:
+        with seeded("words", name):
+            return Batch((torch.rand(400 if name != "test" else 100, 130) < 0.2).long().cumsum(1) % 2)
+
+
+def test_every_score_stands_beside_a_baseline_and_a_floor(capsys: pytest.CaptureFixture[str]) -> None:
+    family = Categorical((130,), axes=("sequence",))
+    run = train(Experiment(Words(), family, MLP(width=8), ContinuousTimeLoss(), Training(steps=3, batch_size=20)))
+    scores = report.evaluate(ResolvedPlan.of(run, SamplePlan(n=50, steps=3)), draws=2)
+    assert scores["dimension"] == "character"
+    exact = -(0.2 * math.log2(0.2) + 0.8 * math.log2(0.8))
+    assert scores["baselines"]["pairs"]["bits_per_dimension"] == pytest.approx(exact, abs=0.03)
+    assert scores["baselines"]["independent"]["bits_per_dimension"] == pytest.approx(1.0, abs=0.01)
+    floor = scores["samples"]["floor"]
+    assert (floor["n"], floor["rows"]) == (50, "test rows")
+    assert floor["tv_pair"] < 0.5 * scores["samples"]["tv_pair"]  # of a network that has learned nothing
+    scores_table(scores)
+    out = capsys.readouterr().out
+    assert "bits per character" in out
+    assert "each character from the one before" in out
+    printed = out.splitlines()[-3:]
+    assert all(len(line) == 100 and set(line[:-1]) <= set("a\\n") for line in printed)
+
+
+def test_few_test_rows_are_replaced_by_halves_of_the_data() -> None:
+    run = train(experiment(steps=1))
+    rows = run.split("all")
+    scores = report._quality(ResolvedPlan.of(run, SamplePlan(n=20, steps=2)), rows.x[:20])
+    assert scores["floor"]["rows"] == "test rows"
+    few = attrs.evolve(run, experiment=attrs.evolve(run.experiment, dataset=FewTestRows()))
+    floor = report._floor(few, 20, rows)
+    assert (floor["rows"], floor["n"]) == ("rows, to the other half", 20)
+
+
+@attrs.frozen
+class FewTestRows(GaussianMixture):
+    """A test split of three rows."""
+
+    def split(self, name: Split) -> Batch:
+        return super().split(name).part(0, 3)

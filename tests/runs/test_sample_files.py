@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,13 @@ import torch
 from faults import tiny
 from faults.crashes import crash_at, forked
 from faults.disks import simulated_fs
+from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from bfn_gaussian import Gaussian
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_siren import Siren
-from bfn_toolkit import ODE1, ConfigError, Experiment, IdentityCodec, UniformGrid, seeded
+from bfn_toolkit import ODE1, ConfigError, Experiment, IdentityCodec, ImageCodec, UniformGrid, seeded
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.cli import main
 from bfn_toolkit.errors import ResourceError
@@ -104,6 +106,51 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
         path.unlink()
         k += 1
     assert k > 10
+
+
+def test_a_folder_of_images_goes_on_after_a_kill_at_any_moment(tmp_path: Path) -> None:
+    path, raw = tmp_path / "x", torch.randint(256, (3, 2, 3), dtype=torch.uint8)
+
+    def work(old: int = 0) -> None:
+        images = raw - old
+        with sample_file(path, 3, {"seed": old}, ImageCodec()) as file:
+            while file.rows < 3:
+                file.append(images[file.rows : file.rows + 2])
+
+    def found() -> list[bytes]:
+        assert sorted(os.listdir(path)) == [f"{number:04d}.png" for number in range(1, 4)]
+        return [np.asarray(Image.open(path / name)).tobytes() for name in sorted(os.listdir(path))]
+
+    for other in (False, True):  # under a free name, and in place of other samples
+        before = [(raw - 1)[row].numpy().tobytes() for row in range(3)] if other else None
+        after = [raw[row].numpy().tobytes() for row in range(3)]
+        k, crashed = 1, True
+        while crashed:
+            if other:
+                work(1)
+            crashed = crash_at(k, work)
+            if path.exists():
+                assert found() in (before, after), k
+            if crashed:
+                assert forked(work) == 0
+            assert found() == after, k
+            assert not [name for name in os.listdir(tmp_path) if name.startswith(".del")]
+            shutil.rmtree(path)
+            k += 1
+        assert k > 10
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("0001.jpg", "1.png", "more"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).touch()
+        with (
+            pytest.raises(ConfigError, match=f"holds {name}, which is no sample; choose another folder"),
+            sample_file(folder, 1, codec=ImageCodec()),
+        ):
+            pass
+    assert len(list(tmp_path.rglob("*"))) == 6
 
 
 def _stopped_after_one_batch(run: Run, plan: SamplePlan, path: Path) -> None:

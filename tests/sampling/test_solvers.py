@@ -447,3 +447,9 @@ def test_many_real_numbers_are_sampled_without_noise_on_the_way(n: int) -> None:
     assert default_sampler(Gaussian((4, 4)), n) == ODE2()
     assert default_sampler(ProductFamily({"a": Gaussian((8,)), "b": Gaussian((8,))}), n) == ODE2()
     assert default_sampler(Gaussian((15,)), 50) == SDE2()
+
+
+@pytest.mark.parametrize("n", [5, 10, 100])
+def test_images_of_real_numbers_are_sampled_with_noise(n: int) -> None:
+    assert default_sampler(Gaussian((16, 16)), n) == SDE2()
+    assert default_sampler(Gaussian((15, 17)), n) == ODE2()

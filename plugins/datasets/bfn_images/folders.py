@@ -99,10 +99,12 @@ def list_folder(folder: Path, *, labels: bool) -> Listing:
     else:
         groups = {"": _groups(folder, root, others, "")}
     if others.count:
-        count = f"{others.count:,} files" if others.count > 1 else "a file"
-        warnings.warn(
-            f"{folder}: ignored {count} that are no pictures, such as {others.first}", BFNWarning, stacklevel=2
+        what = (
+            f"{others.count:,} files that are no pictures, such as"
+            if others.count > 1
+            else "a file that is no picture:"
         )
+        warnings.warn(f"{folder}: ignored {what} {others.first}", BFNWarning, stacklevel=2)
     names = _label_names(folder, groups) if labels else []
     return Listing({place: _index(folder, found, names) for place, found in groups.items()}, names)
 

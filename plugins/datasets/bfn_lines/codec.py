@@ -71,7 +71,7 @@ class LinesCodec(TextCodec):
         }
         return {self.ending: formats[self.ending], **formats}
 
-    def sizes(self, raw: Sequence[str]) -> Tensor:
+    def row_sizes(self, raw: Sequence[str]) -> Tensor:
         """Number of characters of each string, (B,).
 
         Raises:

@@ -28,9 +28,8 @@ from bfn_text.reading import (
     read_tokens,
     shown,
 )
-from bfn_text.windows import WindowRows, Windows, blocks, held_out, missing
+from bfn_text.windows import WindowRows, Windows, blocks, every_window, held_out, missing
 from bfn_toolkit import (
-    ArrayRows,
     Batch,
     BFNWarning,
     Codec,
@@ -78,6 +77,7 @@ def _one_of(default: str, *others: str, alias: str | None = None) -> Any:
 class TextContent(Content):
     """A text as numbers, its windows, and its codec."""
 
+    rows: WindowRows
     numbers: Numbers
     windows: Windows
     codec: Codec
@@ -156,7 +156,8 @@ class Text(FileDataset):
                 f"{self.path}: a folder, not a text file; join its files into one: "
                 f"cat '{self.path}'/* > '{self.path}.txt'"
             )
-        return _text(self, self.unchanged(), None if self.tokenizer is None else fingerprint(self.tokenizer))
+        tokenizer = None if self.tokenizer is None or self.unit != "tokens" else fingerprint(self.tokenizer)
+        return _text(self, self.unchanged(), tokenizer)
 
     @property
     def codec(self) -> Codec:
@@ -172,7 +173,7 @@ class Text(FileDataset):
         """Windows as they are stored, for :meth:`prepare`."""
         content = self.content
         wide = self.windows == "random" and content.windows.length > 1
-        return WindowRows(ArrayRows(content.numbers.array), content.windows, content.windows.index(name), wide)
+        return WindowRows(content.rows.text, content.windows, content.windows.index(name), wide)
 
     def split(self, name: Split) -> Batch:
         """All windows of a split."""
@@ -243,8 +244,9 @@ def _text(dataset: Text, _: Fingerprint, tokenizer: Fingerprint | None) -> TextC
         codec = TextCodec(numbers.alphabet, length)
     if numbers.alphabet and dataset.alphabet != "text8":  # whose alphabet is larger than that of many texts
         _tell_missing(path, numbers, windows)
-    rows = WindowRows(ArrayRows(numbers.array), windows, torch.arange(len(windows.splits), dtype=torch.int32), False)
-    return TextContent(rows, {}, {"classes": classes, "axes": ("sequence",)}, numbers, windows, codec)
+    rows = WindowRows(every_window(numbers.array, length), windows, None, wide=False)
+    metadata = {"classes": classes, "axes": ("sequence",)}
+    return TextContent(rows=rows, splits={}, metadata=metadata, numbers=numbers, windows=windows, codec=codec)
 
 
 def _read(dataset: Text) -> tuple[Numbers, int, TokenCodec | None]:

@@ -158,13 +158,12 @@ def mapped(path: Path, offset: int = 0) -> Array:
     with reading(path) as file:
         if fingerprint(path)[2] > MAPPED:
             return np.memmap(path, np.uint8, "r", offset)
-        file.seek(offset)
-        return np.frombuffer(file.read(), np.uint8)
+        return np.fromfile(file, np.uint8, offset=offset)
 
 
 def read_bytes(path: Path) -> Numbers:
     """The bytes of a file."""
-    array = np.frombuffer(b"".join(chunks(path)), np.uint8) if is_packed(path) else mapped(path)
+    array = np.frombuffer(bytearray().join(chunks(path)), np.uint8) if is_packed(path) else mapped(path)
     if not len(array):
         raise DataError(f"{path}: no rows: the file is empty")
     if all((array[i : i + CHUNK] == array[0]).all() for i in range(0, len(array), CHUNK)):

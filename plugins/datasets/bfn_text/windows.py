@@ -32,12 +32,15 @@ class Windows:
     splits: Tensor
     bounds: Tensor
     shifts: Tensor
+    _index: dict[Split, Tensor] = attrs.field(factory=dict, init=False)
 
     def index(self, name: Split) -> Tensor:
         """Numbers of the windows of a split, as int32."""
-        chosen = {"train": self.splits == TRAIN, "valid": self.splits == VALID, "test": self.splits == TEST}
-        mask = self.splits != TEST if name == "all" else chosen[name]
-        return mask.nonzero().flatten().int()
+        if name not in self._index:
+            kind = {"train": TRAIN, "valid": VALID, "test": TEST}
+            mask = self.splits != TEST if name == "all" else self.splits == kind[name]
+            self._index[name] = mask.nonzero().flatten().int()
+        return self._index[name]
 
     def starts(self, windows: Tensor) -> Tensor:
         """Places of the first units of windows."""
@@ -101,36 +104,46 @@ class WindowRows(Rows):
     at each of its first L places; -1 stands for the units of a window that is not a training window.
 
     Arguments:
-        text: The units of the text, one a row.
+        text: The L units that begin at each place of the text, a row for each.
         windows: The windows of the text.
-        index: Numbers of the windows of the split.
+        index: Numbers of the windows of the split; None for all.
         wide: Whether rows have 2L - 1 units.
     """
 
     text: ArrayRows
     windows: Windows
-    index: Tensor
+    index: Tensor | None
     wide: bool
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.windows.splits if self.index is None else self.index)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        windows, length = self.index[index.long()].long(), self.windows.length
-        width = 2 * length - 1 if self.wide else length
-        places = self.windows.starts(windows).unsqueeze(1) + torch.arange(width)
-        x = self.text[places.clamp_max_(len(self.text) - 1).flatten()].x
+        windows, length = index.long(), self.windows.length
+        windows = windows if self.index is None else self.index[windows].long()
+        starts = self.windows.starts(windows)
+        if not self.wide:
+            return self.text[starts]
+        after = (starts + length - 1).clamp_max_(len(self.text) - 1)
+        x = self.text[torch.cat([starts, after])].x
         assert isinstance(x, Tensor)
-        x = x.reshape(-1, width)
-        if self.wide:
-            x = x.to(torch.promote_types(x.dtype, torch.int16))
-            x[:, length:].masked_fill_(~self.windows.is_followed(windows).unsqueeze(1), -1)
-        return Batch(x)
+        x = x.to(torch.promote_types(x.dtype, torch.int16))
+        before, after = x.tensor_split(2)
+        after = after[:, 1:].where(self.windows.is_followed(windows).unsqueeze(1), -1)
+        return Batch(torch.cat([before, after], 1))
 
     @property
     def stamp(self) -> str:
         """That of the file, if it is mapped into memory."""
         return self.text.stamp
+
+
+def every_window(text: Array, length: int) -> ArrayRows:
+    """The L units that begin at each place of a text, without a copy of it."""
+    shape = len(text) - length + 1, length
+    if isinstance(text, np.memmap):
+        return ArrayRows(np.ndarray(shape, text.dtype, text, strides=(text.itemsize,) * 2))
+    return ArrayRows(torch.from_numpy(text).as_strided(shape, (1, 1)))  # a tensor is pickled as it is stored
 
 
 def missing(text: Array, windows: Windows, classes: int) -> list[int]:

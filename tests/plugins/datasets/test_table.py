@@ -50,7 +50,7 @@ RECOGNISED: dict[str, tuple[str | bytes, int | None, int | None]] = {
     "negative.csv": ("a,b\n1,5\n2,-1\n", 3, None),
     "bare.csv": ("1,0.5\n2,1\n", 2, None),
     "packed.csv.gz": (gzip.compress(b"a,b\n1,0.5\n2,1\n"), 3, None),
-    "texts.csv": ("a,b\nu,v\nw,x\n", 1, None),
+    "texts.csv": ("a,b\nu,v\nw,x\n", None, None),
     "empty.csv": ("", 1, None),
     "x.safetensors": ("damaged", 3, None),
     "floats.npy": (npy_of(X), 2, None),

@@ -18,7 +18,8 @@ from faults.tiny import experiment
 from bad_input.cases import Case, Content, Word, case
 from bad_input.contents import X, csv_of, header_of, npy_of, npz_of, with_value
 from bfn_table import Table
-from bfn_toolkit import Batch, train
+from bfn_toolkit import Batch, ImageCodec, train
+from bfn_toolkit.data.formats import ImageFolderFormat
 from bfn_toolkit.data.loader import fetched_batches
 
 SMALL = "--training.steps 1 --training.batch_size 8 --network.width 8 --no-report --out run"
@@ -32,6 +33,13 @@ def table(
     return case(id, call, status, *words, files={name: content})
 
 
+def images(id: str, name: str, content: Content, status: int, *words: Word) -> Case:
+    """Training on a folder with one file, or on that file."""
+    call = f"train --dataset images --dataset.path {name.partition('/')[0]} {SMALL}"
+    return case(id, call, status, *words, files={name: content})
+
+
+PNG = next(ImageFolderFormat(ImageCodec()).contents(torch.arange(324).reshape(1, 18, 18).square() % 251))
 DROP = "--dataset.on_nan drop"
 LABEL = "--dataset.label c"
 ROWS_OF_CLASSES = np.arange(60).reshape(20, 3) % 5
@@ -53,7 +61,10 @@ CASES: list[Case] = [
     table("D1-archive-of-nothing", "x.npz", npz_of(), 3, "no rows"),
     table("D1-empty-gzip", "x.csv.gz", gzip.compress(b""), 3, "no rows"),
     table("D1-one-missing-row", "x.csv", csv_of(with_value(0, 0, "nan")[:1]), 3, "column 'a' has no number"),
+    images("D1-folder-without-pictures", "x/a.txt", "", 3, "x: no pictures; expected files that end in"),
+    images("D1-empty-idx", "x-images-idx3-ubyte", "", 3, "no IDX file: it begins with the bytes of an empty file"),
     # D2: too few
+    images("D2-one-picture", "x/a.png", PNG, 3, "x: cannot split 1 row;", "3 or more"),
     table("D2-one-row", "x.csv", csv_of(X[:1]), 3, "x.csv: cannot split 1 row;", "3 or more"),
     table("D2-two-rows", "x.csv", csv_of(X[:2]), 3, "cannot split 2 rows"),
     # D3: missing numbers
@@ -247,15 +258,24 @@ CASES: list[Case] = [
     table("D14-text", "x.npy", npy_of(np.array([["a", "b"]])), 3, "dtype <U1"),
     table("D14-fields", "x.npy", npy_of(np.zeros(3, [("a", int)])), 3, "dtype [('a'"),
     # D16, D17: pickle
+    images("D17-pickled-images", "data_batch_1", pickle.dumps({}), 3, "is a pickle, which is never loaded"),
     table("D17-objects", "x.npy", npy_of(np.array([None, {}], object)), 3, "dtype object", "unpickled"),
     table("D17-objects-in-archive", "x.npz", npz_of(x=np.array([None, {}], object)), 3, "dtype object"),
     table("D17-pickle", "x.npy", pickle.dumps(X), 3, "truncated or no .npy"),
     # D19: claims
+    images(
+        "D19-idx-larger-than-its-file",
+        "x-images-idx3-ubyte",
+        b"\0\0\x08\3" + b"\x7f" * 12,
+        3,
+        "its header claims the shape",
+    ),
     table("D19-2**60-rows", "x.npy", header_of((2**60,)), 3, "larger than the file"),
     table("D19-2**80-numbers", "x.npy", header_of((2**40, 2**40)), 3, "larger than the file"),
     table("D19-negative-shape", "x.npy", header_of((-1, 8)), 3, "damaged"),
     table("D19-nine-rows-of-eight", "x.npy", header_of((9,)), 3, "truncated"),
     # D20: cut
+    images("D20-truncated-picture", "x/a.png", PNG[:150], 3, "x/a.png: truncated or damaged"),
     table("D20-array-cut", "x.npy", npy_of(X)[:-1], 3, "the array is truncated"),
     table("D20-header-cut", "x.npy", npy_of(X)[:50], 3, "truncated"),
     table("D20-header-damaged", "x.npy", npy_of(X).replace(b"}", b" "), 3, "truncated or no .npy"),

@@ -1,0 +1,346 @@
+"""Fashion-MNIST: what is reached in minutes, beside baselines and flow matching, and which sampler is best."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bfn_toolkit import (
+    BFN,
+    ODE2,
+    SDE2,
+    AncestralSampler,
+    ChurnSampler,
+    ContinuousTimeLoss,
+    CrossEntropyLoss,
+    KarrasGrid,
+    LogNormalTimes,
+    Loss,
+    Sampler,
+    UniformGrid,
+)
+from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.evaluation.likelihood import likelihood_bound
+from bfn_toolkit.sampling.default import default_sampler
+
+from . import images, images_baselines
+from .common import CACHE, Result, environment_of, run_of, save, spread, steps_for, trained, with_steps
+from .images import Pixels
+from .separation import QUARTER
+
+WIDTH = 24
+RECIPE = {"lr": 3e-3, "ema_decay": 0.995}
+LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
+GREY = {"head_name": "noise", "sigma_1": 0.03, "loss": LOOKS}  # to look at
+BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
+SAMPLES = 500
+GREY_SECONDS, BINARY_SECONDS = 156.0, 240.0
+LABELS = 10
+NATS_OF_LABEL = torch.tensor(float(LABELS)).log().item()  # a price without the label is at most so much higher
+
+
+def experiment(pixels: Pixels, seed: int = 0, **options: Any) -> Experiment:
+    """An experiment with the recipe of these runs."""
+    return images.experiment(pixels, **{"width": WIDTH, "seed": seed, **RECIPE, **options})
+
+
+def for_budget(key: str, seconds: float, make: Callable[[int], Experiment], seed: int) -> tuple[BFN, Result]:
+    """The model of a training that takes about so many CPU seconds."""
+
+    def sized() -> Experiment:
+        path = CACHE / "models" / f"{key}-{seconds:g}.steps"  # the same for all seeds
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(steps_for(make(seed), seconds)))
+        return with_steps(make(seed), int(path.read_text()))
+
+    return images.kept(f"{key}-{seconds:g}-{seed}", sized)
+
+
+def priced(pixels: Pixels, seconds: float, seeds: int, quick: bool, **options: Any) -> Result:
+    """Prices after a budget, for several seeds."""
+    rows = []
+    for seed in range(1 if quick else seeds):
+        budget, key = (3.0 if quick else seconds), f"{pixels}-priced"
+        model, cost = for_budget(key, budget, lambda seed: experiment(pixels, seed, **options), seed)
+        rows.append({"seed": seed, "cost": cost, "price": images.price(model, pixels, draws=1 if quick else 8)})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    unit = "nats" if pixels == "binary" else "bits"
+    values = spread([row["price"][unit] for row in rows])
+    return {"budget": seconds, "width": WIDTH, "unit": unit, "rows": rows, "spread": values}
+
+
+SAMPLERS: Mapping[str, Sampler[Any]] = {
+    "ancestral": AncestralSampler(),
+    "churn": ChurnSampler(),
+    "sde-2": SDE2(),
+    "sde-2 (signal)": SDE2(slope="signal"),
+    "ode-2": ODE2(),
+    "ode-2 (signal)": ODE2(slope="signal"),
+    "sde-2, karras": SDE2(KarrasGrid()),
+    "sde-2, uniform": SDE2(UniformGrid()),
+    "sde-2 (signal), uniform": SDE2(UniformGrid(), slope="signal"),
+}
+
+
+def sampled(model: BFN, pixels: Pixels, sampler: Sampler[Any] | None, steps: int, **options: Any) -> Result:
+    """Scores of samples with a number of evaluations."""
+    chosen = sampler or default_sampler(model.family, steps)
+    n = options.pop("n", SAMPLES)
+    x = images.samples(model, n, steps + 1 - chosen.nfe(1), chosen, **options)
+    return {"sampler": type(chosen).__name__, **images.scores(x, images.asked(n), pixels)}
+
+
+def samplers(pixels: Pixels, quick: bool) -> Result:
+    """Every sampler and grid on a trained model: all at 20 evaluations, the best also at 10, 50 and 100."""
+    model, cost = (
+        grey(3.0 if quick else GREY_SECONDS, 0) if pixels == "bins" else binary(3.0 if quick else BINARY_SECONDS, 0)
+    )
+    n, table = (20 if quick else 200), {}
+
+    def measure(name: str, evaluations: int) -> float:
+        found = sampled(model, pixels, SAMPLERS[name], evaluations, n=n)
+        table.setdefault(name, {})[str(evaluations)] = found
+        print(pixels, name, evaluations, found, file=sys.stderr, flush=True)
+        return float(found["distance"])
+
+    at_20 = {name: measure(name, 20) for name in SAMPLERS}
+    best = sorted(at_20, key=at_20.__getitem__)
+    for name in best[:5]:
+        measure(name, 10)
+    for evaluations, count in ((50, 3), (100, 1)):
+        for name in best[: 1 if quick else count]:
+            measure(name, evaluations)
+    return {"cost": cost, "samples": n, "floor": images.floor(n, pixels), "table": table}
+
+
+def grey(seconds: float, seed: int) -> tuple[BFN, Result]:
+    """The model of grey images to look at."""
+    return for_budget("grey", seconds, lambda seed: experiment("bins", seed, **GREY), seed)
+
+
+def binary(seconds: float, seed: int) -> tuple[BFN, Result]:
+    """The model of black and white images."""
+    return for_budget("binary-priced", seconds, lambda seed: experiment("binary", seed, loss=BINARY), seed)
+
+
+def looked_at(quick: bool, seeds: int = 3) -> Result:
+    """Grey samples, beside flow matching on the same network and for the same steps."""
+    python = environment_of("torchcfm", "torchcfm==1.0.7", "pot")
+    budget, n, rows = (3.0 if quick else GREY_SECONDS), (20 if quick else SAMPLES), []
+    for seed in range(1 if quick else seeds):
+        model, cost = grey(budget, seed)
+        row: Result = {"seed": seed, "cost": cost}
+        for steps in (20, 50):
+            row[f"ours {steps}"] = sampled(model, "bins", None, steps, n=n)
+        row["guided 20"] = sampled(model, "bins", None, 20, n=n, guidance=1.0)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        options = {"steps": cost["steps"], "width": WIDTH, "seed": seed, "samples": n}
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        words += ["--recipe", json.dumps(RECIPE)]
+        row["torchcfm"] = run_of(python, "benchmarks.data.peers.images_torchcfm", *words)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
+        if not quick:
+            save("images-grey", {"partial": True, "rows": rows})
+    return {"budget": budget, "width": WIDTH, "samples": n, "floor": images.floor(n, "bins"), "rows": rows}
+
+
+LOSSES: Mapping[str, Loss] = {
+    "unit": ContinuousTimeLoss(weighting="unit"),
+    "paper": ContinuousTimeLoss(),
+    "cross-entropy": CrossEntropyLoss(),
+}
+BINARY = LOSSES["unit"]
+
+
+def binary_losses(quick: bool) -> Result:
+    """Which loss, for classes: a minute each of a small network."""
+    rows = []
+    for name, loss in LOSSES.items():
+        make = partial(experiment, "binary", loss=loss, width=16, lr=4e-3, ema_decay=0.98, steps=20 if quick else 700)
+        model, cost = images.kept(f"binary-{name}-{'quick' if quick else 700}", make)
+        scores = [
+            sampled(model, "binary", sampler, 20, n=20 if quick else 300) for sampler in (AncestralSampler(), None)
+        ]
+        rows.append({"loss": name, "cost": cost, "price": images.price(model, "binary", draws=4), "samples": scores})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {"rows": rows, "floor": images.floor(300, "binary")}
+
+
+def baselines(quick: bool) -> Result:
+    """Baselines of the prices, in nats for an image."""
+    binary, grey = (_levels(images.dataset(pixels), images.PRICED) for pixels in ("binary", "bins"))
+    of_grey = {**images_baselines.of_bins(*grey, images.BINS), **images_baselines.by_programs(grey[1])}
+    return {"binary": images_baselines.of_binary(*binary), "bins": of_grey}
+
+
+def _levels(dataset: Any, n: int | None = None) -> tuple[Any, Any]:
+    """Levels of all training images and of held-out ones."""
+    train, test = (dataset.codec.decode(dataset.split(name).x).numpy() for name in ("all", "test"))
+    return train, test[:n]
+
+
+def digits(quick: bool) -> Result:
+    """The digits of 8 x 8 pixels, in 17 levels and in black and white."""
+    found: Result = {}
+    for pixels, levels in (("bins", 17), ("binary", 2)):
+        tables = {
+            "dataset": {"name": "digits", "pixels": pixels},
+            "network": {"name": "unet", "dropout": 0.1},
+            "training": {"steps": 900, "batch_size": 128, "lr": 1e-3, "warmup": 50, "ema_decay": 0.99},
+        }
+        made = Experiment.from_mapping(tables, base="default")
+        run, cost = trained(with_steps(made, 20) if quick else made)
+        bound = likelihood_bound(run.model, run.split("test"), draws=2 if quick else 30)
+        of = images_baselines.of_binary if levels == 2 else partial(images_baselines.of_bins, levels=levels)
+        price = {"nats": bound.total.value, "stderr": bound.total.stderr, "bits": bound.bits_per_dimension.value}
+        found[pixels] = {"cost": cost, "price": price, "baselines": of(*_levels(made.dataset))}
+    return found
+
+
+def sheets(quick: bool) -> Result:
+    """Figures of samples, a column for each label, from the models of the other runs."""
+    folder = CACHE if quick else Path("docs/figures")
+    seconds = (3.0, 3.0) if quick else (GREY_SECONDS, BINARY_SECONDS)
+    look, black_and_white = grey(seconds[0], 0)[0], binary(seconds[1], 0)[0]
+    for name, model, guidance in (("samples", look, 0.0), ("guided", look, 1.0), ("binary", black_and_white, 0.0)):
+        x = images.samples(model, 100, 10 if quick else 50, guidance=guidance)
+        sheet(x).save(folder / f"fashion_{name}.png")
+    return {"samples": 100, "evaluations": 50}
+
+
+def sheet(x: Tensor) -> Image.Image:
+    """A hundred samples of all labels in turn, a column for each label."""
+    pixels = images.looks(x).unflatten(0, (10, 10)).permute(0, 2, 1, 3).reshape(280, 280)
+    picture = Image.fromarray(((pixels + 1.0) * 127.5).round().to(torch.uint8).numpy())
+    return picture.resize((560, 560), Image.Resampling.NEAREST)
+
+
+def _prices(pixels: Pixels, minutes: float, seeds: int, **options: Any) -> Callable[[bool], Result]:
+    return lambda quick: priced(pixels, 60.0 * minutes, seeds, quick, **options)
+
+
+RUNS: Mapping[str, Callable[[bool], Result]] = {
+    "images-baselines": baselines,
+    "images-binary-losses": binary_losses,
+    "images-binary-2": _prices("binary", 2, 1, loss=BINARY),
+    "images-binary-4": _prices("binary", 4, 3, loss=BINARY),
+    "images-binary-15": _prices("binary", 15, 1, loss=BINARY),
+    "images-bins-4": _prices("bins", 4, 3, **BINS),
+    "images-bins-15": _prices("bins", 15, 1, **BINS),
+    "images-digits": digits,
+    "images-grey": looked_at,
+    "images-sheets": sheets,
+    "images-samplers-grey": partial(samplers, "bins"),
+    "images-samplers-binary": partial(samplers, "binary"),
+}
+
+
+def section(results: Mapping[str, Result]) -> str:
+    """Prices, samples, samplers."""
+    samplers = [_samplers_section(kind, results.get(f"images-samplers-{kind}")) for kind in ("grey", "binary")]
+    parts = [_prices_section(results), _grey_section(results.get("images-grey")), *samplers]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _number(found: Mapping[str, float], digits: int) -> str:
+    text = f"{found['mean']:.{digits}f}"
+    return text if found["n"] < 2 else f"{text} ± {found['std']:.{digits}f} ({found['n']} seeds)"
+
+
+def _prices_section(results: Mapping[str, Result]) -> str:
+    of = results.get("images-baselines")
+    if of is None:
+        return ""
+    lines = [
+        "## Images: prices",
+        "",
+        f"Bounds on the first {images.PRICED:,} held-out images of Fashion-MNIST, given the label; with that of the",
+        f"label a price is {NATS_OF_LABEL:.2f} nats (0.004 bits per dimension) higher. The baselines know no labels.",
+        "",
+        "| data | by | nats | bits per dimension |",
+        "|---|---|---|---|",
+    ]
+    for kind, words in (("binary", "black and white"), ("bins", "256 bins")):
+        for minutes in (2, 4, 15):
+            result = results.get(f"images-{kind}-{minutes}")
+            if result is None:
+                continue
+            nats, bits = (spread([row["price"][unit] for row in result["rows"]]) for unit in ("nats", "bits"))
+            seconds = spread([row["cost"]["seconds"] for row in result["rows"]])["mean"]
+            by = f"this, U-Net of width {result['width']}, {minutes} min ({seconds:.0f} s)"
+            error = result["rows"][0]["price"]
+            lines.append(
+                f"| {words} | {by} | {_number(nats, 1)}, standard error {error['stderr']:.1f} | {_number(bits, 3)} |"
+            )
+        lines += [f"| {words} | {name} | {x:.1f} | {images.bits(x):.3f} |" for name, x in of[kind].items()]
+    digits = results.get("images-digits")
+    if digits is not None:
+        for kind, words in (("binary", "digits, black and white"), ("bins", "digits, 17 levels")):
+            found = digits[kind]
+            price, by = found["price"], f"this, {found['cost']['seconds']:.0f} s"
+            lines.append(f"| {words} | {by} | {price['nats']:.1f} ± {price['stderr']:.1f} | {price['bits']:.3f} |")
+            lines += [
+                f"| {words} | {name} | {x:.1f} | {images.bits(x, 64):.3f} |" for name, x in found["baselines"].items()
+            ]
+    return "\n".join(lines)
+
+
+def _grey_section(result: Result | None) -> str:
+    if result is None or "floor" not in result:
+        return ""
+    floor, rows = result["floor"], result["rows"]
+    cells = {name: [row[name] for row in rows] for name in ("ours 20", "ours 50", "guided 20")}
+    for name in ("Euler 20", "midpoint 20", "Euler 50", "midpoint 50"):
+        cells[f"torchcfm, {name}"] = [row["torchcfm"][name] for row in rows]
+    ours, theirs = (
+        spread([row["cost"]["seconds"] for row in some])["mean"] for some in (rows, [row["torchcfm"] for row in rows])
+    )
+    lines = [
+        "## Images: samples beside flow matching",
+        "",
+        f"Grey images, a U-Net of width {result['width']}, {rows[0]['cost']['steps']:,} steps: {ours:.0f} s, and "
+        f"{theirs:.0f} s of torchcfm",
+        "with the same network, rows, optimiser and moving average.",
+        f"{result['samples']} samples; as many held-out images have the distance {floor['distance']:.1f} and the "
+        f"accuracy {floor['accuracy']:.2f}.",
+        "The number is that of evaluations, of which guidance takes two.",
+        "",
+        "| samples | distance | accuracy |",
+        "|---|---|---|",
+    ]
+    for name, found in cells.items():
+        columns = [_number(spread([cell[key] for cell in found]), digits) for key, digits in SCORES.items()]
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+    return "\n".join(lines)
+
+
+SCORES = {"distance": 1, "accuracy": 2}
+
+
+def _samplers_section(kind: str, result: Result | None) -> str:
+    if result is None:
+        return ""
+    floor, counts = result["floor"], ("10", "20", "50", "100")
+    lines = [
+        f"## Images: samplers, {'grey' if kind == 'grey' else 'black and white'}",
+        "",
+        f"Distance / accuracy of {result['samples']} samples of one model, by evaluations; as many held-out images: "
+        f"{floor['distance']:.1f} / {floor['accuracy']:.2f}.",
+        "",
+        f"| sampler | {' | '.join(counts)} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["table"].items():
+        cells = [f"{row[n]['distance']:.1f} / {row[n]['accuracy']:.2f}" if n in row else "" for n in counts]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

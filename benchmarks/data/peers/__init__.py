@@ -1,0 +1,1 @@
+"""Peers, each of which runs in an environment of its own."""
