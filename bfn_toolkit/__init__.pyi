@@ -21,6 +21,7 @@ from .data.dataset import (
 )
 from .data.formats import (
     Cells as Cells,
+    FolderFormat as FolderFormat,
     Format as Format,
     LinesFormat as LinesFormat,
     TableFormat as TableFormat,

@@ -42,7 +42,7 @@ def sets_of(raw: Any, dataset: Points) -> Sets:
     names = codec.named(raw, "types")
     return [
         (["X"] * n if names is None else names[row, :n].tolist(), positions[row, :n].numpy())
-        for row, n in enumerate(codec.sizes(raw).tolist())
+        for row, n in enumerate(codec.counts(raw).tolist())
     ]
 
 

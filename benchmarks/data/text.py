@@ -46,6 +46,7 @@ KJV = os.environ.get("KJV")  # a file with the output of the command below, for 
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
 LENGTH, CLASSES = 128, 27
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+SEEDS = 1
 QUICK, LONG = 10, 10_000  # steps of training; those of the preset take five minutes
 STEPS = (10, 25, 50, 100, 200)
 SCORES = ("bits", "entropy", "distinct", "distance", "words")
@@ -334,7 +335,7 @@ def prices(quick: bool) -> Result:
     baselines = {str(k): bits(Estimate.of(model.nats(test).sum(1))) for k, model in grams.items()}
     print(json.dumps(baselines), file=sys.stderr, flush=True)
     counts: Sequence[int] = (10,) if quick else (10, 25, 50, 100)
-    flows = [flow(QUICK if quick else None, seed, () if seed else counts) for seed in range(1 if quick else 3)]
+    flows = [flow(QUICK if quick else None, seed, () if seed else counts) for seed in range(SEEDS)]
     peers = [autoregressive(seconds) for seconds in ((1.0,) if quick else (100.0, 300.0))]
     return {"windows": len(test), "length": LENGTH, "n-grams": baselines, "autoregressive": peers, "flow": flows}
 

@@ -25,6 +25,11 @@ def _order(n: int, batch_size: int, seed: int, epoch: int) -> Tensor:
         return torch.randperm(n, dtype=index_dtype(n))[: n // batch_size * batch_size]
 
 
+def _cut(order: Tensor, batch_size: int, skip: int = 0) -> Iterator[Tensor]:
+    """The batches of an epoch from number ``skip`` on; one at a time, because millions of tensors fill the memory."""
+    return (order[start : start + batch_size] for start in range(skip * batch_size, len(order), batch_size))
+
+
 def minibatches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
     """Batches that cover the rows once, in an order fixed by the seed and the epoch.
 
@@ -32,18 +37,18 @@ def minibatches(rows: Rows, batch_size: int, *, seed: int, epoch: int) -> Iterat
     """
     order = _order(len(rows), batch_size, seed, epoch)
     if not isinstance(rows, Batch):
-        yield from (read(rows, index.long()) for index in torch.split(order, batch_size))
+        yield from (read(rows, index.long()) for index in _cut(order, batch_size))
     elif len(rows) <= batch_size:
         yield rows
     else:
-        yield from map(rows.rows, torch.split(order.to(device_of(rows.x)), batch_size))
+        yield from map(rows.rows, _cut(order.to(device_of(rows.x)), batch_size))
 
 
 def row_order(n: int, batch_size: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
     """Row indices of the batches of one epoch after another, without end, from batch ``start`` on."""
     epoch, skip = divmod(start, max(1, n // batch_size))
     for number in count(epoch):
-        yield from (index.long() for index in torch.split(_order(n, batch_size, seed, number), batch_size)[skip:])
+        yield from (index.long() for index in _cut(_order(n, batch_size, seed, number), batch_size, skip))
         skip = 0
 
 

@@ -106,7 +106,7 @@ class LineRows(Rows):
 class LinesContent(Content):
     """Content of a file: rows as they are stored, and their codec."""
 
-    rows: LineRows  # type: ignore[assignment]
+    rows: LineRows
     codec: LinesCodec
 
 

@@ -24,12 +24,22 @@ from attrs import field
 from torch import Tensor
 
 from bfn_files.reading import Content, FileDataset, Fingerprint
-from bfn_points.codec import CLASSES, PART, NPZFormat, PointsCodec, XYZFormat, classes_of, gaps_of, names_in
+from bfn_points.codec import (
+    CLASSES,
+    PART,
+    NPZFormat,
+    PLYFolderFormat,
+    PointsCodec,
+    XYZFormat,
+    classes_of,
+    gaps_of,
+    names_in,
+)
 from bfn_points.reading import READERS, folder_fingerprint, folder_sha256, holds_points, read_points
 from bfn_points.sets import Array, PointSets
 from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, validators
 
-__all__ = ["NPZFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
+__all__ = ["NPZFormat", "PLYFolderFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
 
 MOST_CLASSES = 1000  # more count as a mistake
 SHOWN = 5  # largest number of names in a message

@@ -17,7 +17,7 @@ from torch import Tensor
 from bfn_points.reading import read_points
 from bfn_points.sets import Array, PointSets
 from bfn_points.xyz import UNNAMED
-from bfn_toolkit import Codec, DataError, Format, expand, validators
+from bfn_toolkit import Codec, DataError, FolderFormat, Format, expand, validators
 
 PART = "positions"  # the part of coordinates
 CLASSES = ("types", "charges")  # the parts of classes, if they differ from point to point
@@ -51,12 +51,13 @@ class PointsCodec(Codec):
 
     @property
     def formats(self) -> Mapping[str, Format]:
-        """Lines for points in space, and arrays."""
+        """Lines for points in space, arrays, and for points without types and charges a folder of .ply files."""
         text: dict[str, Format] = {".xyz": XYZFormat(self)} if self.dimensions == 3 else {}
         arrays = dict(super().formats)
         if self.parts:
             del arrays[".npy"]
-        return {**text, ".npz": NPZFormat(self), **arrays}
+        folder: dict[str, Format] = {} if set(CLASSES) & set(self.categories) else {"": PLYFolderFormat(self)}
+        return {**text, ".npz": NPZFormat(self), **arrays, **folder}
 
     @property
     def decimals(self) -> int:
@@ -125,12 +126,13 @@ class PointsCodec(Codec):
                 raw[name] = _filled(sets, self.points, rows, places, index, -1)
         return raw if self.parts else raw[PART]
 
-    def sizes(self, raw: Any) -> Array:
+    def counts(self, raw: Any) -> Array:
         """Number of points of each row, (B,): up to the last that is not missing."""
-        there: Array = (~self._positions(raw).isnan()).any(-1).numpy()
+        there: Array = (~self.positions(raw).isnan()).any(-1).numpy()
         return np.where(there.any(1), there.shape[1] - there[:, ::-1].argmax(1), 0)
 
-    def _positions(self, raw: Any) -> Tensor:
+    def positions(self, raw: Any) -> Tensor:
+        """The positions of raw data."""
         positions: Tensor = raw[PART] if isinstance(raw, Mapping) else raw
         return positions
 
@@ -145,7 +147,7 @@ class PointsCodec(Codec):
             index: Array = raw[name].numpy()
             named: Array = np.concatenate([values, gap])[index]  # a gap, -1, is the last
             return named
-        return np.full(self._positions(raw).shape[:2], values[0])
+        return np.full(self.positions(raw).shape[:2], values[0])
 
 
 def _values(names: Sequence[str]) -> Array:
@@ -204,6 +206,7 @@ class XYZFormat(Format):
     """An .xyz file: for each set the number of points, a line with the columns, and a line for each point."""
 
     codec: PointsCodec
+    text = True
 
     def header(self, raw: Any, n: int) -> bytes:
         """Nothing."""
@@ -213,9 +216,9 @@ class XYZFormat(Format):
         """The rows at the end."""
         types, charges = self.codec.named(raw, "types"), self.codec.named(raw, "charges")
         columns = "Properties=species:S:1:pos:R:3" + (":charge:I:1" if charges is not None else "")
-        positions: list[Any] = self.codec._positions(raw).tolist()
+        positions: list[Any] = self.codec.positions(raw).tolist()
         lines = []
-        for row, size in enumerate(self.codec.sizes(raw).tolist()):
+        for row, size in enumerate(self.codec.counts(raw).tolist()):
             lines += [str(size), columns]
             for point, place in enumerate(positions[row][:size]):
                 name = UNNAMED if types is None else types[row, point] or UNNAMED
@@ -243,9 +246,9 @@ class NPZFormat(Format):
 
     def pieces(self, raw: Any, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The archive."""
-        sizes = self.codec.sizes(raw)
+        sizes = self.codec.counts(raw)
         mask = np.arange(self.codec.points) < sizes[:, None]
-        positions = np.where(mask[:, :, None], self.codec._positions(raw).numpy(), 0.0)
+        positions = np.where(mask[:, :, None], self.codec.positions(raw).numpy(), 0.0)
         classes = {name: self.codec.named(raw, name) for name in CLASSES}
         filled: dict[str, Any] = {
             name: np.where(mask, values, np.zeros(1, values.dtype))
@@ -259,3 +262,18 @@ class NPZFormat(Format):
     def read(self, path: Path) -> Any:
         """The sets, whose coordinates may be NaN, and their types and charges empty or NaN."""
         return self.codec.raw_of(read_points(path))
+
+
+class PLYFolderFormat(FolderFormat):
+    """A folder of .ply files in binary, one for each set."""
+
+    codec: PointsCodec
+    ending = ".ply"
+
+    def contents(self, raw: Any) -> Iterator[bytes]:
+        """The points of each set, as vertices."""
+        positions = self.codec.positions(raw).numpy()
+        axes = "".join(f"property double {axis}\n" for axis in "xyz"[: self.codec.dimensions])
+        for points, size in zip(positions, self.codec.counts(raw).tolist(), strict=True):
+            header = f"ply\nformat binary_little_endian 1.0\nelement vertex {size}\n{axes}end_header\n"
+            yield header.encode() + points[:size].astype("<f8").tobytes()

@@ -142,8 +142,8 @@ def _brief(text: str) -> str:
 class TokenCodec(Codec):
     """Tokens of a tokenizer as classes.
 
-    Raw data are a list of texts.  Tokens after the end of a text are unknown; an unknown token before the last known one
-    is decoded as U+FFFD.
+    Raw data are a list of texts.  Tokens after the end of a text are unknown; an unknown token before the last known
+    one is decoded as U+FFFD.
 
     Arguments:
         tokenizer: The JSON of a tokenizer of the library tokenizers.

@@ -72,7 +72,7 @@ def attend(qkv: Tensor, heads: int, mask: Tensor | None, angles: Tensor | None =
         mask: Tokens to attend to, with shape (B, 1, 1, tokens); None for all.
         angles: Rotary positions, with shape (tokens, width / heads / 2).
     """
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+    q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
     if angles is not None:
         q, k = rotated(q, angles), rotated(k, angles)
     # Its own dropout would draw numbers that cannot be divided among the pieces of a batch.

@@ -384,7 +384,7 @@ def test_files_of_samples_are_read_again(ending: str, molecules: Run, tmp_path: 
     assert again.keys() == raw.keys()
     for name, part in raw.items():
         assert torch.equal(again[name].nan_to_num(nan=-7.0), part.nan_to_num(nan=-7.0)), name
-    assert np.array_equal(read_points(path).sizes, codec.sizes(raw))
+    assert np.array_equal(read_points(path).sizes, codec.counts(raw))
 
 
 def test_known_values_are_filled_in(molecules: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,3 +428,13 @@ def test_the_network_of_the_defaults_turns_with_the_points(molecules: Run) -> No
 
 def _turned(x: Any, turn: torch.Tensor) -> Any:
     return {**x, "positions": x["positions"] @ turn}
+
+
+def test_a_folder_of_samples_is_read_again(tmp_path: Path) -> None:
+    codec = PointsCodec(4, 2, 2.0)
+    raw = codec.decode(torch.randn(3, 4, 2), torch.tensor([[True] * 4, [True, False, False, False], [True] * 4]))
+    format_ = codec.formats[""]
+    for row, (_, data) in enumerate(format_.pieces(raw, 3, 0, 0)):
+        _written(tmp_path / f"{row}.ply", data)
+    again = codec.raw_of(read_points(tmp_path))
+    assert torch.equal(again.nan_to_num(nan=-7.0), raw.nan_to_num(nan=-7.0))
