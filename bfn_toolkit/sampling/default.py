@@ -11,11 +11,13 @@ from typing import Any
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import Family
 from bfn_toolkit.sampling.ancestral import AncestralSampler
+from bfn_toolkit.sampling.churn import ChurnSampler
 from bfn_toolkit.sampling.sampler import Sampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
 FEW = 50  # steps; with fewer, the bias of SDE2 is larger than the errors of the network that its noise corrects
 MANY = 16  # sites; with as many, ODE2 is better at any number of steps
+LONG = 64  # sites of more than two classes; with as many, there are errors that only forgetting mends, given FEW steps
 IMAGE = 256  # sites; with as many, the errors of the network outweigh the bias of SDE2 at any number of steps
 
 
@@ -46,6 +48,9 @@ def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
     second_order = "because it is second-order, and its noise corrects errors of the network"
     if all(real) and sites >= IMAGE:
         return SDE2(), second_order
+    classes = [io.classes or 0 for part in family.walk() for io in part.family.network_io.parts.values()]
+    if not any(real) and max(classes) > 2 and sites >= LONG and n_steps >= FEW:
+        return ChurnSampler(), f"because {n_steps} steps are enough to draw again what was drawn from a poor output"
     if any(real) and n_steps < FEW:
         return ODE2(), f"because its bias for real-valued data is the smallest in as few as {n_steps} steps"
     if all(real) and sites >= MANY:

@@ -25,6 +25,7 @@ from bfn_toolkit import (
     SDE1,
     SDE2,
     AncestralSampler,
+    ChurnSampler,
     ConfigError,
     Delta,
     EulerMaruyama,
@@ -453,3 +454,10 @@ def test_many_real_numbers_are_sampled_without_noise_on_the_way(n: int) -> None:
 def test_images_of_real_numbers_are_sampled_with_noise(n: int) -> None:
     assert default_sampler(Gaussian((16, 16)), n) == SDE2()
     assert default_sampler(Gaussian((15, 17)), n) == ODE2()
+
+
+def test_long_sequences_of_many_classes_are_sampled_with_churn_in_many_steps() -> None:
+    text = Categorical((64,), classes=3)
+    assert default_sampler(text, 50) == ChurnSampler()
+    assert default_sampler(text, 49) == default_sampler(Categorical((63,), classes=3), 50) == SDE2(slope="signal")
+    assert default_sampler(Categorical((64,), classes=2), 50) == SDE2(slope="signal")
