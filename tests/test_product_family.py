@@ -267,14 +267,14 @@ class Points(Dataset):
 
 def registry() -> Registry:
     found = Registry.from_entry_points()
-    hook = hookimpl(lambda: [Entry("points", Points)], specname="bfn_datasets")
-    found.register(type("Plugin", (), {"hook": staticmethod(hook)})(), name="points")
+    hook = hookimpl(lambda: [Entry("dots", Points)], specname="bfn_datasets")
+    found.register(type("Plugin", (), {"hook": staticmethod(hook)})(), name="dots")
     return found
 
 
 def experiment(family: Any = "product", overrides: Any = ()) -> Experiment:
     return Experiment.from_mapping(
-        {"dataset": "points", "family": family, "network": {"name": "siren", "width": 8}},
+        {"dataset": "dots", "family": family, "network": {"name": "siren", "width": 8}},
         overrides=overrides,
         registry=registry(),
         base="default",

@@ -187,8 +187,7 @@ class Configuration:
         Raises:
             ConfigError: If no preset has that name.
         """
-        preset_text(name)
-        self.add_file(PRESETS / f"{name}.toml", f"presets/{name}.toml", at)
+        self.add_file(_preset_file(name), f"presets/{name}.toml", at)
 
     def add_file(self, path: Path, label: str | None = None, at: int | None = None) -> None:
         """Adds a TOML file.
@@ -264,10 +263,14 @@ def preset_text(name: str) -> str:
     Raises:
         ConfigError: If no preset has that name.
     """
+    return _preset_file(name).read_text(encoding="utf-8")
+
+
+def _preset_file(name: str) -> Path:
     known = presets()
     if name not in known:
         raise ConfigError(f"no preset named '{name}'.{did_you_mean(name, known)} Presets: {', '.join(known)}.")
-    return (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
+    return PRESETS / f"{name}.toml"
 
 
 def dotted(key: Key) -> str:

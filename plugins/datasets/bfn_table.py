@@ -24,7 +24,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_files.columns import FORMATS, Glimpse, Values, glimpse, read_columns
-from bfn_files.reading import Content, FileDataset, Fingerprint
+from bfn_files.reading import SHOWN, Content, FileDataset, Fingerprint, few, warn_of_missing
 from bfn_toolkit import (
     Batch,
     BFNError,
@@ -46,7 +46,6 @@ LARGEST = float(np.finfo(np.float32).max)
 MOST_CLASSES = 2**16  # more count as a mistake, unless the configuration sets their number
 MOST_DECIMALS = 9  # of numbers that count as decimal; doubles have up to 16
 COMPARED = 100_000  # largest number of rows compared with each other
-SHOWN = 5  # largest number of names in a message
 
 
 def _names(_: object, __: attrs.Attribute[Any], names: Sequence[str] | None) -> None:
@@ -136,7 +135,7 @@ def _described(found: Glimpse, what: str) -> str:
     """Content of a file in words."""
     if found.shape is None:
         kind = "arrays" if found.first is None else f"columns of {what}"
-        return f"{len(found.names)} {kind}: {_few(found.names)}" if found.names else "a table"
+        return f"{len(found.names)} {kind}: {few(found.names)}" if found.names else "a table"
     rows, *site = found.shape or (0,)
     return f"{rows:,} rows of {' x '.join(map(str, site))} {what}" if site else f"{rows:,} {what}"
 
@@ -294,7 +293,7 @@ def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
     if constant.any():
         names = [data.column(site) for site in constant.nonzero()[: SHOWN + 1].tolist()]
         warnings.warn(
-            f"{dataset.path}: constant in the training rows, so scaled by 1: {_few(names)}", BFNWarning, stacklevel=2
+            f"{dataset.path}: constant in the training rows, so scaled by 1: {few(names)}", BFNWarning, stacklevel=2
         )
     if dataset.scale == "none":
         return torch.zeros_like(low), torch.ones_like(low)
@@ -359,18 +358,6 @@ def _condition(
     index, labels = _classes(label, whole, None)
     warn_of_missing(dataset.path, "label", index[train], labels)
     return {"label": index}, {"labels": labels}
-
-
-def warn_of_missing(path: Path, what: str, train: Tensor, classes: int) -> None:
-    """Warns of classes that occur in no training row."""
-    missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
-    if len(missing):
-        numbers = _few([str(number) for number in missing[: SHOWN + 1].tolist()])
-        warnings.warn(f"{path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 @hookimpl

@@ -12,6 +12,8 @@ STANDS_ON = {
     "bfn_points": {"bfn_files"},
     "bfn_table": {"bfn_files"},
     "bfn_text": {"bfn_files"},
+    "bfn_lines": {"bfn_files"},
+    "bfn_images": {"bfn_files"},
 }
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(ROOT.joinpath("plugins").rglob("*.py"))

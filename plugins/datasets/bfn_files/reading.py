@@ -12,9 +12,10 @@ import lzma
 import os
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +26,22 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit import Batch, ConfigError, DataError, Dataset, ResourceError, Rows, Split, split_rows, validators
+from bfn_toolkit import (
+    Batch,
+    BFNWarning,
+    ConfigError,
+    DataError,
+    Dataset,
+    ResourceError,
+    Rows,
+    Split,
+    split_rows,
+    validators,
+)
 
 Fingerprint: TypeAlias = tuple[int, int, int, int]  # device, inode, bytes, nanoseconds of the last change
 
+SHOWN = 5  # largest number of names in a message
 PACKED = 100  # largest compression ratio of an honest file ...
 UNPACKED = 256 * 10**6  # ... unless its unpacked size is at most this many bytes
 BLOCK, BLOCKS = 2**20, 2**10  # size in bytes, and largest number, of the blocks of a file that are hashed
@@ -109,6 +122,19 @@ def partition(rows: int, valid_fraction: float, test_fraction: float, seed: int)
     rest, test = split_rows(rows, max(test_fraction, 1.0 / rows), seed)
     train, valid = split_rows(len(rest), max(valid_fraction, 1.0 / len(rest)), seed)
     return {"train": rest[train], "valid": rest[valid], "test": test, "all": rest}
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and dots where there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def warn_of_missing(path: Path, what: str, train: Tensor, classes: int) -> None:
+    """Warns of classes that occur in no training row."""
+    missing = (train.flatten().bincount(minlength=classes) == 0).nonzero().flatten()
+    if len(missing):
+        numbers = few([str(number) for number in missing[: SHOWN + 1].tolist()])
+        warnings.warn(f"{path}: no training row has the {what} {numbers}", BFNWarning, stacklevel=2)
 
 
 @attrs.frozen(eq=False)

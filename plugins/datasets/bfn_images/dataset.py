@@ -24,7 +24,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_files.reading import absolute, fingerprint, fraction, partition, sha256_of
+from bfn_files.reading import absolute, fingerprint, fraction, partition, sha256_of, warn_of_missing
 from bfn_images.arrays import (
     Array,
     Place,
@@ -41,7 +41,6 @@ from bfn_images.arrays import (
 from bfn_images.folders import Listing, digest, folder_rows, list_folder, recognised_folder
 from bfn_images.pictures import ENDINGS, Colour, Size
 from bfn_images.rows import JoinedRows
-from bfn_table import warn_of_missing
 from bfn_toolkit import (
     ArrayRows,
     Batch,

@@ -149,7 +149,7 @@ CASES: list[Case] = [
         2,
         "Muon does not work with no options",
     ),
-    case("C12-preset", "train --preset pots", 2, "no preset named 'pots'. Did you mean 'post'?"),
+    case("C12-preset", "train --preset psot", 2, "no preset named 'psot'. Did you mean 'post'?"),
     case(
         "C13-broken-plugin",
         "train --config x.toml --out run",
