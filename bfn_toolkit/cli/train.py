@@ -99,7 +99,8 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
         _report(run)
     from bfn_toolkit.runs.sampling import samples_name
 
-    say(f"next   bfn sample {shlex.quote(str(folder))} -n 20 --out {samples_name(run)}")
+    name = "sheet.png" if ".png" in run.codec.formats else samples_name(run)  # what can be looked at
+    say(f"next   bfn sample {shlex.quote(str(folder))} -n 20 --out {name}")
     return None
 
 
