@@ -29,6 +29,7 @@ from bfn_toolkit import (
     ConfigError,
     ContinuousTimeLoss,
     ImportanceTimes,
+    NetworkBuilder,
     NetworkIO,
     ProductFamily,
     Registry,
@@ -69,10 +70,11 @@ def built_ins() -> Sequence[Any]:
 @pytest.mark.parametrize("subject", [*built_ins(), *SUBJECTS, *FAMILIES, *LOSSES, *MORE_SUBJECTS], ids=name_of)
 def test_no_correct_subject_is_rejected(subject: Any) -> None:
     applicable = laws_for(subject)
+    most = 2 if isinstance(subject, NetworkBuilder) else 5  # a network takes long, and its laws vary little
     for seed in SEEDS:
         # A round trip draws nothing, so that another seed tries nothing new.
         laws = [law.name for law in applicable if seed == 0 or not law.name.endswith("round-trips")]
-        for verdict in verdicts(subject, laws=laws, examples=5 if seed == 0 else 2, seed=seed):
+        for verdict in verdicts(subject, laws=laws, examples=most if seed == 0 else 2, seed=seed):
             assert verdict.fault is None, f"{subject!r}, seed {seed}\n{verdict.fault}"
             assert verdict.figure is not None
             assert 0.0 <= verdict.figure <= 1.0

@@ -104,7 +104,7 @@ def test_the_same_call_goes_on_after_a_kill_at_any_moment(run: Run, tmp_path: Pa
         left = {name for name in os.listdir(tmp_path) if name.startswith(".tmp")}
         assert left <= {f".tmp-x{ending}.json", f".tmp-x{ending}.lock"}
         path.unlink()
-        k += 1
+        k += 1 if ending == ".safetensors" else 4  # which writes in several places; the others append
     assert k > 10
 
 
