@@ -42,6 +42,7 @@ LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
 GREY = {"head_name": "noise", "sigma_1": 0.03, "loss": LOOKS}  # to look at
 BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
 SAMPLES = 500
+PEERS = {"torchcfm": RECIPE["lr"], "torchcfm, lr 1e-3": 1e-3}  # our rate may not be the best of another loss
 GREY_SECONDS, BINARY_SECONDS = 156.0, 240.0
 LABELS = 10
 NATS_OF_LABEL = torch.tensor(float(LABELS)).log().item()  # a price without the label is at most so much higher
@@ -145,9 +146,10 @@ def looked_at(quick: bool, seeds: int = 3) -> Result:
         print(json.dumps(row), file=sys.stderr, flush=True)
         options = {"steps": cost["steps"], "width": WIDTH, "seed": seed, "samples": n}
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        words += ["--recipe", json.dumps(RECIPE)]
-        row["torchcfm"] = run_of(python, "benchmarks.data.peers.images_torchcfm", *words)
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        for peer, lr in PEERS.items():
+            recipe = json.dumps({**RECIPE, "lr": lr})
+            row[peer] = run_of(python, "benchmarks.data.peers.images_torchcfm", *words, "--recipe", recipe)
+            print(json.dumps(row), file=sys.stderr, flush=True)
         rows.append(row)
         if not quick:
             save("images-grey", {"partial": True, "rows": rows})
@@ -300,8 +302,9 @@ def _grey_section(result: Result | None) -> str:
         return ""
     floor, rows = result["floor"], result["rows"]
     cells = {name: [row[name] for row in rows] for name in ("ours 20", "ours 50", "guided 20")}
-    for name in ("Euler 20", "midpoint 20", "Euler 50", "midpoint 50"):
-        cells[f"torchcfm, {name}"] = [row["torchcfm"][name] for row in rows]
+    for peer in PEERS:
+        for name in ("Euler 20", "midpoint 20", "Euler 50", "midpoint 50"):
+            cells[f"{peer}, {name}"] = [row[peer][name] for row in rows if peer in row]
     ours, theirs = (
         spread([row["cost"]["seconds"] for row in some])["mean"] for some in (rows, [row["torchcfm"] for row in rows])
     )
@@ -319,6 +322,8 @@ def _grey_section(result: Result | None) -> str:
         "|---|---|---|",
     ]
     for name, found in cells.items():
+        if not found:
+            continue
         columns = [_number(spread([cell[key] for cell in found]), digits) for key, digits in SCORES.items()]
         lines.append(f"| {name} | {' | '.join(columns)} |")
     return "\n".join(lines)
