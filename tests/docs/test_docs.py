@@ -171,6 +171,7 @@ NOT_RUN = {
     "docs/how-to/sharing.md": 2,  # the Hub
     "docs/how-to/training.md": 1,  # a tracker, which is an extra
     "docs/tutorials/your_images.md": 3,  # a package of Debian
+    "docs/tutorials/your_text.md": 3,  # a package of Debian
 }
 
 
