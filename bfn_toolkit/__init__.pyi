@@ -3,14 +3,8 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .data.codec import (
-    Codec as Codec,
-    IdentityCodec as IdentityCodec,
-    ImageCodec as ImageCodec,
-    PartsCodec as PartsCodec,
-    TableCodec as TableCodec,
-    TextCodec as TextCodec,
-)
+from .data.codec import Codec as Codec
+from .data.column_codecs import IdentityCodec as IdentityCodec, TableCodec as TableCodec
 from .data.dataset import (
     Batch as Batch,
     Dataset as Dataset,
@@ -26,8 +20,11 @@ from .data.formats import (
     LinesFormat as LinesFormat,
     TableFormat as TableFormat,
 )
+from .data.image_codec import ImageCodec as ImageCodec
 from .data.loader import minibatches as minibatches
+from .data.parts_codec import PartsCodec as PartsCodec
 from .data.rows import ArrayRows as ArrayRows
+from .data.text_codec import TextCodec as TextCodec
 from .distributions import (
     Mixture as Mixture,
     VonMises as VonMises,

@@ -17,7 +17,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from bfn_toolkit.data.codec import Codec, IdentityCodec
+from bfn_toolkit.data.codec import Codec
+from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, PluginError
 from bfn_toolkit.families import Family

@@ -14,7 +14,7 @@ from rdkit import Chem, RDLogger
 
 
 def canonical(path: str) -> list[str | None]:
-    """Canonical SMILES of each line; None if it is no molecule."""
+    """Canonical SMILES of each line; None if it is not a molecule."""
     molecules = map(Chem.MolFromSmiles, Path(path).read_text().splitlines())
     return [None if molecule is None else Chem.MolToSmiles(molecule) for molecule in molecules]
 

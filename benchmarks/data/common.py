@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import torch
 
-from bfn_toolkit import Run
+from bfn_toolkit import BFN, Run
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.training.trainer import train
 
@@ -83,6 +83,20 @@ def trained(experiment: Experiment) -> tuple[Run, dict[str, float]]:
     with cpu_time(cost, "seconds"):
         run = train(experiment)
     return run, cost
+
+
+def kept(key: str, make: Callable[[], Experiment]) -> tuple[BFN, Result]:
+    """The trained model of an experiment and the cost of its training, which are kept under a key."""
+    path, experiment = CACHE / "models" / f"{key}.pt", make()
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model = BFN(experiment.family, experiment.network)
+        model.network.load_state_dict(state["weights"])
+        return model.eval(), state["cost"]
+    run, cost = trained(experiment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
+    return run.model, cost
 
 
 def environment_of(peer: str, *requirements: str) -> Path:

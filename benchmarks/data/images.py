@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +34,7 @@ from bfn_toolkit.evaluation.likelihood import CodeLength, likelihood_bound
 from bfn_toolkit.shapes import Data
 from bfn_unet import UNet
 
-from .common import CACHE, Result, trained
+from .common import CACHE
 
 FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))  # Debian: dataset-fashion-mnist
 AXES = ("height", "width")
@@ -97,20 +96,6 @@ def experiment(
         training=Training(steps=steps, optimizer="adamw", **{**recipe, **training}),
         seed=seed,
     )
-
-
-def kept(key: str, make: Callable[[], Experiment]) -> tuple[BFN, Result]:
-    """The trained model of an experiment and the cost of its training, which are kept under a key."""
-    path, experiment = CACHE / "models" / f"{key}.pt", make()
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        model = BFN(experiment.family, experiment.network)
-        model.network.load_state_dict(state["weights"])
-        return model.eval(), state["cost"]
-    run, cost = trained(experiment)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
-    return run.model, cost
 
 
 class Classifier(nn.Module):

@@ -32,7 +32,7 @@ from bfn_toolkit.evaluation.likelihood import likelihood_bound
 from bfn_toolkit.sampling.default import default_sampler
 
 from . import images, images_baselines
-from .common import CACHE, Result, environment_of, run_of, save, spread, steps_for, trained, with_steps
+from .common import CACHE, Result, environment_of, kept, run_of, save, spread, steps_for, trained, with_steps
 from .images import Pixels
 from .separation import QUARTER
 
@@ -63,7 +63,7 @@ def for_budget(key: str, seconds: float, make: Callable[[int], Experiment], seed
             path.write_text(str(steps_for(make(seed), seconds)))
         return with_steps(make(seed), int(path.read_text()))
 
-    return images.kept(f"{key}-{seconds:g}-{seed}", sized)
+    return kept(f"{key}-{seconds:g}-{seed}", sized)
 
 
 def priced(pixels: Pixels, seconds: float, seeds: int, quick: bool, **options: Any) -> Result:
@@ -169,7 +169,7 @@ def binary_losses(quick: bool) -> Result:
     rows = []
     for name, loss in LOSSES.items():
         make = partial(experiment, "binary", loss=loss, width=16, lr=4e-3, ema_decay=0.98, steps=20 if quick else 700)
-        model, cost = images.kept(f"binary-{name}-{'quick' if quick else 700}", make)
+        model, cost = kept(f"binary-{name}-{'quick' if quick else 700}", make)
         scores = [
             sampled(model, "binary", sampler, 20, n=20 if quick else 300) for sampler in (AncestralSampler(), None)
         ]

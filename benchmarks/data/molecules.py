@@ -10,7 +10,7 @@ from typing import Any
 
 
 def smiles() -> list[str]:
-    """Chains and stars of up to four atoms of C, N and O, of which two that are no carbon never touch."""
+    """Chains and stars of up to four atoms of C, N and O, of which two that are not carbon never touch."""
     chains = ["".join(atoms) for n in range(1, 5) for atoms in itertools.product("CNO", repeat=n)]
     chains = [chain for chain in chains if "C" in chain or len(chain) == 1]
     chains = [chain for chain in chains if all("C" in pair for pair in itertools.pairwise(chain))]

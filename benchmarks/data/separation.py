@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from bfn_toolkit import (
     BFN,
     ODE2,
@@ -21,7 +19,7 @@ from bfn_toolkit import (
 )
 
 from . import images
-from .common import CACHE, Result, cpu_time, trained
+from .common import CACHE, Result, cpu_time, kept
 
 QUARTER = 0.5 / images.BINS  # of a bin: sigma_1 for prices
 STEPS, WIDTH, SAMPLES = 600, 16, 300
@@ -51,17 +49,8 @@ def trained_cell(cell: Cell, *, steps: int = STEPS, width: int = WIDTH, seed: in
     experiment = images.experiment(
         "bins", head_name=name, sigma_1=sigma_1, loss=loss, steps=steps, width=width, seed=seed, **RECIPE
     )
-    key = f"{name} {sigma_1:.4f} {weighting} {times} {steps} {width} {seed}".replace(" ", "-")
-    path = CACHE / "separation" / f"{key}.pt"
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        model = BFN(experiment.family, experiment.network)
-        model.network.load_state_dict(state["weights"])
-        return model.eval(), state["cost"]
-    run, cost = trained(experiment)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
-    return run.model, cost
+    key = f"separation/{name} {sigma_1:.4f} {weighting} {times} {steps} {width} {seed}".replace(" ", "-")
+    return kept(key, lambda: experiment)
 
 
 def measured(cell: Cell, **options: Any) -> Result:

@@ -40,7 +40,7 @@ from bfn_toolkit.evaluation.likelihood import Estimate, likelihood_bound
 from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_optimizer, make_scheduler
 from bfn_transformer.transformer import Block, Transformer, rotary_angles
 
-from .common import CACHE, Result, cpu_time, spread, trained, with_steps
+from .common import CACHE, Result, cpu_time, kept, spread, with_steps
 
 KJV = os.environ.get("KJV")  # a file with the output of the command below, for machines without it
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
@@ -226,16 +226,7 @@ def price(model: BFN, n_steps: int | None = None, draws: int = 4) -> dict[str, f
 def model_of(steps: int | None = None, seed: int = 0) -> tuple[BFN, Result]:
     """The model of the preset, trained for so many steps or those of the preset, and its cost; the cache keeps it."""
     setting = experiment(steps, seed)
-    path = CACHE / "text" / f"{setting.training.steps}-{seed}.pt"
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        model = BFN(setting.family, setting.network)
-        model.network.load_state_dict(state["weights"])
-        return model.eval(), state["cost"]
-    run, cost = trained(setting)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"weights": run.model.network.state_dict(), "cost": cost}, path)
-    return run.model, cost
+    return kept(f"text/{setting.training.steps}-{seed}", lambda: setting)
 
 
 def flow(steps: int | None, seed: int, message_counts: Sequence[int] = ()) -> Result:

@@ -47,7 +47,7 @@ def readers(registry: Registry) -> dict[str, type[Any]]:
 
 
 def _recognises_nothing(path: Path) -> None:
-    """For a data set that is no :class:`~bfn_toolkit.Dataset`."""
+    """For a data set that is not a :class:`~bfn_toolkit.Dataset`."""
 
 
 def _reads_files(cls: Any) -> bool:
@@ -75,12 +75,12 @@ def dataset_for(path: Path, registry: Registry) -> str:
 
     Raises:
         DataError: If none recognises it.
-        ConfigError: If two are equally certain, or the path is no data but a run or a configuration.
+        ConfigError: If two are equally certain, or the path is not data but a run or a configuration.
     """
     if (path / EXPERIMENT).is_file():
-        raise ConfigError(f"{path}: a run, no data; continue it with bfn train --resume {path}")
+        raise ConfigError(f"{path}: a run, not data; continue it with bfn train --resume {path}")
     if path.suffix.lower() == ".toml":
-        raise ConfigError(f"{path}: a configuration, no data; write --config {path}, or --as NAME if it is data")
+        raise ConfigError(f"{path}: a configuration, not data; write --config {path}, or --as NAME if it is data")
     found = recognitions(path, registry)
     if not found:
         kinds = "; ".join(f"--as {name}: {_summary(cls)}" for name, cls in readers(registry).items())

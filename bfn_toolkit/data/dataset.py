@@ -19,7 +19,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.codec import Codec, IdentityCodec
+from bfn_toolkit.data.codec import Codec
+from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
@@ -151,7 +152,7 @@ class Recognised:
     """A file or folder that a data set can read.
 
     Arguments:
-        description: The content in words, which follow "read as NAME: ", such as "60,000 grey images of 28 x 28".
+        description: The content in words, which are printed after the path, such as "60,000 grey images of 28 x 28".
         certainty: 3 if only this data set reads the format, 2 if the content looks like its data, 1 if the content
             could be read so.  The data set of the highest certainty reads it; it is an error if two are equal.
     """

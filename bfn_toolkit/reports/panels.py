@@ -18,8 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
 from torch import Tensor
 
-from bfn_toolkit.data.codec import Codec, IdentityCodec, codec_of_part, raw_like, texts_of
+from bfn_toolkit.data.codec import Codec
+from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.data.parts_codec import codec_of_part, raw_like, texts_of
 from bfn_toolkit.families import ExampleKind, Family
 from bfn_toolkit.masks import mask_by_part, mask_of, present
 from bfn_toolkit.shapes import Data
@@ -49,7 +51,7 @@ class View:
         values: Numbers in the user's units, (N, *site) in float64, NaN where they are missing; of images, the channel
             comes last, if there are three.
         codec: Names of columns and classes.
-        texts: The first examples as texts; empty if they are no texts.
+        texts: The first examples as texts; empty if they are not texts.
         captions: Labels of the first examples; empty if they have none.
         types: Classes of the points of sets, (N, points), NaN where they are missing; None if they have none.
         type_names: Names of these classes.

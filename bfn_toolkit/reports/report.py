@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import torch
 
-from bfn_toolkit.data.codec import raw_like, texts_of
 from bfn_toolkit.data.dataset import Batch, Rows, Split
+from bfn_toolkit.data.parts_codec import raw_like, texts_of
 from bfn_toolkit.data.rows import spread
 from bfn_toolkit.evaluation.baselines import baselines
 from bfn_toolkit.evaluation.density import log_density

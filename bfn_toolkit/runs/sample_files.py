@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from bfn_toolkit.data.codec import Codec, IdentityCodec, raw_joined, raw_size
+from bfn_toolkit.data.codec import Codec, raw_joined, raw_size
+from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.data.formats import FolderFormat, Format, Raw, writable
 from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.storage.files import (
@@ -55,7 +56,7 @@ def text_format_of(codec: Codec) -> Format:
         if format_.text:
             return format_
     endings = ", ".join(filter(None, codec.formats))  # that of a folder is empty
-    raise ConfigError(f"--out -: these samples are no text; name a file that ends in {endings}")
+    raise ConfigError(f"--out -: these samples are not text; name a file that ends in {endings}")
 
 
 class SampleStream:
@@ -258,6 +259,6 @@ def _check_folder(path: Path, format_: FolderFormat) -> None:
     if path.is_dir():
         other = next((name for name in sorted(os.listdir(path)) if not format_.is_name(name)), None)
         if other is not None:
-            raise ConfigError(f"{path} holds {other}, which is no sample; choose another folder")
+            raise ConfigError(f"{path} holds {other}, which is not a sample; choose another folder")
     elif path.exists():
         raise ConfigError(f"{path} is a file; choose another name for the folder")

@@ -17,7 +17,7 @@ from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
 FEW = 50  # steps; with fewer, the bias of SDE2 is larger than the errors of the network that its noise corrects
 MANY = 16  # sites; with as many, ODE2 is better at any number of steps
-LONG = 64  # sites of more than two classes; with as many, there are errors that only forgetting mends, given FEW steps
+LONG = 64  # sites of more than two classes; with as many, churn gives better samples from FEW steps on
 IMAGE = 256  # sites; with as many, the errors of the network outweigh the bias of SDE2 at any number of steps
 
 

@@ -158,7 +158,7 @@ class Table(Columns):
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
-        """Tables with numbers, and tensors, for certain; arrays of numbers that are no classes; others possibly."""
+        """Tables with numbers, and tensors, for certain; arrays of numbers that are not classes; others possibly."""
         found = _glimpse(path)
         if found is None or (found.header and not found.names):
             return None

@@ -182,7 +182,7 @@ def test_samples_that_are_no_text_are_told(capsys: pytest.CaptureFixture[str]) -
     out, err = said(capsys, "sample", "grid", "-n", "2", "--steps", "1", "--out", "-", status=2)
     assert (out, err.splitlines()[-1]) == (
         "",
-        "error: --out -: these samples are no text; name a file that ends in .npy, .safetensors",
+        "error: --out -: these samples are not text; name a file that ends in .npy, .safetensors",
     )
 
 

@@ -105,7 +105,7 @@ def test_a_broken_data_set_stops_nothing() -> None:
 
 def test_runs_and_configurations_are_no_data(tmp_path: Path) -> None:
     (tmp_path / "experiment.toml").write_text("")
-    with pytest.raises(ConfigError, match="a run, no data; continue it with bfn train --resume"):
+    with pytest.raises(ConfigError, match="a run, not data; continue it with bfn train --resume"):
         dataset_for(tmp_path, ALL)
     with pytest.raises(ConfigError, match=r"write --config a.toml, or --as NAME"):
         dataset_for(Path("a.toml"), ALL)

@@ -146,7 +146,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / name).touch()
         with (
-            pytest.raises(ConfigError, match=f"holds {name}, which is no sample; choose another folder"),
+            pytest.raises(ConfigError, match=f"holds {name}, which is not a sample; choose another folder"),
             sample_file(folder, 1, codec=ImageCodec()),
         ):
             pass

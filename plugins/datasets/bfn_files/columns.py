@@ -154,15 +154,23 @@ def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the last line number and the fields of each record that is not blank."""
     with _text(path) as lines:
-        reader = csv.reader(lines, strict=True)
-        try:
-            for record in reader:
-                if record:
-                    yield reader.line_num, record
-        except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+        yield from records_of(path, lines)
+
+
+def records_of(path: Path, lines: Iterator[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yields the last line number and the fields of each record that is not blank.
+
+    Raises:
+        DataError: If the lines are not CSV.
+    """
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    try:
+        for record in reader:
+            if record:
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
 
 
 @contextmanager

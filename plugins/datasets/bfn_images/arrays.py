@@ -285,7 +285,8 @@ def _records(paths: Sequence[Path], *, labels: bool) -> Part:
     for path, size in zip(paths, sizes, strict=True):
         if not size or size % RECORD:
             raise DataError(
-                f"{path}: truncated or no CIFAR-10: {size:,} bytes are no multiple of {RECORD}, the size of an image"
+                f"{path}: truncated or not CIFAR-10: {size:,} bytes are not a multiple of {RECORD}, the size "
+                "of an image"
             )
     images = np.empty((sum(sizes) // RECORD, 32, 32, 3), np.uint8)
     classes = np.empty(len(images), np.uint8)

@@ -72,7 +72,7 @@ class Listing:
 
 @attrs.define
 class _Others:
-    """Files that are no pictures."""
+    """Files that are not pictures."""
 
     count: int = 0
     first: str = ""
@@ -95,14 +95,16 @@ def list_folder(folder: Path, *, labels: bool) -> Listing:
             groups[place] = _groups(folder / name, root, others, f"{name}/")
         beside = [name for name in _subfolders(folder) if name not in places]
         if beside:
-            raise DataError(f"{folder}: the sub-folder '{beside[0]}' is no split, beside {', '.join(places)}; move it")
+            raise DataError(
+                f"{folder}: the sub-folder '{beside[0]}' is not a split, beside {', '.join(places)}; move it"
+            )
     else:
         groups = {"": _groups(folder, root, others, "")}
     if others.count:
         what = (
-            f"{others.count:,} files that are no pictures, such as"
+            f"{others.count:,} files that are not pictures, such as"
             if others.count > 1
-            else "a file that is no picture:"
+            else "a file that is not a picture:"
         )
         warnings.warn(f"{folder}: ignored {what} {others.first}", BFNWarning, stacklevel=2)
     names = _label_names(folder, groups) if labels else []

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 import numpy as np
 
+from bfn_files.columns import records_of
 from bfn_files.reading import check_unpacked, reading
 from bfn_toolkit import BFNError, BFNWarning, ConfigError, DataError
 
@@ -163,7 +164,7 @@ def _lines(path: Path, file: Any, packed: int | None) -> Iterator[str]:
         if packed is not None:
             check_unpacked(path, "the text", size, packed)
         if len(line) == LINE:
-            raise DataError(f"{path}:{number}: a line of {LINE:,} bytes or more is no string; read it as a text")
+            raise DataError(f"{path}:{number}: a line of {LINE:,} bytes or more is not a string; read it as a text")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
@@ -234,7 +235,7 @@ def _check_order(path: Path, records: Sequence[tuple[int, list[str]]]) -> None:
     if len(turned) * 2 > len(records):
         number, name, smiles = turned[0]
         raise DataError(
-            f"{path}:{number}: {name[:40]!r} is no SMILES, and {smiles[:40]!r} after it is one; write the SMILES "
+            f"{path}:{number}: {name[:40]!r} is not SMILES, and {smiles[:40]!r} after it is one; write the SMILES "
             "first, or name the file .tsv and choose its column"
         )
 
@@ -275,7 +276,7 @@ def _is_number(text: str) -> bool:
 def _table(
     path: Path, lines: Iterator[str], column: str | None, conditions: Sequence[str]
 ) -> tuple[str, Iterator[Record]]:
-    records = _cells(path, lines, "\t" if ending_of(path) == ".tsv" else ",")
+    records = records_of(path, lines, "\t" if ending_of(path) == ".tsv" else ",")
     first = list(islice(records, PEEKED))
     if not first:
         raise DataError(f"{path}: no rows: the file is empty")
@@ -326,17 +327,6 @@ def _is_smiles(names: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> b
         and sum(bool(SMILES.fullmatch(cells[i])) for _, cells in rows if i < len(cells)) * 2 > len(rows)
         for i, name in enumerate(names)
     )
-
-
-def _cells(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Last line number and fields of each record that is not blank."""
-    reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    try:
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not a table: {error}") from error
 
 
 # Codes
@@ -445,7 +435,7 @@ class _Column:
         """Adds values.
 
         Raises:
-            DataError: If one is empty, is no number among numbers, or there are too many names.
+            DataError: If one is empty, is not a number among numbers, or there are too many names.
         """
         texts = [value.strip() for value in values]
         if not self.parts:
@@ -464,7 +454,7 @@ class _Column:
         self.parts.append(np.fromiter((index.setdefault(text, len(index)) for text in texts), np.int64, len(texts)))
         if len(index) > MOST_CATEGORIES:
             raise DataError(
-                f"{self.path}: column '{self.name}' has more than {MOST_CATEGORIES:,} names, which are no categories; "
+                f"{self.path}: column '{self.name}' has more than {MOST_CATEGORIES:,} names, which are not categories; "
                 "leave it out of conditions"
             )
 
@@ -493,7 +483,7 @@ def shown(character: str) -> str:
 
 
 def beginning(path: Path, size: int) -> str | None:
-    """The first characters of a text file, compressed or not; None if it is no text."""
+    """The first characters of a text file, compressed or not; None if it is not text."""
     compressed = path.name.lower().endswith(".gz")
     try:
         with reading(path) as file:
@@ -514,7 +504,7 @@ def has_strings(path: Path, text: str) -> bool:
 
 
 def looks_like_strings(text: str) -> bool:
-    """Whether a text begins with many short lines, nearly all without blanks, that are no numbers."""
+    """Whether a text begins with many short lines, nearly all without blanks, that are not numbers."""
     lines = [line for line in text.splitlines()[:-1] if line] if len(text) > LEAST else []
     strings = [line for line in lines if not re.search(r"\s", line) and line.isprintable() and not _is_number(line)]
     return len(lines) >= LEAST and len(strings) >= 0.9 * len(lines)

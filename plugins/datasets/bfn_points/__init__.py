@@ -206,7 +206,7 @@ def _centred(sets: PointSets) -> PointSets:
     with np.errstate(over="ignore", invalid="ignore"):
         means = np.add.reduceat(sets.positions, sets.starts) / sets.sizes[:, None]
         positions = sets.positions - np.repeat(means, sets.sizes, 0)
-    # Points at one place differ from their mean by rounding, which is no spread.
+    # Points at one place differ from their mean by rounding, which is not a spread.
     rounding = 8.0 * np.finfo(np.float64).eps * np.abs(np.repeat(means, sets.sizes, 0))
     return attrs.evolve(sets, positions=np.where(np.abs(positions) <= rounding, 0.0, positions))
 

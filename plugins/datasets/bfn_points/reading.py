@@ -63,7 +63,7 @@ def list_files(folder: Path) -> list[tuple[str, Path]]:
         raise DataError(f"{folder}: no files of points; expected names that end in {', '.join(READERS)}")
     if others:
         warnings.warn(
-            f"{folder}: ignored files that are no sets of points: {len(others):,}, such as {others[0].name}",
+            f"{folder}: ignored files that are not sets of points: {len(others):,}, such as {others[0].name}",
             BFNWarning,
             stacklevel=2,
         )

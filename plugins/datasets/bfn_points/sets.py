@@ -53,7 +53,7 @@ def lines_of(path: Path, file: BinaryIO) -> Iterator[bytes]:
         if not line:
             return
         if len(line) == LINE:
-            raise DataError(f"{path}:{number}: a line of {LINE:,} bytes or more is no line of a set of points")
+            raise DataError(f"{path}:{number}: a line of {LINE:,} bytes or more is not a line of a set of points")
         yield line
 
 

@@ -82,7 +82,7 @@ def chunks(path: Path) -> Iterator[bytes]:
     """The bytes of a file, some at a time.
 
     Raises:
-        DataError: If it is no regular file, is damaged, or would unpack to an enormous size.
+        DataError: If it is not a regular file, is damaged, or would unpack to an enormous size.
     """
     packed, unpacked = fingerprint(path)[2], 0
     with reading(path) as file:

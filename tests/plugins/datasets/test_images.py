@@ -201,7 +201,7 @@ def test_files_of_the_system_are_ignored_silently_and_others_with_a_word(tmp_pat
     put(tmp_path, {".DS_Store": b"", "Thumbs.db": b"", ".cache/x.png": b"", "__MACOSX/0.png": b""})
     assert levels_of(Images(tmp_path)) == sorted_bytes(G)
     put(tmp_path, {"notes.txt": b"", "more.csv": b""})
-    with pytest.warns(BFNWarning, match=r"ignored 2 files that are no pictures, such as (notes\.txt|more\.csv)"):
+    with pytest.warns(BFNWarning, match=r"ignored 2 files that are not pictures, such as (notes\.txt|more\.csv)"):
         _ = Images(tmp_path, seed=1).metadata
 
 
@@ -359,7 +359,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "folder beside splits": (
         lambda p: pictures(pictures(p / "train", G).parent / "cats", G).parent,
-        "the sub-folder 'cats' is no split, beside train",
+        "the sub-folder 'cats' is not a split, beside train",
     ),
     "labels that disagree": (
         lambda p: put(p, {"images-idx3-ubyte": idx_of(G), "labels-idx1-ubyte": idx_of(Y[:-1])}),
@@ -396,7 +396,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "archive": (lambda p: put(p, {"x.tar.gz": b"x"}) / "x.tar.gz", "an archive; unpack it"),
     "short record": (
         lambda p: put(cifar(p, LARGE), {"data_batch_1.bin": bytes(3072)}),
-        "data_batch_1.bin: truncated or no CIFAR-10",
+        "data_batch_1.bin: truncated or not CIFAR-10",
     ),
     "no record": (lambda p: put(p, {"x.bin": b"\x0b" + bytes(3072)}) / "x.bin", "the label of image 0 is 11"),
     "objects": (lambda p: npy(p / "x.npy", np.array([None, 1])), "dtype object, which would be unpickled"),
@@ -495,7 +495,7 @@ def test_images_are_trained_and_come_back_as_files(tmp_path: Path, capsys: pytes
     assert main([*sample[:3], "5", *sample[4:], str(tmp_path / "x"), "--force"]) == 0
     assert len(os.listdir(tmp_path / "x")) == 5
     assert main([*sample, str(data), "--force"]) == 2
-    assert "holds boot, which is no sample; choose another folder" in capsys.readouterr().err
+    assert "holds boot, which is not a sample; choose another folder" in capsys.readouterr().err
     assert len(list(data.rglob("*.png"))) == 24
     (data / "boot" / "00.png").write_bytes(png(RGB[3]))
     assert Run.open(run).source_changes() == ["another sha256"]

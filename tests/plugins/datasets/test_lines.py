@@ -186,7 +186,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
         "x.smi",
         "".join(f"Mol-{i} {r}\n" for i, r in enumerate(CHAINS)),
         {},
-        "x.smi:1: 'Mol-0' is no SMILES",
+        "x.smi:1: 'Mol-0' is not SMILES",
     ),
     "outlier": ("x.txt", chains(line9="C" * 500), {"length": 100}, "x.txt:9: a string of 500 .*1 of 40 .*length = 500"),
     "alphabet": (
