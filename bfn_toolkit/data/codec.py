@@ -22,14 +22,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.data.formats import (
-    ArrayFormat,
-    Cells,
-    Format,
-    Raw,
-    TensorsFormat,
-    writable,
-)
+from bfn_toolkit.data.formats import ArrayFormat, Cells, Format, Raw, TensorsFormat, writable
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.shapes import Data, Mask
 from bfn_toolkit.validators import invalid

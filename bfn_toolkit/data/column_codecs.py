@@ -12,12 +12,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit.data.codec import Codec, different, put_gaps, strings
-from bfn_toolkit.data.formats import (
-    Cells,
-    Format,
-    Raw,
-    TableFormat,
-)
+from bfn_toolkit.data.formats import Cells, Format, Raw, TableFormat
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
 from bfn_toolkit.shapes import Data, Mask, as_shape
 from bfn_toolkit.validators import finite, invalid

@@ -12,13 +12,7 @@ from torch import Tensor
 
 from bfn_toolkit.data.codec import Codec
 from bfn_toolkit.data.column_codecs import check_columns
-from bfn_toolkit.data.formats import (
-    Cells,
-    Format,
-    Raw,
-    TableFormat,
-    TensorsFormat,
-)
+from bfn_toolkit.data.formats import Cells, Format, Raw, TableFormat, TensorsFormat
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.shapes import Data, Mask, leaves, map_data
 

@@ -12,11 +12,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit.data.codec import Codec, put_gaps
-from bfn_toolkit.data.formats import (
-    Format,
-    LinesFormat,
-    Raw,
-)
+from bfn_toolkit.data.formats import Format, LinesFormat, Raw
 from bfn_toolkit.errors import DataError
 from bfn_toolkit.shapes import Data, Mask
 from bfn_toolkit.validators import integer, invalid
