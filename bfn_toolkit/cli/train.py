@@ -29,7 +29,7 @@ Overrides: TypeAlias = Sequence[tuple[str, str]]
     epilog="""\b
 Examples:
   bfn train photos/                                 data of yours: also book.txt, table.csv, array.npz, ...
-  bfn train answers.npz --as classes-table          name the data set that reads them: bfn plugins lists all
+  bfn train answers.npz --as classes-array          name the data set that reads them: bfn plugins lists all
   bfn train                                         four Gaussians, a Siren, Gaussian updates
   bfn train --out runs/wide --network.width 256 --training.steps 1000
   bfn train book.txt --preset text8-small           a recipe: bfn presets lists them

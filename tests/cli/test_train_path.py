@@ -61,14 +61,14 @@ def test_without_a_path_the_data_are_as_before(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "words",
     [
-        ["answers.npy", "--as", "table", "--seed", "3"],
+        ["answers.npy", "--as", "array", "--seed", "3"],
         ["--seed", "3", "--as=table", "answers.npy"],
-        ["--seed=3", "answers.npy", "--dataset", "table"],
+        ["--seed=3", "answers.npy", "--dataset", "array"],
     ],
 )
 def test_a_path_stands_anywhere_among_the_options(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     out, _ = said(capsys, "train", *words, "--options")
-    as_options = ["--dataset", "table", "--dataset.path", "answers.npy", "--seed", "3"]
+    as_options = ["--dataset", "array", "--dataset.path", "answers.npy", "--seed", "3"]
     assert out == said(capsys, "train", *as_options, "--options")[0]
 
 
@@ -77,12 +77,12 @@ def test_a_path_stands_anywhere_among_the_options(capsys: pytest.CaptureFixture[
     [
         ("people.txt", 3, "people.txt: No such file or directory; name a file or a folder"),
         ("people.csv answers.npy", 2, "unexpected argument 'answers.npy'"),
-        ("--as table", 2, "--as table goes with a path: bfn train PATH --as table"),
-        ("people.csv --as tabel", 2, "Did you mean 'table'?"),
+        ("--as array", 2, "--as array goes with a path: bfn train PATH --as array"),
+        ("people.csv --as arrya", 2, "Did you mean 'array'?"),
         ("people.csv --as digits", 2, "data set 'digits' reads no file"),
         ("people.csv --dataset.path answers.npy", 2, "leave out one of them"),
         ("people.csv --resume run", 2, "--resume continues a run on its own data; leave out people.csv"),
-        ("--as table --resume run", 2, "leave out --as"),
+        ("--as array --resume run", 2, "leave out --as"),
         ("people.csv --dry-run --processes 2", 2, "--dry-run measures a new training in one process"),
         ("--resume run --dry-run", 4, "run"),
     ],

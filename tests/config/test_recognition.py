@@ -123,22 +123,22 @@ def test_a_path_equals_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     options = [("dataset.scale", "range"), ("seed", "3")]
     preset = config = as_ = None
     if named == "by --as":
-        as_ = "table"
+        as_ = "array"
     elif named == "by a preset":
         monkeypatch.setattr("bfn_toolkit.config.layers.PRESETS", tmp_path)
         (tmp_path / "default.toml").write_text(
             '[family]\nname = "gaussian"\n[network]\nname = "mlp"\n[loss]\nname = "continuous-time"\n'
         )
-        (tmp_path / "mine.toml").write_text('[dataset]\nname = "table"\nvalid_fraction = 0.2\n')
+        (tmp_path / "mine.toml").write_text('[dataset]\nname = "array"\nvalid_fraction = 0.2\n')
         preset = "mine"
     elif named == "by a file":
         config = tmp_path / "my.toml"
-        config.write_text('dataset = {name = "table", valid_fraction = 0.2, path = "another.csv"}')
+        config.write_text('dataset = {name = "array", valid_fraction = 0.2, path = "another.csv"}')
     elif named == "by an option":
-        options.append(("dataset", "table"))
+        options.append(("dataset", "array"))
     found = Experiment.from_path(path, as_, preset, options, config=config)
     quoted = repr(str(path))
-    more = [("dataset.path", quoted), *([] if ("dataset", "table") in options else [("dataset", "table")])]
+    more = [("dataset.path", quoted), *([] if ("dataset", "array") in options else [("dataset", "array")])]
     assert found == Experiment.from_toml(config, preset, [*options, *more])
     assert str(found.dataset.path) == str(path)
     assert found.dataset.valid_fraction == (0.2 if named in ("by a preset", "by a file") else 0.1)
@@ -148,21 +148,21 @@ def test_as_replaces_the_data_set_of_a_preset(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.indices((3, 3, 3)).reshape(3, 27).T)
     config = tmp_path / "my.toml"
-    config.write_text('dataset = {name = "table", scale = "range"}')
+    config.write_text('dataset = {name = "array", scale = "range"}')
     assert Experiment.from_path(path).dataset.classes is None
     assert type(Experiment.from_path(path, config=config).dataset).__name__ == "Table"
-    assert type(Experiment.from_path(path, "classes-table", config=config).dataset).__name__ == "ClassesTable"
+    assert type(Experiment.from_path(path, "classes-array", config=config).dataset).__name__ == "ClassArray"
 
 
 @pytest.mark.parametrize(
     ("as_", "options", "words"),
     [
-        ("tabel", [], r"no dataset named 'tabel'\. Did you mean 'table'\?"),
+        ("arrya", [], r"no dataset named 'arrya'\. Did you mean 'array'\?"),
         ("digits", [], "data set 'digits' reads no file; those that do: .*table"),
         (None, [("dataset", "digits")], "data set 'digits' reads no file"),
         (None, [("dataset.path", "y.csv")], "--dataset.path names others; leave out one of them"),
-        (None, [("dataset", '{name = "table", path = "y.csv"}')], "leave out one of them"),
-        ("table", [("dataset", "table")], "--as table and --dataset both name the data set"),
+        (None, [("dataset", '{name = "array", path = "y.csv"}')], "leave out one of them"),
+        ("array", [("dataset", "array")], "--as array and --dataset both name the data set"),
         (None, [("dataset", "5")], "--dataset: no dataset named '5'"),
     ],
 )
@@ -178,7 +178,7 @@ def test_only_files_and_folders_are_opened(tmp_path: Path, monkeypatch: pytest.M
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.csv")
         for name in ("fifo.csv", "socket.csv", "/dev/zero"):
-            for as_ in (None, "table"):
+            for as_ in (None, "array"):
                 with pytest.raises(DataError, match=f"^{name}: a FIFO, device or socket; expected a file or a folder"):
                     Experiment.from_path(name, as_)
     for name in ("missing.csv", "x\0.csv", "x" * 300):

@@ -116,7 +116,7 @@ def moved(tmp_path: Path) -> Path:
     """A run of a table with labels, whose file is gone."""
     data, run = tmp_path / "letters.csv", tmp_path / "run"
     data.write_text(LETTERS)
-    words = ["--dataset", "classes-table", "--dataset.path", str(data), "--dataset.label", "kind"]
+    words = ["--dataset", "classes-array", "--dataset.path", str(data), "--dataset.label", "kind"]
     small = ["--training.steps", "2", "--network.width", "8", "--no-report", "--training.checkpoint_every", "1"]
     assert main(["train", *words, *small, "--out", str(run)]) == 0
     data.rename(tmp_path / "moved.csv")

@@ -204,7 +204,7 @@ class TestCommandLinesOfTheDocs:
             "bfn evaluate run --split everything",
             "bfn evaluate no-such-run",
             "bfn --version  # exit status 1",
-            "bfn train --dataset table --dataset.path not_there.csv",
+            "bfn train --dataset array --dataset.path not_there.csv",
             "make coffee",
             "python examples/not_there.py",
             "pip install bfn-toolkit[everything]",

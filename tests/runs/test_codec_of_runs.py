@@ -40,7 +40,7 @@ def put_people(path: Path, rows: int = 200) -> None:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("people")
     put_people(folder / "people.csv")
-    options = f"--dataset table --dataset.path {folder / 'people.csv'} --dataset.label sex --out {folder / 'run'}"
+    options = f"--dataset array --dataset.path {folder / 'people.csv'} --dataset.label sex --out {folder / 'run'}"
     assert bfn("train", *options.split(), *TINY) == 0
     return folder
 
@@ -124,7 +124,7 @@ def test_a_file_that_has_grown_is_refused_where_its_rows_count(
 ) -> None:
     path, run = tmp_path / "people.csv", str(tmp_path / "run")
     put_people(path)
-    options = f"--dataset table --dataset.path {path} --dataset.label sex --out {run}"
+    options = f"--dataset array --dataset.path {path} --dataset.label sex --out {run}"
     assert bfn("train", *options.split(), *TINY) == 0
     before, after = tmp_path / "before.csv", tmp_path / "after.csv"
     sample = ("sample", run, "-n", "5", "--steps", "3", "--condition", "label=f", "--out")

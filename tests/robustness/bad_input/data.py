@@ -17,7 +17,7 @@ from faults.tiny import experiment
 
 from bad_input.cases import Case, Content, Word, case
 from bad_input.contents import X, csv_of, header_of, npy_of, npz_of, with_value
-from bfn_table import Table
+from bfn_arrays import NumberArray
 from bfn_toolkit import Batch, ImageCodec, train
 from bfn_toolkit.data.formats import ImageFolderFormat
 from bfn_toolkit.data.loader import fetched_batches
@@ -26,7 +26,7 @@ SMALL = "--training.steps 1 --training.batch_size 8 --network.width 8 --no-repor
 
 
 def table(
-    id: str, name: str, content: Content, status: int, *words: Word, options: str = "", dataset: str = "table"
+    id: str, name: str, content: Content, status: int, *words: Word, options: str = "", dataset: str = "array"
 ) -> Case:
     """Training on a file."""
     call = f"train --dataset {dataset} --dataset.path {name} {options} {SMALL}"
@@ -175,11 +175,11 @@ CASES: list[Case] = [
             3,
             "x.csv:13: column 'b': expected a class, an integer in 0...4, got",
             found,
-            dataset="classes-table",
+            dataset="classes-array",
         )
         for value, found in ((-1, "-1"), (1.9, "1.9"), (1e30, "1e+30"), ("inf", "inf"))
     ),
-    table("D10-nan", "x.csv", class_csv("nan"), 3, "x.csv:13: column 'b'", "got nan", dataset="classes-table"),
+    table("D10-nan", "x.csv", class_csv("nan"), 3, "x.csv:13: column 'b'", "got nan", dataset="classes-array"),
     table(
         "D10-class-K",
         "x.csv",
@@ -188,7 +188,7 @@ CASES: list[Case] = [
         "x.csv:13: column 'b'",
         "0...4, got 5",
         options="--dataset.classes 5",
-        dataset="classes-table",
+        dataset="classes-array",
     ),
     table(
         "D10-negative-in-array",
@@ -197,7 +197,7 @@ CASES: list[Case] = [
         3,
         "row 0 of 0...19: column 'x1'",
         "got -1",
-        dataset="classes-table",
+        dataset="classes-array",
     ),
     table("D10-labels", "x.csv", csv_of([[*row[:2], i % 3] for i, row in enumerate(X)]), 0, "run:", options=LABEL),
     table(
@@ -224,7 +224,7 @@ CASES: list[Case] = [
         0,
         "warning: ",
         "no training row has the class 5",
-        dataset="classes-table",
+        dataset="classes-array",
     ),
     table(
         "D11-label-not-trained",
@@ -349,7 +349,7 @@ CASES: list[Case] = [
         2,
         "classes",
         options="--dataset.classes 1",
-        dataset="classes-table",
+        dataset="classes-array",
     ),
     table("C12-which-array", "x.npz", npz_of(a=X, b=X), 2, "holds the arrays a, b; choose: columns"),
     table(
@@ -416,7 +416,7 @@ def link_to(place: str) -> Any:
 
 
 def changed_between_epochs() -> None:
-    dataset, path = Table("x.npy"), Path("x.npy")
+    dataset, path = NumberArray("x.npy"), Path("x.npy")
     dataset.split("train")
     content, times = path.read_bytes(), path.stat()
     try:
@@ -460,8 +460,8 @@ CASES += [
     table("D22-endless-device", "x.csv", link_to("/dev/zero"), 3, "not a regular file"),
     table("D22-pipe", "x.csv", os.mkfifo, 3, "not a regular file"),
     table("D22-folder", "x.csv", lambda path: path.mkdir(), 3, "not a regular file", "a folder"),
-    case("D22-missing", f"train --dataset table --dataset.path x.csv {SMALL}", 3, "x.csv: not a regular file"),
-    case("D22-nul-in-path", ["train", "--dataset", "table", "--dataset.path", "a\0.csv"], 2, "dataset.path", "NUL"),
+    case("D22-missing", f"train --dataset array --dataset.path x.csv {SMALL}", 3, "x.csv: not a regular file"),
+    case("D22-nul-in-path", ["train", "--dataset", "array", "--dataset.path", "a\0.csv"], 2, "dataset.path", "NUL"),
     case("D26-worker-raises", worker_raises, 3, "row 20 cannot be read: ValueError: a broken image"),
     case(
         "D27-yields-nothing",

@@ -14,7 +14,7 @@ from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_table import Table
+from bfn_arrays import NumberArray
 from bfn_toolkit import BFN, Family, Training, seeded
 
 
@@ -64,7 +64,7 @@ def mutated_samples() -> None:
 
 def mutated_rows() -> None:
     """What a data set returns is the caller's to change."""
-    dataset = Table("x.npy")
+    dataset = NumberArray("x.npy")
     rows = dataset.split("train").x
     assert_tensor(rows)
     before = rows.clone()

@@ -63,7 +63,7 @@ CASES: list[Case] = [
     case("E0-version", "--version", 0, prints=len),
     case("E1-a-law-is-broken", f"{CHECK} --json", 1, files={"broken.py": HALVED}, prints=_broken),
     case("E2-usage", "--no-such-option", 2, "No such option"),
-    case("E3-data", f"train --dataset table --dataset.path missing.csv {SMALL}", 3, "missing.csv"),
+    case("E3-data", f"train --dataset array --dataset.path missing.csv {SMALL}", 3, "missing.csv"),
     case("E4-run", "plot .", 4, "not a run directory"),
     case("E5-plugin-is-missing", "check broken.py", 5, "broken", files={"broken.py": "1 / 0"}),
     faults("E6-loss-is-nan", "--loss.fault loss --loss.step 2", 6, "step 2: the loss is nan", "Lower training.lr"),

@@ -141,7 +141,7 @@ def _described(found: Glimpse, what: str) -> str:
 
 
 @attrs.frozen
-class Table(Columns):
+class NumberArray(Columns):
     """Continuous data from a file, as float32.
 
     The remaining arguments are those of a file: ``path``, ``columns``, ``label``, ``on_nan``, ``valid_fraction``,
@@ -197,7 +197,7 @@ class Table(Columns):
 
 
 @attrs.frozen
-class ClassesTable(Columns):
+class ClassArray(Columns):
     """Classes 0...K-1 from a file, as int64.
 
     The remaining arguments are those of a file: ``path``, ``columns``, ``label``, ``on_nan``, ``valid_fraction``,
@@ -235,11 +235,11 @@ class ClassesTable(Columns):
             ConfigError: If there are no columns with these names.
             DataError: If the file is malformed, has too few rows, or was written since.
         """
-        return _classes_table(self, self.unchanged())
+        return _classes_array(self, self.unchanged())
 
 
 @lru_cache(maxsize=2)
-def _table(dataset: Table, _: Fingerprint) -> ColumnsContent:
+def _table(dataset: NumberArray, _: Fingerprint) -> ColumnsContent:
     data, label, whole = dataset.read()
     with np.errstate(over="ignore"):  # numbers beyond float64 become inf
         numbers = data.numbers.astype(np.float64)
@@ -286,7 +286,7 @@ def _decimals(x: Tensor) -> Sequence[int]:
     return found if any(d >= 0 for d in found) else ()
 
 
-def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
+def _scaling(dataset: NumberArray, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale of each site, from the training rows."""
     low, high = x.amin(0), x.amax(0)
     constant = low == high
@@ -305,7 +305,7 @@ def _scaling(dataset: Table, data: Values, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(constant, low, shift), torch.where(constant | (scale == 0.0), 1.0, scale)
 
 
-def _warn_of_repeats(dataset: Table, x: Tensor) -> None:
+def _warn_of_repeats(dataset: NumberArray, x: Tensor) -> None:
     rows = x[:COMPARED].flatten(1).numpy()
     repeats = len(rows) - len({row.tobytes() for row in rows})
     if repeats:
@@ -314,7 +314,7 @@ def _warn_of_repeats(dataset: Table, x: Tensor) -> None:
 
 
 @lru_cache(maxsize=2)
-def _classes_table(dataset: ClassesTable, _: Fingerprint) -> ColumnsContent:
+def _classes_array(dataset: ClassArray, _: Fingerprint) -> ColumnsContent:
     data, label, whole = dataset.read()
     x, classes = _classes(data, whole, dataset.classes)
     x = x.unsqueeze(1) if x.ndim == 1 else x
@@ -363,4 +363,4 @@ def _condition(
 @hookimpl
 def bfn_datasets() -> Sequence[Entry]:
     """The data sets, without examples, because these would need a file."""
-    return [Entry("table", Table), Entry("classes-table", ClassesTable)]
+    return [Entry("array", NumberArray), Entry("classes-array", ClassArray)]

@@ -20,7 +20,7 @@ from bad_input.contents import X, csv_of, header_of, npy_of, npz_of
 from safetensors.numpy import save_file
 
 from bfn_files.columns import ROWS
-from bfn_table import ClassesTable, Table
+from bfn_arrays import ClassArray, NumberArray
 from bfn_toolkit import BFN, ConfigError, DataError, Experiment, ResourceError, train
 from bfn_toolkit.cli import main
 from bfn_toolkit.testing import check_dataset
@@ -32,7 +32,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def rows_of(dataset: Table | ClassesTable) -> Any:
+def rows_of(dataset: Array | ClassArray) -> Any:
     """All rows in the order of the file."""
     return dataset.content.rows.x.numpy()
 
@@ -74,22 +74,22 @@ RECOGNISED: dict[str, tuple[str | bytes, int | None, int | None]] = {
 def test_tables_are_recognised(name: str, tmp_path: Path) -> None:
     content, as_table, as_classes = RECOGNISED[name]
     path = put(tmp_path, name, content)
-    found = [cls.recognise(path) for cls in (Table, ClassesTable)]
+    found = [cls.recognise(path) for cls in (NumberArray, ClassArray)]
     assert [answer and answer.certainty for answer in found] == [as_table, as_classes]
     folder = tmp_path / "folder" / name
     folder.mkdir(parents=True)
-    assert Table.recognise(folder) is ClassesTable.recognise(folder) is None
+    assert NumberArray.recognise(folder) is ClassArray.recognise(folder) is None
 
 
 def test_recognition_describes_the_content(tmp_path: Path) -> None:
-    def said(name: str, content: str | bytes, cls: type[Table] | type[ClassesTable] = Table) -> str:
+    def said(name: str, content: str | bytes, cls: type[NumberArray] | type[ClassArray] = NumberArray) -> str:
         answer = cls.recognise(put(tmp_path, name, content))
         assert answer is not None
         return answer.description
 
     assert said("x.csv", "height,age,name\n1.5,2,ann\n") == "2 columns of numbers: height, age"
     assert said("x.npy", npy_of(np.zeros((1200, 4, 5)))) == "1,200 rows of 4 x 5 numbers"
-    assert said("y.npy", classes(20), ClassesTable) == "20 classes"
+    assert said("y.npy", classes(20), ClassArray) == "20 classes"
     assert said("x.npz", npz_of(x=X, y=X)) == "2 arrays: x, y"
 
 
@@ -114,12 +114,12 @@ WRITERS: dict[str, Callable[[Any], bytes]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_numbers_that_were_written(name: str, tmp_path: Path) -> None:
     path = put(tmp_path, name, WRITERS[name](X))
-    assert np.array_equal(rows_of(Table(path, scale="none")), X.astype(np.float32))
+    assert np.array_equal(rows_of(NumberArray(path, scale="none")), X.astype(np.float32))
 
 
 def test_safetensors_give_the_numbers_that_were_written(tmp_path: Path) -> None:
     save_file({"x": X, "y": np.arange(100) % 3}, tmp_path / "x.safetensors")
-    dataset = Table(tmp_path / "x.safetensors", columns=("x",), label="y", scale="none")
+    dataset = NumberArray(tmp_path / "x.safetensors", columns=("x",), label="y", scale="none")
     assert np.array_equal(rows_of(dataset), X.astype(np.float32))
     assert dataset.content.rows.condition["label"].tolist() == [i % 3 for i in range(100)]
     assert (dataset.metadata["site_shape"], dataset.metadata["labels"]) == ((3,), 3)
@@ -130,8 +130,8 @@ def test_every_real_dtype_is_read(dtype: str, tmp_path: Path) -> None:
     numbers = (np.arange(60).reshape(20, 3) % 2).astype(dtype)
     path = put(tmp_path, "x.npy", npy_of(numbers))
     with pytest.warns(UserWarning, match="duplicates"):
-        assert np.array_equal(rows_of(Table(path, scale="none")), numbers.astype(np.float32))
-    assert np.array_equal(rows_of(ClassesTable(path)), numbers.astype(np.int64))
+        assert np.array_equal(rows_of(NumberArray(path, scale="none")), numbers.astype(np.float32))
+    assert np.array_equal(rows_of(ClassArray(path)), numbers.astype(np.int64))
 
 
 def test_numbers_of_more_than_one_chunk_are_in_order(tmp_path: Path) -> None:
@@ -139,16 +139,16 @@ def test_numbers_of_more_than_one_chunk_are_in_order(tmp_path: Path) -> None:
     plain = put(tmp_path, "plain.csv", csv_of(numbers[:, None].tolist(), "n"))
     odd = put(tmp_path, "odd.csv", csv_of(numbers[:, None].tolist(), "n").replace("\n15000\n", '\n"15000"\n'))
     for path in (plain, odd):
-        assert np.array_equal(rows_of(Table(path, scale="none"))[:, 0], numbers)
+        assert np.array_equal(rows_of(NumberArray(path, scale="none"))[:, 0], numbers)
     wrong = put(tmp_path, "wrong.csv", csv_of(numbers[:, None].tolist(), "n").replace("\n15000\n", "\ninf\n"))
     with pytest.raises(DataError, match=r"wrong\.csv:15002: column 'n': inf overflows float32"):
-        Table(wrong).split("train")
+        NumberArray(wrong).split("train")
 
 
 def test_images_keep_their_shape(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 4, (30, 4, 5))
     path = put(tmp_path, "x.npz", npz_of(images=images, digit=np.arange(30) % 10))
-    dataset = ClassesTable(path, label="digit", test_fraction=0.6)
+    dataset = ClassArray(path, label="digit", test_fraction=0.6)
     with pytest.warns(UserWarning, match="no training row has the label"):
         rows = dataset.split("all")
     assert dataset.metadata == {"site_shape": (4, 5), "classes": 4, "labels": 10}
@@ -159,19 +159,19 @@ def test_images_keep_their_shape(tmp_path: Path) -> None:
 def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
     lines = ["id,kind,height,age,class", *(f"{i},k{i % 2},{i / 7},{i + 0.5},{i % 3}" for i in range(50)), ""]
     path = put(tmp_path, "x.csv", "\n".join(lines))
-    rows = Table(path, columns=("age", "height"), label="class", scale="none").content.rows
+    rows = NumberArray(path, columns=("age", "height"), label="class", scale="none").content.rows
     expected = [[i + 0.5, i / 7] for i in range(50)]
     assert np.array_equal(rows.x.numpy(), np.float32(expected))
     assert rows.condition["label"].tolist() == [i % 3 for i in range(50)]
     with pytest.warns(UserWarning, match="left out columns that do not begin with a number: 'kind'"):
-        assert Table(path, label="class").site_shape == (3,)
+        assert NumberArray(path, label="class").site_shape == (3,)
 
 
 def test_labels_may_be_names(tmp_path: Path) -> None:
     names = ["tall", "short", "", "mid, dle"]
     lines = ["h,size", *(f'{i / 7},"{names[i % 4]}"' for i in range(40)), ""]
     path = put(tmp_path, "x.csv", "\n".join(lines))
-    dataset = Table(path, label="size", scale="none", on_nan="drop")
+    dataset = NumberArray(path, label="size", scale="none", on_nan="drop")
     assert dataset.codec.categories == {"label": ("mid, dle", "short", "tall")}
     assert dataset.metadata["labels"] == 3
     kept = [i for i in range(40) if names[i % 4]]
@@ -180,26 +180,26 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
     for others in (["tall", "3"], ["tall", "tall"]):  # a number among names, and only one name
         path = put(tmp_path, "y.csv", "h,size\n" + "".join(f"{i},{others[i % 2]}\n" for i in range(20)))
         with pytest.raises(DataError, match=r"y\.csv:2: column 'size': expected a number, got 'tall'"):
-            Table(path, label="size").split("train")
+            NumberArray(path, label="size").split("train")
 
 
 def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
     array = put(tmp_path, "x.npy", npy_of(X))
-    assert np.array_equal(rows_of(Table(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
+    assert np.array_equal(rows_of(NumberArray(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
     arrays = put(tmp_path, "x.npz", npz_of(u=X[:, 0], v=X[:, 1], w=X[:, 2]))
-    assert np.array_equal(rows_of(Table(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32))
+    assert np.array_equal(rows_of(NumberArray(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32))
 
 
 def test_an_index_without_a_name_is_left_out(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", csv_of([[i, *row] for i, row in enumerate(X.tolist())], ",a,b,c"))
     with pytest.warns(UserWarning, match="left out"):
-        assert np.array_equal(rows_of(Table(path, scale="none")), X.astype(np.float32))
+        assert np.array_equal(rows_of(NumberArray(path, scale="none")), X.astype(np.float32))
 
 
 def test_first_row_of_numbers_and_a_text_is_no_header(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", csv_of([[*row, "setosa"] for row in X.tolist()], None))
     with pytest.warns(UserWarning, match="left out .*'x4'"):
-        assert len(rows_of(Table(path))) == 100
+        assert len(rows_of(NumberArray(path))) == 100
 
 
 # Splits, scale, facts
@@ -208,7 +208,7 @@ def test_first_row_of_numbers_and_a_text_is_no_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [4, 10, 100])
 def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X[:rows]))
-    one, other = Table(path, scale="none"), Table(path, scale="none", seed=1)
+    one, other = NumberArray(path, scale="none"), NumberArray(path, scale="none", seed=1)
     splits = {name: one.split(name).x for name in ("train", "valid", "test", "all")}
     assert len(splits["valid"]) == max(1, round(0.1 * len(splits["all"])))
     assert len(splits["test"]) == max(1, round(0.1 * rows))
@@ -223,7 +223,7 @@ def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["standard", "range"])
 def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
-    dataset, plain = Table(path, scale=scale), Table(path, scale="none")
+    dataset, plain = NumberArray(path, scale=scale), NumberArray(path, scale="none")
     x = dataset.split("train").x.double()
     eps = 2.0**-24  # of float32, in which the rows are
     assert ("column" in dataset.unit, plain.unit) == (True, "")
@@ -241,7 +241,7 @@ def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, t
 
 def test_scaling_before_rounding_keeps_what_float32_would_lose(tmp_path: Path) -> None:
     times = 1.7e9 + np.linspace(0.0, 1.0, 101)[:, None]
-    x = Table(put(tmp_path, "x.npy", npy_of(times)), scale="range").split("all").x
+    x = NumberArray(put(tmp_path, "x.npy", npy_of(times)), scale="range").split("all").x
     assert len(x.unique()) == len(x) == 91
 
 
@@ -249,7 +249,7 @@ def test_scaling_before_rounding_keeps_what_float32_would_lose(tmp_path: Path) -
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
 def test_constant_columns_are_scaled_by_one(value: float, scale: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(np.column_stack([X[:, 0], np.full(100, value)])))
-    dataset = Table(path, scale=scale)
+    dataset = NumberArray(path, scale=scale)
     with pytest.warns(UserWarning, match="constant in the training rows, so scaled by 1: column 'x2'"):
         x = dataset.split("all").x[:, 1]
     assert (x == (np.float32(value) if scale == "none" else 0.0)).all()
@@ -258,25 +258,25 @@ def test_constant_columns_are_scaled_by_one(value: float, scale: Any, tmp_path: 
 def test_data_are_float32_and_int64(tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(np.arange(99).reshape(33, 3) % 4))
     with pytest.warns(UserWarning, match="duplicates"):
-        assert Table(path).split("valid").x.dtype == torch.float32
-    assert ClassesTable(path).split("valid").x.dtype == torch.int64
-    assert ClassesTable(path).metadata == {"site_shape": (3,), "classes": 4}
+        assert NumberArray(path).split("valid").x.dtype == torch.float32
+    assert ClassArray(path).split("valid").x.dtype == torch.int64
+    assert ClassArray(path).metadata == {"site_shape": (3,), "classes": 4}
 
 
 def test_tables_obey_the_laws_of_data_sets(tmp_path: Path) -> None:
     numbers = np.random.default_rng(1).permutation(96).reshape(24, 4)
     path = put(tmp_path, "x.npz", npz_of(numbers=numbers, classes=numbers % 5, y=np.arange(24) % 2))
-    check_dataset(Table(path, columns=("numbers",), label="y"))
-    check_dataset(Table(path, columns=["numbers"], scale="range", seed=3, valid_fraction=0.4, test_fraction=0.5))
-    check_dataset(ClassesTable(path, columns=("classes",), label="y"))
-    check_dataset(ClassesTable(path, columns=("classes",), classes=5, on_nan="drop"))
+    check_dataset(NumberArray(path, columns=("numbers",), label="y"))
+    check_dataset(NumberArray(path, columns=["numbers"], scale="range", seed=3, valid_fraction=0.4, test_fraction=0.5))
+    check_dataset(ClassArray(path, columns=("classes",), label="y"))
+    check_dataset(ClassArray(path, columns=("classes",), classes=5, on_nan="drop"))
 
 
 def test_a_value_survives_pickle_with_its_fingerprint(tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
-    dataset = pickle.loads(pickle.dumps(Table(path)))
-    assert dataset == Table(path)
-    assert hash(dataset) == hash(Table(path))
+    dataset = pickle.loads(pickle.dumps(NumberArray(path)))
+    assert dataset == NumberArray(path)
+    assert hash(dataset) == hash(NumberArray(path))
     put(tmp_path, "x.npy", npy_of(X[:50]))
     with pytest.raises(DataError, match="fingerprint differs"):
         dataset.split("train")
@@ -287,10 +287,10 @@ def test_a_relative_path_is_that_of_the_folder_in_which_it_was_said(
 ) -> None:
     put(tmp_path, "x.npy", npy_of(X))
     monkeypatch.chdir(tmp_path)
-    dataset = Table("x.npy")
+    dataset = NumberArray("x.npy")
     monkeypatch.chdir("/")
     assert len(dataset.split("test")) == 10
-    assert dataset == Table(tmp_path / "x.npy")
+    assert dataset == NumberArray(tmp_path / "x.npy")
 
 
 # Faults that the table of bad input (tests/robustness/bad_input) does not have
@@ -313,14 +313,14 @@ def test_what_is_no_regular_file_is_refused_at_once(
         path.write_text("")
         path = path / "x.csv"
     start = time.monotonic()
-    assert main(["train", "--dataset", "table", "--dataset.path", str(path)]) == 3
+    assert main(["train", "--dataset", "array", "--dataset.path", str(path)]) == 3
     assert time.monotonic() - start < 10.0  # milliseconds on an idle machine; a pipe would never answer
     assert "not a regular file" in capsys.readouterr().err
 
 
 def test_a_path_with_a_nul_is_a_wrong_option() -> None:
     with pytest.raises(ConfigError, match="NUL"):
-        Table("a\0.csv")
+        NumberArray("a\0.csv")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -328,7 +328,7 @@ def test_a_file_that_may_not_be_read_is_a_missing_permission(tmp_path: Path) -> 
     path = put(tmp_path, "x.csv", csv_of(X))
     path.chmod(0)
     with pytest.raises(ResourceError, match="may not be read"):
-        Table(path).split("train")
+        NumberArray(path).split("train")
 
 
 def test_what_does_not_fit_into_memory_is_a_missing_resource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_what_does_not_fit_into_memory_is_a_missing_resource(tmp_path: Path, mon
     path = put(tmp_path, "x.npy", npy_of(X))
     monkeypatch.setattr("bfn_files.columns._array", full)
     with pytest.raises(ResourceError, match="more than fits into memory"):
-        Table(path).split("train")
+        NumberArray(path).split("train")
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.csv.gz"])
@@ -352,9 +352,9 @@ def test_a_bomb_fills_no_memory(name: str, tmp_path: Path) -> None:
             for _ in range(2**5):
                 file.write(b"0\n" * 2**23)
     code = (
-        "import resource, sys; from bfn_toolkit.cli import main; import torch, bfn_table;"
+        "import resource, sys; from bfn_toolkit.cli import main; import torch, bfn_arrays;"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "status = main(['train', '--dataset', 'table', '--dataset.path', sys.argv[1]]);"
+        "status = main(['train', '--dataset', 'array', '--dataset.path', sys.argv[1]]);"
         "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
@@ -367,13 +367,13 @@ def test_a_bomb_fills_no_memory(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
-    dataset = Table(path)
+    dataset = NumberArray(path)
     dataset.split("train")
     put(tmp_path, "x.npy", npy_of(X[::-1]))
     os.utime(path, (1.0, 1.0))
     with pytest.raises(DataError, match="changed while it was in use: its fingerprint differs"):
         dataset.split("train")
-    assert np.array_equal(rows_of(Table(path, scale="none")), X[::-1].astype(np.float32))  # a new one reads it
+    assert np.array_equal(rows_of(NumberArray(path, scale="none")), X[::-1].astype(np.float32))  # a new one reads it
 
 
 # Training
@@ -381,7 +381,7 @@ def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
 
 def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", csv_of([[*row[:2], i % 2] for i, row in enumerate(X)]))
-    table = {"dataset": {"name": "table", "path": str(path), "label": "c"}, "training": {"steps": 3}}
+    table = {"dataset": {"name": "array", "path": str(path), "label": "c"}, "training": {"steps": 3}}
     experiment = Experiment.from_mapping(table, base="default")
     assert (experiment.network.labels, experiment.family.site_shape) == (2, (2,))
     assert experiment.family.head.data_variance == experiment.dataset.metadata["data_variance"]
@@ -396,7 +396,7 @@ def test_a_table_trains_by_name_and_its_samples_are_of_the_file(tmp_path: Path) 
 
 def test_classes_train_by_name(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", csv_of((np.arange(300).reshape(100, 3) % 7).tolist()))
-    table = {"dataset": {"name": "classes-table", "path": str(path)}, "training": {"steps": 3}}
+    table = {"dataset": {"name": "classes-array", "path": str(path)}, "training": {"steps": 3}}
     experiment = Experiment.from_mapping(table, base="default")
     assert (type(experiment.family).__name__, experiment.family.classes) == ("Categorical", 7)
     assert train(experiment).metrics[-1]["step"] == 3
@@ -408,7 +408,7 @@ def test_a_million_rows_are_read_in_seconds(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", "a,b\n" + "\n".join([block] * 10) + "\n")
     start = time.process_time()
     with pytest.warns(UserWarning, match="duplicates"):
-        x = rows_of(Table(path, scale="none"))
+        x = rows_of(NumberArray(path, scale="none"))
     assert np.array_equal(x[: 10**5], numbers.astype(np.float32))
     assert len(x) == 10**6
     assert time.process_time() - start < 20.0  # about 1 s on one core
