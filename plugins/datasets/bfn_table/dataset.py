@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from bfn_files.reading import FileDataset
+import attrs
+
+from bfn_files.reading import Content, FileDataset
 
 
+@attrs.frozen
 class Table(FileDataset):
     """Rows of a table: numbers, integers, categories, booleans, dates, times and gaps."""
+
+    @property
+    def content(self) -> Content:
+        """The rows."""
+        raise NotImplementedError
