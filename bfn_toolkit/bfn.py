@@ -188,6 +188,7 @@ class BFN(FlowModel):
         self.network = network if isinstance(network, nn.Module) else network.build(self.io)
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
+        self.time_free = bool(getattr(self.builder, "time_free", False))
         self.micro_batch: int | None = None  # rows that the network sees together; None for all
         self._totals: list[Tensor] = []  # within a finite guard, the sum of the network's numbers
 
@@ -209,12 +210,12 @@ class BFN(FlowModel):
                 self.builder.check_condition(name, value)
 
     def check_site_times(self, reason: str) -> None:
-        """Checks that the network reads times that differ by site or part.
+        """Checks that the network reads times that differ by site or part, or no times at all.
 
         Raises:
             ConfigError: If it reads one time for each example; the message holds the reason to ask for more.
         """
-        if self.site_times:
+        if self.site_times or self.time_free or self.family.one_by_one:
             return
         cls = type(self.builder)
         has_option = attrs.has(cls) and "site_times" in attrs.fields_dict(cls)
@@ -292,12 +293,16 @@ class BFN(FlowModel):
         return self.family.output(raw if raw.dtype == features.dtype else raw.to(features.dtype), params)
 
     def _times(self, t: Times, features: Tensor) -> Tensor:
-        """Times as the network sees them: (B,), or the shape of the features where they differ by site or part."""
+        """Times as the network sees them: (B,), or the shape of the features where they differ by site or part.
+
+        A network that reads one time for each example gets the mean.
+        """
         t = shared_time(t)
         if isinstance(t, Tensor) and t.ndim < 2:
             return times_like(t, features)
         self.check_site_times("these differ by site or part")
-        return self._spread(t, features).to(features.device, features.dtype, non_blocking=True)
+        times = self._spread(t, features).to(features.device, features.dtype, non_blocking=True)
+        return times if self.site_times else times.flatten(1).mean(1)
 
     def _spread(self, values: Any, features: Tensor) -> Tensor:
         """A value for each feature, from values by site, by part or both; a missing part of a mask is present."""

@@ -247,6 +247,24 @@ class Family(abc.ABC, Generic[P]):
         return None
 
     @property
+    def default_steps(self) -> int | None:
+        """Number of steps of samples if none is given; None for the general default."""
+        return self.n_steps
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether samples are drawn one site after another by default (:class:`~bfn_toolkit.AnyOrderSampler`).
+
+        For families whose beliefs know a site or do not, so that no more depends on its time.
+        """
+        return False
+
+    @property
+    def raw_in_use(self) -> Tensor | None:
+        r"""True at the raw numbers that the output reads, with shape (\*site, R); None if it reads all."""
+        return None
+
+    @property
     def is_discrete(self) -> bool:
         """Whether data are classes, as torch.int64, rather than real numbers; for a product, whether all parts are."""
         return False

@@ -13,6 +13,7 @@ from bfn_toolkit.families import Family
 from bfn_toolkit.sampling.ancestral import AncestralSampler
 from bfn_toolkit.sampling.churn import ChurnSampler
 from bfn_toolkit.sampling.sampler import Sampler
+from bfn_toolkit.sampling.site_times import AnyOrderSampler
 from bfn_toolkit.sampling.solvers import ODE2, SDE2
 
 FEW = 50  # steps; with fewer, the bias of SDE2 is larger than the errors of the network that its noise corrects
@@ -37,6 +38,9 @@ def default_reason(family: Family[Any], n_steps: int) -> str:
 
 
 def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
+    if family.one_by_one:
+        block = max(1, -(-math.prod(family.network_io.site_shape) // max(1, n_steps)))
+        return AnyOrderSampler(block=block), "because the messages about a site tell all of it, or nothing"
     for part in family.walk():
         try:
             part.as_channel()

@@ -434,15 +434,21 @@ def check_step_loss_is_right_at_every_accuracy(family: Family[Any]) -> float:
 
 @law("family", "the price moves with each raw number, at each site")
 def check_every_raw_number_moves_the_price(family: Family[Any]) -> float:
-    """No raw number is without effect on the loss rate, the step loss and the log-probability of the data alike."""
+    """No raw number is without effect on the loss rate, the step loss and the log-probability of the data alike.
+
+    Those that a family declares unused (``Family.raw_in_use``) have none.
+    """
     judge, n = Judge(check_every_raw_number_moves_the_price, family), 32
     moved: Tensor = torch.zeros(())
     for price in _prices(family, n, 0.5).values():
         raw = raw_numbers(family, n, seed=2).requires_grad_()
         with seeded(0, "moves"):
             moved = moved + _gradient(price, raw).abs().sum(0)
-    still = (moved == 0.0).expand(raw.shape[1:]).nonzero().tolist()
-    judge.true(not still, f"raw number {tuple(still[0]) if still else ''} has no effect", "a gradient other than 0")
+    used = family.raw_in_use
+    still = (moved == 0.0).expand(raw.shape[1:])
+    wrong = (still if used is None else still == used).nonzero().tolist()
+    has = f"raw number {tuple(wrong[0]) if wrong else ''} has {'no' if still.any() else 'an'} effect"
+    judge.true(not wrong, has, "a gradient other than 0 where raw_in_use is true")
     judge.true(bool(moved.isfinite().all()), NAN, "finite numbers")
     return judge.figure
 

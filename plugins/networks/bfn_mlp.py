@@ -32,9 +32,10 @@ class MLPModule(nn.Module):
     def __init__(self, config: MLP, io: NetworkIO) -> None:
         super().__init__()
         self.view, width = io.flat(), config.width
-        self.register_buffer("frequencies", torch.logspace(0.0, 1.0, WAVES), persistent=False)
+        waves = torch.logspace(0.0, 1.0, WAVES)[: 0 if config.time_free else WAVES]
+        self.register_buffer("frequencies", waves, persistent=False)
         self.site_times = config.site_times
-        self.first = nn.Linear((2 if config.site_times else 1) * self.view.in_numbers + 2 * WAVES, width)
+        self.first = nn.Linear((2 if config.site_times else 1) * self.view.in_numbers + 2 * len(waves), width)
         self.label = LabelEmbedding(config.labels, width, config.label_dropout) if config.labels else None
         dropout = [nn.Dropout(config.dropout)] if config.dropout else []
         self.blocks = nn.ModuleList(
@@ -77,6 +78,7 @@ class MLP(NetworkBuilder):
         labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
         dropout: Dropout probability of the hidden numbers of a block in training.
         label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
+        time_free: Whether the network does not read the times.
         site_times: Whether the times may differ by site or part; then the first layer also sees the time of each
             feature.
         self_conditioning: Whether the network also sees its last estimate of the data.
@@ -87,8 +89,14 @@ class MLP(NetworkBuilder):
     labels: int = field(default=0, validator=validators.integer(ge=0))
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
-    site_times: bool = False
+    time_free: bool = False
+    site_times: bool = field(default=False)
     self_conditioning: bool = False
+
+    @site_times.validator
+    def _check_site_times(self, _: object, site_times: bool) -> None:
+        if site_times and self.time_free:
+            raise ValueError("site_times must be false for a network that does not read the times: time_free = true")
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -111,4 +119,14 @@ class MLP(NetworkBuilder):
 @hookimpl
 def bfn_networks() -> Sequence[Entry]:
     """The network."""
-    return [Entry("mlp", MLP, (MLP(width=16), MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)))]
+    return [
+        Entry(
+            "mlp",
+            MLP,
+            (
+                MLP(width=16),
+                MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True),
+                MLP(width=8, time_free=True),
+            ),
+        )
+    ]

@@ -8,6 +8,7 @@ import pytest
 
 STANDS_ON = {
     "bfn_gaussian_heads": {"bfn_gaussian"},  # heads of that family
+    "bfn_columns": {"bfn_masked"},  # the same channel, of points
     "bfn_product": {"bfn_categorical", "bfn_gaussian"},  # its examples have to be products of something
     "bfn_points": {"bfn_files"},
     "bfn_arrays": {"bfn_files"},

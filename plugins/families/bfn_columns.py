@@ -1,0 +1,300 @@
+r"""Columns of a table by an erasure channel (plugin): a message tells the class of a cell, or nothing.
+
+Column d is a line [0, K_d), divided into classes of unit width: class k is [k, k + 1).  A cell is a point x of the line,
+and its density within a class is constant: which levels share a class, and their widths, is up to the codec.  With
+:math:`\beta` the accumulated accuracy and k the class of x, as in :mod:`bfn_masked`,
+
+.. math::
+    P(y = k) = 1 - e^{-\alpha}, \qquad P(y = \text{?}) = e^{-\alpha}, \qquad
+    \text{loss rate} = \alpha(t) \sum_{\text{unknown}} -\ln p_O(x) .
+
+The beliefs know the classes of some cells, and nothing about the others.  So training at random times is
+training with random known cells, any cell may be given, and cells drawn one after another have the price of the chain
+rule, :math:`-\sum_i \ln p_O(x_i \mid x_{<i})`, whatever their order.
+
+The network sees for each column which class is known, and of columns in order also where it lies, as the heights of T
+ramps along the line.  It returns K numbers and, for columns in order, weights of bumps of several widths,
+which it need not find class by class:
+
+.. math:: \text{logit}_k = r_k + \sum_m w_m \, e^{-\frac12 \left((k - c_m) / (0.7\, h_m)\right)^2} .
+
+Source: Hoogeboom et al. 2022 (arXiv 2110.02037), absorbing diffusion as autoregression in any order; Gulati and Roysdon
+2023 (arXiv 2312.06089), masked classes of quantiles for tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import torch
+from attrs import field
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Uniform
+
+from bfn_masked import LogLinearSchedule, Masked, MaskedParams
+from bfn_toolkit import (
+    AccuracySchedule,
+    AdditiveFamily,
+    ConfigError,
+    Entry,
+    Finite,
+    Kernel,
+    NetworkIO,
+    Output,
+    as_shape,
+    check_values,
+    hookimpl,
+    present,
+    validators,
+    weighted,
+)
+
+RAMPS = 24  # largest number of ramps along a line
+BUMPS = (3, 6, 12, 24)  # numbers of bumps along a line, of each width
+NEVER = -1e6  # logit of a class beyond the last of its column
+STEPS = 100  # largest default number of steps
+SMALLEST = 4  # classes; with fewer, an order needs no help
+
+
+@attrs.frozen(eq=False)
+class Histogram:
+    """Density on lines that is constant in each class, independent over the columns.
+
+    Arguments:
+        logits: Unnormalised log-weights of the classes, with shape (B, D, K).
+    """
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x] of each column."""
+        return self.expect(lambda x: x)
+
+    @property
+    def mode(self) -> Tensor:
+        """The middle of the most probable class."""
+        return self.logits.argmax(-1).to(self.logits.dtype) + 0.5
+
+    def sample(self) -> Tensor:
+        """Draws a point for each column, by inverting the distribution function with one uniform number."""
+        cdf = self.logits.softmax(-1).cumsum(-1)
+        u = torch.rand_like(cdf[..., :1]) * cdf[..., -1:]
+        k = torch.searchsorted(cdf, u, right=True).clamp_max_(cdf.shape[-1] - 1)
+        below = torch.where(k > 0, cdf.gather(-1, (k - 1).clamp_min(0)), 0.0)
+        width = (cdf.gather(-1, k) - below).clamp_min(torch.finfo(cdf.dtype).tiny)
+        return _inside(k, (u - below) / width).squeeze(-1)
+
+    def site_log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of the points, in nats by column: (B, D)."""
+        k = x.long().clamp(0, self.logits.shape[-1] - 1)
+        return self.logits.log_softmax(-1).gather(-1, k.unsqueeze(-1)).squeeze(-1)
+
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density in nats per example, with shape (B,)."""
+        return weighted(self.site_log_prob(present(x, mask)), x.new_ones(()), mask)
+
+    def expect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """E[function(x)] for a function that is linear in each class.
+
+        Raises:
+            ConfigError: If it is not linear, so that its value at the middle of a class is not its mean there.
+        """
+        k = torch.arange(self.logits.shape[-1], device=self.logits.device, dtype=self.logits.dtype)
+        low, middle, high = (function((k + place).expand(self.logits.shape)) for place in (0.25, 0.5, 0.75))
+        if not torch.allclose(low + high, 2.0 * middle, atol=1e-4):
+            raise ConfigError("a Histogram takes expectations of functions that are linear in each class")
+        return (self.logits.softmax(-1) * middle).sum(-1)
+
+    def mix(self, kernel: Kernel) -> Distribution:
+        """Mixture of the kernel over the classes, for a kernel that is the same in all of a class."""
+        middles = torch.arange(self.logits.shape[-1], device=self.logits.device, dtype=self.logits.dtype) + 0.5
+        return Finite(middles, self.logits).mix(kernel)
+
+
+def _inside(k: Tensor, u: Tensor) -> Tensor:
+    """The point k + u of class k, which rounding does not move into another class."""
+    start = k.to(u.dtype)
+    return torch.minimum(start + u.clamp(0.0, 1.0), torch.nextafter(start + 1.0, start))
+
+
+@lru_cache(maxsize=16)
+def _bumps(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
+    """Bumps (D, M, K), and the heights of the ramps at each class (D, K + 1, T); 0 without an order, and at K."""
+    classes = max(sizes)
+    counts = [m for m in BUMPS if m < classes] or [2]
+    count = max(1, min(RAMPS, classes - 1))
+    k, place = torch.arange(float(classes)), torch.arange(float(count))
+    bumps, ramps = torch.zeros(len(sizes), sum(counts), classes), torch.zeros(len(sizes), classes + 1, count)
+    for d, (size, in_order) in enumerate(zip(sizes, ordered, strict=True)):
+        if not in_order or size < SMALLEST:
+            continue
+        rows = []
+        for m in counts:
+            width = (size - 1) / (m - 1)
+            rows.append(torch.exp(-0.5 * ((k - torch.arange(m).unsqueeze(1) * width) / (0.7 * width)).square()))
+        bumps[d] = torch.cat(rows)
+        along = (k[:size].unsqueeze(1) + 0.5) * (count / size) - place
+        ramps[d, :size] = (along.clamp(0.0, 1.0) - 0.5) * (4.0 / math.sqrt(count))
+    return bumps, ramps
+
+
+def _booleans(value: Sequence[Any]) -> tuple[bool, ...]:
+    return tuple(bool(item) for item in value)
+
+
+@attrs.frozen
+class Columns(AdditiveFamily[MaskedParams]):
+    """Rows of D columns, each a point of its line [0, K_d): real numbers of shape (B, D).
+
+    Arguments:
+        sizes: Number K_d of classes of each column.
+        ordered: Whether the classes of each column are in order, as those of numbers are; () if none is.
+        schedule: Accuracy schedule; see :class:`bfn_masked.Masked`.
+
+    >>> c = Columns(sizes=(2, 5), ordered=(False, True))
+    >>> c.update(c.prior(1), torch.tensor([[5, 3]]), torch.tensor([1.0])).x
+    tensor([[5, 3]])
+    """
+
+    sizes: tuple[int, ...] = field(default=(2,), converter=as_shape)
+    ordered: tuple[bool, ...] = field(default=(), converter=_booleans)
+    schedule: AccuracySchedule = field(factory=LogLinearSchedule, validator=validators.instance_of(AccuracySchedule))
+
+    @sizes.validator
+    def _check_sizes(self, _: object, sizes: tuple[int, ...]) -> None:
+        if not sizes or not all(isinstance(size, int) and size >= 2 for size in sizes):
+            raise ValueError(f"sizes must be integers of at least 2, at least one, got {sizes}")
+
+    @ordered.validator
+    def _check_ordered(self, _: object, ordered: tuple[bool, ...]) -> None:
+        if ordered and len(ordered) != len(self.sizes):
+            raise ValueError(f"ordered must have {len(self.sizes)} values, one for each column, got {len(ordered)}")
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """Shape (D,)."""
+        return (len(self.sizes),)
+
+    @property
+    def classes(self) -> int:
+        """The largest number of classes."""
+        return max(self.sizes)
+
+    @property
+    def _masked(self) -> Masked:
+        """The family of the classes."""
+        return Masked(self.site_shape, self.classes, self.schedule)
+
+    def _tables(self, like: Tensor) -> tuple[Tensor, ...]:
+        tables = _bumps(self.sizes, self.ordered or (False,) * len(self.sizes))
+        return tuple(table.to(like.device, like.dtype) for table in tables)
+
+    @property
+    def network_io(self) -> NetworkIO:  # noqa: D102
+        bumps, ramps = _bumps(self.sizes, self.ordered or (False,) * len(self.sizes))
+        classes = self.classes
+        return NetworkIO(
+            self.site_shape, classes + 1 + ramps.shape[2], classes + bumps.shape[1], ("column",), "classes", classes
+        )
+
+    @property
+    def default_steps(self) -> int:
+        """One step for each column, as far as 100."""
+        return min(len(self.sizes), STEPS)
+
+    @property
+    def one_by_one(self) -> bool:
+        """True: columns drawn together are drawn as if they were independent."""
+        return True
+
+    @property
+    def raw_in_use(self) -> Tensor:
+        """True at classes below the size of the column, and at the weights of bumps of columns in order."""
+        bumps, _ = self._tables(torch.zeros(()))
+        return torch.cat([~self._beyond(bumps.device), bumps.abs().sum(-1) > 0.0], -1)
+
+    def _beyond(self, device: torch.device) -> Tensor:
+        """True at the numbers of classes that a column does not have: (D, K)."""
+        sizes = torch.tensor(self.sizes, device=device).unsqueeze(1)
+        return torch.arange(self.classes, device=device) >= sizes
+
+    @property
+    def site_times(self) -> bool:  # noqa: D102
+        return True
+
+    def prior(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MaskedParams:
+        """No cell is known."""
+        return self._masked.prior(batch_size, device=device, dtype=dtype)
+
+    def input(self, params: MaskedParams) -> Distribution:
+        """Uniform on the known class, or on the line."""
+        known, size = params.x < self.classes, params.accuracy.new_tensor(self.sizes)
+        low = torch.where(known, params.x, 0).to(size.dtype)
+        high = torch.where(known, low + 1.0, size)
+        return Independent(Uniform(low, high, validate_args=False), 1, validate_args=False)
+
+    def sender(self, x: Tensor, alpha: Tensor) -> Distribution:
+        """The class of the point with probability 1 - e^-alpha, else K."""
+        return self._masked.sender(x.long(), alpha)
+
+    def update(self, params: MaskedParams, y: Tensor, alpha: Tensor) -> MaskedParams:
+        """The message, where it has a class."""
+        return self._masked.update(params, y, alpha)
+
+    def draw_update(self, params: MaskedParams, x: Tensor, alpha: Tensor) -> MaskedParams:
+        """The update of a message drawn in the dtype of the beliefs."""
+        return self._masked.draw_update(params, x.long(), alpha)
+
+    def forget(self, params: MaskedParams, alpha: Tensor) -> MaskedParams:
+        """Forgets known cells, each with probability (e^alpha - 1) / (e^beta - 1)."""
+        return self._masked.forget(params, alpha)
+
+    def features(self, params: MaskedParams) -> Tensor:
+        """One-hot code of the known class, or of class K for none, and the ramps there: (B, D, K + 1 + T)."""
+        code = self._masked.features(params)
+        _, ramps = self._tables(code)
+        heights = ramps[torch.arange(len(self.sizes), device=code.device), params.x]
+        return torch.cat([code, heights], -1)
+
+    def output(self, raw: Tensor, params: MaskedParams) -> Output:
+        """A histogram of each column: of the known class, or from the network."""
+        bumps, _ = self._tables(raw)
+        logits = raw[..., : self.classes] + torch.einsum("bdm,dmk->bdk", raw[..., self.classes :], bumps)
+        k = torch.arange(self.classes, device=raw.device)
+        known = torch.where(k == params.x.unsqueeze(-1), 0.0, NEVER)
+        logits = torch.where(params.x.unsqueeze(-1) < self.classes, known, logits)
+        return Histogram(logits.masked_fill(self._beyond(raw.device), NEVER))
+
+    def kl_rate(self, x: Tensor, output: Output) -> Tensor:
+        """-ln p_O of the class of each column."""
+        if isinstance(output, Histogram):
+            return -output.site_log_prob(x)
+        return -output.expect(lambda value: (value.floor() == x.floor()).to(x.dtype)).log()
+
+    def step_loss(
+        self, x: Tensor, output: Output, alpha: Tensor, samples: int = 1, mask: Tensor | None = None
+    ) -> Tensor:
+        """(1 - e^-alpha) times -ln p_O of the class, for columns that are independent."""
+        if not isinstance(output, Histogram):
+            return super().step_loss(x, output, alpha, samples, mask)
+        return weighted(self.kl_rate(present(x, mask), output), -torch.expm1(-alpha), mask)
+
+    def check_data(self, x: Tensor) -> None:
+        """Checks shape, dtype and the lines [0, K)."""
+        super().check_data(x)
+        size = torch.tensor(self.sizes, device=x.device)
+        check_values(self, x, (x < 0.0) | (x >= size), "points of [0, K) in each column")
+
+
+@hookimpl
+def bfn_families() -> Sequence[Entry]:
+    """The family."""
+    examples = (Columns(), Columns((2, 9, 40), (False, True, True)), Columns((3, 5), schedule=LogLinearSchedule(2.0)))
+    return [Entry("columns", Columns, examples)]
