@@ -1,7 +1,7 @@
 r"""Columns of a table by an erasure channel (plugin): a message tells the class of a cell, or nothing.
 
-Column d is a line [0, K_d), divided into classes of unit width: class k is [k, k + 1).  A cell is a point x of the line,
-and its density within a class is constant: which levels share a class, and their widths, is up to the codec.  With
+Column d is a line [0, K_d), divided into classes of unit width: class k is [k, k + 1).  A cell is a point x of the
+line, and its density within a class is constant: which levels share a class, and their widths, is up to the codec.  With
 :math:`\beta` the accumulated accuracy and k the class of x, as in :mod:`bfn_masked`,
 
 .. math::

@@ -119,14 +119,5 @@ class MLP(NetworkBuilder):
 @hookimpl
 def bfn_networks() -> Sequence[Entry]:
     """The network."""
-    return [
-        Entry(
-            "mlp",
-            MLP,
-            (
-                MLP(width=16),
-                MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True),
-                MLP(width=8, time_free=True),
-            ),
-        )
-    ]
+    options = MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)
+    return [Entry("mlp", MLP, (MLP(width=16), options, MLP(width=8, time_free=True)))]

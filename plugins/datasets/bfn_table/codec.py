@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import torch
+
 from torch import Tensor
 
 from bfn_table.columns import Column

@@ -1,8 +1,8 @@
 r"""Columns of a table: levels on a line, in classes of equal width.
 
-A *level* is a value that occurs in the training rows: a number, a name, or the gap.  The levels of a column lie side by
-side on the line [0, K), numbers in their order, each in an interval; K *classes* have unit width: class k is [k, k + 1).
-A common level has a class of its own; a class of rarer ones shares its width by their frequencies.  The gap, if any,
+A *level* is a value that occurs in the training rows: a number, a name, or the gap.  The levels of a column lie side
+by side on the line [0, K), numbers in their order, each in an interval; K *classes* have unit width: class k is
+[k, k + 1).  A common level has a class of its own; a class of rarer ones shares its width by their frequencies.  The gap, if any,
 is the last class.  So a point x of the line is a cell, and the class of the point is what a network predicts.
 
 The map from cells to points is monotone for numbers, and its inverse is exact: the middle of a level's interval is
