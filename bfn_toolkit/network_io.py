@@ -68,6 +68,8 @@ class PartIO:
         out_features: Raw numbers that the network returns for each.
         kind: "real" numbers, "classes", or "direction" for angles, unit vectors and rotations.
         classes: Number of classes, for classes.
+        coarse: Of the features and of the raw numbers of a site, how many are coarse, the last ones: those that an
+            additive model of the sites would use.  (0, 0) if there is no such distinction.
     """
 
     shape: tuple[int, ...] = field(converter=as_shape)
@@ -76,6 +78,7 @@ class PartIO:
     out_features: int = field(default=1, validator=validators.integer(ge=1))
     kind: Kind = field(default="real", validator=validators.one_of("real", "classes", "direction"))
     classes: int | None = field(default=None, validator=validators.optional(validators.integer(ge=1)))
+    coarse: tuple[int, int] = (0, 0)
 
     @property
     def sites(self) -> int:
@@ -258,6 +261,15 @@ class FlatView:
     def out_numbers(self) -> int:
         """Number of all raw numbers of an example."""
         return math.prod(self.io.site_shape) * self.io.out_features
+
+    def coarse(self, which: Numbers) -> Tensor:
+        """Indices of the coarse features or raw numbers in a row; all of them if no part distinguishes them."""
+        parts = {}
+        for name, part in self.io.parts.items():
+            width, few = getattr(part, which), part.coarse[_BOTH.index(which)]
+            marks = torch.arange(width) >= (width - few if any(part.coarse) else 0)
+            parts[name] = marks.expand(1, *part.shape, width)
+        return self.pack(self.io.join(parts))[0].nonzero().squeeze(1)
 
     def pack(self, features: Tensor) -> Tensor:
         """(B, *site, F) to (B, in_numbers)."""

@@ -1,8 +1,8 @@
 r"""Columns of a table by an erasure channel (plugin): a message tells the class of a cell, or nothing.
 
 Column d is a line [0, K_d), divided into classes of unit width: class k is [k, k + 1).  A cell is a point x of the
-line, and its density within a class is constant: which levels share a class, and their widths, is up to the codec.  With
-:math:`\beta` the accumulated accuracy and k the class of x, as in :mod:`bfn_masked`,
+line, and its density within a class is constant: which levels share a class, and their widths, is up to the codec.
+With :math:`\beta` the accumulated accuracy and k the class of x, as in :mod:`bfn_masked`,
 
 .. math::
     P(y = k) = 1 - e^{-\alpha}, \qquad P(y = \text{?}) = e^{-\alpha}, \qquad
@@ -12,11 +12,15 @@ The beliefs know the classes of some cells, and nothing about the others.  So tr
 training with random known cells, any cell may be given, and cells drawn one after another have the price of the chain
 rule, :math:`-\sum_i \ln p_O(x_i \mid x_{<i})`, whatever their order.
 
-The network sees for each column which class is known, and of columns in order also where it lies, as the heights of T
-ramps along the line.  It returns K numbers and, for columns in order, weights of bumps of several widths,
-which it need not find class by class:
+The network sees for each column which class is known, as a one-hot code, and T *coarse* numbers of it: the heights of
+ramps along the line for columns in order, and the code of the first T classes for others.  It returns K numbers r and M
+coarse ones w, the weights of bumps of several widths, or further numbers for the first M classes:
 
-.. math:: \text{logit}_k = r_k + \sum_m w_m \, e^{-\frac12 \left((k - c_m) / (0.7\, h_m)\right)^2} .
+.. math:: \text{logit}_k = r_k + \sum_m w_m \, b_m(k), \qquad
+          b_m(k) = e^{-\frac12 \left((k - c_m) / (0.7\, h_m)\right)^2} \text{ or } \delta_{m k} .
+
+So neighbouring classes of a number learn from each other, and a linear map of coarse numbers
+(:attr:`PartIO.coarse <bfn_toolkit.PartIO>`) is an additive model of all pairs of columns.
 
 Source: Hoogeboom et al. 2022 (arXiv 2110.02037), absorbing diffusion as autoregression in any order; Gulati and Roysdon
 2023 (arXiv 2312.06089), masked classes of quantiles for tables.
@@ -45,6 +49,7 @@ from bfn_toolkit import (
     Kernel,
     NetworkIO,
     Output,
+    PartIO,
     as_shape,
     check_values,
     hookimpl,
@@ -53,7 +58,7 @@ from bfn_toolkit import (
     weighted,
 )
 
-RAMPS = 24  # largest number of ramps along a line
+RAMPS = 25  # largest number of coarse features of a column
 BUMPS = (3, 6, 12, 24)  # numbers of bumps along a line, of each width
 NEVER = -1e6  # logit of a class beyond the last of its column
 STEPS = 100  # largest default number of steps
@@ -123,24 +128,30 @@ def _inside(k: Tensor, u: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _bumps(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
-    """Bumps (D, M, K), and the heights of the ramps at each class (D, K + 1, T); 0 without an order, and at K."""
+def _coarse(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
+    """Coarse numbers of each class (D, K + 1, T), 0 for none; and the effect of each on the logits (D, M, K).
+
+    The last of both is that of the last class, which may be a gap.
+    """
     classes = max(sizes)
     counts = [m for m in BUMPS if m < classes] or [2]
-    count = max(1, min(RAMPS, classes - 1))
-    k, place = torch.arange(float(classes)), torch.arange(float(count))
-    bumps, ramps = torch.zeros(len(sizes), sum(counts), classes), torch.zeros(len(sizes), classes + 1, count)
-    for d, (size, in_order) in enumerate(zip(sizes, ordered, strict=True)):
-        if not in_order or size < SMALLEST:
+    t, m = max(2, min(RAMPS, classes)), sum(counts) + 1
+    k = torch.arange(float(classes))
+    codes, bumps = torch.zeros(len(sizes), classes + 1, t), torch.zeros(len(sizes), m, classes)
+    for d, size in enumerate(sizes):
+        if not (ordered and ordered[d]) or size < SMALLEST:
+            codes[d, range(min(size, t)), range(min(size, t))] = 1.0
+            bumps[d, range(min(size, m)), range(min(size, m))] = 1.0
             continue
         rows = []
-        for m in counts:
-            width = (size - 1) / (m - 1)
-            rows.append(torch.exp(-0.5 * ((k - torch.arange(m).unsqueeze(1) * width) / (0.7 * width)).square()))
-        bumps[d] = torch.cat(rows)
-        along = (k[:size].unsqueeze(1) + 0.5) * (count / size) - place
-        ramps[d, :size] = (along.clamp(0.0, 1.0) - 0.5) * (4.0 / math.sqrt(count))
-    return bumps, ramps
+        for count in counts:
+            width = (size - 1) / (count - 1)
+            rows.append(torch.exp(-0.5 * ((k - torch.arange(count).unsqueeze(1) * width) / (0.7 * width)).square()))
+        bumps[d, :-1] = torch.cat(rows)
+        along = (k[:size].unsqueeze(1) + 0.5) * ((t - 1) / size) - torch.arange(float(t - 1))
+        codes[d, :size, :-1] = (along.clamp(0.0, 1.0) - 0.5) * (4.0 / math.sqrt(t - 1))
+        codes[d, size - 1, -1] = bumps[d, -1, size - 1] = 1.0
+    return codes, bumps
 
 
 def _booleans(value: Sequence[Any]) -> tuple[bool, ...]:
@@ -191,16 +202,14 @@ class Columns(AdditiveFamily[MaskedParams]):
         return Masked(self.site_shape, self.classes, self.schedule)
 
     def _tables(self, like: Tensor) -> tuple[Tensor, ...]:
-        tables = _bumps(self.sizes, self.ordered or (False,) * len(self.sizes))
-        return tuple(table.to(like.device, like.dtype) for table in tables)
+        return tuple(table.to(like.device, like.dtype) for table in _coarse(self.sizes, self.ordered))
 
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        bumps, ramps = _bumps(self.sizes, self.ordered or (False,) * len(self.sizes))
-        classes = self.classes
-        return NetworkIO(
-            self.site_shape, classes + 1 + ramps.shape[2], classes + bumps.shape[1], ("column",), "classes", classes
-        )
+        codes, bumps = _coarse(self.sizes, self.ordered)
+        t, m, classes = codes.shape[2], bumps.shape[1], self.classes
+        part = PartIO(self.site_shape, ("column",), classes + 1 + t, classes + m, "classes", classes, (t, m))
+        return NetworkIO(parts={"": part})
 
     @property
     def default_steps(self) -> int:
@@ -214,9 +223,9 @@ class Columns(AdditiveFamily[MaskedParams]):
 
     @property
     def raw_in_use(self) -> Tensor:
-        """True at classes below the size of the column, and at the weights of bumps of columns in order."""
-        bumps, _ = self._tables(torch.zeros(()))
-        return torch.cat([~self._beyond(bumps.device), bumps.abs().sum(-1) > 0.0], -1)
+        """True at classes below the size of the column, and at coarse numbers that have an effect."""
+        _, bumps = _coarse(self.sizes, self.ordered)
+        return torch.cat([~self._beyond(bumps.device), bumps.sum(-1) > 0.0], -1)
 
     def _beyond(self, device: torch.device) -> Tensor:
         """True at the numbers of classes that a column does not have: (D, K)."""
@@ -257,15 +266,14 @@ class Columns(AdditiveFamily[MaskedParams]):
         return self._masked.forget(params, alpha)
 
     def features(self, params: MaskedParams) -> Tensor:
-        """One-hot code of the known class, or of class K for none, and the ramps there: (B, D, K + 1 + T)."""
+        """One-hot code of the known class, or of class K for none, and its coarse numbers: (B, D, K + 1 + T)."""
         code = self._masked.features(params)
-        _, ramps = self._tables(code)
-        heights = ramps[torch.arange(len(self.sizes), device=code.device), params.x]
-        return torch.cat([code, heights], -1)
+        codes, _ = self._tables(code)
+        return torch.cat([code, codes[torch.arange(len(self.sizes), device=code.device), params.x]], -1)
 
     def output(self, raw: Tensor, params: MaskedParams) -> Output:
         """A histogram of each column: of the known class, or from the network."""
-        bumps, _ = self._tables(raw)
+        _, bumps = self._tables(raw)
         logits = raw[..., : self.classes] + torch.einsum("bdm,dmk->bdk", raw[..., self.classes :], bumps)
         k = torch.arange(self.classes, device=raw.device)
         known = torch.where(k == params.x.unsqueeze(-1), 0.0, NEVER)

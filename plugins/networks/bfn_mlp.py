@@ -4,7 +4,8 @@ r"""Residual multilayer perceptron (plugin): a network for vectors, with time an
     h_0 &= W [\text{features}, \sin \omega t, \cos \omega t] + E_{\text{label}}, \\
     h_l &= h_{l-1} + B_l \, \mathrm{silu}(A_l \, \mathrm{norm}(h_{l-1})), \qquad \text{raw} = U h_L
 
-U starts at zero, so a fresh network returns zeros; under a head with a skip path that is the best linear estimate.
+With ``linear``, :math:`V [\text{features}]` is added to the raw numbers, an additive model beneath the network.  U and
+V start at zero, so a fresh network returns zeros; under a head with a skip path that is the best linear estimate.
 
 Source: He et al. 2015 (arXiv 1512.03385) for the residual blocks, with the norm first as in Xiong et al. 2020
 (arXiv 2002.04745); Vaswani et al. 2017 (arXiv 1706.03762) for the waves.
@@ -28,6 +29,8 @@ class MLPModule(nn.Module):
     """The network itself; see :class:`MLP`."""
 
     frequencies: Tensor
+    sources: Tensor
+    targets: Tensor
 
     def __init__(self, config: MLP, io: NetworkIO) -> None:
         super().__init__()
@@ -45,6 +48,12 @@ class MLPModule(nn.Module):
         self.last = nn.Linear(width, self.view.out_numbers)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+        self.linear: nn.Linear | None = None
+        if config.linear:
+            self.register_buffer("sources", self.view.coarse("in_features"), persistent=False)
+            self.register_buffer("targets", self.view.coarse("out_features"), persistent=False)
+            self.linear = nn.Linear(len(self.sources), len(self.targets), bias=False)
+            nn.init.zeros_(self.linear.weight)
 
     def forward(self, features: Tensor, t: Tensor, /, label: Tensor | None = None, **_: Tensor) -> Tensor:
         """Raw numbers (B, *site, R) from features (B, *site, F), times (B,) and labels (B,).
@@ -62,7 +71,10 @@ class MLPModule(nn.Module):
             h = h + self.label(label)
         for block in self.blocks:
             h = h + block(h)
-        return self.view.unpack(self.last(h))
+        raw = self.last(h)
+        if self.linear is not None:
+            raw = raw.index_add(1, self.targets, self.linear(numbers[0][:, self.sources]))
+        return self.view.unpack(raw)
 
 
 @attrs.frozen
@@ -78,6 +90,8 @@ class MLP(NetworkBuilder):
         labels: Number of labels; 0 to ignore them (in a configuration, the default is the data set's number).
         dropout: Dropout probability of the hidden numbers of a block in training.
         label_dropout: Probability of dropping a label in training, so that the network also learns without labels.
+        linear: Whether a linear map of the features is added to the raw numbers: of the coarse ones, where a part has
+            them (:class:`~bfn_toolkit.PartIO`).
         time_free: Whether the network does not read the times.
         site_times: Whether the times may differ by site or part; then the first layer also sees the time of each
             feature.
@@ -89,6 +103,7 @@ class MLP(NetworkBuilder):
     labels: int = field(default=0, validator=validators.integer(ge=0))
     dropout: float = field(default=0.0, validator=validators.number(ge=0, lt=1))
     label_dropout: float = field(default=0.1, validator=validators.number(ge=0, lt=1))
+    linear: bool = False
     time_free: bool = False
     site_times: bool = field(default=False)
     self_conditioning: bool = False
@@ -120,4 +135,4 @@ class MLP(NetworkBuilder):
 def bfn_networks() -> Sequence[Entry]:
     """The network."""
     options = MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)
-    return [Entry("mlp", MLP, (MLP(width=16), options, MLP(width=8, time_free=True)))]
+    return [Entry("mlp", MLP, (MLP(width=16), options, MLP(width=8, time_free=True, linear=True)))]
