@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fast laws lint format bench bench-samplers bench-data docs clean
+.PHONY: help install demo test fast laws lint format bench bench-samplers bench-data bench-tables docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
@@ -59,6 +59,10 @@ bench-samplers: install  ## quality of samples by evaluations of the network, wh
 bench-data: install  ## what is learned from images, text, strings and points, beside peers, which docs/results.md records: hours
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.data --write docs/results.md
+
+bench-tables: install  ## mixed tables beside other generators, which docs/results_tables.md records: hours
+	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.tables --write docs/results_tables.md
 
 docs: install  ## the pages with the reference of the Python API, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

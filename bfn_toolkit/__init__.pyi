@@ -3,7 +3,7 @@ from . import validators as validators
 from .bfn import BFN as BFN, FlowModel as FlowModel, Oracle as Oracle
 from .binned_outputs import Binned as Binned
 from .config.experiment import Experiment as Experiment, Training as Training
-from .data.codec import Codec as Codec
+from .data.codec import Codec as Codec, comparison as comparison
 from .data.column_codecs import IdentityCodec as IdentityCodec, TableCodec as TableCodec
 from .data.dataset import (
     Batch as Batch,
@@ -25,6 +25,7 @@ from .data.loader import minibatches as minibatches
 from .data.parts_codec import PartsCodec as PartsCodec
 from .data.rows import ArrayRows as ArrayRows
 from .data.text_codec import TextCodec as TextCodec
+from .data.typed_columns import TypedColumn as TypedColumn
 from .distributions import (
     Mixture as Mixture,
     VonMises as VonMises,
@@ -47,7 +48,9 @@ from .errors import (
     RunDirectoryError as RunDirectoryError,
     StepCountError as StepCountError,
     UnknownPlugin as UnknownPlugin,
+    did_you_mean as did_you_mean,
 )
+from .evaluation.chain_rule import RowPrices as RowPrices, row_prices as row_prices
 from .evaluation.density import LogDensity as LogDensity, log_density as log_density
 from .evaluation.distances import mmd as mmd, sliced_w1 as sliced_w1, w1 as w1
 from .evaluation.importance import ImportanceBound as ImportanceBound, importance_bound as importance_bound
@@ -56,6 +59,7 @@ from .evaluation.likelihood import (
     LikelihoodBound as LikelihoodBound,
     likelihood_bound as likelihood_bound,
 )
+from .evaluation.raw_prices import RawPrices as RawPrices, raw_prices as raw_prices
 from .families import (
     AdditiveFamily as AdditiveFamily,
     ChannelFamily as ChannelFamily,
@@ -71,6 +75,12 @@ from .families import (
 from .guidance.classifier_free import Guided as Guided, guide as guide
 from .guidance.gradient import GradientGuided as GradientGuided
 from .guidance.particle_filter import ParticleSampler as ParticleSampler, mask_unobserved as mask_unobserved
+from .guidance.regions import (
+    CellConditions as CellConditions,
+    Region as Region,
+    RegionSampler as RegionSampler,
+    class_logits as class_logits,
+)
 from .losses import (
     ContinuousTimeLoss as ContinuousTimeLoss,
     CrossEntropyLoss as CrossEntropyLoss,

@@ -81,7 +81,7 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
 
 
 @contextmanager
-def sampling(n: int) -> Iterator[Callable[[int], None]]:
+def sampling(n: int, what: str = "samples") -> Iterator[Callable[[int], None]]:
     """Shows a bar of the samples written on a terminal, and prints a line at every tenth of them elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -93,11 +93,11 @@ def sampling(n: int) -> Iterator[Callable[[int], None]]:
         def line(rows: int) -> None:
             nonlocal tenths
             if tenths < (tenths := 10 * rows // n) < 10:
-                say(f"{rows:,} of {n:,} samples")
+                say(f"{rows:,} of {n:,} {what}")
 
         yield line
         return
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("sampling", total=n)
         yield lambda rows: bar.update(task, completed=rows)
@@ -171,8 +171,13 @@ def _distance_rows(
     return rows
 
 
-def scores_table(scores: Mapping[str, Any]) -> None:
-    """Prints the scores of :func:`~bfn_toolkit.reports.report.evaluate`."""
+def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
+    """Prints the scores of :func:`~bfn_toolkit.reports.report.evaluate`.
+
+    Arguments:
+        scores: The scores.
+        details: Whether to print the worst columns and pairs of a table.
+    """
 
     def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
         return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
@@ -222,6 +227,65 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         _table("; ".join(title), rows)
     for text in scores.get("samples", {}).get("first", ()):
         click.echo(_one_line(text))
+    if table := scores.get("samples", {}).get("table"):
+        for word, text in _table_lines(table, details):
+            click.echo(f"{word:<8}{text}")
+
+
+WORST = 5  # columns of a table, and pairs of them, that are printed
+
+
+def _table_lines(table: Mapping[str, Any], details: bool) -> Iterator[tuple[str, str]]:
+    """Scores of the samples of a table as lines, each with its first word."""
+
+    def pair(scores: Mapping[str, Any], form: str = ".3f") -> str:
+        samples, real = ("unknown" if scores[who] is None else f"{scores[who]:{form}}" for who in ("samples", "real"))
+        return f"{samples} ({real})"
+
+    rows = table["rows"]
+    yield "", f"against {rows['held_out']:,} held-out rows; in brackets: training rows in the place of the samples"
+    kinds = {"w1": "numbers: W1 {} sd", "tv": "categories: total variation {}", "gaps": "share of gaps {}"}
+    parts = [text.format(pair(table[key])) for key, text in kinds.items() if table[key]["real"] is not None]
+    yield "columns", "   ".join(parts)
+    columns = [
+        (name, key, scores)
+        for name, column in table["columns"].items()
+        for key, scores in column.items()
+        if key != "gaps"
+    ]
+    columns.sort(key=lambda column: (column[2]["real"] or 0.0) - (column[2]["samples"] or 0.0))
+    for name, key, scores in columns[: WORST * details]:
+        yield "", f"{name}: {pair(scores)}{' sd' * (key == 'w1')}"
+    if pairs := table["pairs"]:
+        yield (
+            "pairs",
+            f"association off by {pair(pairs['mean'])}; independent columns {pairs['mean']['independent']:.3f}",
+        )
+        for found in pairs["worst"][: WORST * details]:
+            values = f"{found['samples']:.2f} in samples, {found['data']:.2f} in data"
+            yield "", f"{' and '.join(found['columns'])}: {values}, off by {pair(found['error'])}"
+    if test := table.get("two_samples"):
+        by = f", most by {', '.join(list(test['columns'])[:3])}" if test["columns"] else ""
+        yield (
+            "told",
+            f"from real rows: AUC {test['samples']:.3f} \N{PLUS-MINUS SIGN} {test['stderr']:.3f} (0.5: not at all){by}",
+        )
+    if target := table.get("target"):
+        yield "target", f"{target['column']}, learned from samples: {target['metric']} {pair(target)}"
+    if "left_out" in table:
+        yield "", table["left_out"]
+    if table["valid"]["samples"] < 1.0:
+        yield "valid", f"{table['valid']['samples']:.2%} of the samples; not so: {', '.join(table['valid']['invalid'])}"
+    closest = f"closest training row: {pair(table['nearest'])}"
+    yield "copies", f"of training rows: {pair(table['copies'], '.2%')}   {closest}"
+    if private := table["membership"]:
+        value = f"AUC {private['auc']:.3f} \N{PLUS-MINUS SIGN} {private['stderr']:.3f} (0.5: not at all)"
+        yield "prices", f"tell training rows: {value}"
+        for row in private["named"][: WORST if details else 3]:
+            times = f"{row['repeats']} times in the training, " if row["repeats"] > 1 else ""
+            yield "", f"{row['row']}: {times}cheaper than {row['cheaper_than']:.1%} of held-out rows"
+    for line in table["advice"]:
+        yield "try", line
 
 
 def _one_line(text: str) -> str:

@@ -20,6 +20,7 @@ from bfn_toolkit.cli.launcher import lost_contact, record
 from bfn_toolkit.cli.options import Group
 from bfn_toolkit.cli.plugins import check, new_plugin, plugins, presets
 from bfn_toolkit.cli.sample import evaluate, plot, sample
+from bfn_toolkit.cli.score import score
 from bfn_toolkit.cli.train import train
 from bfn_toolkit.errors import BFNError, BFNWarning, ResourceError
 from bfn_toolkit.parallel.signals import Interrupted
@@ -41,6 +42,7 @@ def bfn() -> None:
 for command in (
     train,
     sample,
+    score,
     evaluate,
     plot,
     plugins,

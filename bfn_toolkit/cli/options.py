@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,32 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return overrides
 
 
+def column_options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Dotted keys and values of --columns A,B, --types A=KIND,B=KIND and --gaps A,B, which are options of the data set.
+
+    Raises:
+        ConfigError: If a kind has no column.
+    """
+    lists = {name: options[name].split(",") for name in ("columns", "gaps") if options[name] is not None}
+    found = [(f"dataset.{name}", f"[{', '.join(map(_quoted, texts))}]") for name, texts in lists.items()]
+    kinds: dict[str, str] = {}
+    for text in options["types"]:
+        for pair in re.split(r",(?=[^,=]+=)", text):
+            column, equals, kind = pair.rpartition("=")
+            if not equals:
+                raise ConfigError(f"--types {text}: expected a column and its kind, such as zip=category")
+            kinds[column.strip()] = kind.strip()
+    if kinds:
+        pairs = ", ".join(f"{_quoted(column)} = {_quoted(kind)}" for column, kind in kinds.items())
+        found.append(("dataset.types", f"{{{pairs}}}"))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """A text as a string of TOML."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def path_and_options(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Splits words into the path among them, None if there is none, and the options of the experiment."""
     i = 0
@@ -114,15 +141,10 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of :func:`open_run` and :func:`make_plan`."""
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of :func:`open_run`, and a seed."""
     for option in (
         click.option("--seed", type=SEED, help="Seed of the draws  [default: the seed of the run]"),
-        click.option(
-            "--sampler", help="Name of the sampler  [default: chosen from the family and the number of steps]"
-        ),
-        click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
-        click.option("-n", "n", type=POSITIVE, help="Number of samples  [default: 1000, or the rows of --known]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
             "--checkpoint",
@@ -144,6 +166,20 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of :func:`open_run` and :func:`make_plan`."""
+    for option in (
+        click.option(
+            "--sampler", help="Name of the sampler  [default: chosen from the family and the number of steps]"
+        ),
+        click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
+        click.option("-n", "n", type=POSITIVE, help="Number of samples  [default: 1000, or the rows of --known]"),
+        model_options,
+    ):
+        command = option(command)
+    return command
+
+
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     """Opens the run of a command on its device; under torchrun, joins the processes of the job."""
     from bfn_toolkit.config.experiment import Training
@@ -159,16 +195,22 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
 
 def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan:
     """Returns the samples that the options of a command ask for, resolved once for all that the command does."""
+    from bfn_toolkit.runs.conditions import is_on_column
     from bfn_toolkit.runs.sampling import STEPS, N, ResolvedPlan, SamplePlan, known_rows
 
     seed, family, known = choice.get("seed"), run.model.family, choice.get("known")
+    draws, asked = choice.get("draws"), choice.get("condition", ())
+    if draws and (choice.get("n") or known is None):
+        raise ConfigError("--draws is the number of fillings of the rows of --known; without --known, write -n")
+    where = [text for text in asked if is_on_column(run.codec, text)]
     plan = SamplePlan(
-        n=choice.get("n") or (N if known is None else known_rows(run, known)),
+        n=choice.get("n") or (N if known is None else (draws or 1) * known_rows(run, known)),
         steps=steps or family.default_steps or STEPS,
         sampler=choice.get("sampler"),
         seed=run.experiment.seed if seed is None else seed,
-        condition=parse_conditions(choice.get("condition", ())),
+        condition=parse_conditions([text for text in asked if text not in where]),
         guidance=choice.get("guidance", 0.0),
+        where=where,
         known=known,
         size=choice.get("size"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ Examples:
   bfn sample runs/001 -n 64 --condition label=boot --out boots/   images, one file each; boots.png: one sheet
   bfn sample runs/001 -n 50 --condition label=3 --guidance 2
   bfn sample runs/001 --known gaps.csv --out filled.csv   empty cells are filled in
+  bfn sample runs/001 -n 50 --condition species=Adelie --condition "body_mass_g>4000"   columns of a table
   bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
   bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
@@ -52,8 +54,8 @@ Examples:
     "--condition",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Value of a condition, such as label=3, label=boot or label=none (repeatable)  "
-    "[default: as in the training rows]",
+    help="Value of a condition, such as label=3, label=boot or label=none; for a column of a table also with !=, "
+    "<, <=, > or >=, in quotes (repeatable)  [default: as in the training rows]",
 )
 @click.option("--guidance", type=float, default=0.0, help="Weight of classifier-free guidance  [default: 0]")
 @click.option(
@@ -62,6 +64,7 @@ Examples:
     help="File of known values, in the user's units: .csv with empty cells, .txt with _ for an unknown character, .npy "
     "or .safetensors with NaN (for classes: -1).",
 )
+@click.option("--draws", type=POSITIVE, help="Number of times that all rows of --known are filled in  [default: 1]")
 @click.option(
     "--size",
     type=POSITIVE,
@@ -96,6 +99,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     if to_stdout:
         to = sys.stdout.buffer if is_main_process() else io.BytesIO()
     with listening():
+        _say_probability(plan)
         with sampling(plan.plan.n) as show:
             stream_samples(plan, to, say=say, show=show)
         if is_main_process() and not to_stdout:
@@ -105,19 +109,39 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
             click.echo(str(trajectory), err=to_stdout)
 
 
+def _say_probability(plan: ResolvedPlan) -> None:
+    """Prints how probable the conditions on columns are under the model."""
+    probability = plan.probability()
+    if probability is not None:
+        error = f" (standard error {probability.stderr:.1g})" if probability.stderr > 0.0 else ""
+        given = ", given the known cells" if plan.plan.known else ""
+        say(f"{' and '.join(plan.plan.where)}: probability {probability.value:.3g} under the model{given}{error}")
+
+
 def _file_name(resolved: ResolvedPlan, choice: Mapping[str, Any]) -> str:
     """The default name of a file of samples: all options by which they differ from others of the run."""
     from bfn_toolkit.runs.sampling import samples_name
 
     plan = resolved.plan
     words = ["samples", resolved.sampler.replace(":", "-"), f"n{plan.n}", f"steps{plan.steps}", f"seed{plan.seed}"]
-    words += [pair.replace("=", "", 1) for pair in choice["condition"]]
+    words += [_word(condition) for condition in choice["condition"]]
     words += [f"guidance{plan.guidance:g}"] if plan.guidance else []
     words += [f"known-{plan.known.stem}"] if plan.known else []
     words += [f"size{plan.size}"] if plan.size else []
     words += [f"checkpoint-{choice['checkpoint']}"] if choice["checkpoint"] != "final" else []
     words += [choice["weights"]] if choice["weights"] != "auto" else []
     return "-".join(words) + Path(samples_name(resolved.run)).suffix
+
+
+def _word(condition: str) -> str:
+    """A condition as a part of a file's name."""
+    for operator, word in (("!=", "-not-"), (">=", "-from-"), ("<=", "-to-"), (">", "-above-"), ("<", "-below-")):
+        if operator in condition:
+            condition = condition.replace(operator, word, 1)
+            break
+    else:
+        condition = condition.replace("=", "", 1)
+    return re.sub(r"[^\w.,+\[\]-]+", "_", condition)[:60]
 
 
 class _Steps(click.ParamType[Any]):
@@ -138,7 +162,8 @@ Examples:
   bfn evaluate runs/001 --steps 20 --json
   bfn evaluate runs/001 --density 1000
   bfn evaluate runs/001 --steps 20 --particles 64   a tighter bound, of the model with 20 messages
-  bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10""",
+  bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10
+  bfn evaluate runs/002 --target species            of a table: a model of this column, from samples and from rows""",
 )
 @click.argument("run", type=PATH)
 @click.option(
@@ -170,6 +195,7 @@ Examples:
     "--examples", type=POSITIVE, help="Number of examples for --particles  [default: about a million evaluations]"
 )
 @click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
+@click.option("--target", metavar="COLUMN", help="Column of a table to predict from the others  [default: as printed]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @plan_options
 def evaluate(
@@ -181,28 +207,39 @@ def evaluate(
     particles: int,
     examples: int | None,
     sample_steps: int | None,
+    target: str | None,
     as_json: bool,
     **choice: Any,
 ) -> None:
     """Evaluate a RUN: likelihood bound with standard errors, and quality of its samples."""
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
+    from bfn_toolkit.reports.tables import check_target
+    from bfn_toolkit.runs.sampling import report_size
     from bfn_toolkit.storage.files import to_json
 
     if examples and not particles:
         raise ConfigError("--examples goes with --particles P")
     opened = open_run(run, choice)
-    plan = make_plan(opened, sample_steps, **choice)
+    check_target(opened, target)
+    plan = make_plan(opened, sample_steps, **{**choice, "n": choice["n"] or report_size(opened)})
     n_steps = None if isinstance(steps, str) else steps or opened.model.family.n_steps
     scores = evaluate_run(
-        plan, n_steps=n_steps, split=split, draws=draws, density=density, particles=particles, examples=examples
+        plan,
+        n_steps=n_steps,
+        split=split,
+        draws=draws,
+        density=density,
+        particles=particles,
+        examples=examples,
+        target=target,
     )
     if not is_main_process():
         return
     if as_json:
         click.echo(to_json(scores))
     else:
-        scores_table(scores)
+        scores_table(scores, details=True)
 
 
 @click.command(
@@ -220,7 +257,7 @@ Examples:
 @click.option("--animate", is_flag=True, help="Draw only a film from the prior to the samples: flows.gif.")
 @plan_options
 def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
-    """Draw the figures of a RUN: data, smoke test, schedule, training, samples and flows."""
+    """Draw the figures of a RUN: data, schedule, training, samples, flows; of a table columns, pairs and training."""
     from bfn_toolkit.reports.report import write_figures, write_film
     from bfn_toolkit.runs.directory import FIGURES
 

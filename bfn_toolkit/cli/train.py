@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from bfn_toolkit.cli.display import dry_run_table, phases, plan_line, progress, say, scores_table
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, make_plan, parse_overrides, path_and_options, trust_options
+from bfn_toolkit.cli.options import (
+    PATH,
+    POSITIVE,
+    Command,
+    column_options,
+    make_plan,
+    parse_overrides,
+    path_and_options,
+    trust_options,
+)
 from bfn_toolkit.errors import BFNError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ Overrides: TypeAlias = Sequence[tuple[str, str]]
     epilog="""\b
 Examples:
   bfn train photos/                                 data of yours: also book.txt, table.csv, array.npz, ...
+  bfn train people.csv --columns age,zip --types zip=category
   bfn train answers.npz --as classes-array          name the data set that reads them: bfn plugins lists all
   bfn train                                         four Gaussians, a Siren, Gaussian updates
   bfn train --out runs/wide --network.width 256 --training.steps 1000
@@ -40,6 +50,14 @@ Examples:
   bfn train --options                               every option, its type and its default""",
 )
 @click.option("--as", "as_", metavar="NAME", help="Data set that reads PATH  [default: the one that recognises it]")
+@click.option("--columns", metavar="A,B", help="Columns of PATH to learn  [default: all]")
+@click.option(
+    "--types",
+    metavar="A=KIND",
+    multiple=True,
+    help="Kinds of columns of PATH: number, integer, category, date, ...; identifier or text leaves a column out.",
+)
+@click.option("--gaps", metavar="A,B", help="Further texts in PATH that stand for a missing value.")
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
 @click.option("--preset", help="Preset that the file builds on; bfn presets lists them.")
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
@@ -64,7 +82,7 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
     --family.head noise, --training.lr 1e-3.
     """
     path, words = path_and_options(ctx.args)
-    overrides = parse_overrides(words)
+    overrides = [*parse_overrides(words), *column_options(options)]
     folder, experiment = _experiment(path, options, overrides)
     if options["show_options"]:
         for key, type_, value in experiment.options():
@@ -105,7 +123,7 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
 
 
 def _read_line(path: Path | None, experiment: Experiment) -> None:
-    """Says as what the path of the data is read."""
+    """Says as what the path of the data is read, and what was found there."""
     from bfn_toolkit.config.recognition import description
     from bfn_toolkit.registry.registry import default_registry
 
@@ -113,6 +131,8 @@ def _read_line(path: Path | None, experiment: Experiment) -> None:
         registry = default_registry()
         name = registry.name_of("dataset", type(experiment.dataset))
         say(f"read   {path}: {description(path, name, registry)}")
+        for line in getattr(experiment.dataset, "summary", ()):
+            say(f"       {line}")
 
 
 def _report(run: Run) -> None:
@@ -120,10 +140,11 @@ def _report(run: Run) -> None:
     from bfn_toolkit.parallel import processes as job
     from bfn_toolkit.parallel.signals import Interrupted, listening
     from bfn_toolkit.reports.report import complete_run
+    from bfn_toolkit.runs.sampling import report_size
 
     with listening(), phases() as show:
         try:
-            scores = complete_run(make_plan(run), say, show=show)
+            scores = complete_run(make_plan(run, n=report_size(run)), say, show=show)
         except Interrupted:
             raise
         except BFNError as error:

@@ -100,6 +100,7 @@ class Training:
         on_save_error: "warn" stops at the third checkpoint in a row that cannot be written, "stop" at the first.
         validate_every: Steps between validations; 0 for none.
         patience: Number of validations without a lower loss after which training stops; 0 for never.
+        final: Weights of the finished model: those of the "last" step, or the "best", of the lowest validation loss.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: Precision of the network; beliefs and loss are always float32.
         compile: Whether to compile the network.
@@ -126,6 +127,7 @@ class Training:
     on_save_error: Literal["warn", "stop"] = attrs.field(default="warn", validator=one_of("warn", "stop"))
     validate_every: int = attrs.field(default=0, validator=integer(ge=0, le=10**12))
     patience: int = attrs.field(default=0, validator=integer(ge=0, le=10**6))
+    final: Literal["last", "best"] = attrs.field(default="last", validator=one_of("last", "best"))
     device: str = attrs.field(default="auto", validator=_device)
     precision: Literal["fp32", "bf16", "fp16"] = attrs.field(default="fp32", validator=one_of("fp32", "bf16", "fp16"))
     compile: bool = attrs.field(default=False, validator=instance_of(bool))

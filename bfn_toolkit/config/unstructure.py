@@ -58,14 +58,14 @@ class _Writer:
         return table
 
     def plain(self, value: Any, kind: str | None, key: Key) -> Any:
-        if attrs.has(type(value)):
-            return self.table(value, kind or kind_of(type(value)), key)
         if isinstance(value, (bool, str)):
             return value
         if isinstance(value, int):
             return int(value)
         if isinstance(value, float) and not math.isnan(value):
             return float(value)
+        if attrs.has(type(value)):
+            return self.table(value, kind or kind_of(type(value)), key)
         if isinstance(value, Path):
             return str(value)
         if isinstance(value, Mapping):

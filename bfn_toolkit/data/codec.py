@@ -14,18 +14,24 @@ from the hook ``bfn_codecs``.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_toolkit.data.formats import ArrayFormat, Cells, Format, Raw, TensorsFormat, writable
+from bfn_toolkit.data.formats import ArrayFormat, Cells, Format, Raw, TensorsFormat, readable, writable
+from bfn_toolkit.data.typed_columns import TypedTable
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.shapes import Data, Mask
 from bfn_toolkit.validators import invalid
+
+if TYPE_CHECKING:
+    from bfn_toolkit.model import Model
 
 
 def raw_rows(raw: Raw, index: Tensor) -> Raw:
@@ -48,14 +54,26 @@ def raw_joined(pieces: Sequence[Raw]) -> Raw:
     return torch.cat(list(pieces)) if isinstance(first, Tensor) else [row for piece in pieces for row in piece]
 
 
-def with_known(raw: Raw, known: Raw) -> Raw:
-    """Raw data with the numbers of others wherever these are not NaN, so that they come back without rounding."""
-    if isinstance(raw, Mapping):
-        return {name: with_known(part, known[name]) if name in known else part for name, part in raw.items()}
-    if isinstance(raw, Tensor) and raw.is_floating_point():
-        known = known.to(raw.dtype)
-        return torch.where(known.isnan(), raw, known)
-    return raw
+def comparison(condition: str, names: Collection[str]) -> tuple[str, str, str]:
+    """Splits a condition on a column, such as "age >= 18", into a name, an operator and a value.
+
+    Arguments:
+        condition: The text, with =, !=, <, <=, > or >=, and spaces around the operator or not.
+        names: Names of the columns, which may contain operators themselves.
+    Raises:
+        ConfigError: If there is no name or no operator.
+
+    >>> comparison("body_mass_g>=4000", ["body_mass_g"])
+    ('body_mass_g', '>=', '4000')
+    """
+    begun = [name for name in sorted(names, key=len, reverse=True) if condition.strip().startswith(name)]
+    for name in [*map(re.escape, begun), r".+?"]:
+        found = re.fullmatch(rf"\s*({name})\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", condition, re.DOTALL)
+        if found:
+            return found[1], "=" if found[2] == "==" else found[2], found[3]
+    raise ConfigError(
+        f"a condition on a column is NAME=VALUE, or with !=, <, <=, > or >= as in 'age>=18', got '{condition}'"
+    )
 
 
 def strings(value: Any) -> tuple[str, ...]:
@@ -110,6 +128,28 @@ class Codec(abc.ABC):
                 is, and a part that is missing in it has no gaps.
         """
 
+    def read_rows(self, path: Path) -> Raw:
+        """Rows of a file whose prices are asked for; by default as known values are read.
+
+        Raises:
+            ConfigError: If the codec does not read such files.
+            DataError: If a value in it is not as expected.
+        """
+        if path.suffix not in self.formats:
+            raise ConfigError(f"rows are read from {', '.join(readable(self))}, found '{path.name}'")
+        return self.formats[path.suffix].read(path)
+
+    def priced(self, raw: Raw) -> tuple[Data, Mapping[str, Tensor]]:
+        """Data x of raw rows whose price is asked for, and nats (B,) to add to the prices of columns, by name.
+
+        A gap in x is left out of the price.  Nats are added where several values of the user are one of the model, or
+        where the model has none.
+
+        Raises:
+            DataError: If a row cannot be encoded.
+        """
+        return self.encode(raw), {}
+
     @property
     def formats(self) -> Mapping[str, Format]:
         """File formats by the ending of the name; the first is that of a run's samples."""
@@ -129,6 +169,24 @@ class Codec(abc.ABC):
     def rounding(self) -> float:
         """Largest error of decode(encode(raw)) in a number of raw data; 0 if it is exact."""
         return 0.0
+
+    def with_known(self, raw: Raw, known: Raw) -> Raw:
+        """Raw data with those of others wherever these are known, so that they come back as they were given.
+
+        Arguments:
+            raw: Decoded rows.
+            known: Rows with gaps, by part where raw data are; a part that is missing in it is unknown.
+        """
+        if isinstance(raw, Mapping):
+            return {name: self.with_known(part, known[name]) if name in known else part for name, part in raw.items()}
+        if isinstance(raw, Tensor) and raw.is_floating_point():
+            known = known.to(raw.dtype)
+            return torch.where(known.isnan(), raw, known)
+        return raw
+
+    def filling(self, model: Model) -> Model:
+        """The model for filling in gaps, whose samples have none themselves; by default the same."""
+        return model
 
     def numbers(self, raw: Raw) -> Data:
         """Raw data as a tensor, or tensors by part, for .npy and .safetensors."""
@@ -165,6 +223,35 @@ class Codec(abc.ABC):
             DataError: If a cell or a column is not as expected.
         """
         raise ConfigError(f"these data are not a table; use {', '.join(writable(self))}")
+
+    def region(self, condition: str) -> tuple[str, Tensor, Tensor]:
+        """Name of a column, and the beginnings and ends (n,) of the intervals of its line that satisfy a condition.
+
+        The intervals [low, high) are in increasing order; every point of them is decoded to a cell that satisfies the
+        condition.
+
+        Arguments:
+            condition: A text that :func:`comparison` splits.
+        Raises:
+            ConfigError: If there is no such column, no cell can satisfy the condition, or the data have no columns.
+        """
+        raise ConfigError(
+            f"'{condition}' is a condition on a column, and these data have no columns whose cells lie on a line; a "
+            "condition of the network is NAME=VALUE, and known values are in a file for --known"
+        )
+
+    @property
+    def is_table(self) -> bool:
+        """Whether raw data are rows of a table, whose samples are judged column by column (:meth:`typed`)."""
+        return False
+
+    def typed(self, raw: Raw) -> TypedTable:
+        """Raw rows of a table as columns of numbers and names.
+
+        Raises:
+            ConfigError: If the data are not a table.
+        """
+        raise ConfigError("these data are not a table")
 
     def condition(self, name: str, value: str) -> int:
         """Class of a condition by the name of the class.

@@ -11,7 +11,7 @@ device (:meth:`Dataset.prepare`).
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -218,6 +218,10 @@ class Dataset(abc.ABC):
         """
         return batch
 
+    def places(self, name: Split, index: Tensor) -> list[str]:
+        """Places of rows of a split in the source, in words, such as "people.csv:17"."""
+        return [f"{name} row {i + 1}" for i in index.tolist()]
+
     @property
     def metadata(self) -> Mapping[str, object]:
         """Facts for a family, its head or a network, whose fields of these names take them as defaults.
@@ -250,6 +254,11 @@ class Dataset(abc.ABC):
         tables of a preset, beneath the others.
         """
         return {}
+
+    @property
+    def summary(self) -> Sequence[str]:
+        """Lines that ``bfn train PATH`` prints first: what was found in the file, and how it is understood."""
+        return ()
 
     @property
     def unit(self) -> str:

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import attrs
@@ -201,24 +202,31 @@ def _number(text: str) -> float:
     return value
 
 
+@attrs.frozen
 class TableFormat(Format):
-    """A .csv file with a column for each number or category of flat data, and a header."""
+    """A .csv file with a column for each number or category of flat data, and a header.
 
+    Arguments:
+        codec: The codec, whose raw data can be cells.
+        separator: Separator of the cells.
+    """
+
+    separator: str = ","
     text = True
 
     def header(self, raw: Raw, n: int) -> bytes:
         """Names of the columns."""
-        return _lines([tuple(self.codec.cells(raw))])
+        return self._lines([tuple(self.codec.cells(raw))])
 
     def pieces(self, raw: Raw, n: int, first: int, end: int) -> Iterator[tuple[int, bytes]]:
         """The rows at the end."""
-        yield end, _lines(zip(*self.codec.cells(raw).values(), strict=True))
+        yield end, self._lines(zip(*self.codec.cells(raw).values(), strict=True))
 
     def read(self, path: Path) -> Raw:
         """The columns by name, in any order; those that the file lacks are gaps."""
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, strict=True)
+                reader = csv.reader(file, strict=True, delimiter=self.separator)
                 records = [(reader.line_num, record) for record in reader if record]
         except (OSError, ValueError, csv.Error) as error:
             raise _unreadable(path, error) from error
@@ -234,11 +242,12 @@ class TableFormat(Format):
         columns = dict(zip(names, zip(*(record for _, record in rows), strict=True), strict=True))
         return self.codec.from_cells(Cells(columns, path, [line for line, _ in rows]))
 
-
-def _lines(records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(records)
-    return text.getvalue().encode()
+    def _lines(self, records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
+        lines: list[str] = []
+        # The writer puts quotes around a carriage return only if it ends lines with one.
+        sink = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+        csv.writer(sink, delimiter=self.separator).writerows(records)
+        return "".join(lines).encode()
 
 
 @attrs.frozen

@@ -58,6 +58,13 @@ class PartsCodec(Codec):
         """Each part by its codec."""
         return {name: self._part(name).decode(part, (mask or {}).get(name)) for name, part in x.items()}
 
+    def with_known(self, raw: Raw, known: Raw) -> Raw:
+        """Each part by its codec."""
+        return {
+            name: self._part(name).with_known(part, known[name]) if name in known else part
+            for name, part in raw.items()
+        }
+
     def numbers(self, raw: Raw) -> Data:
         """Numbers of each part."""
         return {name: self._part(name).numbers(part) for name, part in raw.items()}

@@ -36,6 +36,7 @@ CHUNK = 256  # examples whose draws share one seed, at most
 ROWS = 8192  # rows in one evaluation, at most
 PRESENT = ":present"  # stands for the number of numbers among the sums of losses by part
 MAX_DRAWS = 4096  # per example
+ROW_DRAWS, ROW_BATCH = 64, 256  # draws per row that has a price of its own, and rows in one evaluation, at most
 ENOUGH = 8  # chunks within a budget, without which a standard error is not trusted
 BUDGET_CHUNK = 32  # examples whose draws share one seed, within a budget: a slow network needs small pieces
 
@@ -235,6 +236,47 @@ def likelihood_bound(
         draws=draws,
         parts=parts,
     )
+
+
+@torch.inference_mode()
+def row_bounds(
+    model: Model,
+    data: Rows,
+    *,
+    n_steps: int | None = None,
+    draws: int = ROW_DRAWS,
+    seed: int = 0,
+    deal: Deal = deal_here,
+) -> tuple[Tensor, Tensor]:
+    """The likelihood bound of each row, and its standard error, which counts the draws: two tensors (N,) in float64.
+
+    Arguments:
+        model: The model.
+        data: N examples, as in :func:`likelihood_bound`.
+        n_steps: Number of messages; None for continuous time.
+        draws: Number of draws per row, at least 2.
+        seed: Seed of the draws.
+        deal: Function that draws the chunks.
+    """
+    n, device = len(data), device_of(first_row(data, seed).x)
+    size = rows_together(model.family, BUDGET_CHUNK)
+    losses = (ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps), ReconstructionLoss())
+
+    def chunk_bounds(chunk: int) -> Tensor:
+        """Costs for the rows of a chunk: (size, draws)."""
+        rows = data[torch.arange(chunk * size, (chunk + 1) * size).remainder_(n)]
+        rows = attrs.evolve(rows, condition=readable(model, rows.condition))
+        index, costs = torch.arange(size, device=device), []
+        for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROW_BATCH) // size)):
+            batch = rows.rows(index.repeat(len(together)))
+            nats = sum(told(loss, model, batch.x, batch.condition, mask=batch.mask).double() for loss in losses)
+            costs.append(nats.reshape(len(together), size))
+        return torch.cat(costs).T
+
+    costs: Tensor = map_chunks(
+        range(n), size, chunk_bounds, (seed, "row bounds"), device=device, deal=deal, halve=model.halve_micro_batch
+    )
+    return costs.mean(1), costs.std(1) / math.sqrt(draws)
 
 
 def _within(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from bfn_toolkit.reports.panels import (
     one_line,
     views,
 )
+from bfn_toolkit.reports.table_figures import columns_figure, pairs_figure
+from bfn_toolkit.reports.tables import Sides
 from bfn_toolkit.runs.sampling import ResolvedPlan
 from bfn_toolkit.sampling.default import default_sampler
 from bfn_toolkit.sampling.masked import MaskedModel
@@ -293,6 +296,11 @@ def figures(plan: ResolvedPlan, samples: Data | None = None) -> Mapping[str, Cal
     """The figures of a run by name, each drawn when called; ``samples`` are the first ones of the plan."""
     run, wanted = plan.run, plan.plan
     experiment, family = run.experiment, run.model.family
+    training = {"training": lambda: training_figure(run.metrics)}
+    if run.codec.is_table:
+        typed = cache(lambda: Sides.of(plan, plan.draw() if samples is None else samples).typed)
+        pairs = {"pairs": lambda: pairs_figure(*typed())} if len(run.codec.names) > 1 else {}
+        return {"columns": lambda: columns_figure(*typed()), **pairs, **training}
 
     def data() -> Batch:  # read only here: the other figures do not need the file
         return run.split("all")
@@ -324,7 +332,7 @@ def figures(plan: ResolvedPlan, samples: Data | None = None) -> Mapping[str, Cal
         "data": lambda: data_figure(family, data(), run.codec),
         **({"smoke_test": lambda: smoke_figure(experiment.network)} if plain else {}),
         "schedule": lambda: schedule_figure(experiment.family, wanted.steps),
-        "training": lambda: training_figure(run.metrics),
+        **training,
         "samples": lambda: samples_figure(family, drawn(), data(), wanted.steps, run.codec),
         "flows": flows,
     }

@@ -299,10 +299,10 @@ def _draw_frequencies(axis: Axes, x: Tensor, data: Tensor, colour: str, names: S
         axis.bar(range(classes), share.tolist(), color=colour, alpha=0.7)
     axis.set(xlabel="class", ylabel="frequency")
     if names and classes <= NAMED:
-        axis.set_xticks(range(classes), [_printed(name) for name in names[:classes]], fontsize=7)
+        axis.set_xticks(range(classes), [printed(name) for name in names[:classes]], fontsize=7)
 
 
-def _printed(name: str) -> str:
+def printed(name: str) -> str:
     """A name in which matplotlib reads no formula, and in which blanks and line ends are seen."""
     return _glyphs(name if name.isprintable() and not name.isspace() else ascii(name)).replace("$", r"\$")
 
@@ -311,7 +311,7 @@ def _draw_histogram(axis: Axes, x: Tensor, data: Tensor, colour: str, names: Seq
     reference = _numbers(data)
     edges = torch.linspace(float(reference.min()), float(reference.max()), 101).tolist()
     axis.hist(_numbers(x).tolist(), bins=edges, color=colour, alpha=0.7, density=True)
-    axis.set(xlabel=_printed(names[0]) if names else "x", ylabel="density")
+    axis.set(xlabel=printed(names[0]) if names else "x", ylabel="density")
 
 
 def _draw_points(axis: Axes, x: Tensor, colour: str, names: Sequence[str]) -> None:
@@ -322,4 +322,4 @@ def _draw_points(axis: Axes, x: Tensor, colour: str, names: Sequence[str]) -> No
     if len(names) < 2:
         axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     else:  # columns with units of their own
-        axis.set(xlabel=_printed(names[0]), ylabel=_printed(names[1]))
+        axis.set(xlabel=printed(names[0]), ylabel=printed(names[1]))

@@ -14,6 +14,7 @@ import torch
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.parts_codec import raw_like, texts_of
 from bfn_toolkit.data.rows import spread
+from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation.baselines import baselines
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances, w1
@@ -35,6 +36,7 @@ from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.reports.animation import film
 from bfn_toolkit.reports.figures import figures, flow_paths
+from bfn_toolkit.reports.tables import EVERY, SOME, Sides, table_scores
 from bfn_toolkit.runs.directory import EVALUATION, FIGURES
 from bfn_toolkit.runs.model_files import load_description
 from bfn_toolkit.runs.run import Run
@@ -123,7 +125,9 @@ def _beside(run: Run, test: Batch) -> dict[str, Any]:
 
 
 def _dimension(run: Run, test: Batch) -> str:
-    """Word for one number of an example: a character or a token of texts, and otherwise a dimension."""
+    """Word for one number of an example: a cell of a table, a character or a token of texts, else a dimension."""
+    if run.codec.is_table:
+        return "cell"
     first = test.part(0, 1)
     texts = texts_of(present(first.x, first.mask), mask_by_part(first.x, first.mask), run.codec)
     if not texts or isinstance(test.x, Mapping):
@@ -157,19 +161,25 @@ def _likelihood(plan: ResolvedPlan, bound: LikelihoodBound, split: Split) -> dic
     }
 
 
-def _quality(plan: ResolvedPlan, samples: Data) -> dict[str, Any]:
+def _quality(plan: ResolvedPlan, samples: Data, *, thorough: bool = False, target: str | None = None) -> dict[str, Any]:
     """The numbers of the first samples of a plan, beside those of data."""
     run, wanted, n = plan.run, plan.plan, batch_size(samples)
-    data = _some(run.rows("all"), COMPARED)
-    few = range(min(n, FIRST))
-    raw = plan.raw(map_data(lambda part: part[: len(few)], samples), few)
-    texts = [text for text in raw if isinstance(text, str)] if isinstance(raw, list) else []
-    return {
+    settings = {
         "n": n,
         "steps": wanted.steps,
         "sampler": plan.sampler,
         "evaluations": plan.draws.sampler.nfe(wanted.steps),
         "seed": wanted.seed,
+    }
+    if run.codec.is_table:
+        sides = Sides.of(plan, samples, EVERY if thorough else SOME)
+        return {**settings, "table": table_scores(sides, thorough=thorough, target=target)}
+    data = _some(run.rows("all"), COMPARED)
+    few = range(min(n, FIRST))
+    raw = plan.raw(map_data(lambda part: part[: len(few)], samples), few)
+    texts = [text for text in raw if isinstance(text, str)] if isinstance(raw, list) else []
+    return {
+        **settings,
         **sample_scores(run, Batch(samples, mask=plan.mask(range(n))).to(torch.device("cpu")), data),
         "floor": _floor(run, n, data),
         **({"first": texts} if texts else {}),
@@ -185,6 +195,7 @@ def evaluate(
     density: int = 0,
     particles: int = 0,
     examples: int | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """The likelihood bound on a split and the quality of samples, as one JSON object.
 
@@ -197,6 +208,8 @@ def evaluate(
         particles: Number of particles for the importance-weighted bound (:func:`~bfn_toolkit.importance_bound`), of
             ``n_steps`` messages, or for None those of the plan.
         examples: Number of examples for that bound; by default as many as take about a million evaluations.
+        target: Column of a table that a model is trained to predict, on samples and on real rows; None for the choice
+            of :func:`~bfn_toolkit.evaluation.tables.default_target`.
     """
     run, seed = plan.run, plan.plan.seed
     data = run.rows(split, next(run.model.parameters()).device)
@@ -207,7 +220,7 @@ def evaluate(
         scores |= _density(run, data, density, seed)
     if particles:
         scores["importance"] = _importance(plan, data, n_steps or plan.plan.steps, particles, examples)
-    return {**scores, "samples": _quality(plan, plan.draw())}
+    return {**scores, "samples": _quality(plan, plan.draw(), thorough=True, target=target)}
 
 
 def _first_rows(data: Rows, examples: int, seed: int) -> Batch:
@@ -258,9 +271,14 @@ def write_figures(
         folder: The folder.
         samples: The samples; needed only for the figure "samples".
         only: Names of the figures to draw; by default all.
+    Raises:
+        ConfigError: If these data have no figure of a name.
     """
-    paths = []
-    for name, draw in figures(plan, samples).items():
+    paths, drawn = [], figures(plan, samples)
+    for name in only or ():
+        if name not in drawn:
+            raise ConfigError(f"these data have no figure '{name}'; there are {', '.join(drawn)}")
+    for name, draw in drawn.items():
         if only is not None and name not in only:
             continue
         buffer = io.BytesIO()
@@ -272,7 +290,13 @@ def write_figures(
 
 
 def write_film(plan: ResolvedPlan, folder: Path) -> Path:
-    """Draws the samples' way from the prior to the data, as a GIF in a folder; returns its path."""
+    """Draws the samples' way from the prior to the data, as a GIF in a folder; returns its path.
+
+    Raises:
+        ConfigError: If the data are a table.
+    """
+    if plan.run.codec.is_table:
+        raise ConfigError("the way of a row of a table is no picture; leave out --animate")
     trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
@@ -415,8 +439,7 @@ class _Report:
         if name == "samples" and self.samples is None:
             return None
         left = self.seconds - (time.monotonic() - self._began)
-        paths = flow_paths(self.plan.run.model.family, self.plan.run.codec)
-        if name == "flows" and paths * self.pace > max(left, 1.0):
+        if name == "flows" and self.pace * flow_paths(self.plan.run.model.family, self.plan.run.codec) > max(left, 1.0):
             return f"no figure flows: it would take longer than the report may; bfn plot {self.path} --flows"
         (path,) = write_figures(self.plan, self.path / FIGURES, self.samples, only=[name])
         return f"figure: {path}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection, Iterable
 
+from bfn_toolkit.data.codec import Codec
 from bfn_toolkit.errors import BFNWarning, ConfigError, did_you_mean
 from bfn_toolkit.networks import NetworkBuilder
 from bfn_toolkit.registry.registry import default_registry
@@ -46,6 +48,11 @@ def check_conditions(network: NetworkBuilder, requested: Iterable[str], availabl
                 f"the network {_called(network)} of this run does not read the condition '{name}', so its samples "
                 f"cannot follow it{_instead(network, [name])}"
             )
+
+
+def is_on_column(codec: Codec, condition: str) -> bool:
+    """Whether a condition is about a column of a table: of a codec with regions, or by its operator."""
+    return type(codec).region is not Codec.region or re.match(r"[^=]*(!=|<|>)", condition) is not None
 
 
 def _called(network: NetworkBuilder) -> str:

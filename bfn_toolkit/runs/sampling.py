@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
-from bfn_toolkit.data.codec import Codec, raw_rows, raw_size, with_known
+from bfn_toolkit.data.codec import Codec, comparison, raw_rows, raw_size
 from bfn_toolkit.data.conditions import SizeSpec, seen_in
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.formats import Raw, readable
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError
+from bfn_toolkit.evaluation.likelihood import Estimate
 from bfn_toolkit.families import Family
 from bfn_toolkit.guidance.classifier_free import Guided
-from bfn_toolkit.model import Condition
+from bfn_toolkit.guidance.regions import CellConditions, RegionSampler
+from bfn_toolkit.model import Condition, Model
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
@@ -36,10 +38,10 @@ from bfn_toolkit.runs.directory import SAMPLES
 from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sample_files import SampleFile, SampleStream, sample_file
-from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows
+from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows, row_numbers
 from bfn_toolkit.sampling.default import default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
-from bfn_toolkit.sampling.inpainting import Observed
+from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed
 from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
@@ -47,9 +49,11 @@ from bfn_toolkit.shapes import Data, Mask, map_data, named_parts
 
 N = 1000  # default number of samples
 STEPS = 100  # default number of messages, unless the family has a fixed number
+MOST_ROWS = 10_000  # largest number of samples of a table that a report judges
 BATCH_NUMBERS = 2**22  # largest batch in numbers, unless one chunk has more
 BATCH_CHUNKS = 16  # largest batch in chunks: a kill loses one batch
 CHECKED_ROWS = 2**14  # rows of known values that are checked together
+PROBED = 64  # samples in the estimate of the probability of conditions
 
 
 @attrs.frozen
@@ -64,7 +68,9 @@ class SamplePlan:
         condition: Values of conditions by name, one for all samples: a number, the name of a class, or None for samples
             without the condition.
         guidance: Weight of :class:`~bfn_toolkit.Guided`.
+        where: Conditions on the columns of a table, such as "species=Adelie" and "body_mass_g>4000".
         known: File of known values in the user's units and names, of a format that the codec reads; gaps are unknown.
+            Sample i has the values of row i, and the rows repeat as often as needed.
         size: Number of sites of each sample, for data whose rows have sizes; None for those of the training rows.
     """
 
@@ -74,6 +80,7 @@ class SamplePlan:
     seed: int = 0
     condition: Mapping[str, float | str | Sequence[Any] | None] = attrs.field(factory=dict)
     guidance: float = 0.0
+    where: Sequence[str] = ()
     known: Path | None = None
     size: int | None = None
 
@@ -99,7 +106,8 @@ class ResolvedPlan:
         plan: The plan.
         sampler: Name of the sampler.
         draws: The samples, of which any rows can be drawn.
-        known: The known values, or None.
+        known: The values of the file of known values, or None.
+        cells: The conditions on columns.
     """
 
     run: Run
@@ -107,6 +115,7 @@ class ResolvedPlan:
     sampler: str
     draws: Draws
     known: KnownValues | None = None
+    cells: CellConditions = attrs.field(factory=CellConditions)
 
     @classmethod
     def of(cls, run: Run, plan: SamplePlan) -> ResolvedPlan:
@@ -121,11 +130,43 @@ class ResolvedPlan:
         name, sampler = plan.choose(family)
         rows = run.split("train") if run.seen is None else None  # of a run in memory, nothing is recorded
         known = None if plan.known is None else KnownValues.of(run.model, read_known(plan.known, run.codec), plan.n)
+        cells = CellConditions.of(run.codec, plan.where)
+        if known is not None:
+            known.check(cells)
+        observed = known
+        if cells.known:
+            rows_of_cells = KnownValues(cells.raw(run.codec), run.codec, family)
+            observed = rows_of_cells if known is None else attrs.evolve(known, also=rows_of_cells)
+        if cells.regions:
+            sampler = RegionSampler(cells.regions, sampler=sampler)
         conditions, mask = _conditions(run, plan, rows), _masks(run, plan, rows, known)
         with seeded(plan.seed, "samples", device=device):
             key = (draw_key(),)
-        model = Guided(run.model, plan.guidance) if plan.guidance else run.model
-        return cls(run, plan, name, Draws(model, plan.n, plan.steps, sampler, key, conditions, known, mask), known)
+        model: Model = Guided(run.model, plan.guidance) if plan.guidance else run.model
+        if plan.known is not None:
+            model = run.codec.filling(model)
+        draws = Draws(model, plan.n, plan.steps, sampler, key, conditions, observed, mask)
+        return cls(run, plan, name, draws, known, cells)
+
+    def probability(self) -> Estimate | None:
+        """Probability of the conditions on columns under the model, given what else is known of the first samples.
+
+        None without such conditions, and where a number is asked for that has no probability of its own.
+        """
+        asked = self.cells.asked
+        if not asked:
+            return None
+        weight, index = next(self.run.model.parameters()), torch.arange(min(self.plan.n, PROBED))
+        model, condition = self.draws.model, self.draws.condition(index)
+        if self.draws.observed is not None:
+            observed = self.draws.observed.rows(index.to(weight.device))
+            observed.mask[:, [region.site for region in asked]] = False
+            model = InpaintedModel(model, observed)
+        with seeded(self.plan.seed, "probability", device=weight.device):
+            probed = RegionSampler(asked).draw(
+                model, len(index), condition=condition, device=weight.device, dtype=weight.dtype
+            )
+        return Estimate.of(probed[1].exp())
 
     def mask(self, rows: range) -> Mask | None:
         """True where the samples with these numbers have data; None if nothing is missing."""
@@ -135,7 +176,11 @@ class ResolvedPlan:
         """Samples with these numbers in the user's form, known numbers among them as they were given."""
         rows = range(self.plan.n) if rows is None else rows
         raw = self.run.codec.decode(samples, self.mask(rows))
-        return raw if self.known is None else with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
+        if self.cells.known:  # whose texts come back as they were given
+            raw = {**raw, **{name: [text] * len(rows) for name, text in self.cells.known.items()}}
+        if self.known is None:
+            return raw
+        return self.run.codec.with_known(raw, self.known.raw_rows(torch.arange(rows.start, rows.stop)))
 
     def draw(self, rows: range | None = None, on_step: OnStep | None = None) -> Data:
         """Draws samples, with shape (rows, *site); processes of a job share the work, and all return the result.
@@ -208,7 +253,7 @@ def _masks(
         return lambda index: None
     if stated is not None:
         mask_of_sizes(family, stated)
-        return lambda index: mask_of_sizes(family, stated.expand(plan.n)[index])
+        return lambda index: mask_of_sizes(family, stated[index % len(stated)])
     return lambda index: mask_of_sizes(family, _in_groups(plan.seed, "sizes", index, sizes.draw))
 
 
@@ -239,14 +284,16 @@ class KnownValues:
     """Known values in a file; rows are read and encoded when they are needed.
 
     Arguments:
-        raw: Values in the user's form, with n rows, or with one for all samples.
+        raw: Values in the user's form, whose rows repeat as often as needed.
         codec: The codec that encodes them.
         family: The family of the data.
+        also: Values for the gaps of these.
     """
 
     raw: Raw
     codec: Codec
     family: Family[Any]
+    also: KnownValues | None = None
 
     @classmethod
     def of(cls, model: BFN, raw: Raw, n: int | None) -> KnownValues:
@@ -267,9 +314,10 @@ class KnownValues:
             raise ConfigError("the file of known values has no rows")
         if n is None:
             return known
-        if known.size not in (1, n):
+        if n % known.size:
             raise ConfigError(
-                f"the file of known values has {known.size} rows, expected {n}, one for each sample, or one"
+                f"the file of known values has {known.size} rows, expected {n} or a divisor of it; leave out -n, or "
+                f"write a multiple of {known.size}"
             )
         for start in range(0, known.size, CHECKED_ROWS):
             index = torch.arange(start, min(start + CHECKED_ROWS, known.size))
@@ -286,13 +334,29 @@ class KnownValues:
         """Values of the samples with these numbers, in the user's form."""
 
         def chosen(raw: Raw) -> Raw:
-            return raw_rows(raw, torch.zeros_like(index) if raw_size(raw) == 1 else index)
+            return raw_rows(raw, index % raw_size(raw))
 
         return (
             {name: chosen(part) for name, part in self.raw.items()}
             if isinstance(self.raw, Mapping)
             else chosen(self.raw)
         )
+
+    def check(self, cells: CellConditions) -> None:
+        """Raises DataError if a known value does not satisfy conditions on its column."""
+        if not cells.texts:
+            return
+        for start in range(0, self.size, CHECKED_ROWS):
+            observed = self.rows(torch.arange(start, min(start + CHECKED_ROWS, self.size)))
+            wrong = cells.excluded(self.codec, observed.values) & observed.mask
+            if bool(wrong.any()):
+                row, site = wrong.nonzero()[0].tolist()
+                name = self.codec.names[site]
+                asked = [text for text in cells.texts if comparison(text, self.codec.names)[0] == name]
+                raise DataError(
+                    f"known row {start + row + 1}: its '{name}' is {self.raw[name][start + row]!r}, which "
+                    f"{' and '.join(map(repr, asked))} excludes; make the cell empty, or leave the condition out"
+                )
 
     def _pairs(self, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Encoded values and masks by part, under "" for data without parts."""
@@ -307,7 +371,11 @@ class KnownValues:
         }
         values = {name: torch.where(mask, part, 0) for name, (part, mask) in pairs.items()}
         masks = {name: mask for name, (_, mask) in pairs.items()}
-        return Observed(values.get("", values), masks.get("", masks))
+        observed = Observed(values.get("", values), masks.get("", masks))
+        if self.also is None:
+            return observed
+        other = self.also.rows(index)
+        return Observed(torch.where(observed.mask, observed.values, other.values), observed.mask | other.mask)
 
 
 def _with_rows(raw: Raw, site: tuple[int, ...] | None) -> Raw:
@@ -330,14 +398,13 @@ def read_known(path: Path, codec: Codec) -> Raw:
 
 
 def known_rows(run: Run, path: Path) -> int:
-    """Number of samples that a file of known values asks for: its rows, or the default if it has one for all.
+    """Number of rows of a file of known values.
 
     Raises:
         ConfigError: If it is not such a file.
         DataError: If a value in it is not as expected.
     """
-    known = KnownValues.of(run.model, read_known(path, run.codec), None)
-    return N if known.size == 1 else known.size
+    return KnownValues.of(run.model, read_known(path, run.codec), None).size
 
 
 def _with_mask(values: Tensor, family: Family[Any] | None) -> tuple[Tensor, Tensor]:
@@ -366,7 +433,7 @@ def draw_trajectory(plan: ResolvedPlan) -> Trajectory:
 
 def batch_rows(run: Run) -> int:
     """Number of samples to draw and write together: full chunks, limited by memory and by the loss after a kill."""
-    numbers = run.model.family.network_io.flat().in_numbers
+    numbers, _ = row_numbers(run.model.family)
     chunk = chunk_rows(numbers, next(run.model.parameters()).device)
     return chunk * processes.world_size() * max(1, min(BATCH_CHUNKS, BATCH_NUMBERS // (chunk * numbers)))
 
@@ -447,6 +514,13 @@ def _facts(plan: ResolvedPlan) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def report_size(run: Run) -> int:
+    """Number of samples that a report judges: of a table as many as it has rows, but at most 10,000."""
+    if not run.codec.is_table:
+        return N
+    return min(MOST_ROWS, len(run.rows("all")) + len(run.rows("test")))
 
 
 def samples_name(run: Run) -> str:

@@ -46,6 +46,18 @@ def block_rows(numbers: int) -> int:
     return min(BLOCK_ROWS, rows) if rows >= MIN_ROWS else min(MIN_ROWS, _power_of_two(NUMBERS // numbers))
 
 
+def row_numbers(family: Family[Any]) -> tuple[int, int]:
+    """Numbers of one row that its network sees, for :func:`chunk_rows`, and that it draws, for :func:`block_rows`.
+
+    Where beliefs know a site or do not, the features are codes, almost all 0, and a draw is one number for each site.
+    """
+    numbers = family.network_io.flat().in_numbers
+    if not family.one_by_one:
+        return numbers, numbers
+    sites = math.prod(family.network_io.site_shape)
+    return max(sites, numbers // 16), sites
+
+
 def _power_of_two(number: int) -> int:
     """The largest power of two that is not above a number; 1 below 1."""
     return 1 << (max(1, number).bit_length() - 1)

@@ -21,6 +21,7 @@ from bfn_toolkit.sampling.chunks import (
     chunk_rows,
     concatenated,
     deal_here,
+    row_numbers,
     with_less_memory,
 )
 from bfn_toolkit.sampling.default import default_sampler
@@ -106,8 +107,8 @@ class Draws:
             ResourceError: If there is not enough memory.
         """
         device, dtype = _place(self.model)
-        numbers = self.model.family.network_io.flat().in_numbers
-        size, block = chunk_rows(numbers, device), block_rows(numbers)
+        seen, drawn_numbers = row_numbers(self.model.family)
+        size, block = chunk_rows(seen, device), block_rows(drawn_numbers)
         computed = _in_full_products(rows)
 
         def draw(chunk: int) -> Data:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
 import torch
+from torch import Tensor
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
@@ -28,7 +29,7 @@ from bfn_toolkit.parallel import processes, signals
 from bfn_toolkit.parallel.devices import make_accelerator
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.runs.checkpoints import CHECKPOINTS
+from bfn_toolkit.runs.checkpoints import CHECKPOINTS, find_checkpoint, load_checkpoint
 from bfn_toolkit.runs.conditions import warn_of_unread
 from bfn_toolkit.runs.directory import check_out, cut_metrics, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
@@ -143,6 +144,7 @@ class _Training:
     metrics: MetricsLogger = attrs.field(init=False)
     validation: Validation = attrs.field(init=False)
     checkpointer: Checkpointer = attrs.field(init=False)
+    best: tuple[int, Mapping[str, Tensor]] | None = None  # step and weights, for final = "best"
 
     def run(self) -> Run:
         """Runs everything, from the data to the model in the run directory."""
@@ -179,6 +181,8 @@ class _Training:
             improved = self.validation.maybe(self.step)
             self.metrics.flush(self.step, now=save or self.checkpointer.due(self.step))
             self.checkpointer.maybe_save(self.step, requested=save, improved=improved)
+            if improved and self.experiment.training.final == "best":
+                self.best = self.step, {name: value.clone() for name, value in self.train_step.weights().items()}
             if self.step >= self.experiment.training.steps or self.validation.lost_patience:
                 break
             self._step(next(feed))
@@ -221,20 +225,36 @@ class _Training:
         self.metrics.flush(self.step, now=True)
         self.checkpointer.save(self.step, last=True)
 
+    def _choose_final(self) -> int:
+        """Puts the weights of the finished model into the model to sample from; returns their step."""
+        if self.experiment.training.final == "last" or not math.isfinite(self.validation.best):
+            return self.step
+        if self.best is None:  # it was before a resume
+            assert self.folder is not None
+            network, average = self.train_step.unwrapped.state_dict(), self.train_step.ema is not None
+            listed, _ = find_checkpoint(self.folder, "best")
+            assert listed is not None
+            found = load_checkpoint(listed.path, network, average, allow_nonfinite=self.allow_nonfinite)
+            self.best = found.step, found.weights if found.ema is None else found.ema
+        step, weights = self.best
+        self.train_step.network.load_state_dict(weights)
+        return step
+
     def _result(self) -> Run:
         kind = "raw" if self.train_step.ema is None else "ema"
+        step = self._choose_final()
         if self.folder is not None:
             weights = self.train_step.weights()
             if processes.is_main_process():
                 facts = {
-                    **describe(self.experiment, self.step),
+                    **describe(self.experiment, step),
                     "training_seconds": round(self.checkpointer.seconds, 3),
                     **self.checkpointer.data_facts,
                 }
                 save_model(self.folder, weights, facts)
         processes.barrier()
         metrics = tuple(json.loads(json.dumps(self.metrics.history)))
-        return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, self.step, "final"))
+        return Run(self.experiment, self.model.eval(), metrics, self.folder, Weights(kind, step, "final"))
 
     def _feed(self) -> Iterator[Batch]:
         """The batches after the last step."""
@@ -276,6 +296,8 @@ class _Training:
             weight = None if batch.weight is None else batch.weight / summary.weight
             return attrs.evolve(batch, condition=readable(model, batch.condition), weight=weight)
 
+        if experiment.training.final == "best" and experiment.training.parallel == "fsdp":
+            raise ConfigError('training.final: "best" does not go with parallel = "fsdp"; sample with --checkpoint best')
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
         as_stored = type(experiment.dataset).prepare is Dataset.prepare
         if as_stored and isinstance(self.data, Batch) and isinstance(valid, Batch):  # prepared once, not in each step

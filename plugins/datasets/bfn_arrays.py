@@ -158,16 +158,14 @@ class NumberArray(Columns):
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
-        """Tables with numbers, and tensors, for certain; arrays of numbers that are not classes; others possibly."""
+        """Tensors for certain; arrays of numbers that are not classes; others, and tables with numbers, possibly."""
         found = _glimpse(path)
         if found is None or (found.header and not found.names):
             return None
         if path.suffix.lower() in (".npy", ".npz"):
             certainty = 1 if len(found.names) > 1 or _are_classes(found) else 2
-        elif path.suffix.lower() == ".safetensors" or found.header:
-            certainty = 3
         else:
-            certainty = 2 if found.names else 1
+            certainty = 3 if path.suffix.lower() == ".safetensors" else 1
         return Recognised(_described(found, "numbers"), certainty)
 
     @property

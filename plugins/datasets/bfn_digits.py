@@ -31,7 +31,7 @@ ONE_IN = 6  # every sixth image is in the test set
 def _digits() -> tuple[Tensor, Tensor]:
     """Grey levels (1797, 8, 8) and labels (1797,), as int64."""
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise ConfigError("scikit-learn is not installed; write pip install 'bfn-toolkit[data]'") from error
     digits = load_digits()

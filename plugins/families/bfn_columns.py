@@ -52,6 +52,7 @@ from bfn_toolkit import (
     PartIO,
     as_shape,
     check_values,
+    class_logits,
     hookimpl,
     present,
     validators,
@@ -119,6 +120,11 @@ class Histogram:
         """Mixture of the kernel over the classes, for a kernel that is the same in all of a class."""
         middles = torch.arange(self.logits.shape[-1], device=self.logits.device, dtype=self.logits.dtype) + 0.5
         return Finite(middles, self.logits).mix(kernel)
+
+
+@class_logits.register
+def _(output: Histogram) -> Tensor:
+    return output.logits
 
 
 def _inside(k: Tensor, u: Tensor) -> Tensor:
@@ -274,11 +280,13 @@ class Columns(AdditiveFamily[MaskedParams]):
     def output(self, raw: Tensor, params: MaskedParams) -> Output:
         """A histogram of each column: of the known class, or from the network."""
         _, bumps = self._tables(raw)
-        logits = raw[..., : self.classes] + torch.einsum("bdm,dmk->bdk", raw[..., self.classes :], bumps)
-        k = torch.arange(self.classes, device=raw.device)
-        known = torch.where(k == params.x.unsqueeze(-1), 0.0, NEVER)
-        logits = torch.where(params.x.unsqueeze(-1) < self.classes, known, logits)
-        return Histogram(logits.masked_fill(self._beyond(raw.device), NEVER))
+        beyond = torch.where(self._beyond(raw.device), NEVER, 0.0).to(raw.dtype)
+        of_network = raw[..., : self.classes] + beyond
+        weights = raw[..., self.classes :].transpose(0, 1)
+        of_network = torch.baddbmm(of_network.transpose(0, 1), weights, bumps).transpose(0, 1)
+        point = params.x.unsqueeze(-1)
+        known = torch.where(torch.arange(self.classes, device=raw.device) == point, 0.0, NEVER)
+        return Histogram(torch.where(point < self.classes, known, of_network))
 
     def kl_rate(self, x: Tensor, output: Output) -> Tensor:
         """-ln p_O of the class of each column."""

@@ -111,15 +111,15 @@ def test_runs_and_configurations_are_no_data(tmp_path: Path) -> None:
         dataset_for(Path("a.toml"), ALL)
 
 
-def table(folder: Path, name: str = "x.csv") -> Path:
+def array(folder: Path, name: str = "x.npy") -> Path:
     path = folder / name
-    path.write_text("a,b\n" + "".join(f"{i},{i / 2}\n" for i in range(20)))
+    np.save(path, np.arange(40.0).reshape(20, 2) / 2.0)
     return path
 
 
 @pytest.mark.parametrize("named", ["by --as", "by itself", "by a preset", "by an option", "by a file"])
 def test_a_path_equals_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
-    path = table(tmp_path, '5 = "é".csv')
+    path = array(tmp_path, '5 = "é".npy')
     options = [("dataset.scale", "range"), ("seed", "3")]
     preset = config = as_ = None
     if named == "by --as":
@@ -133,7 +133,7 @@ def test_a_path_equals_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         preset = "mine"
     elif named == "by a file":
         config = tmp_path / "my.toml"
-        config.write_text('dataset = {name = "array", valid_fraction = 0.2, path = "another.csv"}')
+        config.write_text('dataset = {name = "array", valid_fraction = 0.2, path = "another.npy"}')
     elif named == "by an option":
         options.append(("dataset", "array"))
     found = Experiment.from_path(path, as_, preset, options, config=config)
@@ -150,7 +150,7 @@ def test_as_replaces_the_data_set_of_a_preset(tmp_path: Path) -> None:
     config = tmp_path / "my.toml"
     config.write_text('dataset = {name = "array", scale = "range"}')
     assert Experiment.from_path(path).dataset.classes is None
-    assert type(Experiment.from_path(path, config=config).dataset).__name__ == "Table"
+    assert type(Experiment.from_path(path, config=config).dataset).__name__ == "NumberArray"
     assert type(Experiment.from_path(path, "classes-array", config=config).dataset).__name__ == "ClassArray"
 
 
@@ -168,7 +168,7 @@ def test_as_replaces_the_data_set_of_a_preset(tmp_path: Path) -> None:
 )
 def test_contradictions_are_told(tmp_path: Path, as_: str | None, options: list[tuple[str, str]], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as raised:
-        Experiment.from_path(table(tmp_path), as_, overrides=options)
+        Experiment.from_path(array(tmp_path), as_, overrides=options)
     assert "\n" not in str(raised.value)
 
 

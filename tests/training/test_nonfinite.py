@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from faults import parts
 from faults.numbers import Place, nan_at, no_global_rng
 from faults.tiny import experiment, samples_of
 
-from bfn_toolkit import NonFiniteError, train
+from bfn_toolkit import NonFiniteError, Run, resume, train
 from bfn_toolkit.cli import main
 from bfn_toolkit.data.loader import row_order
 from bfn_toolkit.errors import BFNWarning
@@ -91,6 +92,42 @@ def test_no_finite_validation_loss_is_an_error_at_the_end(tmp_path: Path) -> Non
 def test_patience_counts_a_nan_as_no_improvement(tmp_path: Path) -> None:
     with_validations([1.0, math.nan, 2.0, 0.1], tmp_path, patience=2)
     assert list_checkpoints(tmp_path)[-1].step == 3
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_finished_model_may_be_the_best(on_disk: bool, ema_decay: float, tmp_path: Path) -> None:
+    """Its weights are those of the second step, with which a training of two steps ends."""
+    left, options = iter([1.0, 0.5, 0.7, 0.6]), {"ema_decay": ema_decay, "scheduler": "constant"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validation, "losses", lambda _: torch.full((4,), next(left)))
+        best = train(
+            experiment(steps=4, validate_every=1, final="best", **options), tmp_path / "run" if on_disk else None
+        )
+    short = train(experiment(steps=2, **options))
+    assert best.weights.step == 2
+    assert all(torch.equal(a, b) for a, b in zip(best.model.parameters(), short.model.parameters(), strict=True))
+    if on_disk:
+        reopened = Run.open(tmp_path / "run")
+        assert all(
+            torch.equal(a, b) for a, b in zip(reopened.model.parameters(), short.model.parameters(), strict=True)
+        )
+
+
+def test_the_best_survives_a_resume(tmp_path: Path) -> None:
+    left = iter([0.5, 0.7, 0.6])
+    options = {"steps": 3, "validate_every": 1, "final": "best", "checkpoint_every": 1, "ema_decay": 0.9}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validation, "losses", lambda _: torch.full((4,), next(left)))
+
+        whole = train(experiment(**options), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000003")  # as if it had been stopped before
+    left = iter([0.6])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validation, "losses", lambda _: torch.full((4,), next(left)))
+        again = resume(tmp_path / "run")
+    assert (whole.weights.step, again.weights.step) == (1, 1)
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), whole.model.parameters(), strict=True))
 
 
 def test_training_and_sampling_touch_no_global_generator() -> None:

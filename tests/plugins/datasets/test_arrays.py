@@ -19,8 +19,8 @@ import torch
 from bad_input.contents import X, csv_of, header_of, npy_of, npz_of
 from safetensors.numpy import save_file
 
-from bfn_files.columns import ROWS
 from bfn_arrays import ClassArray, NumberArray
+from bfn_files.columns import ROWS
 from bfn_toolkit import BFN, ConfigError, DataError, Experiment, ResourceError, train
 from bfn_toolkit.cli import main
 from bfn_toolkit.testing import check_dataset
@@ -32,7 +32,7 @@ def put(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def rows_of(dataset: Array | ClassArray) -> Any:
+def rows_of(dataset: NumberArray | ClassArray) -> Any:
     """All rows in the order of the file."""
     return dataset.content.rows.x.numpy()
 
@@ -45,11 +45,11 @@ def classes(*shape: int, dtype: str = "int64") -> bytes:
 
 
 RECOGNISED: dict[str, tuple[str | bytes, int | None, int | None]] = {
-    "x.csv": ("a,b\n1,0.5\n2,1\n", 3, None),
-    "integers.csv": ("a,b\n1,5\n2,1\n", 3, 1),
-    "negative.csv": ("a,b\n1,5\n2,-1\n", 3, None),
-    "bare.csv": ("1,0.5\n2,1\n", 2, None),
-    "packed.csv.gz": (gzip.compress(b"a,b\n1,0.5\n2,1\n"), 3, None),
+    "x.csv": ("a,b\n1,0.5\n2,1\n", 1, None),
+    "integers.csv": ("a,b\n1,5\n2,1\n", 1, 1),
+    "negative.csv": ("a,b\n1,5\n2,-1\n", 1, None),
+    "bare.csv": ("1,0.5\n2,1\n", 1, None),
+    "packed.csv.gz": (gzip.compress(b"a,b\n1,0.5\n2,1\n"), 1, None),
     "texts.csv": ("a,b\nu,v\nw,x\n", None, None),
     "empty.csv": ("", 1, None),
     "x.safetensors": ("damaged", 3, None),
@@ -185,9 +185,13 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
 
 def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
     array = put(tmp_path, "x.npy", npy_of(X))
-    assert np.array_equal(rows_of(NumberArray(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32))
+    assert np.array_equal(
+        rows_of(NumberArray(array, columns=("x3", "x1"), scale="none")), X[:, [2, 0]].astype(np.float32)
+    )
     arrays = put(tmp_path, "x.npz", npz_of(u=X[:, 0], v=X[:, 1], w=X[:, 2]))
-    assert np.array_equal(rows_of(NumberArray(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32))
+    assert np.array_equal(
+        rows_of(NumberArray(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32)
+    )
 
 
 def test_an_index_without_a_name_is_left_out(tmp_path: Path) -> None:

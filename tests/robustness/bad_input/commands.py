@@ -115,6 +115,8 @@ CASES: list[Case] = [
         around=full_disk(64),
     ),
     option("L7-n-10**18", f"sample run -n {10**18}", "needed 4400000.0 TB", "free ", status=7),
+    option("L7-orders-0", "score run x.csv --out y.csv --orders 0", "--orders", ">=1"),
+    option("L7-prices-without-a-place", "score run x.csv", "--out"),
     option("L8-steps-0", "sample run --steps 0", "--steps", ">=1"),
     option("L8-steps-True", "sample run --steps True", "--steps", "integer"),
     option("L8-steps-2.5", "sample run --steps 2.5", "--steps", "integer"),

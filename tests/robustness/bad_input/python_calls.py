@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bad_input.cases import Case, Word, case
 from bad_input.contents import X, npy_of
+from bfn_arrays import NumberArray
 from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
 from bfn_mlp import MLP
 from bfn_siren import Siren
-from bfn_arrays import NumberArray
 from bfn_toolkit import BFN, Family, Training, seeded
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bad_input import commands, configurations, data, python_calls, runs, statuses
+from bad_input import commands, configurations, data, python_calls, rows, runs, statuses
 from bad_input.cases import Case
 
 CASES: list[Case] = [
-    case for letter in (configurations, commands, data, runs, python_calls, statuses) for case in letter.CASES
+    case for letter in (configurations, commands, data, rows, runs, python_calls, statuses) for case in letter.CASES
 ]
 
 # What one would expect in the table, and why it is not there.
@@ -18,7 +18,7 @@ LEFT_OUT = {
     "C34 ../../x and a/b": "--out is a path, and such paths are right",
     "L3 1_0": "a field is read as TOML, in which 1_0 is 10; for options of a command it is refused",
     "L6 --set": "there is no --set: each field is an option",
-    "D23 10**8 rows": "it takes minutes; tests/plugins/datasets/test_table.py reads a million rows in bounded time",
+    "D23 10**8 rows": "it takes minutes; tests/plugins/datasets/test_arrays.py reads a million rows in bounded time",
     "D27 endless": "data sets are splits in memory, which end",
     "F3 exit status of the offer": "the older checkpoint is not offered but taken, with a warning",
     "F12 NFS": "there is no second host; a lock is of the system, so that none is stale on this one",

@@ -1,0 +1,1 @@
+"""Mixed tables beside other generators of tables: ``make bench-tables``."""

@@ -1,0 +1,63 @@
+"""The command that prices rows: score."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from bfn_toolkit.cli.display import sampling
+from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, model_options, open_run
+from bfn_toolkit.errors import ConfigError
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn score runs/001 people.csv --out prices.csv
+  bfn score runs/001 people.csv --out -             print them
+  bfn score runs/001 people.csv --out prices.csv --orders 16""",
+)
+@click.argument("run", type=PATH)
+@click.argument("rows", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Table to write: .csv, .npy or .safetensors; - prints it.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option(
+    "--orders", type=POSITIVE, help="Number of orders of the columns of a table, which are averaged  [default: 4]"
+)
+@click.option("--draws", type=Integer(min=2), help="Number of draws per row of other data  [default: 64]")
+@model_options
+def score(run: Path, rows: Path, out: Path, force: bool, orders: int | None, draws: int | None, **choice: Any) -> None:
+    """Price the ROWS of a file by the model of a RUN: nats, which are high for rare rows and low for common ones.
+
+    A row of 20 nats is e^10 times, or 22,000 times, rarer than one of 10.  For a table the price is exact, made up of
+    those of the cells, each given the cells before it in random orders, and "percentile" is the percentage of the
+    training rows that cost less.  For other data it is a bound, with its standard error.
+
+    In a table an empty cell is a gap and priced as such if the column had gaps in training, and otherwise left out.  A
+    cell that the model never draws, such as a new category, is named, and costs more than a cell of one training row.
+    """
+    from bfn_toolkit.data.codec import raw_size
+    from bfn_toolkit.evaluation.likelihood import ROW_DRAWS
+    from bfn_toolkit.evaluation.raw_prices import ORDERS
+    from bfn_toolkit.parallel.processes import is_main_process
+    from bfn_toolkit.parallel.signals import listening
+    from bfn_toolkit.runs.pricing import PricePlan, write_prices
+
+    to_stdout = str(out) == "-"
+    if not to_stdout and out.exists() and not force:
+        raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
+    opened = open_run(run, choice)
+    seed = opened.experiment.seed if choice["seed"] is None else choice["seed"]
+    raw = opened.codec.read_rows(rows)
+    to: Path | BinaryIO = out
+    if to_stdout:
+        to = sys.stdout.buffer if is_main_process() else io.BytesIO()
+    with listening(), sampling(raw_size(raw), "rows") as show:
+        write_prices(opened, raw, to, PricePlan(orders or ORDERS, draws or ROW_DRAWS, seed), show)
+    if is_main_process() and not to_stdout:
+        click.echo(str(out))
