@@ -16,10 +16,11 @@ The network sees for each column which class is known, as a one-hot code, and T 
 ramps along the line for columns in order, and the code of the first T classes for others.  It returns K numbers r and M
 coarse ones w, the weights of bumps of several widths, or further numbers for the first M classes:
 
-.. math:: \text{logit}_k = r_k + \sum_m w_m \, b_m(k), \qquad
+.. math:: \text{logit}_k = \ln s_k + g \, r_k + \sum_m w_m \, b_m(k), \qquad
           b_m(k) = e^{-\frac12 \left((k - c_m) / (0.7\, h_m)\right)^2} \text{ or } \delta_{m k} .
 
-So neighbouring classes of a number learn from each other, and a linear map of coarse numbers
+with the shares s of the classes and gains, among them g, that make coarse numbers learn faster than those of single
+classes.  So neighbouring classes of a number learn from each other, and a linear map of coarse numbers
 (:attr:`PartIO.coarse <bfn_toolkit.PartIO>`) is an additive model of all pairs of columns.
 
 Source: Hoogeboom et al. 2022 (arXiv 2110.02037), absorbing diffusion as autoregression in any order; Gulati and Roysdon
@@ -62,6 +63,8 @@ from bfn_toolkit import (
 RAMPS = 25  # largest number of coarse features of a column
 BUMPS = (3, 6, 12, 24)  # numbers of bumps along a line, of each width
 NEVER = -1e6  # logit of a class beyond the last of its column
+GAIN = 3.0  # of coarse codes of classes, in features and in logits: they are learned faster
+FINE, MANY = 0.3, 16  # effect of the K numbers where there are many classes in order: they are learned more slowly
 STEPS = 100  # largest default number of steps
 SMALLEST = 4  # classes; with fewer, an order needs no help
 
@@ -146,8 +149,8 @@ def _coarse(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, 
     codes, bumps = torch.zeros(len(sizes), classes + 1, t), torch.zeros(len(sizes), m, classes)
     for d, size in enumerate(sizes):
         if not (ordered and ordered[d]) or size < SMALLEST:
-            codes[d, range(min(size, t)), range(min(size, t))] = 1.0
-            bumps[d, range(min(size, m)), range(min(size, m))] = 1.0
+            codes[d, range(min(size, t)), range(min(size, t))] = GAIN
+            bumps[d, range(min(size, m)), range(min(size, m))] = GAIN
             continue
         rows = []
         for count in counts:
@@ -156,8 +159,25 @@ def _coarse(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, 
         bumps[d, :-1] = torch.cat(rows)
         along = (k[:size].unsqueeze(1) + 0.5) * ((t - 1) / size) - torch.arange(float(t - 1))
         codes[d, :size, :-1] = (along.clamp(0.0, 1.0) - 0.5) * (4.0 / math.sqrt(t - 1))
-        codes[d, size - 1, -1] = bumps[d, -1, size - 1] = 1.0
+        codes[d, size - 1, -1] = bumps[d, -1, size - 1] = GAIN
     return codes, bumps
+
+
+@lru_cache(maxsize=16)
+def _base(
+    sizes: tuple[int, ...], ordered: tuple[bool, ...], shares: tuple[tuple[float, ...], ...]
+) -> tuple[Tensor, Tensor]:
+    """Logits of a network of zeros, and the effect of each of its K numbers: (D, K)."""
+    base, effect = torch.full((len(sizes), max(sizes)), NEVER), torch.ones(len(sizes), 1)
+    for d, size in enumerate(sizes):
+        base[d, :size] = torch.tensor(shares[d]).log() if shares else 0.0
+        if ordered and ordered[d] and size >= MANY:
+            effect[d] = FINE
+    return base, effect
+
+
+def _numbers(value: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(number) for number in row) for row in value)
 
 
 def _booleans(value: Sequence[Any]) -> tuple[bool, ...]:
@@ -171,6 +191,8 @@ class Columns(AdditiveFamily[MaskedParams]):
     Arguments:
         sizes: Number K_d of classes of each column.
         ordered: Whether the classes of each column are in order, as those of numbers are; () if none is.
+        shares: Shares of the classes of each column among the training rows, from which a fresh network starts; () for
+            equal ones.
         schedule: Accuracy schedule; see :class:`bfn_masked.Masked`.
 
     >>> c = Columns(sizes=(2, 5), ordered=(False, True))
@@ -180,6 +202,7 @@ class Columns(AdditiveFamily[MaskedParams]):
 
     sizes: tuple[int, ...] = field(default=(2,), converter=as_shape)
     ordered: tuple[bool, ...] = field(default=(), converter=_booleans)
+    shares: tuple[tuple[float, ...], ...] = field(default=(), converter=_numbers)
     schedule: AccuracySchedule = field(factory=LogLinearSchedule, validator=validators.instance_of(AccuracySchedule))
 
     @sizes.validator
@@ -191,6 +214,13 @@ class Columns(AdditiveFamily[MaskedParams]):
     def _check_ordered(self, _: object, ordered: tuple[bool, ...]) -> None:
         if ordered and len(ordered) != len(self.sizes):
             raise ValueError(f"ordered must have {len(self.sizes)} values, one for each column, got {len(ordered)}")
+
+    @shares.validator
+    def _check_shares(self, _: object, shares: tuple[tuple[float, ...], ...]) -> None:
+        if not shares:
+            return
+        if tuple(map(len, shares)) != self.sizes or not all(0.0 < share < math.inf for row in shares for share in row):
+            raise ValueError(f"shares must be positive numbers, one for each class of {self.sizes}")
 
     @property
     def site_shape(self) -> tuple[int, ...]:
@@ -280,8 +310,8 @@ class Columns(AdditiveFamily[MaskedParams]):
     def output(self, raw: Tensor, params: MaskedParams) -> Output:
         """A histogram of each column: of the known class, or from the network."""
         _, bumps = self._tables(raw)
-        beyond = torch.where(self._beyond(raw.device), NEVER, 0.0).to(raw.dtype)
-        of_network = raw[..., : self.classes] + beyond
+        base, effect = (table.to(raw) for table in _base(self.sizes, self.ordered, self.shares))
+        of_network = torch.addcmul(base, raw[..., : self.classes], effect)
         weights = raw[..., self.classes :].transpose(0, 1)
         of_network = torch.baddbmm(of_network.transpose(0, 1), weights, bumps).transpose(0, 1)
         point = params.x.unsqueeze(-1)
@@ -312,5 +342,9 @@ class Columns(AdditiveFamily[MaskedParams]):
 @hookimpl
 def bfn_families() -> Sequence[Entry]:
     """The family."""
-    examples = (Columns(), Columns((2, 9, 40), (False, True, True)), Columns((3, 5), schedule=LogLinearSchedule(2.0)))
+    examples = (
+        Columns(),
+        Columns((2, 9, 40), (False, True, True)),
+        Columns((3, 5), (), [(0.2, 0.5, 0.3), (0.2,) * 5], LogLinearSchedule(2.0)),
+    )
     return [Entry("columns", Columns, examples)]

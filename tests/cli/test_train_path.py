@@ -48,7 +48,7 @@ def test_a_path_is_read_planned_trained_and_sampled(capsys: pytest.CaptureFixtur
     _, err = said(capsys, "train", "people.csv", *SMALL, "--no-report")
     lines = err.splitlines()
     assert lines[:3] == READ
-    assert re.fullmatch(r"plan   columns; mlp, [\d,]+ parameters; cpu; 2 steps of 128", lines[3])
+    assert re.fullmatch(r"plan   columns; mlp, [\d,]+ parameters; cpu; 2 steps of 64", lines[3])
     assert lines[-1] == "next   bfn sample runs/001 -n 20 --out samples.csv"
     assert main([*lines[-1].split()[2:], "--steps", "2"]) == 0
     assert Path("samples.csv").read_text().startswith("height,age\n")
@@ -104,7 +104,7 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], folder: Pa
     out, err = said(capsys, "train", "people.csv", *SMALL, "--dry-run")
     assert sorted(folder.rglob("*")) == before
     assert err.splitlines() == READ
-    for words in ("dry run; nothing is written", "parameters", "moving average", "MB", "2 steps of 32 rows"):
+    for words in ("dry run; nothing is written", "parameters", "moving average", "MB", "2 steps of 34 rows"):
         assert words in out
 
 
@@ -128,7 +128,7 @@ def test_a_dry_run_of_a_slow_network_makes_no_step_of_more_than_2_rows(monkeypat
     monkeypatch.setattr("bfn_toolkit.training.dry_run.BRIEF", 0.0)
     found = dry_run(Experiment.from_path("people.csv"))
     assert found.rows == 2
-    assert found.total_seconds == pytest.approx(found.steps * 16 * found.seconds)
+    assert found.total_seconds == pytest.approx(found.steps * 17 * found.seconds)
 
 
 def test_words_for_numbers() -> None:
