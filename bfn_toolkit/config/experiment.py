@@ -99,6 +99,7 @@ class Training:
         keep: Number of checkpoints to keep, in addition to the best.
         on_save_error: "warn" stops at the third checkpoint in a row that cannot be written, "stop" at the first.
         validate_every: Steps between validations; 0 for none.
+        validation_draws: Number of draws of the loss for each validation row, which are averaged.
         patience: Number of validations without a lower loss after which training stops; 0 for never.
         final: Weights of the finished model: those of the "last" step, or the "best", of the lowest validation loss.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -126,6 +127,7 @@ class Training:
     keep: int = attrs.field(default=3, validator=integer(ge=1, le=10**6))
     on_save_error: Literal["warn", "stop"] = attrs.field(default="warn", validator=one_of("warn", "stop"))
     validate_every: int = attrs.field(default=0, validator=integer(ge=0, le=10**12))
+    validation_draws: int = attrs.field(default=1, validator=integer(ge=1, le=10**6))
     patience: int = attrs.field(default=0, validator=integer(ge=0, le=10**6))
     final: Literal["last", "best"] = attrs.field(default="last", validator=one_of("last", "best"))
     device: str = attrs.field(default="auto", validator=_device)

@@ -92,9 +92,14 @@ class Validation:
         return self.loss if self.step == step else None
 
     def losses(self) -> Tensor:
-        """Loss of each row."""
-        loss = self.train_step.loss
-        return self._map(lambda rows: told(loss, self.model, rows.x, rows.condition, mask=rows.mask), "validation")
+        """Loss of each row, the mean of ``validation_draws``."""
+        loss, draws = self.train_step.loss, self.train_step.training.validation_draws
+
+        def of_rows(rows: Batch) -> Tensor:
+            drawn = [told(loss, self.model, rows.x, rows.condition, mask=rows.mask) for _ in range(draws)]
+            return torch.stack(drawn).mean(0) if draws > 1 else drawn[0]
+
+        return self._map(of_rows, "validation")
 
     def nats(self) -> Tensor | None:
         """One draw of the likelihood bound for each row; None if the model has none."""

@@ -342,9 +342,5 @@ class Columns(AdditiveFamily[MaskedParams]):
 @hookimpl
 def bfn_families() -> Sequence[Entry]:
     """The family."""
-    examples = (
-        Columns(),
-        Columns((2, 9, 40), (False, True, True)),
-        Columns((3, 5), (), [(0.2, 0.5, 0.3), (0.2,) * 5], LogLinearSchedule(2.0)),
-    )
-    return [Entry("columns", Columns, examples)]
+    started = Columns((3, 5), shares=[(0.2, 0.5, 0.3), (0.2,) * 5], schedule=LogLinearSchedule(2.0))
+    return [Entry("columns", Columns, (Columns(), Columns((2, 9, 40), (False, True, True)), started))]

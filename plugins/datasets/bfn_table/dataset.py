@@ -125,6 +125,7 @@ class Table(FileDataset):
             "training": {
                 "steps": steps,
                 "batch_size": batch,
+                "validation_draws": max(1, min(32, 1000 // len(content.splits["valid"]))),
                 "optimizer_options": {"betas": [0.9, 0.99], "weight_decay": round(decay, 3)},
             },
             "network": {"linear": columns <= WIDE},
