@@ -297,7 +297,7 @@ class _Training:
             return attrs.evolve(batch, condition=readable(model, batch.condition), weight=weight)
 
         if experiment.training.final == "best" and experiment.training.parallel == "fsdp":
-            raise ConfigError('training.final: "best" does not go with parallel = "fsdp"; sample with --checkpoint best')
+            raise ConfigError('training.final = "last" goes with parallel = "fsdp"; sample with --checkpoint best')
         step = self.train_step = TrainStep(model, experiment.loss, experiment.training, experiment.seed, accelerator)
         as_stored = type(experiment.dataset).prepare is Dataset.prepare
         if as_stored and isinstance(self.data, Batch) and isinstance(valid, Batch):  # prepared once, not in each step

@@ -32,8 +32,7 @@ from bfn_toolkit import (
 )
 
 CLASSES = 8000  # largest number of classes of all columns together, unless bins say otherwise
-EPOCHS, LEAST_STEPS, MOST_STEPS = 60, 2000, 3000  # of a training by default, which ends earlier if it overfits
-FEW = 1000  # training rows; with fewer, a batch is smaller
+FEW, MANY = 1000, 10_000  # training rows; with fewer, steps are smaller
 WIDE = 64  # columns; with more, a linear map of all pairs has too many weights
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, with random bits: hash of a row is a polynomial in it
 RARE = 5  # smallest mean number of rows of a category that can be learned
@@ -116,15 +115,14 @@ class Table(FileDataset):
         """The preset "table", for the number of training rows and of columns."""
         content = self.content
         rows, columns = len(content.splits["train"]), len(content.codec.names)
-        batch = 128 if rows >= FEW else 64
-        steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * rows // batch))
+        lr = 5e-4 if rows < FEW else 1e-3 if rows < MANY else 2e-3
         # With more columns there are more ways to know a row by heart; measured on five tables of 8 to 31 columns.
         decay = min(4.0, (columns / 20) ** 3) * min(1.0, 3000 / rows)
         return {
             "preset": "table",
             "training": {
-                "steps": steps,
-                "batch_size": batch,
+                "lr": lr,
+                "batch_size": 64 if rows < FEW else 128,
                 "validation_draws": max(1, min(32, 1000 // len(content.splits["valid"]))),
                 "optimizer_options": {"betas": [0.9, 0.99], "weight_decay": round(decay, 3)},
             },
