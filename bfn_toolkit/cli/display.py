@@ -48,11 +48,16 @@ def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
     console = Console(stderr=True)
     if not console.is_terminal:
         every = max(1, steps // 10)
+        validated = -every  # step of the last line about it
 
         def line(event: TrainingEvent) -> None:
+            nonlocal validated
             for m in event.metrics:
                 step = int(m["step"])
                 if "valid_loss" in m:
+                    if step < min(steps, validated + every):
+                        continue
+                    validated = step
                     bound = f"  bound {_estimate(m, 'valid_nats')} nats" if "valid_nats" in m else ""
                     say(f"step {step}/{steps}  validation loss {_estimate(m)}{bound}")
                 elif step % every == 0 or step == steps:

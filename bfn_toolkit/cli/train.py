@@ -112,7 +112,8 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
         raise ConfigError("processes that another program starts need a common --out RUN (or --resume RUN)")
     _read_line(path, experiment)
     run = _trained(folder, experiment, options, overrides)
-    say(f"run: {folder}")
+    best = f" (the weights of step {run.weights.step}: lowest validation loss)" if _is_earlier(run) else ""
+    say(f"run: {folder}{best}")
     if not options["no_report"]:
         _report(run)
     from bfn_toolkit.runs.sampling import samples_name
@@ -133,6 +134,10 @@ def _read_line(path: Path | None, experiment: Experiment) -> None:
         say(f"read   {path}: {description(path, name, registry)}")
         for line in getattr(experiment.dataset, "summary", ()):
             say(f"       {line}")
+
+
+def _is_earlier(run: Run) -> bool:
+    return run.experiment.training.final == "best" and run.weights.step < max(int(m["step"]) for m in run.metrics)
 
 
 def _report(run: Run) -> None:
