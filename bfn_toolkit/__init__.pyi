@@ -14,6 +14,7 @@ from .data.dataset import (
     split_rows as split_rows,
 )
 from .data.formats import (
+    ArrayFormat as ArrayFormat,
     Cells as Cells,
     FolderFormat as FolderFormat,
     Format as Format,

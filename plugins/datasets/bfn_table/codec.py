@@ -18,6 +18,7 @@ from bfn_table.columns import WRONG, Array, Column, distinct
 from bfn_table.formats import ParquetFormat, RowsFormat
 from bfn_table.reading import Texts, TextTable, read_table, shown
 from bfn_toolkit import (
+    ArrayFormat,
     BFNWarning,
     Cells,
     Codec,
@@ -90,12 +91,30 @@ class RowsCodec(Codec):
 
     @property
     def formats(self) -> Mapping[str, Format]:
-        """Texts with the separator of the file or with tabs, and Parquet."""
+        """Texts with the separator of the file or with tabs, and Parquet; for numbers alone also an array."""
+        array = {".npy": ArrayFormat(self)} if all(c.kind in ("number", "integer") for c in self.columns) else {}
         return {
             ".csv": RowsFormat(self, self.separator),
             ".tsv": RowsFormat(self, "\t"),
             ".parquet": ParquetFormat(self),
+            **array,
         }
+
+    def numbers(self, raw: Rows) -> Tensor:
+        """Rows of numbers, NaN where they are gaps or unknown: (B, C) in float64."""
+        return torch.from_numpy(np.stack([column.typed(raw[column.name]).values for column in self.columns], 1))
+
+    def from_numbers(self, numbers: Tensor) -> Rows:
+        """Rows of the columns in their order, from an array (B, C) or (C,) in which NaN is unknown.
+
+        Raises:
+            DataError: If it has another number of columns.
+        """
+        rows = numbers.reshape(1, -1) if isinstance(numbers, Tensor) and numbers.ndim == 1 else numbers
+        if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != len(self.columns):
+            shape = tuple(rows.shape) if isinstance(rows, Tensor) else "arrays by name"
+            raise DataError(f"expected an array (rows, {len(self.columns)}) with a column for each, found {shape}")
+        return {column.name: column.of_numbers(rows[:, i].numpy()) for i, column in enumerate(self.columns)}
 
     def encode(self, raw: Rows) -> Tensor:
         """The middle of the interval of each cell; NaN where it is None, or a gap in a column without gaps.

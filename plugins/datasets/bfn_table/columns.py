@@ -285,6 +285,11 @@ class Column:
         first, last = (int(np.searchsorted(self.values, number[0], side)) for side in ("left", "right"))
         return self.edges[first], self.edges[last]
 
+    def of_numbers(self, numbers: Array) -> list[str | None]:
+        """Cells of numbers (N,), None for NaN."""
+        values = numbers.astype(np.float64)
+        return [None if gap else self._written(values[i : i + 1])[0] for i, gap in enumerate(np.isnan(values).tolist())]
+
     def _written(self, values: Array) -> list[str]:
         return [written(value, self.kind, self.decimals, self.form) for value in values.tolist()]
 

@@ -291,3 +291,19 @@ def test_the_laws_of_codecs_hold_for_a_table(codec: RowsCodec, rows: dict[str, l
     dataset = Table(path)
     for law in (check_codecs_take_data_back, check_codecs_keep_gaps, check_codecs_survive_json):
         law(dataset)
+
+
+def test_a_table_of_numbers_is_also_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "".join(f"{i}.5,{i % 7}\n" for i in range(40)))
+    codec = Table(path).codec
+    raw = codec.from_numbers(torch.tensor([[3.5, torch.nan], [7.5, 2.0]], dtype=torch.float64))
+    assert raw == {"a": ["3.5", "7.5"], "b": [None, "2"]}
+    assert torch.equal(codec.numbers(codec.decode(codec.encode(raw)))[1], torch.tensor([7.5, 2.0], dtype=torch.float64))
+    assert codec.from_numbers(torch.tensor([1.5, 6.0])) == {"a": ["1.5"], "b": ["6"]}
+    with pytest.raises(DataError, match=r"expected an array \(rows, 2\)"):
+        codec.from_numbers(torch.zeros(3))
+
+
+def test_a_table_with_names_is_no_array(codec: RowsCodec) -> None:
+    assert ".npy" not in codec.formats
