@@ -167,10 +167,12 @@ def test_code_blocks_are_all_of_languages_that_are_checked() -> None:
 
 # Commands and scripts that cannot run where the tests run, page by page.
 NOT_RUN = {
+    "docs/how-to/guidance.md": 2,  # a run of a table
     "docs/how-to/distributed.md": 7,  # several machines, a cluster, or processes of their own
     "docs/how-to/sharing.md": 2,  # the Hub
     "docs/how-to/training.md": 1,  # a tracker, which is an extra
     "docs/tutorials/your_images.md": 3,  # a package of Debian
+    "docs/tutorials/your_table.md": 9,  # a package of PyPI
     "docs/tutorials/your_text.md": 3,  # a package of Debian
 }
 
