@@ -343,4 +343,4 @@ class Columns(AdditiveFamily[MaskedParams]):
 def bfn_families() -> Sequence[Entry]:
     """The family."""
     started = Columns((3, 5), shares=[(0.2, 0.5, 0.3), (0.2,) * 5], schedule=LogLinearSchedule(2.0))
-    return [Entry("columns", Columns, (Columns(), Columns((2, 9, 40), (False, True, True)), started))]
+    return [Entry("columns", Columns, (Columns((2, 9, 40), (False, True, True)), started))]

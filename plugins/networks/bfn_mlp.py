@@ -134,5 +134,5 @@ class MLP(NetworkBuilder):
 @hookimpl
 def bfn_networks() -> Sequence[Entry]:
     """The network."""
-    options = MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)
-    return [Entry("mlp", MLP, (MLP(width=16), options, MLP(width=8, time_free=True, linear=True)))]
+    timed = MLP(width=8, depth=1, labels=3, dropout=0.1, site_times=True)
+    return [Entry("mlp", MLP, (MLP(width=16, linear=True, time_free=True), timed))]

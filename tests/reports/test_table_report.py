@@ -79,7 +79,7 @@ def test_the_report_of_a_table_has_scores_and_figures_of_its_columns(
     samples = scores["samples"]
     assert samples["n"] == report_size(run) == 640
     table = samples["table"]
-    assert table["rows"] == {"samples": 640, "train": 518, "held_out": 122}
+    assert table["rows"] == {"samples": 640, "train": 547, "held_out": 93}
     assert set(table["columns"]) == {"u", "kind", "n"}
     assert table["valid"] == {"samples": 1.0, "invalid": {}}
     assert run.path is not None
