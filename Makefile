@@ -22,7 +22,7 @@ install: .venv/installed  ## make .venv, with the versions of constraints.txt
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bfn-toolkit needs Python 3.11 or newer; found %d.%d. Write: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 demo: install  ## the main job: data, training, samples, scores, figures, in runs/demo

@@ -75,7 +75,12 @@ class Quantiles:
     def start(self, values: Array, *, after: bool = False) -> Array:
         """End of the points with values below each value, or with ``after`` not above it: (N,)."""
         if not self.step:
-            return _inverse(*self._knots_with_steps, values, "right" if after else "left")
+            ends = _inverse(*self._knots_with_steps, values, "right" if after else "left")
+            if not after:
+                return ends
+            near = ends.astype(np.float32)  # the first number of float32 behind the end
+            behind = np.where(near > ends, near, np.nextafter(near, np.float32(np.inf)))
+            return np.where(self.value(ends) == values, behind.astype(np.float64), ends)
         first, step, power = self.lattice
         place = (values * power - first) / step
         place = np.floor(place + SLACK) + 0.5 if after else np.ceil(place - SLACK) - 0.5
