@@ -263,7 +263,7 @@ class FlatView:
         return math.prod(self.io.site_shape) * self.io.out_features
 
     def coarse(self, which: Numbers) -> Tensor:
-        """Indices of the coarse features or raw numbers in a row; all of them if no part distinguishes them."""
+        """Indices of the coarse features or raw numbers in a row; of a part without the distinction, of all."""
         parts = {}
         for name, part in self.io.parts.items():
             width, few = getattr(part, which), part.coarse[_BOTH.index(which)]

@@ -118,3 +118,9 @@ def test_axes_are_checked() -> None:
         Categorical((8, 8), axes=("height", "hight"))
     with pytest.raises(ConfigError, match="needs a site_shape, or parts"):
         NetworkIO()
+
+
+def test_coarse_numbers_are_the_last_of_each_site_and_all_of_a_part_without_them() -> None:
+    io = NetworkIO(parts={"a": PartIO((2,), in_features=3, out_features=4, coarse=(1, 2)), "b": PartIO((1,))})
+    assert io.flat().coarse("in_features").tolist() == [2, 5, 6]
+    assert io.flat().coarse("out_features").tolist() == [2, 3, 6, 7, 8]

@@ -26,7 +26,7 @@ GAP, FLAG = "<gap>", "gap of "
 
 @attrs.frozen
 class Task:
-    """What a peer is asked for: as many rows like those of a table, within a budget of CPU seconds; and their cost."""
+    """Task of a peer: as many rows like those of a table, within a budget of CPU seconds; and their cost."""
 
     table: Texts
     target: str

@@ -1,4 +1,4 @@
-"""What is measured: samples of each method, gaps filled by those that can, and the toolkit on large tables.
+"""Measurements: samples of each method, gaps filled by those that can, and the toolkit on large tables.
 
 Each result goes at once into a file of its method, ``results/METHOD.json``, in place of that of the same table and
 seed.  The toolkit is used as a person would: ``bfn train TRAIN.csv``, ``bfn sample RUN``; its CPU seconds are those of

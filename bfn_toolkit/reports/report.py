@@ -296,7 +296,7 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
         ConfigError: If the data are a table.
     """
     if plan.run.codec.is_table:
-        raise ConfigError("the way of a row of a table is no picture; leave out --animate")
+        raise ConfigError("a film shows data that can be drawn, and the rows of a table cannot; leave out --animate")
     trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"

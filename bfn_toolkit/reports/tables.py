@@ -194,6 +194,7 @@ def advice(
         metrics: Metrics of the training, of which the step with the lowest validation loss counts.
     """
     found, steps = [], int(options.get("training.steps", 0))
+    ends_at_best = options.get("training.final") == "best"  # then more steps, or fewer, change nothing
     private, copies, held_out = scores["membership"] or NO_PRICES, scores["copies"], scores["rows"]["held_out"]
     reasons = [
         ("training rows are cheaper than held-out rows", private["auc"] > 0.55 + 2.0 * private["stderr"]),
@@ -201,19 +202,21 @@ def advice(
         ("samples lie close to training rows", scores["nearest"]["ratio"] < 0.9 and held_out >= FEWEST),
     ]
     if leaks := [reason for reason, holds in reasons if holds]:
-        valid = {int(line["step"]): line["valid_loss"] for line in metrics if line.get("valid_loss") is not None}
-        best = min(valid, key=lambda step: valid[step], default=steps)
-        fewer = best if best < steps else steps // 2
-        ways = [f"--training.steps {fewer}", *_if_there(options, "network.dropout", "a higher --network.dropout")]
-        found.append(f"{', '.join(leaks)}: {' or '.join(ways)}")
+        ways = _if_there(options, "network.dropout", "a higher --network.dropout")
+        if not ends_at_best:
+            valid = {int(line["step"]): line["valid_loss"] for line in metrics if line.get("valid_loss") is not None}
+            best = min(valid, key=lambda step: valid[step], default=steps)
+            ways.insert(0, f"--training.steps {best if best < steps else steps // 2}")
+        found += [f"{', '.join(leaks)}: {' or '.join(ways)}"] if ways else []
     far = [name for name, column in scores["columns"].items() if "w1" in column and _above(column["w1"], 1.5, 0.02)]
     if far and _if_there(options, "dataset.bins", ""):
         found.append(f"numbers of {_few(far)} are far from the data: a higher --dataset.bins")
     pairs, test = scores["pairs"].get("mean"), scores.get("two_samples") or {"samples": 0.5, "stderr": 0.0}
     apart = test["samples"] > 0.6 + 2.0 * test["stderr"] or (pairs is not None and _above(pairs, 1.3, 0.01))
     if apart and not leaks:
-        ways = [f"--training.steps {2 * steps}", *_if_there(options, "network.width", "a higher --network.width")]
-        found.append(f"columns do not go together as in the data: {' or '.join(ways)}")
+        ways = [] if ends_at_best else [f"--training.steps {2 * steps}"]
+        ways += _if_there(options, "network.width", "a higher --network.width")
+        found += [f"columns do not go together as in the data: {' or '.join(ways)}"] if ways else []
     return found
 
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import attrs
@@ -136,7 +136,6 @@ def _inside(k: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(start + u.clamp(0.0, 1.0), torch.nextafter(start + 1.0, start))
 
 
-@lru_cache(maxsize=16)
 def _coarse(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
     """Coarse numbers of each class (D, K + 1, T), 0 for none; and the effect of each on the logits (D, M, K).
 
@@ -163,7 +162,6 @@ def _coarse(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> tuple[Tensor, 
     return codes, bumps
 
 
-@lru_cache(maxsize=16)
 def _base(
     sizes: tuple[int, ...], ordered: tuple[bool, ...], shares: tuple[tuple[float, ...], ...]
 ) -> tuple[Tensor, Tensor]:
@@ -176,6 +174,14 @@ def _base(
     return base, effect
 
 
+@lru_cache(maxsize=16)
+def _tables(family: Columns, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The tensors of :func:`_coarse` and of :func:`_base`, copied to a device once."""
+    with torch.inference_mode(False):  # a training may use them after a sampler
+        tables = *_coarse(family.sizes, family.ordered), *_base(family.sizes, family.ordered, family.shares)
+        return tuple(table.to(device, dtype) for table in tables)
+
+
 def _numbers(value: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(number) for number in row) for row in value)
 
@@ -184,7 +190,7 @@ def _booleans(value: Sequence[Any]) -> tuple[bool, ...]:
     return tuple(bool(item) for item in value)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Columns(AdditiveFamily[MaskedParams]):
     """Rows of D columns, each a point of its line [0, K_d): real numbers of shape (B, D).
 
@@ -232,17 +238,17 @@ class Columns(AdditiveFamily[MaskedParams]):
         """The largest number of classes."""
         return max(self.sizes)
 
-    @property
+    @cached_property
     def _masked(self) -> Masked:
         """The family of the classes."""
         return Masked(self.site_shape, self.classes, self.schedule)
 
     def _tables(self, like: Tensor) -> tuple[Tensor, ...]:
-        return tuple(table.to(like.device, like.dtype) for table in _coarse(self.sizes, self.ordered))
+        return _tables(self, like.device, like.dtype)
 
-    @property
+    @cached_property
     def network_io(self) -> NetworkIO:  # noqa: D102
-        codes, bumps = _coarse(self.sizes, self.ordered)
+        codes, bumps, *_ = self._tables(torch.zeros(()))
         t, m, classes = codes.shape[2], bumps.shape[1], self.classes
         part = PartIO(self.site_shape, ("column",), classes + 1 + t, classes + m, "classes", classes, (t, m))
         return NetworkIO(parts={"": part})
@@ -260,13 +266,8 @@ class Columns(AdditiveFamily[MaskedParams]):
     @property
     def raw_in_use(self) -> Tensor:
         """True at classes below the size of the column, and at coarse numbers that have an effect."""
-        _, bumps = _coarse(self.sizes, self.ordered)
-        return torch.cat([~self._beyond(bumps.device), bumps.sum(-1) > 0.0], -1)
-
-    def _beyond(self, device: torch.device) -> Tensor:
-        """True at the numbers of classes that a column does not have: (D, K)."""
-        sizes = torch.tensor(self.sizes, device=device).unsqueeze(1)
-        return torch.arange(self.classes, device=device) >= sizes
+        _, bumps, base, _ = self._tables(torch.zeros(()))
+        return torch.cat([base > NEVER, bumps.sum(-1) > 0.0], -1)
 
     @property
     def site_times(self) -> bool:  # noqa: D102
@@ -304,13 +305,12 @@ class Columns(AdditiveFamily[MaskedParams]):
     def features(self, params: MaskedParams) -> Tensor:
         """One-hot code of the known class, or of class K for none, and its coarse numbers: (B, D, K + 1 + T)."""
         code = self._masked.features(params)
-        codes, _ = self._tables(code)
+        codes, *_ = self._tables(code)
         return torch.cat([code, codes[torch.arange(len(self.sizes), device=code.device), params.x]], -1)
 
     def output(self, raw: Tensor, params: MaskedParams) -> Output:
         """A histogram of each column: of the known class, or from the network."""
-        _, bumps = self._tables(raw)
-        base, effect = (table.to(raw) for table in _base(self.sizes, self.ordered, self.shares))
+        _, bumps, base, effect = self._tables(raw)
         of_network = torch.addcmul(base, raw[..., : self.classes], effect)
         weights = raw[..., self.classes :].transpose(0, 1)
         of_network = torch.baddbmm(of_network.transpose(0, 1), weights, bumps).transpose(0, 1)

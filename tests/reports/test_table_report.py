@@ -219,3 +219,10 @@ def test_the_step_of_the_lowest_validation_loss_is_proposed() -> None:
     assert line.endswith("--training.steps 20")
     (line,) = advice(scores, {"training.steps": 20}, metrics[:2])
     assert line.endswith("--training.steps 10")
+
+
+def test_no_other_number_of_steps_is_proposed_where_the_best_step_counts() -> None:
+    scores, options = {**FINE, "nearest": {"ratio": 0.1}}, {"training.steps": 30, "training.final": "best"}
+    assert advice(scores, options) == []
+    (line,) = advice(scores, {**options, "network.dropout": 0.2})
+    assert line == "samples lie close to training rows: a higher --network.dropout"

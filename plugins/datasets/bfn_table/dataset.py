@@ -214,7 +214,7 @@ def _chosen(dataset: Table, table: TextTable) -> list[str]:
 
 @attrs.frozen(eq=False)
 class _Found:
-    """What was found in a column.
+    """Findings about a column, for the summary and the warnings.
 
     Arguments:
         told: Its kind, without the numbers.

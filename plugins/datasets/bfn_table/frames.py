@@ -246,7 +246,7 @@ def _arrow(frame: Any) -> pa.Table:
 
 
 def _of_columns(columns: Mapping[Any, Any]) -> pa.Table:
-    """A table of sequences or arrays by name, in which NaN is no value."""
+    """A table of sequences or arrays by name, in which NaN stands for a gap."""
     import pyarrow as pa
 
     arrays: dict[str, pa.Array] = {}
