@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fast laws lint format bench bench-samplers bench-data bench-tables docs clean
+.PHONY: help install demo test fast laws fuzz lint format bench bench-samplers bench-data bench-tables gpu docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
@@ -21,12 +21,15 @@ install: .venv/installed  ## make .venv, with the versions of constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bfn-toolkit needs Python 3.11 or newer; found %d.%d. Write: make PYTHON=python3.11" % sys.version_info[:2])'
+	@command -v nvidia-smi > /dev/null || [ -n "$$PIP_EXTRA_INDEX_URL" ] || echo 'On Linux this takes a torch with CUDA (several GB);' \
+		'for the CPU alone: export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 demo: install  ## the main job: data, training, samples, scores, figures, in runs/demo
 	$(BIN)/bfn train --out $(RUN) --force
+	@echo 'bfn is in $(BIN); to have it on the path of this shell: source $(BIN)/activate'
 
 test: install lint  ## all of it: linters, types, laws, command line, code blocks of README and docs
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
@@ -36,6 +39,9 @@ fast: install  ## laws and unit tests, in less than a minute: while you work
 
 laws: install  ## every law on every correct subject under five seeds, and on every mutant: half an hour
 	BFN_THOROUGH_LAWS=1 $(BIN)/python -m pytest -n 2 -q tests/laws $(PYTEST)
+
+fuzz: install  ## damaged files of every kind for MINUTES=5 from SEED=0; what breaks a promise is kept in fuzz-failures/
+	$(BIN)/python -m tests.robustness.fuzz --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
 
 lint: install  ## ruff, spelling, types, import directions
 	$(BIN)/ruff check .
@@ -63,6 +69,9 @@ bench-data: install  ## what is learned from images, text, strings and points, b
 bench-tables: install  ## mixed tables beside other generators, which docs/results_tables.md records: hours
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.tables --write docs/results_tables.md
+
+gpu: install  ## what must hold on a CUDA device, in 8 minutes, which docs/reference/gpu.md records; nothing without one
+	$(BIN)/python -m benchmarks.gpu --write docs/reference/gpu.md
 
 docs: install  ## the pages with the reference of the Python API, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

@@ -43,6 +43,7 @@ from bfn_toolkit import (
     w1,
 )
 from bfn_toolkit.sampling.default import default_sampler
+from bfn_toolkit.storage.files import to_json
 
 from . import standings
 from .standings import Row
@@ -174,7 +175,7 @@ def remembered(key: str, make: Callable[[], Any], again: bool) -> Any:
     path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if again or not path.exists():
         CACHE.mkdir(exist_ok=True)
-        path.write_text(json.dumps(make()))
+        path.write_text(to_json(make()))
     return json.loads(path.read_text())
 
 

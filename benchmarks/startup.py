@@ -17,7 +17,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     # The names are loaded on first use; these two need all that a training step needs.
     "in use": ("-c", "from bfn_toolkit import BFN, train; from bfn_gaussian import Gaussian"),
 }
-UNWANTED = ("matplotlib.pyplot", "torch._dynamo", "sklearn")
+UNWANTED = ("matplotlib", "torch._dynamo", "sklearn")
 
 LOSS_AND_SAMPLE = """
 import torch

@@ -4,6 +4,23 @@ The public names are listed in ``__init__.pyi``.  Each is loaded on first use, s
 help without importing torch.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bfn-toolkit")
+    from bfn_toolkit.border import opened
+
+    value = globals()[name] = opened(_load(name))
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*_names(), "__version__"]

@@ -20,6 +20,7 @@ from .data.formats import (
     Format as Format,
     LinesFormat as LinesFormat,
     TableFormat as TableFormat,
+    array_header as array_header,
 )
 from .data.image_codec import ImageCodec as ImageCodec
 from .data.loader import minibatches as minibatches
@@ -181,6 +182,7 @@ from .shapes import (
     coefficient as coefficient,
     expand as expand,
     fit as fit,
+    in_float64 as in_float64,
     per_example as per_example,
     plus as plus,
     same_for_all as same_for_all,
@@ -199,4 +201,7 @@ from .time_distributions import (
 )
 from .training.metrics import TrainingEvent as TrainingEvent
 from .training.trainer import resume as resume, train as train
+from .untrusted import open_regular as open_regular, tensors_header as tensors_header
 from .validators import finite as finite
+
+__version__: str

@@ -17,23 +17,24 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from bfn_toolkit import arguments
 from bfn_toolkit.data.codec import Codec
 from bfn_toolkit.data.column_codecs import IdentityCodec
-from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.errors import ConfigError, PluginError
-from bfn_toolkit.families import Family
-from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, ReconstructionLoss
+from bfn_toolkit.families import Family, check_n_steps
+from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
 from bfn_toolkit.masks import told
-from bfn_toolkit.model import Condition, Model, split_condition
+from bfn_toolkit.model import Condition, Model, looks_at_values
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
 from bfn_toolkit.outputs import Output
+from bfn_toolkit.product_family import sum_of
 from bfn_toolkit.randomness import common
-from bfn_toolkit.sampling.chunks import MAX_ROWS, MIN_ROWS
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import Given
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
 from bfn_toolkit.self_conditioning import estimate_io, with_estimate
-from bfn_toolkit.shapes import Data, Mask, Times, shared_time, times_like
+from bfn_toolkit.shapes import Data, Mask, Times, batch_size, shared_time, times_like
+from bfn_toolkit.validators import shown
 
 
 class FlowModel(nn.Module, Model):
@@ -67,18 +68,18 @@ class FlowModel(nn.Module, Model):
         """Loss in nats per example, shape (B,): one draw of L^n, or of L^inf for n_steps=None.
 
         Arguments:
-            x: Data, with shape (B, *site).
+            x: Data, with shape (B, *site), on the device and in the dtype of the weights; numpy arrays and lists are
+                put there.
             n_steps: Number of messages; None for continuous time.
             condition: Conditions of the network by name, each with B rows.
             mask: True where there is data (:mod:`bfn_toolkit.masks`); None if nothing is missing.
         Raises:
-            ConfigError: If a condition is unknown, missing or of another length.
-            DataError: If the mask does not fit the data.
+            ConfigError: If a number is not a positive integer, the data or a condition are on another device or in
+                another dtype than the weights, or a condition is unknown, missing, of another length or outside its
+                domain.  Values on an accelerator are not looked at in a step of a training, because that would wait.
+            DataError: If the data have another shape or values outside the family's domain, or the mask does not fit.
         """
-        _refuse(unknown)
-        self.check_condition(condition, len(Batch(x, mask=mask)))
-        loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps)
-        return loss(self, x, condition, mask)
+        return self._price(x, n_steps, condition, mask, unknown)
 
     def nll(
         self,
@@ -93,15 +94,30 @@ class FlowModel(nn.Module, Model):
 
         Arguments and errors are those of :meth:`loss`.
         """
-        messages = self.loss(x, n_steps=n_steps, condition=condition, mask=mask, **unknown)
-        return messages + ReconstructionLoss()(self, x, condition, mask)
+        return self._price(x, n_steps, condition, mask, unknown, ReconstructionLoss())
+
+    def _price(
+        self,
+        x: Data,
+        n_steps: int | None,
+        condition: Condition | None,
+        mask: Mask | None,
+        unknown: Mapping[str, Any],
+        *more: NatsLoss,
+    ) -> Tensor:
+        """Sum of the losses of the messages and more, of arguments that are checked once."""
+        _refuse(unknown)
+        loss = ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(check_n_steps(n_steps))
+        x, mask = arguments.data_and_mask(self, x, mask)
+        condition = arguments.conditions(self, condition, batch_size(x))
+        return sum_of([nats(self, x, condition, mask) for nats in (loss, *more)])
 
     def sample(
         self,
         batch_size: int,
         *,
-        n_steps: int,
-        sampler: Sampler[Any] | None = None,
+        n_steps: int | None = None,
+        sampler: Sampler[Any] | str | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
         mask: Mask | None = None,
@@ -117,8 +133,9 @@ class FlowModel(nn.Module, Model):
 
         Arguments:
             batch_size: Number of samples.
-            n_steps: Number of steps.
-            sampler: The sampler; by default the choice of :func:`~bfn_toolkit.default_sampler`.
+            n_steps: Number of steps; by default 100, or the number of the family.
+            sampler: The sampler, or its name in the registry, such as "ancestral"; by default the choice of
+                :func:`~bfn_toolkit.default_sampler`.
             condition: Conditions of the network by name, each with ``batch_size`` rows.
             known: Values that the samples must have, as a pair ``(values, mask)``
                 (:meth:`~bfn_toolkit.Observed.of`).
@@ -136,10 +153,16 @@ class FlowModel(nn.Module, Model):
             ResourceError: If there is not enough memory.
         """
         _refuse(unknown)
-        draws = Draws.of(
-            self, batch_size, n_steps=n_steps, sampler=sampler, condition=condition, known=known, mask=mask
-        )
-        return draws.draw(range(batch_size), on_step=on_step)
+        if isinstance(sampler, str):
+            from bfn_toolkit.registry.registry import default_registry
+
+            chosen: Sampler[Any] | None = default_registry().get("sampler", sampler).entry.build()
+        else:
+            chosen = sampler
+        if on_step is not None and not callable(on_step):
+            raise ConfigError(f"on_step: expected a function of a SamplerStep, got {shown(on_step)}")
+        draws = Draws.of(self, batch_size, n_steps=n_steps, sampler=chosen, condition=condition, known=known, mask=mask)
+        return draws.draw(range(draws.n), on_step=on_step)
 
 
 def _refuse(unknown: Mapping[str, Any]) -> None:
@@ -180,16 +203,21 @@ class BFN(FlowModel):
     ) -> None:
         super().__init__(family)
         self.codec = codec or IdentityCodec()
-        self.raw_per_site = family.network_io.out_features
+        io = family.network_io
+        self.raw_per_site, self._site = io.out_features, (*io.site_shape, io.in_features)
         self.builder = builder if isinstance(network, nn.Module) else network
         parts = (network, self.builder)
         self._reads_estimate = any(getattr(part, "self_conditioning", False) for part in parts)
         self.io = estimate_io(family) if self._reads_estimate else family.network_io
         self.network = network if isinstance(network, nn.Module) else network.build(self.io)
+        if not isinstance(self.network, nn.Module):
+            cls, found = type(network), type(self.network).__name__
+            raise PluginError(
+                f"network {cls.__module__}.{cls.__qualname__}.build returned a {found}; expected a torch.nn.Module"
+            )
         self.signature = ConditionSignature.of(self.network, self.builder)
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
         self.time_free = bool(getattr(self.builder, "time_free", False))
-        self.micro_batch: int | None = None  # rows that the network sees together; None for all
         self._totals: list[Tensor] = []  # within a finite guard, the sum of the network's numbers
 
     @property
@@ -207,7 +235,8 @@ class BFN(FlowModel):
         self.signature.check(condition, rows)
         if self.builder is not None:
             for name, value in (condition or {}).items():
-                self.builder.check_condition(name, value)
+                if looks_at_values(self, value.device):
+                    self.builder.check_condition(name, value)
 
     def check_site_times(self, reason: str) -> None:
         """Checks that the network reads times that differ by site or part, or no times at all.
@@ -224,11 +253,6 @@ class BFN(FlowModel):
             f"the network {self.signature.network} reads one time for each example, and {reason}; "
             f"{option if has_option else 'choose one whose builder, or module, has site_times = True'}"
         )
-
-    def halve_micro_batch(self) -> bool:
-        """Halves the rows that the network sees together, down to the size below which kernels round differently."""
-        self.micro_batch = (self.micro_batch or 2 * MAX_ROWS) // 2
-        return self.micro_batch >= MIN_ROWS
 
     @contextmanager
     def finite_guard(self) -> Iterator[Callable[[], bool]]:
@@ -268,6 +292,13 @@ class BFN(FlowModel):
             PluginError: If the network returns numbers of another shape.
         """
         features = self.family.features(params)
+        if not isinstance(features, Tensor) or features.shape[1:] != self._site:
+            found = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            kind = type(self.family)
+            raise PluginError(
+                f"family {kind.__module__}.{kind.__qualname__}.features returned {found}, expected a tensor of shape "
+                f"(B, {', '.join(map(str, self._site))})"
+            )
         self.signature.check(condition, features.shape[0])
         if self._reads_estimate:
             if previous is None and self.training and torch.is_grad_enabled() and _half_of_the_steps():
@@ -280,7 +311,7 @@ class BFN(FlowModel):
             features = torch.where(present, features, 0.0)
             if self.signature.reads_mask:
                 inputs["mask"] = present
-        raw = self._raw(features, self._times(t, features), inputs)
+        raw = self.network(features, self._times(t, features), **inputs)
         expected = (*features.shape[:-1], self.raw_per_site)
         if not isinstance(raw, Tensor) or raw.shape != expected:
             actual = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
@@ -313,14 +344,6 @@ class BFN(FlowModel):
         else:
             values = dict.fromkeys(io.parts, values)
         return io.spread(values).expand(features.shape)
-
-    def _raw(self, features: Tensor, t: Tensor, condition: Condition) -> Any:
-        size = self.micro_batch
-        if size is None or len(features) <= size:
-            return self.network(features, t, **condition)
-        inputs = zip(torch.split(features, size), torch.split(t, size), strict=True)
-        conditions = split_condition(condition, size, -(-len(features) // size))
-        return torch.cat([self.network(f, s, **c) for (f, s), c in zip(inputs, conditions, strict=True)])
 
     def save_pretrained(
         self, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False
@@ -366,7 +389,7 @@ class BFN(FlowModel):
     def push_to_hub(
         self, repo_id: str, *, card: Mapping[str, Any] | None = None, private: bool = True, token: str | None = None
     ) -> str:
-        """Saves the model and uploads it to the Hugging Face Hub (``pip install "bfn-toolkit[hub]"``).
+        """Saves the model and uploads it to the Hugging Face Hub (``pip install huggingface-hub``).
 
         Arguments:
             repo_id: Repository as "user/name"; created if it does not exist.

@@ -25,7 +25,7 @@ from torch.distributions import (
 
 from bfn_toolkit.masks import marginal
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, Mask, expand, map_data, per_example
+from bfn_toolkit.shapes import Data, Mask, expand, in_float64, map_data, per_example
 
 
 def normal(mean: Tensor, scale: Tensor) -> Distribution:
@@ -155,7 +155,7 @@ class VonMises(Distribution):
         """
         with torch.no_grad(), streams()("von Mises"):
             finite = torch.isfinite(self.v).all(-1)
-            v = torch.where(finite.unsqueeze(-1), self.v, 1.0).double()
+            v = in_float64(torch.where(finite.unsqueeze(-1), self.v, 1.0))
             kappa = torch.linalg.vector_norm(v, dim=-1).clamp_min(1e-9)
             tau = 1.0 + (1.0 + 4.0 * kappa.square()).sqrt()
             rho = (tau - (2.0 * tau).sqrt()) / (2.0 * kappa)
@@ -171,7 +171,7 @@ class VonMises(Distribution):
                 angle = torch.where(waits & accepted, (side - 0.5).sign() * cosine.acos(), angle)
                 waits = waits & ~accepted
             turned = torch.remainder(angle + torch.atan2(v[..., 1], v[..., 0]) + math.pi, 2.0 * math.pi) - math.pi
-            return torch.where(finite, turned, torch.nan).to(self.v.dtype)
+            return torch.where(finite, turned.to(self.v), torch.nan)
 
 
 def mean_resultant(kappa: Tensor) -> Tensor:

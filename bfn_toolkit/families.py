@@ -29,7 +29,7 @@ import abc
 import math
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import attrs
 import torch
@@ -45,15 +45,14 @@ from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import seeded
 from bfn_toolkit.schedules import AccuracySchedule, TableSchedule
 from bfn_toolkit.shapes import Data, Mask, batch_size, by_example, expand, plus, select, weighted
+from bfn_toolkit.validators import not_one_of, whole_number
 
 P = TypeVar("P")
 
 
 def check_n_steps(n_steps: int) -> int:
     """Returns n_steps if it is an integer of at least 1; raises StepCountError otherwise."""
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise StepCountError(f"the number of steps must be an integer of at least 1, got {n_steps!r}")
-    return n_steps
+    return whole_number("n_steps", n_steps, write=100, error=StepCountError)
 
 
 def check_site_shape(_: object, attribute: attrs.Attribute[Any], value: tuple[int, ...]) -> None:
@@ -125,6 +124,10 @@ class ExampleKind(StrEnum):
     CLASS = "class"  # one class: frequencies
     SEQUENCE = "sequence"  # several classes: frequencies, and texts where the codec gives them
     ROW = "row"  # a mapping of named parts, each with its own kind: part by part
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ConfigError(not_one_of(value, cls))
 
 
 @attrs.frozen(eq=False)
@@ -412,6 +415,8 @@ class Family(abc.ABC, Generic[P]):
             DataError: If x is not of shape (B, *site) or has values outside the family's domain.
         """
         site = self.network_io.site_shape
+        if not isinstance(x, Tensor):
+            raise DataError(f"{type(self).__name__} expects a tensor, found a {type(x).__name__}")
         if x.ndim != 1 + len(site) or tuple(x.shape[1:]) != site:
             expected, found = ", ".join(["B", *map(str, site)]), tuple(x.shape)
             raise DataError(f"{type(self).__name__} expects data of shape ({expected}), found {found}")
@@ -434,6 +439,11 @@ class OutputHead(abc.ABC, Generic[P]):
     def data_variance(self) -> float:
         """Mean square of the data that the head is made for; 1 if it has no field for it."""
         return 1.0
+
+    @property
+    def bound(self) -> float:
+        """Largest magnitude of the mean of an output; inf for none."""
+        return math.inf
 
     @property
     def features_per_site(self) -> int:
@@ -515,6 +525,11 @@ class ChannelFamily(AdditiveFamily[P]):
     def embedding_variance(self) -> float:
         """Mean square of a number of phi(x) over the data, roughly; time grids start where B is well below 1 / this."""
         return 1.0
+
+    @property
+    def embedding_bound(self) -> float:
+        """Largest magnitude of the numbers of a mean embedding; inf for none."""
+        return math.inf
 
     @abc.abstractmethod
     def embed(self, x: Tensor) -> Tensor:

@@ -72,10 +72,6 @@ class Model(Protocol):
         """Scope that yields a function: whether all numbers that the network has returned in the scope are finite."""
         return nullcontext(lambda: True)
 
-    def halve_micro_batch(self) -> bool:
-        """Halves the rows that the network sees together; returns False if that is impossible."""
-        return False
-
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The weights, whose device and dtype the beliefs take; none for a formula."""
         return iter(())
@@ -115,9 +111,25 @@ class ModelWrapper(nn.Module, Model):
         """See :meth:`Model.finite_guard`."""
         return self.model.finite_guard()
 
-    def halve_micro_batch(self) -> bool:
-        """See :meth:`Model.halve_micro_batch`."""
-        return self.model.halve_micro_batch()
+
+def looks_at_values(model: object, device: torch.device) -> bool:
+    """Whether checks read the values of tensors on a device; not in a step of a training, which would wait for it."""
+    return device.type == "cpu" or not (getattr(model, "training", False) and torch.is_grad_enabled())
+
+
+def dtype_of_beliefs(model: Model) -> torch.dtype | None:
+    """The dtype in which a model works: float64 if all its real weights are, else float32; None without weights.
+
+    A network may have some weights in other dtypes, such as complex ones or a layer in float64.  Half precision is
+    returned if there is nothing finer.
+    """
+    found = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    if not found:
+        return None
+    fine = found & {torch.float32, torch.float64}
+    if not fine:
+        return max(found, key=lambda dtype: torch.finfo(dtype).bits)
+    return torch.float64 if found == {torch.float64} else torch.float32
 
 
 def readable(model: Model, condition: Condition) -> dict[str, Tensor]:
@@ -129,9 +141,3 @@ def readable(model: Model, condition: Condition) -> dict[str, Tensor]:
 def rows_of_condition(condition: Condition | None, index: Tensor) -> dict[str, Tensor] | None:
     """Rows ``index`` of each condition."""
     return None if condition is None else {name: value[index.to(value.device)] for name, value in condition.items()}
-
-
-def split_condition(condition: Condition | None, size: int, pieces: int) -> list[dict[str, Tensor]]:
-    """Conditions of consecutive pieces of ``size`` rows."""
-    columns = {name: torch.split(value, size) for name, value in (condition or {}).items()}
-    return [{name: column[i] for name, column in columns.items()} for i in range(pieces)]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.network_io import NetworkIO
+from bfn_toolkit.validators import whole_number
 
 
 @runtime_checkable
@@ -98,7 +99,7 @@ class LabelEmbedding(nn.Embedding):
     """
 
     def __init__(self, labels: int, width: int, dropout: float = 0.1) -> None:
-        super().__init__(labels + 1, width)
+        super().__init__(whole_number("labels", labels) + 1, whole_number("width", width))
         self.labels, self.dropout = labels, dropout
 
     def forward(self, label: Tensor | None) -> Tensor:
@@ -148,7 +149,7 @@ class ConditionSignature:
         """Reads the signature of ``forward(features, t, /, *, mask=None, **condition)``."""
         parameters = list(inspect.signature(network.forward).parameters.values())
         own, rest = parameters[:2], parameters[2:]
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in rest)
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = [p for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         reads_mask = any(p.name == "mask" for p in named)
         named = [p for p in named if p.name != "mask"]

@@ -28,7 +28,7 @@ from bfn_toolkit.masks import marginal, mask_by_part, told
 from bfn_toolkit.network_io import NetworkIO
 from bfn_toolkit.outputs import Kernel, Output
 from bfn_toolkit.randomness import streams
-from bfn_toolkit.shapes import Data, Mask, batch_size, part_of
+from bfn_toolkit.shapes import Data, Mask, Times, batch_size, part_of
 
 Beliefs = dict[str, Any]
 
@@ -44,6 +44,8 @@ class Joint(Distribution):
 
     def __init__(self, parts: Mapping[str, Distribution]) -> None:
         self.parts = dict(parts)
+        if not self.parts:
+            raise ConfigError("Joint: parts: expected at least one distribution, got {}")
         super().__init__(next(iter(self.parts.values())).batch_shape, validate_args=False)
 
     def __getitem__(self, name: str) -> Distribution:
@@ -257,7 +259,7 @@ class ProductFamily(Family[Beliefs]):
             raise ConfigError(f"the parts {', '.join(times)} step at different times; give them families that agree")
         return torch.as_tensor(first)
 
-    def accuracy(self, s: Any, t: Any) -> Any:
+    def accuracy(self, s: Times, t: Times) -> Any:
         """Accuracies by name; s and t may be mappings too, if each part has its own time."""
         return self._each(lambda family, s, t: family.accuracy(s, t), s, t)
 

@@ -67,19 +67,44 @@ def seeded(*key: int | str, device: torch.device | str = "cpu") -> Iterator[None
             _restore(generators, states)
 
 
-def _generators_of(device: torch.device | str) -> list[torch.Generator]:
+class _MPSGenerator:
+    """torch's generator of Apple's GPUs."""
+
+    @staticmethod
+    def manual_seed(seed: int) -> None:
+        torch.mps.manual_seed(seed)
+
+    @staticmethod
+    def get_state() -> Tensor:
+        return torch.mps.get_rng_state()
+
+    @staticmethod
+    def set_state(state: Tensor) -> None:
+        torch.mps.set_rng_state(state)
+
+
+def _generators_of(device: torch.device | str) -> list[Any]:
     """torch's generators of the CPU and of a device."""
-    generators, device = [torch.default_generator], torch.device(device)
+    generators, device = list[Any]([torch.default_generator]), torch.device(device)
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
+    elif device.type == "mps":
+        generators.append(_MPSGenerator())
     return generators
 
 
-def _restore(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+def _restore(generators: Sequence[Any], states: Sequence[Tensor]) -> None:
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+def rewind(device: torch.device | str) -> Callable[[], None]:
+    """A function that puts torch's generators of the CPU and of ``device`` back to where they are now."""
+    generators = _generators_of(device)
+    states = [generator.get_state() for generator in generators]
+    return lambda: _restore(generators, states)
 
 
 def draw_key() -> int:
@@ -93,8 +118,11 @@ def streams() -> Callable[[str], AbstractContextManager[None]]:
 
     All are seeded from one number of torch's generator of the CPU, and apply to the CPU and the current CUDA device.
     """
-    key = draw_key()
-    device = "cuda" if torch.cuda.is_initialized() else "cpu"  # type: ignore[no-untyped-call]
+    key, device = draw_key(), "cpu"
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        device = "cuda"
+    elif torch.backends.mps.is_available():
+        device = "mps"
     return lambda name: seeded(key, name, device=device)
 
 

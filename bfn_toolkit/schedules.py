@@ -29,6 +29,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_toolkit import validators
+from bfn_toolkit.shapes import in_float64
 
 
 class AccuracySchedule(abc.ABC):
@@ -153,8 +154,8 @@ class TableSchedule(AccuracySchedule):
         return len(self.accuracies)
 
     def _table(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        alphas = torch.tensor(self.accuracies, dtype=torch.float64, device=t.device)
-        position = t.double() * self.n_steps
+        position = in_float64(t) * self.n_steps
+        alphas = position.new_tensor(self.accuracies)
         # Snap to the nearest grid point: i / n * n may fall short of i by rounding, by n eps / 2 if t is float32.
         slack = max(1e-6, self.n_steps * torch.finfo(t.dtype).eps)
         shift = (position.round() - position).detach()  # a shift leaves the derivative alone
@@ -165,25 +166,26 @@ class TableSchedule(AccuracySchedule):
     def beta(self, t: Tensor) -> Tensor:  # noqa: D102
         alphas, position, step = self._table(t)
         before = alphas.cumsum(0) - alphas
-        return (before[step] + (position - step) * alphas[step]).to(t.dtype)
+        return (before[step] + (position - step) * alphas[step]).to(t)
 
     def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
         alphas, _, step = self._table(t)
-        return (alphas[step] * self.n_steps).to(t.dtype)
+        return (alphas[step] * self.n_steps).to(t)
 
     def time(self, beta: Tensor) -> Tensor:  # noqa: D102
-        alphas = torch.tensor(self.accuracies, dtype=torch.float64, device=beta.device)
+        wide = in_float64(beta)
+        alphas = wide.new_tensor(self.accuracies)
         sums = alphas.cumsum(0)
-        step = torch.searchsorted(sums, beta.double()).clamp_(max=self.n_steps - 1)
-        rest = (beta.double() - (sums - alphas)[step]) / alphas[step]
-        return ((step + rest) / self.n_steps).to(beta.dtype)
+        step = torch.searchsorted(sums, wide).clamp_(max=self.n_steps - 1)
+        rest = (wide - (sums - alphas)[step]) / alphas[step]
+        return ((step + rest) / self.n_steps).to(beta)
 
     def step(self, t: Tensor) -> Tensor:
         """Number of messages sent by time t, as integers with the shape of t."""
         _, position, _ = self._table(t)
-        return position.floor().clamp(0, self.n_steps).long()
+        return position.floor().clamp(0, self.n_steps).long().to(t.device)
 
     def accuracy(self, s: Tensor, t: Tensor) -> Tensor:
         """Accuracy of the one message sent over (s, t], looked up exactly."""
         alphas, _, step = self._table(s)
-        return alphas[step].to(t.dtype)
+        return alphas[step].to(t)

@@ -9,16 +9,61 @@ Data of several parts (:class:`~bfn_toolkit.ProductFamily`) are a mapping from t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-Data: TypeAlias = Any  # a tensor (B, *site), or a mapping from parts to tensors, as the family requires
-Times: TypeAlias = Any  # a tensor (), (B,) or (B, *site), or the leading axes of it, or a mapping from parts to these
-Mask: TypeAlias = Any  # true where there is data: (B, *site), or the leading axes of it, or a mapping from some parts
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.validators import shown
+
+# A tensor (B, *site), or a mapping from parts to tensors, as the family requires.  The classes are for the border.
+Data: TypeAlias = Annotated[Any, Tensor, Mapping]
+# A tensor (), (B,) or (B, *site), or the leading axes of it, or a mapping from parts to these.
+Times: TypeAlias = Annotated[Any, Tensor, Mapping]
+# True where there is data: (B, *site), or the leading axes of it, or a mapping from some parts.
+Mask: TypeAlias = Annotated[Any, Tensor, Mapping]
+
+
+def as_tensor(
+    name: str, value: object, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A tensor as it is; an array or numbers in lists as a tensor on a device, integers as torch.int64.
+
+    Arguments:
+        name: Name of the argument.
+        value: Its value.
+        device: Device of arrays and lists.
+        dtype: Dtype of arrays and lists of real numbers; by default that of torch.
+    Raises:
+        ConfigError: If the value is neither.
+    """
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise ConfigError(f"{name}: expected a dense tensor, got one of layout {value.layout}; write .to_dense()")
+        if value.is_meta and (device is None or device.type != "meta"):
+            raise ConfigError(f"{name}: a tensor on the device meta holds no numbers")
+        return value
+    try:
+        if not (hasattr(value, "__array__") or isinstance(value, (list, tuple, range, int, float))):
+            raise TypeError
+        if not isinstance(value, (list, tuple, range, int, float)):
+            import numpy as np
+
+            array = np.array(value)  # a copy: an array may be read-only, or have strides that torch does not know
+            wide = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch has few operations of these
+            value = array.astype(np.int64 if wide else array.dtype.newbyteorder("="), copy=False)
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ConfigError(f"{name}: expected a tensor or an array of numbers, got {shown(value)}") from None
+    if tensor.is_floating_point():
+        tensor = tensor.to(dtype or torch.get_default_dtype())
+    elif tensor.dtype != torch.bool:
+        tensor = tensor.long()
+    return tensor.to(device)
 
 
 def leaves(x: Data) -> list[Tensor]:
@@ -55,9 +100,19 @@ def dtype_of(x: Data) -> torch.dtype:
     return next(real, torch.get_default_dtype())
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating dtype of a device: float64, but float32 on Apple's GPUs."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """The numbers in float64, on the CPU if their device has none."""
+    return (x if widest(x.device) == torch.float64 else x.cpu()).double()
+
+
 def as_shape(value: Iterable[int]) -> tuple[int, ...]:
     """A site shape as a tuple, which unlike a list can be hashed."""
-    return tuple(value)
+    return tuple(map(operator.index, value))
 
 
 def batch_size(x: Data) -> int:

@@ -17,15 +17,15 @@ with its own key: "rings.toml:3: dataset.radius: expected 0 < radius < 1, got 2.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
 from attrs.validators import optional as optional
 
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, nearest
 
 Validator: TypeAlias = "Callable[[Any, attrs.Attribute[Any], Any], None]"
 
@@ -70,7 +70,7 @@ def _within(
 ) -> Validator:
     def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, types):
-            raise invalid(instance, field, f"expected {words}, got {_short(value)}")
+            raise invalid(instance, field, f"expected {words}, got {shown(value)}")
         above = ge <= value if ge is not None else (-math.inf if gt is None else gt) < value
         below = value <= le if le is not None else value < (math.inf if lt is None else lt)
         if not (above and below):  # NaN is neither
@@ -78,7 +78,7 @@ def _within(
             bounds = _range(field.name, low, "<" if ge is None else "<=", high, "<" if le is None else "<=")
             finite = isinstance(value, int) or math.isfinite(value)
             expected = ", ".join(filter(None, ("" if finite else "a finite number", bounds)))
-            raise invalid(instance, field, f"expected {expected}, got {_short(value)}")
+            raise invalid(instance, field, f"expected {expected}, got {shown(value)}")
 
     return check
 
@@ -94,6 +94,12 @@ def finite(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
             finite(instance, field, part)
     elif isinstance(value, float) and not math.isfinite(value):
         raise invalid(instance, field, f"expected finite numbers, got {value}")
+
+
+def as_tuples(value: Any) -> Any:
+    """Nested sequences and arrays as tuples; other values as they are."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(as_tuples, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def one_of(*choices: str) -> Validator:
@@ -112,16 +118,43 @@ def instance_of(cls: type[Any]) -> Validator:
     def check(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, cls):
             article = "an" if cls.__name__[0] in "AEIOUaeiou" else "a"
-            raise invalid(instance, field, f"expected {article} {cls.__name__}, got {_short(value)}")
+            raise invalid(instance, field, f"expected {article} {cls.__name__}, got {shown(value)}")
 
     return check
+
+
+def whole_number(
+    name: str, value: Any, least: int = 1, most: int = 10**9, *, write: int | None = None, error: Any = ConfigError
+) -> int:
+    """Returns an argument of a call as an int: an integer of Python, numpy or torch, but not a boolean.
+
+    Arguments:
+        name: Name of the argument.
+        value: Its value.
+        least: Smallest accepted value.
+        most: Largest accepted value.
+        write: A value to advise.
+        error: Class of the error.
+    Raises:
+        ConfigError: If it is something else, or out of range.
+    """
+    try:
+        boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+        number = None if boolean else operator.index(value)
+    except (TypeError, RuntimeError, ValueError):  # of arrays and tensors of several numbers
+        number = None
+    if number is None or not least <= number <= most:
+        bounds = f"at least {least}" if number is None or number < least else f"at most {most}"
+        advice = "" if write is None else f"; write {name}={write}"
+        raise error(f"{name}: expected an integer of {bounds}, got {shown(value)}{advice}")
+    return number
 
 
 def not_one_of(value: object, choices: Iterable[object]) -> str:
     """Returns the message for a value that is not among the choices, with the nearest choice."""
     known = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    close = nearest(str(value), known)
+    hint = f"; did you mean '{close}'?" if close else ""
     return f"expected one of {', '.join(known)}, got {value!r}{hint}"
 
 
@@ -141,9 +174,12 @@ def _bound(bound: float) -> str:
     return f"{bound:g}"
 
 
-def _short(value: object) -> str:
-    """Prints a value in at most 80 characters."""
+def shown(value: object) -> str:
+    """Prints a value in at most 80 characters; of tensors and arrays only the form."""
     if isinstance(value, int) and abs(value) >= 2**100:
         return f"an integer of {value.bit_length()} bits"
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and shape and dtype is not None:
+        return f"{dtype} of shape {tuple(shape)}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,15 +9,15 @@ default recipe trains a residual of unit scale for 400 steps.  The first three f
 import argparse
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 
-from bfn_toolkit import AncestralSampler, Experiment, Run, seeded, train, w1
+from bfn_toolkit import AncestralSampler, Experiment, NetworkBuilder, NetworkIO, Run, seeded, train, w1
 from bfn_toolkit.reports.figures import (
     data_figure,
     flows_figure,
     samples_figure,
     schedule_figure,
-    smoke_figure,
     training_figure,
 )
 
@@ -31,6 +31,27 @@ def learn(recipe: str, seed: int, steps: int | None) -> Run:
     if steps is not None:
         overrides.append(("training.steps", str(steps)))
     return train(Experiment.from_mapping({}, preset=recipe, overrides=overrides, base="default"))
+
+
+def smoke_figure(network: NetworkBuilder, steps: int = 60) -> Figure:
+    """Fit of sin(30u) cos(20u) at t = 0 in a few steps of Adam: can the network represent wiggles at all?"""
+    u = torch.linspace(-1.0, 1.0, 1000).reshape(-1, 1, 1)
+    target, t = torch.sin(30.0 * u) * torch.cos(20.0 * u), torch.zeros(1000)
+    with seeded(0, "smoke test"):
+        module = network.build(NetworkIO((1,)))
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+        for _ in range(steps):
+            loss = (module(u, t) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    figure = Figure(figsize=(7.0, 3.2), dpi=150, layout="constrained")
+    axis = figure.add_subplot()
+    axis.plot(u.flatten().tolist(), target.flatten().tolist(), color="grey", lw=1, label="sin(30u) cos(20u)")
+    axis.plot(u.flatten().tolist(), module(u, t).detach().flatten().tolist(), lw=1, label=f"after {steps} steps")
+    axis.set(xlabel="u", title=f"network smoke test: mean squared error {loss.item():.4f}")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
 
 
 def recipe_figures(recipe: str, run: Run, seed: int) -> dict[str, Figure]:

@@ -33,7 +33,7 @@ COMMAND = re.compile(r"(?:\w+=\S* )*(?:bfn|hf|make|pip|pytest|python|ruff|mypy|t
 # The largest number that an option may have in a page that runs.  The options of the first table are added where they
 # are missing, since their defaults are those of a day's work; the others are cut down where they stand.
 SIZES: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]] = {
-    "train": ({"--training.steps": 3}, {"--training.warmup": 1, "--processes": 1}),
+    "train": ({"--training.steps": 3}, {"--training.warmup": 1, "--processes": 1, "--steps": 3}),
     "sample": ({"-n": 8, "--steps": 3}, {}),
     "evaluate": (
         {"-n": 64, "--sample-steps": 3, "--draws": 1},
@@ -71,7 +71,7 @@ def smaller(arguments: Sequence[str]) -> list[str]:
     """The arguments of a ``bfn`` command with small sizes, and a training without its report, which takes longest."""
     command, *rest = arguments or [""]
     added, cut = SIZES.get(command, ({}, {}))
-    if command == "train" and "--resume" in rest:
+    if command == "train" and ("--resume" in rest or "--steps" in rest):
         added = {}
     for name, most in (added | cut).items():
         place = next((i for i, word in enumerate(rest) if word == name), None)

@@ -1,6 +1,7 @@
 """What all tests share: hypothesis profiles, one thread, and torch's generator in hypothesis's hands."""
 
 import os
+import signal
 
 import torch
 from hypothesis import register_random, settings
@@ -9,6 +10,11 @@ from hypothesis import register_random, settings
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in the background of a script; training then does not hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the tests run side by side, and sums come out in one order
 

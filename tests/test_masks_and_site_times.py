@@ -59,9 +59,8 @@ class Recorder(nn.Module):
         return self.map(features)
 
 
-def seen(family: Any, t: Any, mask: Any = None, *, micro_batch: int | None = None) -> list[Any]:
+def seen(family: Any, t: Any, mask: Any = None) -> list[Any]:
     bfn = BFN(family, Recorder(family.network_io))
-    bfn.micro_batch = micro_batch
     with seeded(0):
         x = family.input(family.prior(2)).sample()
         bfn.output(family.flow(x, t if isinstance(t, Tensor) and t.ndim < 2 else torch.full((2,), 0.5)), t, mask=mask)
@@ -78,10 +77,9 @@ def test_one_time_for_each_example_is_passed_as_it_is(t: Tensor) -> None:
         assert torch.equal(seen(BOTH, {"position": t, "type": t.clone()})[1], t.expand(2))
 
 
-@pytest.mark.parametrize("micro_batch", [None, 1])
-def test_times_and_masks_by_site_have_the_shape_of_the_features(micro_batch: int | None) -> None:
+def test_times_and_masks_by_site_have_the_shape_of_the_features() -> None:
     t, mask = torch.rand(2, 3), torch.tensor([[True, False, True], [True, True, False]])
-    features, time, present = seen(LINE, t, mask, micro_batch=micro_batch)
+    features, time, present = seen(LINE, t, mask)
     assert torch.equal(time, t.unsqueeze(-1))
     assert torch.equal(present, mask.unsqueeze(-1))
     assert torch.equal(features == 0, ~present)

@@ -98,11 +98,9 @@ def test_guided_classes_of_a_network_that_returns_nan_raise(guided: Callable[[An
 
 
 @EVERY_WRAPPER
-def test_a_wrapper_delegates_memory_conditions_and_weights(wrap: Callable[[Any], Any]) -> None:
+def test_a_wrapper_delegates_conditions_and_weights(wrap: Callable[[Any], Any]) -> None:
     bfn = network(Gaussian((2,)))
     wrapped = wrap(bfn)
-    assert wrapped.halve_micro_batch()
-    assert bfn.micro_batch == 1024
     assert wrapped.conditions == ("label",)
     assert [id(p) for p in wrapped.parameters()] == [id(p) for p in bfn.parameters()]
     with pytest.raises(ConfigError, match="'lable'"):
@@ -155,7 +153,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "too many": ({"label": torch.tensor([0, 1, 1, 1, 1])}, "'label' must have a row for each of the 3.*found 5 rows"),
     "too few": ({"label": torch.tensor([0, 1])}, "found 2 rows"),
     "a scalar": ({"label": torch.tensor(1)}, r"found a scalar; for one value write torch.full\(\(3,\), value\)"),
-    "a list": ({"label": [0, 1, 2]}, "'label' must be a tensor of 3 rows, found a list"),
+    "a list": ({"label": [0, 1]}, "found 2 rows"),
+    "words": ({"label": ["a", "b", "c"]}, r"condition\['label'\]: expected a tensor or an array of numbers"),
+    "NaN": ({"label": torch.full((3,), torch.nan)}, r"condition\['label'\]: expected finite numbers, found nan"),
     "beyond": ({"label": torch.tensor([0, 1, 7])}, "label 7 is beyond the labels 0 to 2"),
     "numbers": ({"label": torch.tensor([0.0, 1.0, 2.0])}, "label must be integers"),
     "no mapping": (torch.tensor([0, 1, 2]), "condition must map names to tensors, found a Tensor"),
@@ -171,7 +171,7 @@ def test_a_wrong_condition_is_named(wrong: str) -> None:
         x = torch.zeros(3, 4, dtype=torch.int64)
         with pytest.raises(ConfigError, match=words):
             model.loss(x, condition=condition)
-        if wrong not in ("beyond", "numbers"):  # values are read at public entries alone
+        if wrong not in ("beyond", "numbers", "a list", "words", "NaN"):  # which are read at public entries alone
             for loss in (ContinuousTimeLoss(), DiscreteTimeLoss(5), ReconstructionLoss()):
                 with pytest.raises(ConfigError, match=words):
                     loss(model, x, condition)

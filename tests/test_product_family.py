@@ -218,7 +218,7 @@ def test_wrong_data_are_refused_with_the_part(x: Any, message: str) -> None:
 
 @pytest.mark.parametrize("parts", [{}, {"": POSITION}, {"a": 3}])
 def test_parts_are_families_by_name(parts: Any) -> None:
-    with pytest.raises(ValueError, match="parts must be families"):
+    with pytest.raises(ValueError, match=r"parts(: expected a Mapping of strings to Family| must be families)"):
         ProductFamily(parts)
 
 

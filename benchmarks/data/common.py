@@ -20,6 +20,7 @@ import torch
 
 from bfn_toolkit import BFN, Run
 from bfn_toolkit.config.experiment import Experiment
+from bfn_toolkit.storage.files import to_json
 from bfn_toolkit.training.trainer import train
 
 RESULTS = Path(__file__).with_name("results")
@@ -37,7 +38,7 @@ def machine() -> str:
 def save(name: str, result: Mapping[str, Any]) -> None:
     """Writes results/NAME.json, with the machine."""
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), **result}, indent=1, sort_keys=True)
+    text = json.dumps(json.loads(to_json({"machine": machine(), **result})), indent=1, sort_keys=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 
 

@@ -17,6 +17,7 @@ from bfn_toolkit import (
     TimeDistribution,
     UniformTimes,
 )
+from bfn_toolkit.storage.files import to_json
 
 from . import images
 from .common import CACHE, Result, cpu_time, kept
@@ -66,8 +67,8 @@ def measured(cell: Cell, **options: Any) -> Result:
         for sampler in (SDE2(), ODE2()):
             x = images.samples(model, SAMPLES, 20, sampler)
             result[type(sampler).__name__] = images.scores(x, images.asked(SAMPLES), "bins")
-    path.write_text(json.dumps(result))
-    print(json.dumps(result), file=sys.stderr, flush=True)
+    path.write_text(to_json(result, indent=None))
+    print(to_json(result, indent=None), file=sys.stderr, flush=True)
     return result
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bfn_toolkit.storage.files import to_json
+
 from ..data.common import CACHE, Result, environment_of, machine, run_of
 from . import data, impute, score
 from .peers import ENVIRONMENTS, PEERS, Task
@@ -42,7 +44,7 @@ def save(folder: Path, method: str, part: str, row: Result) -> None:
     kept = [old for old in content.get(part, []) if [old.get(key) for key in ("table", "seed")] != same]
     content |= {"machine": machine(), part: sorted([*kept, row], key=lambda r: (r["table"], r.get("seed", 0)))}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
 
 
 def saved(folder: Path) -> dict[str, Result]:

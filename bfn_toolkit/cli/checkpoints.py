@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bfn_toolkit.cli.display import checkpoints_table, say
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Group, parse_overrides, path_and_options, trust_options
+from bfn_toolkit.cli.completion import complete_presets
+from bfn_toolkit.cli.display import checkpoints_table, echo, say
+from bfn_toolkit.cli.options import (
+    PATH,
+    POSITIVE,
+    RUN,
+    Command,
+    ExperimentCommand,
+    Group,
+    parse_overrides,
+    path_and_options,
+    trust_options,
+)
 from bfn_toolkit.errors import ConfigError
 
 
@@ -21,8 +31,9 @@ def checkpoint() -> None:
 def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
     from bfn_toolkit.errors import RunDirectoryError
     from bfn_toolkit.runs.checkpoints import list_checkpoints
-    from bfn_toolkit.runs.directory import EXPERIMENT
     from bfn_toolkit.runs.model_files import DESCRIPTION, verify_model
+    from bfn_toolkit.runs.records import EXPERIMENT, faults
+    from bfn_toolkit.storage.files import to_json
 
     if not (run / EXPERIMENT).is_file():
         raise RunDirectoryError(f"{run} is not a run directory: it holds no {EXPERIMENT}")
@@ -33,15 +44,18 @@ def _checkpoints_of(run: Path, as_json: bool, *, verify: bool) -> bool:
     ]
     if verify and (run / DESCRIPTION).exists():
         rows.append(verify_model(run))
+    if verify:
+        none = {"step": None, "valid_loss": None, "bytes": 0}
+        rows += [{"name": name, **none, "fault": fault} for name, fault in faults(run)]
     if as_json:
-        click.echo(json.dumps({"run": str(run), "checkpoints": rows}, indent=2))
+        echo(to_json({"run": str(run), "checkpoints": rows}))
     else:
         checkpoints_table(rows, verified=verify)
     return all(row["fault"] is None for row in rows)
 
 
 @checkpoint.command("list", epilog="Example:  bfn checkpoint list runs/001")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def list_command(run: Path, as_json: bool) -> None:
     """List the checkpoints of a RUN: step, validation loss, size."""
@@ -49,7 +63,7 @@ def list_command(run: Path, as_json: bool) -> None:
 
 
 @checkpoint.command(epilog="Example:  bfn checkpoint verify runs/001")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def verify(run: Path, as_json: bool) -> int:
     """Read every byte of the checkpoints and the model of a RUN; exit status 4 if one is damaged."""
@@ -63,7 +77,7 @@ Examples:
   bfn export runs/first --out my-model
   bfn export runs/first --out my-model --license mit --weights raw""",
 )
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help="Directory to make.")
 @click.option("--license", "license_", help="Licence identifier of the Hub: mit, apache-2.0, ...")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
@@ -84,11 +98,11 @@ def export(run: Path, out: Path, license_: str | None, force: bool, **choice: An
     from bfn_toolkit.sharing.export import export_run
 
     export_run(Run.open(run, **choice), out, card={"license": license_} if license_ else None, force=force)
-    click.echo(str(out))
+    echo(str(out))
 
 
 @click.command(
-    cls=Command,
+    cls=ExperimentCommand,
     context_settings={"ignore_unknown_options": True},
     epilog="""\b
 Examples:
@@ -99,7 +113,7 @@ Examples:
 @click.option("--out", type=PATH, required=True, help="Run directory to make.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", help="Preset that the file builds on.")
+@click.option("--preset", shell_complete=complete_presets, help="Preset that the file builds on.")
 @click.option("--key", help="Name of the weights in the file: model, ema, ...")
 @click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors with matching names (repeatable).")
@@ -135,4 +149,4 @@ def import_checkpoint(
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             say(f"{what}: {', '.join(names[:10])}{more}")
-    click.echo(str(out))
+    echo(str(out))

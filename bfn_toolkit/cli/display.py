@@ -2,96 +2,95 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import math
 import os
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, chdir, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
+
+from bfn_toolkit.cli.results import results
+from bfn_toolkit.errors import printable
+from bfn_toolkit.parallel import environment
 
 LAUNCHED = "BFN_LAUNCHED"  # set by our launcher, which reports the errors of its processes
 
 if TYPE_CHECKING:
-    from bfn_toolkit.config.experiment import Experiment
+    from rich.console import Console
+
     from bfn_toolkit.testing.kit import Verdict
     from bfn_toolkit.training.dry_run import DryRun
-    from bfn_toolkit.training.metrics import TrainingEvent
-    from bfn_toolkit.training.step import TrainStep
 
 
 def is_follower() -> bool:
     """Whether this is one of several processes, but not the one that prints."""
-    return os.environ.get("RANK", "0") != "0"
+    return environment.place()[0] > 0
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints a text, with escapes for what a terminal would obey; everything that is printed comes through here."""
+    # Rich replaces sys.stderr while a bar is shown, which click does not see by itself.
+    click.echo(printable(text), sys.stderr if err else results(), nl=nl)
 
 
 def say(line: str) -> None:
-    """Prints a line to stderr."""
+    """Prints a line to stderr, above a bar that is shown there."""
     if not is_follower():
-        click.echo(line, err=True)
+        _print(line)
 
 
 def complain(message: str, details: str = "") -> None:
     """Prints an error to stderr, line by line, unless our launcher reports it."""
     if LAUNCHED in os.environ:
         return
-    who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    lines = message.splitlines() or [""]
-    click.echo(details + "\n".join(f"{who}error: {line}" for line in lines), err=True)
+    rank, size = environment.place()
+    who = f"process {rank}: " if size > 1 else ""
+    lines = message.split("\n")
+    _print(details + "\n".join(f"{who}error: {line}" for line in lines))
 
 
-@contextmanager
-def progress(steps: int) -> Iterator[Callable[[TrainingEvent], None]]:
-    """Shows a bar with loss and rate on a terminal, and prints about ten lines elsewhere."""
+def _print(text: str) -> None:
+    """Prints to stderr; work goes on where nobody can read it, as after the terminal is closed."""
+    with suppress(OSError):
+        echo(text, err=True)
+
+
+class _Shown(io.RawIOBase):
+    """Text on a terminal, which takes the bytes of a stream."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        results().write(printable(bytes(data).decode(errors="backslashreplace")))
+        return len(data)
+
+
+def stdout_bytes() -> BinaryIO:
+    """Stdout for data: bytes as they are, and on a terminal what can be shown of them."""
+    stream = results()
+    return cast(BinaryIO, _Shown()) if stream.isatty() else cast(BinaryIO, stream.buffer)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console that takes texts as they are: ``[bold]`` in a name is no markup."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        every = max(1, steps // 10)
-        validated = -every  # step of the last line about it
-
-        def line(event: TrainingEvent) -> None:
-            nonlocal validated
-            for m in event.metrics:
-                step = int(m["step"])
-                if "valid_loss" in m:
-                    if step < min(steps, validated + every):
-                        continue
-                    validated = step
-                    bound = f"  bound {_estimate(m, 'valid_nats')} nats" if "valid_nats" in m else ""
-                    say(f"step {step}/{steps}  validation loss {_estimate(m)}{bound}")
-                elif step % every == 0 or step == steps:
-                    say(f"step {step}/{steps}  loss {m['loss']:.4f}  gradient norm {m['grad_norm']:.3f}")
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
-
-        def advance(event: TrainingEvent) -> None:
-            for m in event.metrics:
-                if "loss" in m:
-                    rate = bar.tasks[0].speed or 0.0
-                    bar.update(task, completed=int(m["step"]), loss=m["loss"], rate=rate)
-
-        yield advance
+    return Console(file=None if stderr else results(), stderr=stderr, markup=False, emoji=False)
 
 
 @contextmanager
 def sampling(n: int, what: str = "samples") -> Iterator[Callable[[int], None]]:
     """Shows a bar of the samples written on a terminal, and prints a line at every tenth of them elsewhere."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     if is_follower() or not console.is_terminal:
         tenths = 0
 
@@ -109,31 +108,72 @@ def sampling(n: int, what: str = "samples") -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def phases() -> Iterator[Callable[[str], object]]:
-    """Shows the part of the report that is in progress on a terminal."""
-    from rich.console import Console
+def phases() -> Iterator[Callable[[str, float], None]]:
+    """Shows a bar of the report with the part that is in progress on a terminal."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     if is_follower() or not console.is_terminal:
-        yield lambda name: None
+        yield lambda name, done: None
         return
-    with console.status("report") as status:
-        yield lambda name: status.update(f"report: {name}")
+    columns = (
+        SpinnerColumn(),
+        TextColumn("report"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda name, done: bar.update(task, description=printable(name), completed=done)
 
 
-def _estimate(metrics: Mapping[str, Any], name: str = "valid_loss") -> str:
-    value, error = metrics[name], metrics[f"{name}_stderr"]
-    return "not finite" if value is None else f"{value:.4f} ± {error:.4f}"
+def load_matplotlib() -> None:
+    """Imports matplotlib for the figures of this process alone.
+
+    The import reads a matplotlibrc of the user and MPLBACKEND, and fails if one of them is damaged, or names what is
+    not installed here, as those of a notebook do.  Our figures need neither.
+
+    Raises:
+        ResourceError: If matplotlib cannot be imported.
+    """
+    from bfn_toolkit.errors import ResourceError
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write to
+    own = {"MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        with ExitStack() as scope:
+            with suppress(OSError):  # of a working directory that is gone
+                scope.enter_context(chdir(Path(__file__).parent))  # the first matplotlibrc is one that lies there
+            import matplotlib  # noqa: F401
+    except Exception as error:
+        raise ResourceError(f"no figures, because matplotlib does not load: {error}") from error
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
+def with_error(value: float | None, stderr: float | None) -> str:
+    """A mean and its standard error, which a single row does not have."""
+    known = value is not None and stderr is not None and math.isfinite(value) and math.isfinite(stderr)
+    return f"{_number(value)} ± {stderr:.4f}" if known else _number(value)
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=printable(title), title_justify="left", show_header=False)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(printable, row))
+    _console().print(table)
 
 
 LETTERS = 100  # of a text that is printed
@@ -157,7 +197,7 @@ _BASELINES = {
 
 def _beside(value: Any, form: str, floor: Mapping[str, Any], key: str) -> str:
     """A number, and that of data in its place."""
-    return f"{value:{form}} ({floor[key]:{form}})" if key in floor else f"{value:{form}}"
+    return _number(value, form) + (f" ({_number(floor[key], form)})" if key in floor else "")
 
 
 def _distance_rows(
@@ -185,26 +225,31 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
     """
 
     def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
-        return f"{scores[key]:.4f} ± {scores[f'{key}_stderr']:.4f}"
+        return with_error(scores[key], scores[f"{key}_stderr"])
 
     rows, title = [], []
     if "total_nats" in scores:
-        steps = scores["steps"]
-        messages = "L inf, messages in continuous time" if steps == "inf" else f"L {steps}, messages"
+        steps, dimension = scores["steps"], scores.get("dimension", "dimension")
+        messages = "L inf: messages, in continuous time" if steps == "inf" else f"L {steps}: the {steps} messages"
         rows += [
             (messages, estimate("loss_nats") + " nats"),
-            ("L r, reconstruction", estimate("reconstruction_nats") + " nats"),
-            ("bound on -ln p(x)", estimate("total_nats") + " nats"),
-            ("", f"{estimate('bits_per_dimension')} bits per {scores['dimension']}"),
+            ("L r: data after the last message", estimate("reconstruction_nats") + " nats"),
+            ("sum: bound on -ln p(x)", estimate("total_nats") + " nats"),
+            ("", f"{estimate('bits_per_dimension')} bits per {dimension}"),
         ]
+        rows += [
+            (f"  of {name}", f"{estimate('total_nats', part)} nats") for name, part in scores.get("parts", {}).items()
+        ]
+        if "entropy_nats" in scores:
+            exact = scores["entropy_nats_stderr"] == 0.0
+            entropy = f"{scores['entropy_nats']:.4f}" if exact else estimate("entropy_nats")
+            rows.append(("  entropy: less only by chance", f"{entropy} nats"))
         for name, costs in scores.get("baselines", {}).items():
-            bits = f"{costs['bits_per_dimension']:.4f} bits, {costs['total_nats']:.4f} nats"
-            rows.append((_BASELINES[name].format(scores["dimension"]), bits))
+            cost = f"{estimate('total_nats', costs)} nats, {_number(costs['bits_per_dimension'])} bits"
+            rows.append((_BASELINES[name].format(dimension), cost))
         if scores["unit"]:
             rows.append(("unit of the density", scores["unit"]))
-        for name, part in scores["parts"].items():
-            rows.append((f"  of {name}", f"{part['total_nats']:.4f} ± {part['total_nats_stderr']:.4f} nats"))
-        title.append(f"likelihood of {scores['examples']:,} {scores['split']} examples")
+        title.append(f"cost of {scores['examples']:,} {scores['split']} examples, lower is better")
     if weighted := scores.get("importance"):
         rows += [
             (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
@@ -219,22 +264,22 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
         rows.append((f"ln p(x) of {scores['log_density_examples']:,} examples", estimate("log_density_nats") + " nats"))
         rows.append(("", f"{scores['log_density_solver_error']:.4f} error of the solver"))
     if samples := scores.get("samples"):
-        floor = samples.get("floor", {})
+        floor, exact = samples.get("floor", {}), samples.get("mode_probabilities", {})
         rows += _distance_rows(samples, floor, unit=samples.get("unit", ""))
-        rows += [
-            (f"share of mode {mode}", _beside(share, ".3f", floor.get("mode_shares", {}), mode))
-            for mode, share in samples.get("mode_shares", {}).items()
-        ]
+        for mode, share in samples.get("mode_shares", {}).items():
+            right = f"; should be {exact[mode]:.3f}" if mode in exact else ""
+            rows.append((f"share of mode {mode}", _beside(share, ".3f", floor.get("mode_shares", {}), mode) + right))
         if floor:
-            rows.append(("  in brackets: those of", f"{floor['n']:,} {floor['rows']}"))
-        title.append(f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps")
+            rows.append(("  in brackets: in place of the samples", f"{floor['n']:,} {floor['rows']}"))
+        better = "" if "table" in samples else ", distances: lower is better"
+        title.append(f"{samples['n']:,} samples in {samples['steps']} {samples['sampler']} steps{better}")
     if rows:
         _table("; ".join(title), rows)
     for text in scores.get("samples", {}).get("first", ()):
-        click.echo(_one_line(text))
+        echo(_one_line(text))
     if table := scores.get("samples", {}).get("table"):
         for word, text in _table_lines(table, details):
-            click.echo(f"{word:<8}{text}")
+            echo(f"{word:<8}{text}")
 
 
 WORST = 5  # columns of a table, and pairs of them, that are printed
@@ -293,30 +338,10 @@ def _table_lines(table: Mapping[str, Any], details: bool) -> Iterator[tuple[str,
         yield "try", line
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, letters: int = LETTERS) -> str:
     """The beginning of a text, with escapes for what cannot be printed."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def plan_line(experiment: Experiment, step: TrainStep) -> str:
-    """Family, network, device and steps of a training, in a line."""
-    from bfn_toolkit.parallel.processes import world_size
-    from bfn_toolkit.registry.registry import default_registry
-
-    registry, family, training = default_registry(), experiment.family, experiment.training
-    names = [registry.name_of("family", type(part)) for part in family.parts.values()]
-    product = "product of " if family.has_parts else ""
-    network = registry.name_of("network", type(experiment.network))
-    size = parameters(sum(weight.numel() for weight in step.parameters))
-    device = f"{world_size()} x {step.device}" if world_size() > 1 else str(step.device)
-    steps = f"{training.steps:,} steps of {training.batch_size:,}"
-    return f"plan   {product}{', '.join(dict.fromkeys(names))}; {network}, {size}; {device}; {steps}"
-
-
-def parameters(n: int) -> str:
-    """A number of parameters in words: "1.2 M parameters"."""
-    return f"{n / 1e6:.3g} M parameters" if n >= 100_000 else f"{n:,} parameters"
+    shown = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return shown if len(shown) <= letters else f"{shown[: letters - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def duration(seconds: float) -> str:
@@ -347,15 +372,27 @@ def dry_run_table(run: DryRun) -> None:
     _table("dry run; nothing is written", rows)
 
 
-def plugins_table(parts: Sequence[Mapping[str, str]]) -> None:
-    """Prints the registered components."""
-    from rich.console import Console
-    from rich.table import Column, Table
+def aligned(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows in columns, of which the last may be of any length."""
+    rows = [[_one_line(cell) for cell in row[:-1]] + [_one_line(row[-1], 1000)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        echo("  ".join([*cells, row[-1]]).rstrip())
 
-    table = Table("kind", Column("name", no_wrap=True), "module", "distribution", "version")
-    for part in parts:
-        table.add_row(*part.values())
-    Console().print(table)
+
+def part_pages(parts: Sequence[Mapping[str, Any]]) -> None:
+    """Prints all about registered components."""
+    for number, part in enumerate(parts):
+        origin = f"{part['distribution']} {part['version']}".strip()
+        echo(f"{chr(10) * (number > 0)}{part['kind']} {part['name']}, from {origin} (module {part['module']})\n")
+        if part["docstring"]:
+            echo(f"{textwrap.indent(part['docstring'], '  ')}\n")
+        for option in part["options"]:
+            echo(f"  {option['name']}: {option['type']}; {option['default'] or 'required'}")
+            echo(textwrap.fill(option["description"], 100, initial_indent="      ", subsequent_indent="      "))
+        for line in part["fits"]:
+            echo(f"  goes with: {line}")
 
 
 def presets_list(texts: Mapping[str, str]) -> None:
@@ -363,35 +400,40 @@ def presets_list(texts: Mapping[str, str]) -> None:
     indent = max(map(len, texts), default=0) + 2
     for name, text in texts.items():
         first, *lines = text.splitlines()
-        click.echo(f"{name:<{indent}}{first.removeprefix('# ')}")
+        echo(f"{name:<{indent}}{first.removeprefix('# ')}")
         for line in lines:
             if line.startswith("# Source: "):
-                click.echo(f"{'':<{indent}}{line.removeprefix('# Source: ')}")
+                echo(f"{'':<{indent}}{line.removeprefix('# Source: ')}")
 
 
 def checkpoints_table(rows: Sequence[Mapping[str, Any]], *, verified: bool) -> None:
     """Prints checkpoints and their faults."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "step", "validation loss", "bytes", "verified" if verified else "readable")
     for row in rows:
         loss = "" if row["valid_loss"] is None else f"{row['valid_loss']:.4f}"
-        table.add_row(row["name"], str(row["step"]), loss, f"{row['bytes']:,}", row["fault"] or "yes")
-    Console().print(table)
+        cells = (
+            row["name"],
+            "" if row["step"] is None else str(row["step"]),
+            loss,
+            f"{row['bytes']:,}",
+            row["fault"] or "yes",
+        )
+        table.add_row(*map(printable, cells))
+    _console().print(table)
 
 
 def verdicts_table(title: str, lines: Sequence[Verdict]) -> None:
     """Prints verdict and figure of each law, then the faults of the broken ones."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("law", "verdict", "figure")
     for line in lines:
         verdict = line.verdict if line.reason is None else f"{line.verdict}: {line.reason}"
-        table.add_row(line.law.name, verdict, "" if line.figure is None else f"{line.figure:.2g}")
-    click.echo(title)
-    Console().print(table)
+        table.add_row(line.law.name, printable(verdict), "" if line.figure is None else f"{line.figure:.2g}")
+    echo(title)
+    _console().print(table)
     for line in lines:
         if line.fault is not None and not line.passed:
-            click.echo(str(line.fault))
+            echo(str(line.fault))

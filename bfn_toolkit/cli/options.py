@@ -6,17 +6,22 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
-from bfn_toolkit.cli.display import say
-from bfn_toolkit.config.layers import OptionText
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.cli.completion import FieldsCommand, complete_devices, complete_runs, names_of_kind
+from bfn_toolkit.cli.display import echo, say
+from bfn_toolkit.config.layers import SHORT, OptionText
+from bfn_toolkit.errors import ConfigError, did_you_mean, nearest
+from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from bfn_toolkit.runs.run import Run
     from bfn_toolkit.runs.sampling import ResolvedPlan
 
@@ -27,8 +32,12 @@ class Integer(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the integer."""
         if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]{1,30}", value):
-            self.fail(f"{value!r} is not a valid integer.", param, ctx)
-        return super().convert(value, param, ctx)
+            self.fail(f"expected an integer, got {value!r}", param, ctx)
+        number = int(value)
+        if number < (self.min or 0) or (self.max is not None and number > self.max):
+            range_ = f"at least {self.min}" if self.max is None else f"{self.min} to {self.max}"
+            self.fail(f"expected an integer, {range_}, got {value}", param, ctx)
+        return number
 
 
 class PathType(click.ParamType[Any]):
@@ -49,8 +58,39 @@ class PathType(click.ParamType[Any]):
                 self.fail(f"{str(value)[:40]!r}... is too long for a path ({len(str(value))} characters).", param, ctx)
         return Path(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        """Asks the shell for files."""
+        from click.shell_completion import CompletionItem
 
-class Command(click.Command):
+        return [CompletionItem(incomplete, type="file")]
+
+
+class RunType(PathType):
+    """Paths of run directories."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        """Returns the run directories that are near."""
+        return complete_runs(incomplete)
+
+
+def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        echo(ctx.get_help())
+        ctx.exit()
+
+
+class Helpful(click.Command):
+    """A command whose help is a result, in which parts have been described by their plugins."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """The option ``--help``, which prints where results are printed."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Command(Helpful):
     """A command that refuses repeated options, because only one of the values would count."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -66,13 +106,74 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Group(click.Group):
-    """A group of :class:`Command` objects."""
+class ExperimentCommand(FieldsCommand, Command):
+    """A command whose further options are the fields of the experiment."""
+
+
+class Group(Helpful, click.Group):
+    """A group of :class:`Command` objects, whose help shows the first sentence about each in full."""
 
     command_class = Command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that the first word names.
 
-PATH, POSITIVE, SEED = PathType(), Integer(min=1), Integer(min=0, max=2**63 - 1)
+        Raises:
+            UsageError: If there is none.
+        """
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(f"{args[0]!r}: no such command.{did_you_mean(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a line or more about each command."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, _about(command)) for name, command in found if command is not None and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _about(command: click.Command) -> str:
+    """The first paragraph of the help of a command, without its last point."""
+    return " ".join((command.help or "").partition("\n\n")[0].split()).removesuffix(".")
+
+
+def usage_message(error: click.ClickException) -> str:
+    """Returns an error that click found in a command line, in the form of all others."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    problem = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        problem = f"{error.option_name}: no such option{_meant(error.option_name, _names(ctx))}"
+    elif isinstance(error, click.BadOptionUsage):
+        problem = f"{error.option_name}: {problem.rpartition(chr(39))[2].strip()}"
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        param, problem = error.param, error.message
+        wrong = re.match(r"'(.*?)' is not one of ", problem)
+        if isinstance(error, click.MissingParameter):
+            problem = "missing"
+        elif wrong and isinstance(param.type, click.Choice):
+            problem = not_one_of(wrong[1], param.type.choices)
+        problem = f"{param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name}: {problem}"
+    if problem[1:2].islower():
+        problem = problem[0].lower() + problem[1:].rstrip(".")
+    return problem if ctx is None or problem.endswith("?") else f"{problem}; see {ctx.command_path} --help"
+
+
+def _names(ctx: click.Context | None) -> list[str]:
+    """Options of a command, without their hyphens."""
+    params = ctx.command.get_params(ctx) if ctx else []
+    return [name.lstrip("-") for param in params if isinstance(param, click.Option) for name in param.opts]
+
+
+def _meant(option: str, known: Iterable[str]) -> str:
+    near = nearest(option.lstrip("-"), known)
+    return f"; did you mean {'--' if len(near) > 1 else '-'}{near}?" if near else ""
+
+
+PATH, RUN, POSITIVE, SEED = PathType(), RunType(), Integer(min=1), Integer(min=0, max=2**63 - 1)
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -87,12 +188,27 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
         if not token.startswith("--") or token == "--":
             raise ConfigError(f"unexpected argument '{token}'; options are written --network.width 256")
         key, equals, value = token[2:].partition("=")
+        _check_option(key)
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{key} needs a value")
             value = rest.pop(0)
         overrides.append((key, value))
     return overrides
+
+
+def _check_option(key: str) -> None:
+    """Refuses a slip in the name of an option of the command, which would be taken for a field of the experiment.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    from bfn_toolkit.config.experiment import Experiment
+
+    options = _names(click.get_current_context(silent=True))
+    near = nearest(key, [*attrs.fields_dict(Experiment), *SHORT, *options])
+    if near in options and key.replace("-", "_") not in (*attrs.fields_dict(Experiment), *SHORT):
+        raise ConfigError(f"--{key}: no such option; did you mean --{near}?")
 
 
 def column_options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -122,12 +238,18 @@ def _quoted(text: str) -> str:
 
 
 def path_and_options(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Splits words into the path among them, None if there is none, and the options of the experiment."""
+    """Splits words into the path among them, None if there is none, and the options of the experiment.
+
+    Raises:
+        ConfigError: If a word with one hyphen is the name of no file.
+    """
     i = 0
     while i < len(words) and words[i].startswith("--"):
         i += 1 if "=" in words[i] else 2
     if i >= len(words):
         return None, list(words)
+    if words[i].startswith("-") and not os.path.lexists(words[i]):
+        raise ConfigError(f"{words[i]}: no such option; fields of the experiment are written --network.width 256")
     return PATH.convert(words[i], None, None), [*words[:i], *words[i + 1 :]]
 
 
@@ -145,7 +267,13 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of :func:`open_run`, and a seed."""
     for option in (
         click.option("--seed", type=SEED, help="Seed of the draws  [default: the seed of the run]"),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--device",
+            shell_complete=complete_devices,
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda, cuda:N or mps.",
+        ),
         click.option(
             "--checkpoint",
             default="final",
@@ -170,7 +298,9 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of :func:`open_run` and :func:`make_plan`."""
     for option in (
         click.option(
-            "--sampler", help="Name of the sampler  [default: chosen from the family and the number of steps]"
+            "--sampler",
+            shell_complete=names_of_kind("sampler"),
+            help="Name of the sampler  [default: chosen from the family and the number of steps]",
         ),
         click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
         click.option("-n", "n", type=POSITIVE, help="Number of samples  [default: 1000, or the rows of --known]"),
@@ -187,8 +317,12 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     from bfn_toolkit.sharing.export import open_model
 
     names = ("checkpoint", "weights", "allow_nonfinite", "allow_plugin_mismatch")
+    try:
+        training = Training(device=choice["device"])
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("Training.device", "--device", 1)) from error
     run = open_model(path, **{name: choice[name] for name in names})
-    run.model.to(make_accelerator(Training(device=choice["device"])).device)
+    run.model.to(make_accelerator(training).device)
     say(f"weights: {run.weights}")
     return run
 
@@ -196,7 +330,8 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
 def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan:
     """Returns the samples that the options of a command ask for, resolved once for all that the command does."""
     from bfn_toolkit.runs.conditions import is_on_column
-    from bfn_toolkit.runs.sampling import STEPS, N, ResolvedPlan, SamplePlan, known_rows
+    from bfn_toolkit.runs.sampling import N, ResolvedPlan, SamplePlan, known_rows
+    from bfn_toolkit.sampling.default import default_steps
 
     seed, family, known = choice.get("seed"), run.model.family, choice.get("known")
     draws, asked = choice.get("draws"), choice.get("condition", ())
@@ -205,7 +340,7 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
     where = [text for text in asked if is_on_column(run.codec, text)]
     plan = SamplePlan(
         n=choice.get("n") or (N if known is None else (draws or 1) * known_rows(run, known)),
-        steps=steps or family.default_steps or STEPS,
+        steps=steps or default_steps(family),
         sampler=choice.get("sampler"),
         seed=run.experiment.seed if seed is None else seed,
         condition=parse_conditions([text for text in asked if text not in where]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
@@ -11,29 +10,38 @@ from pathlib import Path
 
 import click
 
-from bfn_toolkit.cli.display import plugins_table, presets_list, say, verdicts_table
+from bfn_toolkit.cli.completion import complete_parts, complete_presets
+from bfn_toolkit.cli.display import aligned, echo, part_pages, presets_list, say, verdicts_table
 from bfn_toolkit.cli.options import PATH, POSITIVE, Command
 from bfn_toolkit.errors import ConfigError
 
 
-@click.command(cls=Command, epilog="Example:  bfn plugins --json")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  bfn plugins
+  bfn plugins unet                                  its docstring, its fields, and what it goes with
+  bfn plugins --json""",
+)
+@click.argument("name", required=False, shell_complete=complete_parts)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--verbose", is_flag=True, help="Also show the tracebacks of failures.")
-def plugins(as_json: bool, verbose: bool) -> None:
-    """List the installed plugins, and the plugins that failed to load, with the reason."""
+def plugins(name: str | None, as_json: bool, verbose: bool) -> None:
+    """List the installed parts, and the plugins that failed to load, with the reason; or all about the part NAME."""
+    from bfn_toolkit.config.parts import part_details, part_lines
     from bfn_toolkit.registry.registry import default_registry
+    from bfn_toolkit.storage.files import to_json
 
     registry = default_registry()
-    found = [
-        {
-            "kind": item.kind,
-            "name": item.name,
-            "module": item.module,
-            "distribution": item.distribution,
-            "version": item.version,
-        }
-        for item in registry.entries()
-    ]
+    if name is not None:
+        details = part_details(name, registry)
+        if as_json:
+            echo(to_json({"parts": details}))
+        else:
+            part_pages(details)
+        return
+    found = part_lines(registry)
     failed = [
         {
             "entry_point": failure.entry_point,
@@ -45,20 +53,19 @@ def plugins(as_json: bool, verbose: bool) -> None:
         for failure in registry.failures
     ]
     if as_json:
-        click.echo(json.dumps({"plugins": found, "failures": failed, "problems": list(registry.problems)}, indent=2))
+        echo(to_json({"plugins": found, "failures": failed, "problems": list(registry.problems)}))
         return
-
-    plugins_table(found)
+    aligned([(part["kind"], part["name"], part["distribution"], part["description"]) for part in found])
     for failure in failed:
-        click.echo(f"failed: {failure['entry_point']} of {failure['distribution']}: {failure['reason']}")
+        echo(f"failed: {failure['entry_point']} of {failure['distribution']}: {failure['reason']}")
         if verbose:
-            click.echo(failure["traceback"])
+            echo(failure["traceback"])
     for problem in registry.problems:
-        click.echo(f"problem: {problem}")
+        echo(f"problem: {problem}")
 
 
 @click.command(cls=Command, epilog="Examples:\n\n  bfn presets\n\n  bfn presets mnist > mine.toml")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_presets)
 def presets(name: str | None) -> None:
     """List the presets for bfn train --preset NAME, with their sources, or print the TOML of one."""
     from bfn_toolkit.config.layers import preset_text, presets as names
@@ -66,7 +73,7 @@ def presets(name: str | None) -> None:
     if name is None:
         presets_list({name: preset_text(name) for name in names()})
     else:
-        click.echo(preset_text(name), nl=False)
+        echo(preset_text(name).removesuffix("\n"))
 
 
 def _expectations(texts: Sequence[str]) -> dict[str, str]:
@@ -89,7 +96,7 @@ Examples:
   bfn check my_plugin.py:MyFamily --law bayes-rule --examples 500
   bfn check my_package.my_module:instance --expect "accuracies-add=they do not, by design\"""",
 )
-@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...", shell_complete=complete_parts)
 @click.option("--law", "laws", multiple=True, help="Run only this law (repeatable).")
 @click.option("--examples", type=POSITIVE, help="Number of examples that a law tries in a search.")
 @click.option(
@@ -108,6 +115,7 @@ def check(
     # By default, Hypothesis stores its database in the current folder.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "bfn-check-hypothesis"))
     from bfn_toolkit.registry.registry import default_registry
+    from bfn_toolkit.storage.files import to_json
     from bfn_toolkit.testing.kit import verdicts
     from bfn_toolkit.testing.subjects import find_subjects
 
@@ -135,7 +143,7 @@ def check(
         if not as_json:
             verdicts_table(repr(subject), lines)
     if as_json:
-        click.echo(json.dumps({"passed": passed, "subjects": report}, indent=2))
+        echo(to_json({"passed": passed, "subjects": report}))
     return 0 if passed else 1
 
 
@@ -162,7 +170,11 @@ def new_plugin(name: str, kind: str, out: Path | None, force: bool) -> None:
 
     folder = out or Path(f"bfn-{name}")
     for path in write(name, kind, folder, default_registry(), force=force):
-        click.echo(str(path))
-    place = shlex.quote(str(folder))
-    use = "bfn sample RUN --sampler" if kind == "sampler" else f"bfn train --{kind}"
-    say(f"next:\n  pip install -e {place}\n  bfn check {name}\n  pytest {place}\n  {use} {name}")
+        echo(str(path))
+    place, with_tests = shlex.quote(str(folder)), shlex.quote(f"{folder}[test]")
+    run = f"runs/{name}"
+    use = "bfn train" if kind == "sampler" else f"bfn train --{kind} {name}"
+    lines = [f"pip install -e {with_tests}", f"bfn check {name}", f"pytest {place}", f"{use} --out {run}"]
+    if kind == "sampler":
+        lines.append(f"bfn sample {run} --sampler {name} --out {run}/{name}.csv")
+    say("\n  ".join(["next:", *lines]))

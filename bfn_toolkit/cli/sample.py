@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from bfn_toolkit.cli.display import sampling, say, scores_table
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, make_plan, open_run, plan_options
+from bfn_toolkit.cli.display import echo, load_matplotlib, sampling, say, scores_table, stdout_bytes
+from bfn_toolkit.cli.options import PATH, POSITIVE, RUN, Command, Integer, make_plan, open_run, plan_options
 from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ Examples:
   bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
   bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
 )
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--steps", type=POSITIVE, help=f"Number of messages  {_DEFAULT_STEPS}")
 @click.option(
     "--out",
@@ -97,16 +96,16 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
         check_format(trajectory)
     to: Path | BinaryIO = out
     if to_stdout:
-        to = sys.stdout.buffer if is_main_process() else io.BytesIO()
+        to = stdout_bytes() if is_main_process() else io.BytesIO()
     with listening():
         _say_probability(plan)
         with sampling(plan.plan.n) as show:
             stream_samples(plan, to, say=say, show=show)
         if is_main_process() and not to_stdout:
-            click.echo(str(out))
+            echo(str(out))
         if trajectory is not None:
             write_arrays(trajectory, draw_trajectory(plan).arrays)
-            click.echo(str(trajectory), err=to_stdout)
+            echo(str(trajectory), err=to_stdout)
 
 
 def _say_probability(plan: ResolvedPlan) -> None:
@@ -165,7 +164,7 @@ Examples:
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10
   bfn evaluate runs/002 --target species            of a table: a model of this column, from samples and from rows""",
 )
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option(
     "--steps", type=_Steps(), help="Number of messages of the bound  [default: inf, or the fixed number of the family]"
 )
@@ -237,7 +236,7 @@ def evaluate(
     if not is_main_process():
         return
     if as_json:
-        click.echo(to_json(scores))
+        echo(to_json(scores))
     else:
         scores_table(scores, details=True)
 
@@ -250,7 +249,7 @@ Examples:
   bfn plot runs/001 --flows --sampler ode-2         only the flows, with this sampler
   bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
 )
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
 @click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
 @click.option("--flows", is_flag=True, help="Draw only the flows, with the chosen sampler.")
@@ -260,14 +259,15 @@ def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: b
     """Draw the figures of a RUN: data, schedule, training, samples, flows; of a table columns, pairs and training."""
     from bfn_toolkit.reports.report import write_figures, write_film
     from bfn_toolkit.runs.directory import FIGURES
+    from bfn_toolkit.storage.files import check_inside
 
+    load_matplotlib()
     opened = open_run(run, choice)
+    check_inside(run / FIGURES)
     plan = make_plan(opened, steps, **choice)
     folder = out or run / FIGURES
-    paths = [write_film(plan, folder)] if animate else []
-    if flows:
-        paths += write_figures(plan, folder, only=["flows"])
-    elif not animate:
-        paths += write_figures(plan, folder, plan.draw())
-    for path in paths:
-        click.echo(str(path))
+    if animate:
+        echo(str(write_film(plan, folder)))
+    if flows or not animate:
+        samples, only = (None, ["flows"]) if flows else (plan.draw(), None)
+        write_figures(plan, folder, samples, only, show=lambda path: echo(str(path)))

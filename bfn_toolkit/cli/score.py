@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from bfn_toolkit.cli.display import sampling
-from bfn_toolkit.cli.options import PATH, POSITIVE, Command, Integer, model_options, open_run
+from bfn_toolkit.cli.display import echo, sampling, stdout_bytes
+from bfn_toolkit.cli.options import PATH, POSITIVE, RUN, Command, Integer, model_options, open_run
 from bfn_toolkit.errors import ConfigError
 
 
@@ -22,7 +21,7 @@ Examples:
   bfn score runs/001 people.csv --out -             print them
   bfn score runs/001 people.csv --out prices.csv --orders 16""",
 )
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.argument("rows", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Table to write: .csv, .npy or .safetensors; - prints it.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -56,8 +55,8 @@ def score(run: Path, rows: Path, out: Path, force: bool, orders: int | None, dra
     raw = opened.codec.read_rows(rows)
     to: Path | BinaryIO = out
     if to_stdout:
-        to = sys.stdout.buffer if is_main_process() else io.BytesIO()
+        to = stdout_bytes() if is_main_process() else io.BytesIO()
     with listening(), sampling(raw_size(raw), "rows") as show:
         write_prices(opened, raw, to, PricePlan(orders or ORDERS, draws or ROW_DRAWS, seed), show)
     if is_main_process() and not to_stdout:
-        click.echo(str(out))
+        echo(str(out))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from bfn_toolkit.cli.display import dry_run_table, phases, plan_line, progress, say, scores_table
+from bfn_toolkit.cli.completion import complete_presets, names_of_kind
+from bfn_toolkit.cli.display import dry_run_table, echo, load_matplotlib, phases, say, scores_table
 from bfn_toolkit.cli.options import (
     PATH,
     POSITIVE,
-    Command,
+    RUN,
+    ExperimentCommand,
     column_options,
     make_plan,
     parse_overrides,
@@ -23,17 +25,17 @@ from bfn_toolkit.cli.options import (
     trust_options,
 )
 from bfn_toolkit.errors import BFNError, ConfigError
+from bfn_toolkit.parallel import environment
 
 if TYPE_CHECKING:
     from bfn_toolkit.config.experiment import Experiment
     from bfn_toolkit.runs.run import Run
-    from bfn_toolkit.training.step import TrainStep
 
 Overrides: TypeAlias = Sequence[tuple[str, str]]
 
 
 @click.command(
-    cls=Command,
+    cls=ExperimentCommand,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     epilog="""\b
 Examples:
@@ -41,15 +43,21 @@ Examples:
   bfn train people.csv --columns age,zip --types zip=category
   bfn train answers.npz --as classes-array          name the data set that reads them: bfn plugins lists all
   bfn train                                         four Gaussians, a Siren, Gaussian updates
-  bfn train --out runs/wide --network.width 256 --training.steps 1000
+  bfn train --out runs/wide --width 256 --steps 1000
   bfn train book.txt --preset text8-small           a recipe: bfn presets lists them
   bfn train --config my.toml --seed 1               a file, with one value replaced
   bfn train --family.head noise --training.ema_decay 0.99
   bfn train --resume runs/wide                      continue where it stopped, bit-identically
   bfn train --processes 2 --training.batch_size 512 share each batch among two processes
-  bfn train --options                               every option, its type and its default""",
+  bfn train --options > my.toml                     every field, described, for --config my.toml""",
 )
-@click.option("--as", "as_", metavar="NAME", help="Data set that reads PATH  [default: the one that recognises it]")
+@click.option(
+    "--as",
+    "as_",
+    metavar="NAME",
+    shell_complete=names_of_kind("dataset"),
+    help="Data set that reads PATH  [default: the one that recognises it]",
+)
 @click.option("--columns", metavar="A,B", help="Columns of PATH to learn  [default: all]")
 @click.option(
     "--types",
@@ -59,10 +67,10 @@ Examples:
 )
 @click.option("--gaps", metavar="A,B", help="Further texts in PATH that stand for a missing value.")
 @click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", help="Preset that the file builds on; bfn presets lists them.")
+@click.option("--preset", shell_complete=complete_presets, help="Preset beneath the file; bfn presets lists them.")
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--resume", type=PATH, help="Run directory to continue.")
+@click.option("--resume", type=RUN, help="Run directory to continue.")
 @click.option(
     "--allow-inexact", is_flag=True, help="With --resume: continue even if the result will not be bit-identical."
 )
@@ -70,7 +78,12 @@ Examples:
 @trust_options
 @click.option("--no-report", is_flag=True, help="Only train; no samples, scores or figures.")
 @click.option("--dry-run", is_flag=True, help="Only measure parameters, memory and time in a step; write nothing.")
-@click.option("--options", "show_options", is_flag=True, help="Print the options of this experiment and stop.")
+@click.option(
+    "--options",
+    "show_options",
+    is_flag=True,
+    help="Print this experiment as TOML for --config, with a description of each field, and stop.",
+)
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> int | None:
     """Train a model on the data in PATH, then sample, score and draw it, in 20 % of the training time, but 5 to 60 s.
@@ -79,21 +92,21 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
     would.  Without PATH, the data are those of --dataset  [default: gaussian-mixture].
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
-    --family.head noise, --training.lr 1e-3.
+    --family.head noise, --training.lr 1e-3; bfn train --options describes them.  The commonest have short names:
+    --steps, --batch-size, --lr and --device of the training, --width and --depth of the network.
     """
     path, words = path_and_options(ctx.args)
     overrides = [*parse_overrides(words), *column_options(options)]
-    folder, experiment = _experiment(path, options, overrides)
     if options["show_options"]:
-        for key, type_, value in experiment.options():
-            click.echo(f"--{key}  {type_}  [{value}]")
+        echo(_options_toml(path, options, overrides), nl=False)
         return None
+    folder, experiment = _experiment(path, options, overrides)
 
     from bfn_toolkit.parallel import processes as job
     from bfn_toolkit.runs.directory import check_out
 
     if options["dry_run"]:
-        if options["resume"] or options["processes"] or "WORLD_SIZE" in os.environ:
+        if options["resume"] or options["processes"] or environment.place()[1] > 1:
             raise ConfigError("--dry-run measures a new training in one process; leave out --resume and --processes")
         from bfn_toolkit.training.dry_run import dry_run
 
@@ -107,8 +120,9 @@ def train(ctx: click.Context, /, **options: Any) -> int | None:
         from bfn_toolkit.cli.launcher import launch
 
         place = [] if named else ["--out", str(folder)]
-        return launch(options["processes"], ["train", *_without_processes(ctx), *place])
-    if "WORLD_SIZE" in os.environ and not named:
+        arguments = ["train", *_without_processes(ctx), *place]
+        return launch(options["processes"], arguments, experiment.training.timeout)
+    if environment.place()[1] > 1 and not named:
         raise ConfigError("processes that another program starts need a common --out RUN (or --resume RUN)")
     _read_line(path, experiment)
     run = _trained(folder, experiment, options, overrides)
@@ -137,66 +151,97 @@ def _read_line(path: Path | None, experiment: Experiment) -> None:
 
 
 def _is_earlier(run: Run) -> bool:
-    return run.experiment.training.final == "best" and run.weights.step < max(int(m["step"]) for m in run.metrics)
+    last = max((int(m["step"]) for m in run.metrics), default=0)
+    return run.experiment.training.final == "best" and run.weights.step < last
 
 
 def _report(run: Run) -> None:
     """Samples, scores and figures of a trained run; a failure does not undo the training."""
     from bfn_toolkit.parallel import processes as job
     from bfn_toolkit.parallel.signals import Interrupted, listening
-    from bfn_toolkit.reports.report import complete_run
-    from bfn_toolkit.runs.sampling import report_size
 
-    with listening(), phases() as show:
-        try:
-            scores = complete_run(make_plan(run, n=report_size(run)), say, show=show)
-        except Interrupted:
-            raise
-        except BFNError as error:
-            say(f"no report: {error}; later: bfn evaluate {run.path}, bfn plot {run.path}")
-            return
-    if job.is_main_process():
-        scores_table(scores)
+    folder = shlex.quote(str(run.path))
+    later = f"bfn evaluate {folder}, bfn plot {folder}"
+    try:
+        with listening(at_once=job.world_size() == 1):
+            from bfn_toolkit.reports.report import complete_run, described
+            from bfn_toolkit.runs.sampling import report_size
+
+            try:
+                with suppress(BFNError):  # then only the figures are missing
+                    load_matplotlib()
+                with phases() as show:
+                    scores = complete_run(make_plan(run, n=report_size(run)), say, show=show)
+                if job.is_main_process():
+                    scores_table(scores)
+            except (Interrupted, BrokenPipeError):
+                raise
+            except (Exception, SystemExit) as error:  # of a plugin, which may do anything
+                say(f"no report: {described(error)}; later: {later}")
+    except Interrupted as stop:
+        raise Interrupted(stop.number, f"the model is complete, its report is not: {later}") from None
 
 
 def _experiment(path: Path | None, options: Mapping[str, Any], overrides: Overrides) -> tuple[Path, Experiment]:
     """The run directory and the experiment that the path of the data and the options name."""
     from bfn_toolkit.config.experiment import Experiment
 
+    _check_together(path, options)
     resume = options["resume"]
     if resume is None:
-        if options["allow_inexact"]:
-            raise ConfigError("--allow-inexact goes with --resume RUN")
-        config, preset, name = options["config"], options["preset"], options["as_"]
+        config, preset = options["config"], options["preset"]
         if path is not None:
-            experiment = Experiment.from_path(path, name, preset, overrides, config=config)
-        elif name is None:
-            experiment = Experiment.from_toml(config, preset, overrides)
+            experiment = Experiment.from_path(path, options["as_"], preset, overrides, config=config)
         else:
-            raise ConfigError(f"--as {name} goes with a path: bfn train PATH --as {name}")
+            experiment = Experiment.from_toml(config, preset, overrides)
         return options["out"] or _free_folder(), experiment
-    if path is not None:
-        raise ConfigError(f"--resume continues a run on its own data; leave out {path}")
-    if any(options[name] for name in ("as_", "config", "preset", "out", "force")):
-        raise ConfigError("--resume continues a run as it is; leave out --as, --config, --preset, --out and --force")
     from bfn_toolkit.runs.run import read_experiment
 
     experiment = read_experiment(resume, allow_plugin_mismatch=options["allow_plugin_mismatch"])
     return resume, Experiment.from_mapping(experiment.to_mapping(), overrides=overrides)
 
 
+def _options_toml(path: Path | None, options: Mapping[str, Any], overrides: Overrides) -> str:
+    """The experiment that the options name, as TOML with a description of each field; its data may be missing."""
+    from bfn_toolkit.config.experiment import Experiment
+    from bfn_toolkit.config.toml_files import read_toml
+
+    _check_together(path, options)
+    if options["resume"]:
+        from bfn_toolkit.runs.records import EXPERIMENT
+        from bfn_toolkit.runs.run import read_experiment
+
+        read_experiment(options["resume"], allow_plugin_mismatch=options["allow_plugin_mismatch"])
+        mapping, _ = read_toml(options["resume"] / EXPERIMENT, EXPERIMENT)
+        return Experiment.options_toml(mapping=mapping, overrides=overrides)
+    return Experiment.options_toml(path, options["as_"], options["preset"], overrides, config=options["config"])
+
+
+def _check_together(path: Path | None, options: Mapping[str, Any]) -> None:
+    """Checks that the options go together.
+
+    Raises:
+        ConfigError: If one lacks or excludes another.
+    """
+    if options["resume"] is None:
+        if options["allow_inexact"]:
+            raise ConfigError("--allow-inexact goes with --resume RUN")
+        if options["as_"] is not None and path is None:
+            raise ConfigError(f"--as {options['as_']} goes with a path: bfn train PATH --as {options['as_']}")
+    elif path is not None:
+        raise ConfigError(f"--resume continues a run on its own data; leave out {path}")
+    elif any(options[name] for name in ("as_", "config", "preset", "out", "force")):
+        raise ConfigError("--resume continues a run as it is; leave out --as, --config, --preset, --out and --force")
+
+
 def _trained(folder: Path, experiment: Experiment, options: Mapping[str, Any], overrides: Overrides) -> Run:
     """The trained run, from its start or from where it stopped."""
     from bfn_toolkit.training.trainer import resume, train as start
 
-    def started(step: TrainStep) -> None:
-        say(plan_line(experiment, step))
-
-    with progress(experiment.training.steps) as show:
-        if options["resume"] is None:
-            return start(experiment, folder, force=options["force"], callbacks=[show], started=started)
-        trust = {name: options[name] for name in ("allow_inexact", "allow_nonfinite", "allow_plugin_mismatch")}
-        return resume(folder, overrides=overrides, callbacks=[show], started=started, **trust)
+    if options["resume"] is None:
+        return start(experiment, folder, force=options["force"], progress=True)
+    trust = {name: options[name] for name in ("allow_inexact", "allow_nonfinite", "allow_plugin_mismatch")}
+    return resume(folder, overrides=overrides, progress=True, **trust)
 
 
 def _free_folder() -> Path:

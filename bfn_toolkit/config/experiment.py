@@ -27,28 +27,51 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import tomli_w
 
+from bfn_toolkit.config.annotated import annotated
 from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.recognition import check_path, check_reader, dataset_for
 from bfn_toolkit.config.schema import options_of
-from bfn_toolkit.config.structure import mapping_of, metadata_of, names_of, structure, structure_part
+from bfn_toolkit.config.structure import default_config, metadata_of, names_of, structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.registry.registry import Registry, default_registry
 from bfn_toolkit.validators import instance_of, integer, invalid, not_one_of, number, one_of
+
+if TYPE_CHECKING:
+    from bfn_toolkit.data.dataset import Dataset
+    from bfn_toolkit.families import Family
+    from bfn_toolkit.losses import Loss
+    from bfn_toolkit.networks import NetworkBuilder
+
+    FamilyOfAny = Family[Any]
+else:  # the configuration reads types at run time, and does not wait for torch; the validators check the parts
+    Dataset = FamilyOfAny = Loss = NetworkBuilder = Any
 
 BASE = "default"  # the preset beneath every configuration
 
 
+def _part(experiment: Any, field: attrs.Attribute[Any], value: object) -> None:
+    kind = field.metadata["kind"]
+    if getattr(value, "kind", None) != kind or isinstance(value, type):
+        example = f"; write {value.__name__}()" if isinstance(value, type) else ""
+        raise invalid(experiment, field, f"expected a {kind}, got {value!r:.60}{example}")
+
+
 def _device(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value)):
-        raise invalid(training, field, not_one_of(value, ("auto", "cpu", "cuda", "cuda:0", "mps")))
+        gpu = re.fullmatch(r"(?i)(?:gpu|cuda|nvidia|rocm):?(\d{1,3})?", str(value))
+        known = ("auto", "cpu", "cuda", "cuda:0", "mps")
+        if gpu:
+            right = f"cuda:{gpu[1]}" if gpu[1] else "cuda"
+            raise invalid(training, field, f"expected one of {', '.join(known)}, got {value!r}; write {right}")
+        raise invalid(training, field, not_one_of(value, known))
 
 
 def _word(training: Any, field: attrs.Attribute[Any], value: object) -> None:
@@ -69,6 +92,10 @@ def _warmup(training: Any, field: attrs.Attribute[Any], value: float) -> None:
 def _table(training: Any, field: attrs.Attribute[Any], value: object) -> None:
     if not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
         raise invalid(training, field, f"expected a table of options, got {value!r}")
+
+
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
 
 
 def _options() -> Any:
@@ -136,7 +163,7 @@ class Training:
     parallel: Literal["ddp", "fsdp"] = attrs.field(default="ddp", validator=one_of("ddp", "fsdp"))
     timeout: float = attrs.field(default=300.0, validator=number(ge=1, le=1e7))
     workers: int = attrs.field(default=0, validator=integer(ge=0, le=1024))
-    trackers: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    trackers: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     @property
     def warmup_steps(self) -> int:
@@ -157,10 +184,10 @@ class Experiment:
         seed: Seed of every draw, in [0, 2**63).
     """
 
-    dataset: Any = attrs.field(metadata={"kind": "dataset"})
-    family: Any = attrs.field(metadata={"kind": "family", "metadata_from": "dataset"})
-    network: Any = attrs.field(metadata={"kind": "network", "metadata_from": "dataset"})
-    loss: Any = attrs.field(metadata={"kind": "loss"})
+    dataset: Dataset = attrs.field(validator=_part, metadata={"kind": "dataset"})
+    family: FamilyOfAny = attrs.field(validator=_part, metadata={"kind": "family", "metadata_from": "dataset"})
+    network: NetworkBuilder = attrs.field(validator=_part, metadata={"kind": "network", "metadata_from": "dataset"})
+    loss: Loss = attrs.field(validator=_part, metadata={"kind": "loss"})
     training: Training = attrs.field(factory=Training, validator=instance_of(Training))
     seed: int = attrs.field(default=0, validator=integer(ge=0, le=2**63 - 1))
 
@@ -190,12 +217,8 @@ class Experiment:
             PluginError: If a part cannot be loaded.
         """
         registry = registry or default_registry()
-
-        def file(configuration: Configuration) -> None:
-            if path is not None:
-                configuration.add_file(Path(path))
-
-        return structure(cls, _layers(base, preset, file, overrides, registry), registry, complete=complete)
+        layers = _layers(base, preset, _file(path), overrides, registry)
+        return structure(cls, layers, registry, complete=complete)
 
     @classmethod
     def from_mapping(
@@ -206,13 +229,15 @@ class Experiment:
         registry: Registry | None = None,
         *,
         base: str | None = None,
+        complete: bool = False,
     ) -> Experiment:
         """Builds an experiment from plain values, which are complete unless there is a preset or a base.
 
         Arguments and errors are those of :meth:`from_toml`.
         """
         registry = registry or default_registry()
-        return structure(cls, _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry), registry)
+        layers = _layers(base, preset, lambda c: c.add_mapping(mapping), overrides, registry)
+        return structure(cls, layers, registry, complete=complete)
 
     @classmethod
     def from_path(
@@ -242,26 +267,39 @@ class Experiment:
             ConfigError: If several recognise it, the data set reads no files, or its path is given twice; and all
                 errors of :meth:`from_toml`.
         """
-        path, registry = Path(path), registry or default_registry()
+        registry = registry or default_registry()
+        return structure(cls, _layers_of_path(Path(path), as_, preset, overrides, registry, config), registry)
 
-        def file(configuration: Configuration) -> None:
-            if config is not None:
-                configuration.add_file(Path(config))
+    @classmethod
+    def options_toml(
+        cls,
+        path: str | Path | None = None,
+        as_: str | None = None,
+        preset: str | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+        registry: Registry | None = None,
+        *,
+        config: str | Path | None = None,
+        mapping: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Returns an experiment as TOML in which comments describe each field, with its type and its default.
 
-        def values(configuration: Configuration) -> None:
-            file(configuration)
-            configuration.add_mapping({"dataset": {"name": name, "path": str(path)}}, str(path))
+        The arguments are those of :meth:`from_path`, or of :meth:`from_toml` if there is no path, or ``mapping`` is a
+        complete experiment.  The file of the data may be missing if the data set is named; what follows from the data
+        is then left out.  A configuration that is read from the text is equal.
 
-        check_path(path)
-        by_option = _named_dataset(_layers(None, None, lambda _: None, overrides, registry))
-        if "path" in by_option:
-            raise ConfigError(f"the data are {path}, and --dataset.path names others; leave out one of them")
-        if as_ is not None and "name" in by_option:
-            raise ConfigError(f"--as {as_} and --dataset both name the data set; leave out one of them")
-        named = as_ or _named_dataset(_layers(None, preset, file, overrides, registry)).get("name")
-        name = named if isinstance(named, str) else dataset_for(path, registry)
-        check_reader(name, registry)
-        return structure(cls, _layers(BASE, preset, values, overrides, registry), registry)
+        Raises:
+            ConfigErrors: All mistakes together.
+            PluginError: If a part cannot be loaded.
+        """
+        registry = registry or default_registry()
+        if mapping is not None:
+            layers = _layers(None, None, lambda c: c.add_mapping(mapping), overrides, registry, lenient=True)
+        elif path is not None:
+            layers = _layers_of_path(Path(path), as_, preset, overrides, registry, config, lenient=True)
+        else:
+            layers = _layers(BASE, preset, _file(config), overrides, registry, lenient=True)
+        return annotated(cls, layers, registry)
 
     def to_mapping(self, registry: Registry | None = None) -> dict[str, Any]:
         """Returns every field as plain values, from which :meth:`from_mapping` builds an equal experiment.
@@ -272,8 +310,18 @@ class Experiment:
         return destructure(self, registry or default_registry(), names_of(metadata_of(self.dataset)))
 
     def to_toml(self, registry: Registry | None = None) -> str:
-        """Returns :meth:`to_mapping` as TOML text."""
-        return tomli_w.dumps(self.to_mapping(registry))
+        """Returns :meth:`to_mapping` as TOML text.
+
+        Raises:
+            ConfigError: If a text, such as the name of a file, is not Unicode.
+        """
+        text = tomli_w.dumps(self.to_mapping(registry))
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            line = text.splitlines()[text.count("\n", 0, error.start)]
+            raise ConfigError(f"{ascii(line)[1:-1]}: the name is not UTF-8, as TOML needs; rename the file") from None
+        return text
 
     def options(self, registry: Registry | None = None) -> Iterator[tuple[str, str, object]]:
         """Yields the dotted key of each option, its type in words, and its value here.
@@ -282,6 +330,45 @@ class Experiment:
             ConfigError: If a part has no name in the registry.
         """
         return options_of(self, registry or default_registry())
+
+
+def _file(path: str | Path | None) -> Callable[[Configuration], None]:
+    """Adds a TOML file to a configuration, if there is one."""
+    return lambda configuration: None if path is None else configuration.add_file(Path(path))
+
+
+def _layers_of_path(
+    path: Path,
+    as_: str | None,
+    preset: str | None,
+    overrides: Sequence[tuple[str, str]],
+    registry: Registry,
+    config: str | Path | None,
+    *,
+    lenient: bool = False,
+) -> Configuration:
+    """Layers of :meth:`Experiment.from_path`."""
+
+    def values(configuration: Configuration) -> None:
+        _file(config)(configuration)
+        configuration.add_mapping({"dataset": {"name": name, "path": str(path)}}, str(path))
+
+    by_option = _named_dataset(_layers(None, None, lambda _: None, overrides, registry))
+    named = as_ or _named_dataset(_layers(None, preset, _file(config), overrides, registry)).get("name")
+    try:
+        check_path(path)
+    except DataError as error:
+        if lenient and not named:
+            raise DataError(f"{error}; for the options alone, --as NAME says which data set will read it") from error
+        if not lenient:
+            raise
+    if "path" in by_option:
+        raise ConfigError(f"the data are {path}, and --dataset.path names others; leave out one of them")
+    if as_ is not None and "name" in by_option:
+        raise ConfigError(f"--as {as_} and --dataset both name the data set; leave out one of them")
+    name = named if isinstance(named, str) else dataset_for(path, registry)
+    check_reader(name, registry)
+    return _layers(BASE, preset, values, overrides, registry, lenient=lenient)
 
 
 def _named_dataset(configuration: Configuration) -> Mapping[str, Any]:
@@ -297,8 +384,13 @@ def _layers(
     values: Callable[[Configuration], None],
     overrides: Sequence[tuple[str, str]],
     registry: Registry,
+    *,
+    lenient: bool = False,
 ) -> Configuration:
-    """Merges base, default configuration of the dataset, preset, values and options; later ones win."""
+    """Merges base, default configuration of the dataset, preset, values and options; later ones win.
+
+    If ``lenient``, values and files of the dataset may be missing.
+    """
     configuration = Configuration()
     if base is not None:
         configuration.add_preset(base)
@@ -309,11 +401,9 @@ def _layers(
     if base is not None:
         # The dataset is built from its own options first, because what suits it depends on them.
         node = configuration.tree.value.get("dataset")
-        dataset = None if node is None else structure_part("dataset", node, registry)
-        if dataset is not None:  # otherwise it is wrong, which is reported later
-            suited = dict(mapping_of(dataset, "default_config"))
-            recipe = suited.pop("preset", None)
-            if recipe is not None:
-                configuration.add_preset(str(recipe), at=1)
-            configuration.add_mapping(suited, "default_config of the dataset", at=1 + (recipe is not None))
+        suited = {} if node is None else dict(default_config(node, registry, lenient=lenient))
+        recipe = suited.pop("preset", None)
+        if recipe is not None:
+            configuration.add_preset(str(recipe), at=1)
+        configuration.add_mapping(suited, "default_config of the dataset", at=1 + (recipe is not None))
     return configuration

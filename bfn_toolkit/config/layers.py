@@ -7,7 +7,6 @@ Each value keeps the place that it came from, so that a mistake can be shown the
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -19,10 +18,15 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.config.toml_files import MAX_DEPTH, Key, read_toml
-from bfn_toolkit.errors import ConfigError, did_you_mean
+from bfn_toolkit.errors import ConfigError, did_you_mean, nearest
 
 PRESETS = Path(__file__).with_name("presets")
 MAX_MISTAKES = 50
+# Fields that an option may name without their table.
+SHORT: Mapping[str, Key] = {
+    **{name: ("training", name) for name in ("steps", "lr", "batch_size", "device")},
+    **{name: ("network", name) for name in ("width", "depth")},
+}
 
 
 class ConfigErrors(ConfigError):  # noqa: N818 - it holds several
@@ -169,6 +173,7 @@ class Configuration:
     def __init__(self) -> None:
         self._layers: list[Node] = []
         self._mistakes: list[Mistake] = []
+        self._short: dict[str, Place] = {}  # options without a table
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -219,13 +224,17 @@ class Configuration:
         self._layers.insert(at, placed(mapping, (), Place(label, at)))
 
     def add_options(self, options: Iterable[tuple[str, str]]) -> None:
-        """Adds command-line options, each a dotted key and a text; their order does not matter."""
+        """Adds command-line options, each a dotted key (or one of :data:`SHORT`) and a text, in any order."""
         layer = Node((), {})
         seen: set[Key] = set()
         # A name comes before the options of its part.
         ordered = sorted(options, key=lambda option: (option[0].count("."), not option[0].endswith(".name")))
         for number, (name, text) in enumerate(ordered):
-            key, place = tuple(name.split(".")), Place(f"--{name}", len(self), number)
+            key: Key = tuple(name.split("."))
+            place = Place(f"--{name}", len(self), number)
+            short = name.replace("-", "_")
+            if short in SHORT:
+                key, self._short[short] = SHORT[short], place
             if key in seen:
                 self._mistakes.append(Mistake(key, place, "given twice"))
                 continue
@@ -245,7 +254,15 @@ class Configuration:
             mistakes: Mistakes in the tree.
             known: All possible keys of the tree, for suggestions.
         """
-        found = sorted([*self._mistakes, *mistakes], key=lambda mistake: (mistake.place.layer, mistake.place.line))
+        unclear = []
+        for name, place in self._short.items():
+            keys = sorted({key for key in known if key[-1] == name})
+            if len(keys) > 1:
+                choices = " or ".join(f"--{dotted(key)}" for key in keys)
+                unclear.append(Mistake((), place, f"several tables have this field; write {choices}"))
+        found = sorted(
+            [*self._mistakes, *unclear, *mistakes], key=lambda mistake: (mistake.place.layer, mistake.place.line)
+        )
         lines = [_line(mistake, known) for mistake in found[:MAX_MISTAKES]]
         if len(found) > MAX_MISTAKES:
             lines.append(f"... and {len(found) - MAX_MISTAKES} more")
@@ -290,7 +307,7 @@ def _line(mistake: Mistake, known: Sequence[Key]) -> str:
     option = label.startswith("--")
     if mistake.siblings is not None:
         whole = max(mistake.key, tuple(label[2:].split(".")) if option else (), key=len)
-        near = _nearest(mistake.key, mistake.siblings, whole, known)
+        near = _nearest(whole, [*known, *((*mistake.key[:-1], name) for name in mistake.siblings)])
         if near and option:
             problem += f"; did you mean --{dotted(near)}?"
         elif near:
@@ -300,13 +317,21 @@ def _line(mistake: Mistake, known: Sequence[Key]) -> str:
     return ": ".join(filter(None, (start, problem)))
 
 
-def _nearest(key: Key, siblings: Sequence[str], whole: Key, known: Sequence[Key]) -> Key | None:
-    """Key that was probably meant: a sibling, or a key in any table with a similar last name."""
-    close = difflib.get_close_matches(str(key[-1]), siblings, n=1)
-    if close:
-        return (*key[:-1], close[0], *whole[len(key) :])
-    ends: dict[str, Key] = {}
-    for other in known:
-        ends.setdefault(str(other[-1]), other)
-    close = difflib.get_close_matches(str(whole[-1]), ends, n=1)
-    return ends[close[0]] if close else None
+def _nearest(whole: Key, known: Sequence[Key]) -> Key | None:
+    """Key that was probably meant: each of its parts is nearly right, or only tables before the last are missing."""
+    meant: Key = ()
+    for n, part in enumerate(whole):
+        beneath = [key for key in known if key[:n] == meant and len(key) > n]
+        near = _near(part, {key[n]: key[: n + 1] for key in beneath})
+        if near is None and n == len(whole) - 1:
+            return _near(part, {key[-1]: key for key in sorted(beneath, key=len, reverse=True)})
+        if near is None:
+            return None
+        meant = near
+    return meant
+
+
+def _near(part: str | int, keys: Mapping[str | int, Key]) -> Key | None:
+    """The key of a part, or of the one that is nearest to it."""
+    near = part if part in keys else nearest(str(part), (name for name in keys if isinstance(name, str)))
+    return None if near is None else keys[near]

@@ -10,7 +10,9 @@ the dataset.  Where the dataset states metadata for each part of a product, thes
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,18 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import attrs
 
-from bfn_toolkit.config.layers import Configuration, Mistake, Node, OptionText, Place, as_part, dotted, merged, placed
+from bfn_toolkit.config.layers import (
+    Configuration,
+    Mistake,
+    Node,
+    OptionText,
+    Place,
+    as_part,
+    dotted,
+    merged,
+    placed,
+    presets,
+)
 from bfn_toolkit.config.schema import (
     ANY_OF,
     NONE,
@@ -64,14 +77,30 @@ def structure(cls: type[T], configuration: Configuration, registry: Registry, *,
     return cast(T, value)
 
 
-def structure_part(kind: str, node: Node, registry: Registry) -> Any:
-    """Builds one part of a configuration; None if it is wrong.
+def default_config(node: Node, registry: Registry, *, lenient: bool = False) -> Mapping[str, object]:
+    """Returns the default configuration of the dataset in a node; {} if it has none, or is wrong.
 
+    Arguments:
+        node: The dataset in a configuration.
+        registry: Registry that resolves the names of parts.
+        lenient: Whether the dataset may lack values and files.  Then it is that of a draft or, if that needs the data,
+            the preset with the name of the dataset.
     Raises:
         PluginError: As :func:`structure`.
     """
-    value = _Reader(registry, False).read(node, ANY_OF[kind])
-    return None if value is WRONG else value
+    reader = _Reader(registry, False, lenient)
+    dataset = reader.read(node, ANY_OF["dataset"])
+    table = reader.tables.get(node.key)
+    if table is None or (dataset is WRONG and not lenient):
+        return {}
+    try:
+        draft = _draft(table.cls, table.values)
+        return mapping_of(dataset, "default_config") if dataset is not WRONG else dict(draft.default_config)
+    except Exception:
+        if not (lenient and (dataset is WRONG or _lacks_files(table.values))):
+            raise
+        name = registry.name_of("dataset", table.cls)
+        return {"preset": name} if name in presets() else {}
 
 
 def mapping_of(dataset: Any, name: str) -> Mapping[str, object]:
@@ -81,7 +110,8 @@ def mapping_of(dataset: Any, name: str) -> Mapping[str, object]:
         PluginError: If it cannot be computed, or is not a mapping.
     """
     try:
-        value = getattr(dataset, name, {})
+        # An AttributeError in a property is an error, so the default is not left to getattr.
+        value = {} if inspect.getattr_static(dataset, name, None) is None else getattr(dataset, name)
     except BFNError:
         raise
     except Exception as error:
@@ -118,14 +148,62 @@ def _completed(metadata: Mapping[str, object]) -> Mapping[str, object]:
     return {**metadata, **more}
 
 
-class _Reader:
-    """One pass over a tree, which notes every mistake and continues."""
+@attrs.frozen(eq=False)
+class Table:
+    """A table of a configuration as it was read.
 
-    def __init__(self, registry: Registry, complete: bool) -> None:
-        self.known: list[Key] = []
+    Arguments:
+        cls: Class whose fields are its keys.
+        node: The table, merged with metadata of the dataset and default parts; without the name of the part.
+        registered: The part, if it is one.
+        values: Values of the keys that are right, before the class converts them.
+        built: The value of the table; None if it is wrong or incomplete.
+        metadata: Metadata of the dataset for it; None if they are unknown.
+    """
+
+    cls: type[Any]
+    node: Node
+    registered: Registered | None
+    metadata: Mapping[str, object] | None
+    values: Mapping[str, Any]
+    built: Any = None
+
+
+def tables_of(cls: type[Any], configuration: Configuration, registry: Registry) -> dict[Key, Table]:
+    """Returns all tables of a configuration that may lack required values and the files of its dataset.
+
+    Raises:
+        ConfigErrors: All other mistakes together.
+        PluginError: As :func:`structure`.
+    """
+    reader = _Reader(registry, False, lenient=True)
+    reader.read(configuration.tree, cls)
+    errors = configuration.errors(reader.mistakes, reader.known)
+    if errors:
+        raise errors
+    return reader.tables
+
+
+class _Reader:
+    """One pass over a tree, which notes every mistake and continues.
+
+    Arguments:
+        registry: Registry that resolves the names of parts.
+        complete: Whether every option is present.
+        lenient: Whether values and files may be missing; then default parts are read as well.
+    """
+
+    def __init__(self, registry: Registry, complete: bool, lenient: bool = False) -> None:
+        self.tables: dict[Key, Table] = {}
         self.mistakes: list[Mistake] = []
-        self._registry, self._complete = registry, complete
+        self._registry, self._complete, self._lenient = registry, complete, lenient
         self._metadata: Mapping[str, object] | None = {}  # None: unknown, because the dataset is wrong
+        self._instead = ""  # advice of the dataset for options that it, or its family, lacks
+
+    @property
+    def known(self) -> list[Key]:
+        """All possible keys of the tree."""
+        return [(*key, name) for key, table in self.tables.items() for name in fields_of(table.cls)]
 
     def read(self, node: Node, type_: Any) -> Any:
         """Returns a value of the type, or WRONG."""
@@ -241,6 +319,8 @@ class _Reader:
         is_class = declared is not ANY_OF[kind] and not getattr(declared, "_is_protocol", False)
         if is_class and not issubclass(build, declared):
             return self._mistake(table["name"], f"expected a {declared.__name__}; '{name}' is a {build.__name__}")
+        if kind == "dataset":
+            self._instead = getattr(build, "instead", "")
         options = {key: option for key, option in table.items() if key != "name"}
         return self._attrs(attrs.evolve(node, value=options), build, registered)
 
@@ -248,28 +328,56 @@ class _Reader:
         if not isinstance(node.value, Mapping):
             return self._wrong(node, "a table")
         before, fields = len(self.mistakes), fields_of(cls)
-        self.known += [(*node.key, key) for key in fields]
         node = merged(self._beneath(node, fields), node)
+        values: dict[str, Any] = {}
+        right: dict[str, Any] = {}
+        self.tables[node.key] = table = Table(cls, node, registered, self._metadata, right)
         for key, part in node.value.items():
             if key not in fields:
-                self.mistakes.append(Mistake(part.key, part.place, "unknown key", tuple(fields)))
-        values: dict[str, Any] = {}
+                self.mistakes.append(Mistake(part.key, part.place, self._unknown(key, registered), tuple(fields)))
         for key, (field, type_) in fields.items():
             around, source = self._metadata, field.metadata.get("metadata_from")
             if source is not None and not self._complete:
-                self._metadata = metadata_of(values[source]) if values[source] is not WRONG else None
+                self._metadata = self._metadata_of(values[source], (*node.key, source))
             if key in node.value:
                 values[key] = self.read(node.value[key], type_)
             elif field.default is attrs.NOTHING:
                 values[key] = WRONG  # reported unless the dataset is wrong: its metadata might have set it
-                if self._metadata is not None or kind_of(type_):
+                if (self._metadata is not None or kind_of(type_)) and not self._lenient:
                     self._mistake(node, f"missing; expected {words(type_)}", key)
             self._metadata = around
-        right = {key: value for key, value in values.items() if value is not WRONG}
+        right.update((key, value) for key, value in values.items() if value is not WRONG)
         if len(right) == len(values) and len(self.mistakes) == before:
-            return self._build(node, cls, right, registered)
+            try:
+                built = self._build(node, cls, right, registered)
+            except BFNError:
+                if self._lenient and _lacks_files(right):
+                    return WRONG
+                raise
+            self.tables[node.key] = attrs.evolve(table, built=None if built is WRONG else built)
+            return built
         self.mistakes += self._violations(node, cls, right)
         return WRONG
+
+    def _metadata_of(self, dataset: Any, key: Key) -> Mapping[str, object] | None:
+        """Metadata of a dataset; None if it is wrong or, where that is allowed, lacks its files."""
+        try:
+            return None if dataset is WRONG else metadata_of(dataset)
+        except BFNError:
+            if self._lenient and _lacks_files(self.tables[key].values):
+                return None
+            raise
+
+    def _unknown(self, key: str, registered: Registered | None) -> str:
+        """Words for a key that a part lacks, and the parts of its kind that have it."""
+        if registered is None:
+            return "unknown key"
+        same = (other for other in self._registry.entries() if other.kind == registered.kind)
+        names = sorted(other.name for other in same if key in fields_of(other.entry.build))
+        if not names:
+            return "unknown key"
+        advice = f"; {self._instead}" if self._instead and registered.kind in ("dataset", "family") else ""
+        return f"unknown key of {registered.kind} '{registered.name}', though one of {', '.join(names[:3])}{advice}"
 
     def _beneath(self, node: Node, fields: Mapping[str, tuple[attrs.Attribute[Any], Any]]) -> Node:
         """Layer beneath a table: metadata of the dataset, and default parts."""
@@ -282,7 +390,7 @@ class _Reader:
                     # The other metadata of a part are for the options that its family has.
                     value = {part: _name_of(told) for part, told in value.items()}
                 layer[key] = placed(value, at, METADATA)
-            elif kind and attrs.has(type(default)) and (self._metadata or key in node.value):
+            elif kind and attrs.has(type(default)) and (self._metadata or key in node.value or self._lenient):
                 try:
                     layer[key] = placed(destructure(default, self._registry, kind=kind, brief=True), at, node.place)
                 except BFNError:
@@ -308,9 +416,7 @@ class _Reader:
     def _violations(self, node: Node, cls: type[Any], values: Mapping[str, Any]) -> list[Mistake]:
         """Runs the validators of all fields, because a constructor stops at the first that fails."""
         fields = {key: field for key, (field, _) in fields_of(cls).items() if key in values}
-        draft = object.__new__(cls)  # a validator may look at the other fields
-        for key, field in fields.items():
-            object.__setattr__(draft, field.name, values[key])
+        draft = _draft(cls, values)  # a validator may look at the other fields
         mistakes = []
         for key, field in fields.items():
             convert: Any = field.converter
@@ -323,6 +429,21 @@ class _Reader:
             except Exception:
                 continue  # it read a field that is wrong itself
         return mistakes
+
+
+def _draft(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """A value that was not constructed; it has the values of its fields, else their defaults, and may lack some."""
+    draft = object.__new__(cls)
+    for key, (field, _) in fields_of(cls).items():
+        value = values.get(key, default_of(field))
+        if value is not attrs.NOTHING:
+            object.__setattr__(draft, field.name, value)
+    return draft
+
+
+def _lacks_files(values: Mapping[str, Any]) -> bool:
+    """Whether a value is the path of something that does not exist."""
+    return any(isinstance(value, Path) and not os.path.lexists(value) for value in values.values())
 
 
 def _violation(node: Node, cls: type[Any], error: Exception, key: str | None = None) -> Mistake:

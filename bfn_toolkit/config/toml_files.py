@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import re
-import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.untrusted import open_regular
 
 Key: TypeAlias = "tuple[str | int, ...]"  # path to a value: names of tables, places in arrays
 
@@ -32,7 +32,20 @@ def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
     Raises:
         ConfigError: If it is not a regular file, too large, not UTF-8 or not TOML.
     """
-    text = _read_text(path, label)
+    return parse_toml(_read_text(path, label), label)
+
+
+def parse_toml(text: str, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
+    """Parses TOML, with the line of each of its keys.
+
+    Arguments:
+        text: The text.
+        label: Its name in messages.
+    Raises:
+        ConfigError: If it is too large, or not TOML.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{label}: larger than {MAX_BYTES // 10**6} MB, the limit for a configuration")
     lines: dict[Key, int] = {}
     key_at: dict[int, Key] = {}
     for number, key in _keys(text, label):
@@ -61,15 +74,9 @@ def _read_text(path: Path, label: str) -> str:
         reason = FOREIGN[path.suffix.lower()]
         raise ConfigError(f"{label}: expected a TOML file, found {path.suffix}; {reason}, so write TOML: key = value")
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a FIFO would block, a device never end
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
-            raise ConfigError(f"{label}: expected a TOML file, found {what}")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b" " * (MAX_BYTES + 1)
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{label}: larger than {MAX_BYTES // 10**6} MB, the limit for a configuration")

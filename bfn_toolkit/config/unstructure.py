@@ -36,6 +36,15 @@ def destructure(
     return _Writer(registry, frozenset(metadata), brief).table(value, kind, ())
 
 
+def plain_value(value: Any, registry: Registry, kind: str | None = None) -> Any:
+    """Writes the value of one field in brief: a table, an array or a scalar.
+
+    Raises:
+        ConfigError: As :func:`destructure`.
+    """
+    return _Writer(registry, frozenset(), True).plain(value, kind, ())
+
+
 @attrs.frozen
 class _Writer:
     registry: Registry

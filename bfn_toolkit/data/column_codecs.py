@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_toolkit.data.codec import Codec, different, put_gaps, strings
 from bfn_toolkit.data.formats import Cells, Format, Raw, TableFormat
 from bfn_toolkit.errors import ConfigError, DataError, did_you_mean
-from bfn_toolkit.shapes import Data, Mask, as_shape
+from bfn_toolkit.shapes import Data, Mask, as_shape, in_float64
 from bfn_toolkit.validators import finite, invalid
 
 
@@ -187,9 +187,9 @@ class TableCodec(Codec):
 
     def decode(self, x: Data, mask: Mask | None = None) -> Tensor:
         """Numbers in the units of the file, rounded to its decimals, as float64."""
-        x = put_gaps(x, mask)
+        x = in_float64(put_gaps(x, mask))
         shift, scale = self._sites(x)
-        values: Tensor = x.double() * scale + shift
+        values: Tensor = x * scale + shift
         if not self.decimals:
             return values
         decimals = self._spread(self.decimals, x)

@@ -23,7 +23,7 @@ from bfn_toolkit.data.codec import Codec
 from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.errors import DataError, PluginError
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data, named_parts
+from bfn_toolkit.shapes import Data, as_tensor, batch_size, device_of, leaves, map_data, named_parts
 from bfn_toolkit.validators import integer
 
 Split: TypeAlias = Literal["train", "valid", "test", "all"]
@@ -56,9 +56,18 @@ class Rows(abc.ABC):
         return ""
 
 
+def _data(value: Any) -> Any:
+    """Arrays and lists, also by name, as tensors."""
+    return map_data(lambda part: as_tensor("data", part), value)
+
+
+def _data_or_none(value: Any) -> Any:
+    return None if value is None else _data(value)
+
+
 @attrs.frozen(eq=False)
 class Batch(Rows):
-    """Examples and their conditions.
+    """Examples and their conditions; arrays and lists become tensors.
 
     Arguments:
         x: Data, with shape (B, *site), or a mapping from the names of parts to tensors.
@@ -70,10 +79,10 @@ class Batch(Rows):
         DataError: If a mask or a weight does not fit the data.
     """
 
-    x: Data
-    condition: Mapping[str, Tensor] = attrs.field(factory=dict)
-    mask: Tensor | Mapping[str, Tensor] | None = None
-    weight: Tensor | None = None
+    x: Data = attrs.field(converter=_data)
+    condition: Mapping[str, Tensor] = attrs.field(factory=dict, converter=_data)
+    mask: Tensor | Mapping[str, Tensor] | None = attrs.field(default=None, converter=_data_or_none)
+    weight: Tensor | None = attrs.field(default=None, converter=_data_or_none)
 
     def __attrs_post_init__(self) -> None:
         rows = tuple(leaves(self.x)[0].shape[:1])
@@ -169,6 +178,7 @@ class Dataset(abc.ABC):
     """
 
     kind: ClassVar[str] = "dataset"
+    instead: ClassVar[str] = ""  # advice for options that others have, such as the data set to take for them
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Refuses a class whose data are missing, or would be prepared twice."""
@@ -267,4 +277,15 @@ class Dataset(abc.ABC):
 
     def mode_shares(self, x: Data) -> Mapping[str, float] | None:
         """Fraction of the examples near each mode of the distribution; None if the data set does not know its modes."""
+        return None
+
+    def mode_probabilities(self) -> Mapping[str, float] | None:
+        """The :meth:`mode_shares` that are expected of new rows, by the same names; None if they are not known."""
+        return None
+
+    def entropy(self) -> tuple[float, float] | float | None:
+        """Entropy of a row in nats, given its conditions, with or without a standard error; None if it is not known.
+
+        No model has a lower expected price of a row.
+        """
         return None

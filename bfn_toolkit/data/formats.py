@@ -12,11 +12,13 @@ import io
 import itertools
 import json
 import math
+import os
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
 
 import attrs
 import numpy as np
@@ -27,14 +29,17 @@ from torch import Tensor
 
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.shapes import Data
+from bfn_toolkit.untrusted import open_regular, tensors_header
 
 if TYPE_CHECKING:
     from bfn_toolkit.data.codec import Codec
 
-Raw: TypeAlias = Any  # rows in the user's form: a tensor (B, ...), a list of B values, or a mapping of such
+# Rows in the user's form: a tensor (B, ...), a list of B values, or a mapping of such.  The classes are for the border.
+Raw: TypeAlias = Annotated[Any, Tensor, np.ndarray, Sequence, Mapping]
 TILE = 32  # smallest height, in pixels, of an image on a sheet
 FRAME = 128  # level of the lines between them
 MOST_TILES = 10_000  # largest number of images on a sheet
+GAPS = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?"}  # words for a missing number
 
 
 @attrs.frozen
@@ -85,6 +90,35 @@ def _unreadable(path: Path, error: Exception) -> ConfigError:
     return ConfigError(f"cannot read values from {path}: {' '.join(str(error).split())[:200]}")
 
 
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """At most ``size`` bytes."""
+        ...
+
+
+def array_header(stream: Readable) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape of the array in a .npy stream, whether its order is Fortran's, and its dtype.
+
+    Raises:
+        ValueError: If the stream does not begin with such a header, or that is too long.
+    """
+    short: Any = SimpleNamespace(read=lambda n: stream.read(min(n, _HEADER)))
+    try:
+        version = np.lib.format.read_magic(short)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(short)
+    except (KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header claims the shape {shape}")
+    return shape, fortran, dtype
+
+
+_HEADER = 2**17  # largest number of bytes of the header of a .npy file that are read together
+
+
 class ArrayFormat(Format):
     """A .npy file of raw data that are one tensor.
 
@@ -108,9 +142,16 @@ class ArrayFormat(Format):
     def read(self, path: Path) -> Raw:
         """The array, mapped into memory."""
         try:
-            array = np.load(path, mmap_mode="c", allow_pickle=False)
+            with open_regular(path) as file:
+                shape, fortran, dtype = array_header(file)
+                start = file.tell()
+            if dtype.hasobject:
+                raise ValueError("it has the dtype object, which would be unpickled; save it as numbers")
+            empty = not math.prod(shape)  # which cannot be mapped
+            order: Any = "F" if fortran else "C"
+            array: Any = np.empty(shape, dtype) if empty else np.memmap(path, dtype, "c", start, shape, order)
             numbers = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-        except (OSError, ValueError, TypeError, EOFError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             raise _unreadable(path, error) from error
         return self.codec.from_numbers(numbers)
 
@@ -141,8 +182,10 @@ class TensorsFormat(Format):
     def read(self, path: Path) -> Raw:
         """The tensors by name, or the one named "samples"."""
         try:
-            parts = load_tensors(path)
-        except (OSError, ValueError, SafetensorError) as error:
+            with open_regular(path) as file:
+                tensors_header(file, os.fstat(file.fileno()).st_size)
+                parts = load_tensors(path)
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, SafetensorError) as error:
             raise _unreadable(path, error) from error
         return self.codec.from_numbers(parts["samples"] if parts.keys() == {"samples"} else parts)
 
@@ -191,11 +234,13 @@ class Cells:
         return values
 
     def numbers(self, name: str) -> Tensor:
-        """Finite numbers, with NaN for gaps, as float64 (B,)."""
+        """Finite numbers, with NaN for gaps, which may be words such as NA too, as float64 (B,)."""
         return torch.tensor(self.parsed(name, _number, "a number", math.nan), dtype=torch.float64)
 
 
 def _number(text: str) -> float:
+    if text.lower() in GAPS:
+        return math.nan
     value = float(text)
     if not (text.isascii() and "_" not in text and math.isfinite(value)):
         raise ValueError(text)
@@ -225,8 +270,9 @@ class TableFormat(Format):
     def read(self, path: Path) -> Raw:
         """The columns by name, in any order; those that the file lacks are gaps."""
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, strict=True, delimiter=self.separator)
+            with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
+                reader = csv.reader(file, strict=True, delimiter=self._separator(file.readline().strip()))
+                file.seek(0)
                 records = [(reader.line_num, record) for record in reader if record]
         except (OSError, ValueError, csv.Error) as error:
             raise _unreadable(path, error) from error
@@ -241,6 +287,13 @@ class TableFormat(Format):
                 raise DataError(f"{path}:{line}: found {len(record)} fields, expected {len(names)}")
         columns = dict(zip(names, zip(*(record for _, record in rows), strict=True), strict=True))
         return self.codec.from_cells(Cells(columns, path, [line for line, _ in rows]))
+
+    def _separator(self, header: str) -> str:
+        """The separator of a file with this header."""
+        others = (separator for separator in ";\t|" if separator in header)
+        return (
+            self.separator if self.separator in header or header in self.codec.names else next(others, self.separator)
+        )
 
     def _lines(self, records: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> bytes:
         lines: list[str] = []
@@ -277,7 +330,9 @@ class LinesFormat(Format):
         """The lines, without an empty last one."""
         try:
             encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
-            text = path.read_bytes().decode(encoding).replace("\r\n", "\n")
+            with open_regular(path) as file:
+                content = file.read()
+            text = content.decode(encoding).replace("\r\n", "\n")
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
         lines = text.removesuffix("\n").split("\n")

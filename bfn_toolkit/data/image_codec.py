@@ -13,7 +13,7 @@ from torch import Tensor
 from bfn_toolkit.data.codec import Codec, put_gaps
 from bfn_toolkit.data.formats import Format, ImageFolderFormat, Raw, SheetFormat
 from bfn_toolkit.errors import DataError
-from bfn_toolkit.shapes import Data, Mask
+from bfn_toolkit.shapes import Data, Mask, in_float64
 from bfn_toolkit.validators import integer, one_of
 
 
@@ -69,9 +69,10 @@ class ImageCodec(Codec):
     def decode(self, x: Data, mask: Mask | None = None) -> Tensor:
         """The nearest levels."""
         x = put_gaps(x, mask)
+        x = in_float64(x) if self.pixels == "bins" else x
         unknown = x.isnan() if x.is_floating_point() else x < 0
         levels = x
         if self.pixels == "bins":
-            levels = ((x.double().nan_to_num() + 1.0) * self.levels - 1.0).div(2.0).round().long()
+            levels = ((x.nan_to_num() + 1.0) * self.levels - 1.0).div(2.0).round().long()
         levels = torch.where(unknown, -1, levels.clamp(0, self.levels - 1))
         return levels if self.levels > 256 or bool(unknown.any()) else levels.to(torch.uint8)

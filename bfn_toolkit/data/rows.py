@@ -61,6 +61,8 @@ class ArrayRows(Rows):
         index: Tensor | None = None,
     ) -> None:
         self._arrays = x, dict(condition or {}), mask, weight
+        if not leaves(x):
+            raise DataError("ArrayRows: x: expected an array, or arrays by name, got {}")
         total = len(leaves(x)[0])
         for name, array in self._named():
             if len(array) != total:

@@ -8,11 +8,16 @@ from typing import Any, TypeAlias
 import attrs
 import numpy as np
 
+from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.validators import shown
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def _values(values: Sequence[float] | Sequence[str] | Array) -> Array:
     array = np.asarray(values)
+    if array.ndim != 1:
+        raise ConfigError(f"TypedColumn.values: expected numbers or names of shape (N,), got {shown(values)}")
     return array.astype(object) if array.dtype.kind in "OU" else array.astype(np.float64)
 
 

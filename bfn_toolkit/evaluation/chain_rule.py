@@ -34,15 +34,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.data.dataset import Rows
+from bfn_toolkit.arguments import rows_of
+from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation.likelihood import CHUNK, first_row
 from bfn_toolkit.families import Family
 from bfn_toolkit.masks import mask_of, present, told
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
-from bfn_toolkit.shapes import device_of, dtype_of
+from bfn_toolkit.sampling.chunks import Deal, RowsTogether, deal_here, map_chunks, rows_together
+from bfn_toolkit.shapes import Data, device_of, dtype_of, in_float64
+from bfn_toolkit.validators import whole_number
 
 SURE = 100.0  # accuracy of a message that is not lost, as e^-100 is 0 beside 1
 
@@ -70,12 +72,13 @@ def _told(family: Family[Any], x: Tensor, t: Tensor) -> Any:
 
 
 @torch.inference_mode()
-def row_prices(model: Model, data: Rows, *, orders: int = 1, seed: int = 0, deal: Deal = deal_here) -> RowPrices:
+def row_prices(model: Model, data: Rows | Data, *, orders: int = 1, seed: int = 0, deal: Deal = deal_here) -> RowPrices:
     """Prices rows by the chain rule; the theory is in :mod:`bfn_toolkit.evaluation.chain_rule`.
 
     Arguments:
         model: A model whose sites may have times of their own (:attr:`Family.site_times`).
-        data: N examples: a batch, or prepared rows.  NaN, or -1 for classes, stands at unknown sites.
+        data: N examples: a tensor or array of data, a batch, or prepared rows.  NaN, or -1 for classes, stands at
+            unknown sites.
         orders: Number J of random orders of the sites; the network is evaluated once for each site and order.
         seed: Seed of the orders.
         deal: Function that draws the chunks, as in :func:`likelihood_bound`.
@@ -89,32 +92,33 @@ def row_prices(model: Model, data: Rows, *, orders: int = 1, seed: int = 0, deal
         raise ConfigError(
             f"rows are priced site by site, and {type(family).__name__} {why}; write likelihood_bound(model, data)"
         )
-    if isinstance(orders, bool) or not isinstance(orders, int) or orders < 1:
-        raise ConfigError(f"orders: expected an integer of at least 1, got {orders!r}; write orders=4")
+    orders, data = whole_number("orders", orders, write=4), rows_of(model, data, gaps=True)
     n, shape, device = len(data), tuple(family.sites), device_of(first_row(data, seed).x)
-    size, count = rows_together(family, CHUNK), math.prod(shape)
+    chunk_rows, count, fit = rows_together(family, CHUNK), math.prod(shape), RowsTogether()
     with seeded(seed, "orders"):
         sequences = torch.rand(orders, count).argsort(1).tolist()
 
-    def chunk_prices(chunk: int) -> Tensor:
-        """Totals and prices by site for the rows of a chunk: (size, 1 + sites)."""
-        rows = data[torch.arange(chunk * size, (chunk + 1) * size).remainder_(n)]
-        condition, there = readable(model, rows.condition), mask_of(rows.x, rows.mask)
+    def prices_of(rows: Batch) -> Tensor:
+        """Totals and prices by site: (rows, 1 + sites)."""
+        size, condition, there = len(rows), readable(model, rows.condition), mask_of(rows.x, rows.mask)
         there = there & (~rows.x.isnan() if rows.x.is_floating_point() else rows.x >= 0)
         x, known = present(rows.x, there), there.reshape(size, count, -1).all(2)
-        prices = torch.zeros(size, orders, count, dtype=torch.float64, device=device)
+        prices = in_float64(torch.zeros(size, orders, count, device=device))
         for order, sequence in enumerate(sequences):
             times = torch.zeros(size, count, dtype=dtype_of(x), device=device)
             for site in sequence:
                 t, here = times.reshape(size, *shape), torch.zeros_like(known)
                 here[:, site] = known[:, site]
                 output = told(model.output, _told(family, x, t), t, condition, mask=rows.mask)
-                prices[:, order, site] = -output.log_prob(x, mask=here.reshape(size, *shape))
+                prices[:, order, site] = in_float64(-output.log_prob(x, mask=here.reshape(size, *shape)))
                 times[:, site] = known[:, site].to(times.dtype)
         total = math.log(orders) - (-prices.sum(2)).logsumexp(1, keepdim=True)
         return torch.cat([total, prices.mean(1)], 1)
 
-    prices: Tensor = map_chunks(
-        range(n), size, chunk_prices, (seed, "chain rule"), device=device, deal=deal, halve=model.halve_micro_batch
-    )
+    def chunk_prices(chunk: int) -> Tensor:
+        rows = data[torch.arange(chunk * chunk_rows, (chunk + 1) * chunk_rows).remainder_(n)]
+        prices: Tensor = fit.price(prices_of, rows, device)
+        return prices
+
+    prices: Tensor = map_chunks(range(n), chunk_rows, chunk_prices, (seed, "chain rule"), device=device, deal=deal)
     return RowPrices(prices[:, 0], prices[:, 1:].reshape(n, *shape))

@@ -25,10 +25,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.arguments import conditions, data_and_mask
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import ChannelFamily, Family
 from bfn_toolkit.model import Condition, Model
-from bfn_toolkit.shapes import expand, per_example
+from bfn_toolkit.shapes import expand, in_float64, per_example
+from bfn_toolkit.validators import whole_number
 
 # Each row: where an evaluation takes place within the step, and the weights of the evaluations before it.  The last
 # one is the result, of order 5, and the first evaluation of the next step.
@@ -92,13 +94,15 @@ def log_density(
     """
     if not 0.0 < tolerance <= 0.01:
         raise ConfigError(f"tolerance must be above 0 and at most 0.01 nats, got {tolerance!r}; the default is 1e-3")
+    (x, _), probes = data_and_mask(model, x), whole_number("probes", probes, least=0)
+    condition, max_evaluations = conditions(model, condition, len(x)), whole_number("max_evaluations", max_evaluations)
     flow = _Flow(model, _identity_channel(model.family, x), x, probes, condition)
     flow.check_gradient()
-    size, rows = x[0].numel(), x.new_zeros(len(x), dtype=torch.float64)
+    size, rows = x[0].numel(), in_float64(x.new_zeros(len(x)))
     q, error = rows + flow.last, rows
     remaining = q.log1p()  # the clock of the steps: even in q near the prior, and in ln q near the data
     step = longest = LONGEST * remaining
-    state = torch.cat([flow.last * x.double().reshape(len(x), -1), rows.unsqueeze(1).repeat(1, max(probes, 1))], 1)
+    state = torch.cat([flow.last * in_float64(x).reshape(len(x), -1), rows.unsqueeze(1).repeat(1, max(probes, 1))], 1)
     slope = flow.slope(state, q)
     while unfinished := int((remaining > 0.0).sum()):  # the only time that a step waits for the device
         if flow.evaluations + len(STAGES) > max_evaluations:
@@ -165,8 +169,8 @@ class _Flow:
     def mean(self, w: Tensor, q: Tensor) -> Tensor:
         """x_hat, for w with the shape of the data, at q, with shape (B,)."""
         self.evaluations += 1
-        accuracy, root = q.square(), expand(q.to(w.dtype), w)
-        params = self.family.from_natural((root * w).unsqueeze(-1), accuracy.to(w.dtype))
+        accuracy, root = q.square(), expand(q.to(w), w)
+        params = self.family.from_natural((root * w).unsqueeze(-1), accuracy.to(w))
         t = self.family.schedule.time(accuracy / self.unit).clamp(0.0, 1.0)
         mean: Tensor = self.model.output(params, t, self.condition).mean
         return mean
@@ -175,7 +179,7 @@ class _Flow:
     @torch.enable_grad()
     def slope(self, state: Tensor, q: Tensor) -> Tensor:
         """d state / dq."""
-        w = state[:, : self.x[0].numel()].to(self.x.dtype, copy=True).view_as(self.x).requires_grad_()
+        w = state[:, : self.x[0].numel()].to(self.x, copy=True).view_as(self.x).requires_grad_()
         mean = self.mean(w, q)
 
         def pulled(direction: Tensor) -> Tensor:
@@ -190,7 +194,7 @@ class _Flow:
         else:
             units = torch.eye(w[0].numel(), device=w.device, dtype=w.dtype)
             traces = [torch.stack([pulled(e.view_as(w[0]).expand_as(w))[:, i] for i, e in enumerate(units)]).sum(0)]
-        return torch.cat([mean.detach().reshape(len(w), -1), torch.stack(traces, 1)], 1).double()
+        return in_float64(torch.cat([mean.detach().reshape(len(w), -1), torch.stack(traces, 1)], 1))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -201,7 +205,7 @@ class _Flow:
             ConfigError: If they disagree.
         """
         middle = math.expm1(0.5 * math.log1p(self.last))
-        q = torch.full((len(self.x),), middle, device=self.x.device, dtype=torch.float64)
+        q = in_float64(self.x.new_zeros(len(self.x))) + middle
         w = (middle * self.x).requires_grad_()
         size = torch.finfo(w.dtype).eps ** (1.0 / 3.0) * (1.0 + w.detach().abs())
         mean = self.mean(w, q)

@@ -23,11 +23,11 @@ def w1(a: Tensor, b: Tensor) -> float:
     """Wasserstein-1 distance of two samples of single numbers, in the unit of the data; sizes may differ."""
     from scipy.stats import wasserstein_distance  # takes half a second to import, and training does not need it
 
-    return float(wasserstein_distance(a.flatten().double().cpu().numpy(), b.flatten().double().cpu().numpy()))
+    return float(wasserstein_distance(a.flatten().cpu().double().numpy(), b.flatten().cpu().double().numpy()))
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).double().cpu()
+    return x.reshape(len(x), -1).cpu().double()
 
 
 def sliced_w1(a: Tensor, b: Tensor, directions: int = 128, seed: int = 0) -> float:

@@ -29,8 +29,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.arguments import rows_of
 from bfn_toolkit.data.dataset import Batch, Rows
-from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.evaluation.likelihood import (
     EVALUATIONS,
     ROWS,
@@ -41,8 +41,9 @@ from bfn_toolkit.evaluation.likelihood import (
 )
 from bfn_toolkit.masks import marginal, present, told
 from bfn_toolkit.model import Model, readable
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
-from bfn_toolkit.shapes import batch_size, device_of, dtype_of, map_data
+from bfn_toolkit.sampling.chunks import Deal, RowsTogether, deal_here, map_chunks, rows_together
+from bfn_toolkit.shapes import Data, batch_size, device_of, dtype_of, in_float64, map_data
+from bfn_toolkit.validators import whole_number
 
 CHUNK = 64  # examples whose particles share one seed
 
@@ -82,7 +83,7 @@ def affordable_examples(n_steps: int, particles: int) -> int:
 
 @torch.inference_mode()
 def importance_bound(
-    model: Model, data: Rows, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
+    model: Model, data: Rows | Data, *, n_steps: int, particles: int = 64, seed: int = 0, deal: Deal = deal_here
 ) -> ImportanceBound:
     """Estimates the importance-weighted bound of a model on data that are on the model's device.
 
@@ -90,7 +91,7 @@ def importance_bound(
 
     Arguments:
         model: The model.
-        data: Examples: a batch, or prepared rows.
+        data: Examples: a tensor or arrays of data, a batch, or prepared rows.
         n_steps: Number of messages, which is part of the n-step model.
         particles: Number of particles per example.
         seed: Seed of the draws.
@@ -100,13 +101,15 @@ def importance_bound(
         ConfigError: If ``particles`` is not an integer of at least 1.
         StepCountError: If the family does not allow this number of steps.
     """
-    if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
-        raise ConfigError(f"particles: expected an integer of at least 1, got {particles!r}; write particles=64")
+    particles, data = whole_number("particles", particles, write=64), rows_of(model, data)
     n, first = len(data), first_row(data, seed)
     device = device_of(first.x)
     times = model.family.times(n_steps)
 
-    size = rows_together(model.family, CHUNK)
+    size, fit = rows_together(model.family, CHUNK), RowsTogether()
+
+    def log_weights_of(batch: Batch) -> Tensor:
+        return _log_weights(model, batch, times)
 
     def chunk_weights(chunk: int) -> Tensor:
         """Logarithms of the weights for the rows of a chunk, (size, particles), and perhaps present numbers."""
@@ -114,13 +117,11 @@ def importance_bound(
         rows = attrs.evolve(rows, condition=readable(model, rows.condition))
         index = torch.arange(size, device=device)
         groups = torch.split(torch.arange(particles), max(1, rows_together(model.family, ROWS) // size))
-        columns = [_log_weights(model, rows.rows(index.repeat(len(group))), times) for group in groups]
+        columns = [fit.price(log_weights_of, rows.rows(index.repeat(len(group))), device) for group in groups]
         weights = torch.cat([column.reshape(-1, size) for column in columns]).T
         return weights if rows.mask is None else torch.cat([weights, present_numbers(rows).unsqueeze(1)], 1)
 
-    found = map_chunks(
-        range(n), size, chunk_weights, (seed, "importance"), device=device, deal=deal, halve=model.halve_micro_batch
-    )
+    found = map_chunks(range(n), size, chunk_weights, (seed, "importance"), device=device, deal=deal)
     log_weights, counts = found[:, :particles], found[:, particles:]
     bound = math.log(particles) - log_weights.logsumexp(1)
     return ImportanceBound(
@@ -140,14 +141,14 @@ def _log_weights(model: Model, batch: Batch, times: Tensor) -> Tensor:
     x = present(batch.x, mask)
     device, dtype = device_of(x), dtype_of(x)
     params = family.prior(rows, device=device, dtype=dtype)
-    log_weights = torch.zeros(rows, dtype=torch.float64, device=device)
+    log_weights = in_float64(torch.zeros(rows, device=device))
     for s, t in pairwise(times.unbind()):
         alpha = map_data(lambda a: a.to(device, dtype).expand(rows), family.accuracy(s, t))
         sender = family.sender(x, alpha)
         receiver = family.receiver(told(model.output, params, s, batch.condition, mask=mask), alpha)
         y = sender.sample()
         priced, price = (sender, receiver) if mask is None else (marginal(sender, mask), marginal(receiver, mask))
-        log_weights += price.log_prob(y) - priced.log_prob(y)
+        log_weights += in_float64(price.log_prob(y) - priced.log_prob(y))
         params = family.update(params, y, alpha)
     output = told(model.output, params, times[-1], batch.condition, mask=mask)
-    return log_weights.add_(told(output.log_prob, x, mask=mask))
+    return log_weights.add_(in_float64(told(output.log_prob, x, mask=mask)))

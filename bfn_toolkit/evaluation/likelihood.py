@@ -22,14 +22,17 @@ import attrs
 import torch
 from torch import Tensor
 
+from bfn_toolkit.arguments import rows_of
 from bfn_toolkit.data.dataset import Batch, Rows
 from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.families import check_n_steps
 from bfn_toolkit.losses import ContinuousTimeLoss, DiscreteTimeLoss, NatsLoss, ReconstructionLoss
 from bfn_toolkit.masks import mask_of, told
 from bfn_toolkit.model import Model, readable
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.sampling.chunks import Deal, deal_here, map_chunks, rows_together
-from bfn_toolkit.shapes import by_row, device_of, leaves
+from bfn_toolkit.sampling.chunks import Deal, RowsTogether, deal_here, map_chunks, rows_together
+from bfn_toolkit.shapes import Data, by_row, device_of, in_float64, leaves
+from bfn_toolkit.validators import whole_number
 
 EVALUATIONS = 2**20  # of the loss, by default: about a second for a small network
 CHUNK = 256  # examples whose draws share one seed, at most
@@ -51,7 +54,7 @@ class Estimate:
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
         """Mean and standard error of independent values, with shape (N,)."""
-        values = values.double()
+        values = in_float64(values)
         return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan)
 
     def times(self, factor: float) -> Estimate:
@@ -138,7 +141,7 @@ def first_row(data: Rows, seed: int) -> Batch:
 
 def present_numbers(rows: Batch) -> Tensor:
     """Number of the numbers of each row that are present, with shape (B,), in float64."""
-    counts = [by_row(leaf).sum(1, dtype=torch.float64) for leaf in leaves(mask_of(rows.x, rows.mask))]
+    counts = [in_float64(by_row(leaf).sum(1)) for leaf in leaves(mask_of(rows.x, rows.mask))]
     return torch.stack(counts).sum(0)
 
 
@@ -156,7 +159,7 @@ def budget_order(n: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def likelihood_bound(
     model: Model,
-    data: Rows,
+    data: Rows | Data,
     *,
     n_steps: int | None = None,
     draws: int | None = None,
@@ -170,7 +173,7 @@ def likelihood_bound(
 
     Arguments:
         model: The model.
-        data: Examples: a batch, or prepared rows.
+        data: Examples: a tensor or arrays of data, a batch, or prepared rows.
         n_steps: Number of messages; None for continuous time.
         draws: Number of draws per example; by default at most 4096, with about a million evaluations in all.
         seed: Seed of the draws.
@@ -180,17 +183,21 @@ def likelihood_bound(
             until it is spent.  Each chunk has the same draws always; how many there are may depend on the machine, and
             the result states the examples and the draws.
     Raises:
-        ConfigError: If both ``draws`` and ``budget`` are given.
+        ConfigError: If both ``draws`` and ``budget`` are given, a number is not a positive integer, or data in memory
+            or their conditions do not fit the model.
+        DataError: If there are no data, or they do not fit the family.
     """
     if draws is not None and budget is not None:
         raise ConfigError("likelihood_bound: give draws or budget, not both")
+    data, n_steps = rows_of(model, data), n_steps if n_steps is None else check_n_steps(n_steps)
+    draws = draws if draws is None else whole_number("draws", draws)
     n, first = len(data), first_row(data, seed)
     device = device_of(first.x)
     losses: tuple[NatsLoss, NatsLoss] = (
         ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps),
         ReconstructionLoss(),
     )
-    order = torch.arange(n)
+    order, fit = torch.arange(n), RowsTogether()
 
     def sums(examples: range, draws: int, chunk_rows: int, *key: int) -> dict[str, Tensor]:
         """Sums over the draws for consecutive examples, by part: (examples, 2)."""
@@ -199,21 +206,24 @@ def likelihood_bound(
             places = torch.arange(chunk * chunk_rows, (chunk + 1) * chunk_rows)
             rows = data[order[places.remainder_(n)]]
             index, condition = torch.arange(chunk_rows, device=device), readable(model, rows.condition)
-            zeros = torch.zeros(chunk_rows, 2, dtype=torch.float64, device=device)
             sums: dict[str, Tensor] = {} if rows.mask is None else {PRESENT: draws * present_numbers(rows)}
             for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROWS) // chunk_rows)):
                 batch = attrs.evolve(rows, condition=condition).rows(index.repeat(len(together)))
                 for i, loss in enumerate(losses):
-                    for name, nats in told(loss.part_losses, model, batch.x, batch.condition, mask=batch.mask).items():
-                        added = nats.double().reshape(len(together), chunk_rows).sum(0)
-                        sums.setdefault(name, zeros.clone())[:, i] += added
+
+                    def part_losses(batch: Batch, loss: NatsLoss = loss) -> Mapping[str, Tensor]:
+                        nats: Mapping[str, Tensor] = told(
+                            loss.part_losses, model, batch.x, batch.condition, mask=batch.mask
+                        )
+                        return nats
+
+                    for name, nats in fit.price(part_losses, batch, device).items():
+                        added = in_float64(nats).reshape(len(together), chunk_rows).sum(0)
+                        sums.setdefault(name, added.new_zeros(chunk_rows, 2))[:, i] += added
             return sums
 
         keys: tuple[int | str, ...] = (seed, "likelihood", *key)
-        halve = model.halve_micro_batch
-        found: dict[str, Tensor] = map_chunks(
-            examples, chunk_rows, chunk_losses, keys, device=device, deal=deal, halve=halve
-        )
+        found: dict[str, Tensor] = map_chunks(examples, chunk_rows, chunk_losses, keys, device=device, deal=deal)
         return found
 
     if budget is None:
@@ -241,7 +251,7 @@ def likelihood_bound(
 @torch.inference_mode()
 def row_bounds(
     model: Model,
-    data: Rows,
+    data: Rows | Data,
     *,
     n_steps: int | None = None,
     draws: int = ROW_DRAWS,
@@ -258,9 +268,15 @@ def row_bounds(
         seed: Seed of the draws.
         deal: Function that draws the chunks.
     """
+    data, draws = rows_of(model, data), whole_number("draws", draws, least=2)
     n, device = len(data), device_of(first_row(data, seed).x)
     size = rows_together(model.family, BUDGET_CHUNK)
     losses = (ContinuousTimeLoss() if n_steps is None else DiscreteTimeLoss(n_steps), ReconstructionLoss())
+    fit = RowsTogether()
+
+    def nats(batch: Batch) -> Tensor:
+        costs = [in_float64(told(loss, model, batch.x, batch.condition, mask=batch.mask)) for loss in losses]
+        return torch.stack(costs).sum(0)
 
     def chunk_bounds(chunk: int) -> Tensor:
         """Costs for the rows of a chunk: (size, draws)."""
@@ -269,13 +285,10 @@ def row_bounds(
         index, costs = torch.arange(size, device=device), []
         for together in torch.split(torch.arange(draws), max(1, rows_together(model.family, ROW_BATCH) // size)):
             batch = rows.rows(index.repeat(len(together)))
-            nats = sum(told(loss, model, batch.x, batch.condition, mask=batch.mask).double() for loss in losses)
-            costs.append(nats.reshape(len(together), size))
+            costs.append(fit.price(nats, batch, device).reshape(len(together), size))
         return torch.cat(costs).T
 
-    costs: Tensor = map_chunks(
-        range(n), size, chunk_bounds, (seed, "row bounds"), device=device, deal=deal, halve=model.halve_micro_batch
-    )
+    costs: Tensor = map_chunks(range(n), size, chunk_bounds, (seed, "row bounds"), device=device, deal=deal)
     return costs.mean(1), costs.std(1) / math.sqrt(draws)
 
 

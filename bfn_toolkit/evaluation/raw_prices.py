@@ -19,6 +19,7 @@ from bfn_toolkit.data.formats import Raw
 from bfn_toolkit.evaluation.chain_rule import row_prices
 from bfn_toolkit.evaluation.likelihood import ROW_DRAWS, row_bounds
 from bfn_toolkit.families import Family, check_present
+from bfn_toolkit.model import dtype_of_beliefs
 from bfn_toolkit.sampling.chunks import Deal, deal_here
 from bfn_toolkit.shapes import Data, Mask, batch_size
 
@@ -68,15 +69,16 @@ def raw_prices(
         DataError: If a row cannot be encoded.
     """
     x, added = model.codec.priced(raw)
-    family, weight, n = model.family, next(model.parameters()), batch_size(x)
+    family, device, n = model.family, next(model.parameters()).device, batch_size(x)
+    dtype = dtype_of_beliefs(model) or torch.get_default_dtype()
     model.check_condition(None, n)
-    filled, mask = _with_mask(family, x, weight.dtype)
+    filled, mask = _with_mask(family, x, dtype)
     check_present(family, filled, mask)
     if not family.one_by_one:
-        rows = Batch(filled, mask=mask).to(weight.device)
+        rows = Batch(filled, mask=mask).to(device)
         total, stderr = row_bounds(model, rows, n_steps=family.n_steps, draws=draws, seed=seed, deal=deal)
         return RawPrices(total.cpu(), stderr.cpu(), {})
-    prices = row_prices(model, Batch(x.to(weight.device, weight.dtype)), orders=orders, seed=seed, deal=deal)
+    prices = row_prices(model, Batch(x.to(device, dtype)), orders=orders, seed=seed, deal=deal)
     cells = dict(zip(model.codec.names, prices.sites.cpu().unbind(1), strict=True))
     none = torch.zeros(n, dtype=torch.float64)
     columns = {name: cells.get(name, none) + added.get(name, none) for name in {**added, **cells}}

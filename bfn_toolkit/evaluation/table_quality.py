@@ -20,7 +20,7 @@ FEWEST, MOST = 300, 5_000  # rows that classifiers see, where there are so many
 NEAREST, TRAIN = 1_000, 10_000  # rows whose closest training row is sought, and training rows among which it is
 PAIRS = 20  # largest number of pairs that are listed
 EFFORT = 2**15  # cells that classifiers see: about 2 s of one thread
-INSTALL = "the two-sample test and the target score need scikit-learn: pip install 'bfn-toolkit[data]'"
+INSTALL = "the two-sample test and the target score need scikit-learn: pip install scikit-learn"
 
 
 def table_quality(

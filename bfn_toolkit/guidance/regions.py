@@ -48,7 +48,7 @@ from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed
 from bfn_toolkit.sampling.masked import MaskedModel
 from bfn_toolkit.sampling.sampler import OnStep, Sampler
 from bfn_toolkit.sampling.site_times import AnyOrderSampler
-from bfn_toolkit.shapes import Data, Times, by_row
+from bfn_toolkit.shapes import Data, Times, by_row, in_float64
 
 
 @singledispatch
@@ -115,9 +115,10 @@ class Region:
 
     def contains(self, x: Tensor) -> Tensor:
         """True where a point of the line is in the region."""
-        low, high = (torch.tensor([*ends, math.inf], dtype=torch.float64, device=x.device) for ends in self._intervals)
-        interval = torch.searchsorted(low, x.double().contiguous(), right=True) - 1
-        return (interval >= 0) & (x < high[interval.clamp_min(0)])
+        wide = in_float64(x).contiguous()
+        low, high = (wide.new_tensor([*ends, math.inf]) for ends in self._intervals)
+        interval = torch.searchsorted(low, wide, right=True) - 1
+        return ((interval >= 0) & (wide < high[interval.clamp_min(0)])).to(x.device)
 
     def pieces(self, borders: Tensor) -> tuple[Tensor, Tensor]:
         """Beginnings and ends of the intervals, cut at some borders: float64, on the CPU."""
@@ -318,7 +319,7 @@ def _log_probs(
     One message from time 0 to 1 told them.  The network sees some rows at a time, because all of their outputs together
     may be large.
     """
-    family, t = model.family, told.double()
+    family, t = model.family, in_float64(told)
     alpha = family.accuracy(torch.zeros_like(t), t).to(dtype)
     params = family.draw_update(family.prior(len(values), device=values.device, dtype=dtype), values, alpha)
     size = max(MIN_ROWS, rows_together(family, len(each)))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from bfn_toolkit.errors import ConfigError, ResourceError
-from bfn_toolkit.parallel import processes
+from bfn_toolkit.parallel import environment, processes
 from bfn_toolkit.validators import not_one_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+WAITING = 10.0  # seconds for other processes, after which a process says that it waits for them
 _making = threading.Lock()  # accelerate reads the environment and keeps a state, both of the whole process
 
 
@@ -58,7 +59,7 @@ def resolve_device(name: str) -> torch.device:
     found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     found += ["mps"] * torch.backends.mps.is_available()
     if device.type not in {f.split(":")[0] for f in found} or (device.index is not None and name not in found):
-        raise ResourceError(f"there is no device '{name}'; found: {', '.join(found)}. Use training.device = \"cpu\"")
+        raise ResourceError(f"there is no device '{name}'; found: {', '.join(found)}; write one of these, or auto")
     return device
 
 
@@ -73,10 +74,8 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
         ConfigError: If the device is one that several processes cannot share.
         ResourceError: If the device is missing, or cannot compute in the precision.
     """
-    from accelerate import Accelerator, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-
-    place, several = resolve_device(training.device), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    place, (_, size) = resolve_device(training.device), environment.place()
+    several = size > 1
     if several and place.index is not None:
         raise ConfigError(f'training.device: {training.device} is one device, for several processes; write "cuda"')
     if training.precision == "fp16" and place.type != "cuda":
@@ -85,12 +84,13 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
     if sharded and not several:
         raise ConfigError('training.parallel: "fsdp" shards the weights over processes; start several: --processes 2')
     _check_trackers(training.trackers)
-    options: dict[str, Any] = {}
-    if sharded:
-        from accelerate import FullyShardedDataParallelPlugin
+    if said := environment.ignored():
+        processes.warn(said)
+    own = {} if several else {"ACCELERATE_TORCH_DEVICE": str(place)}
+    with _making, environment.own_variables(**own), _told_of_waiting(size):
+        from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+        from accelerate.state import AcceleratorState
 
-        options["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False)
-    with _making, _variable("ACCELERATE_TORCH_DEVICE", None if several else str(place)):
         # accelerate keeps one state for all jobs of a process; each job gets a copy of its own.
         AcceleratorState._reset_state(reset_partial_state=processes.world_size() == 1)
         accelerator = Accelerator(
@@ -99,11 +99,30 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.timeout))],
             log_with=list(training.trackers) or None,
             project_dir=None if folder is None else str(folder),
-            **options,
+            fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=False) if sharded else None,
         )
         for state in (accelerator.state, accelerator.gradient_state):
             state.__dict__ = dict(state.__dict__)
     return accelerator
+
+
+@contextmanager
+def _told_of_waiting(size: int) -> Iterator[threading.Timer]:
+    """Scope that says what this process waits for, if it takes long to meet the others of its job."""
+
+    def tell() -> None:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        with suppress(Exception):  # as where a warning is an error
+            processes.warn(f"waiting at {where} for {size - 1} other processes; to work alone: unset WORLD_SIZE")
+
+    timer = threading.Timer(WAITING, tell)
+    timer.daemon = True
+    if size > 1:
+        timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -116,18 +135,4 @@ def _check_trackers(names: Sequence[str]) -> None:
         if name not in known:
             raise ConfigError(f"training.trackers: {not_one_of(name, known)}")
         if name not in map(str, get_available_trackers()):
-            raise ResourceError(f'training.trackers: {name} is not installed; write: pip install "bfn-toolkit[{name}]"')
-
-
-@contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
-    before = os.environ.get(name)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        if value is not None:
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
+            raise ResourceError(f"training.trackers: {name} is not installed; write: pip install {name}")

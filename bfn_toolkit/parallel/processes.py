@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bfn_toolkit.errors import BFNWarning, OutOfStepError
-from bfn_toolkit.parallel import signals
+from bfn_toolkit.parallel import environment, signals
 from bfn_toolkit.shapes import Data, map_data
 
 
@@ -32,7 +33,7 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, from 0; before the processes are connected, that of the launcher."""
     met = dist.is_available() and dist.is_initialized()
-    return dist.get_rank() if met else int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if met else environment.place()[0]
 
 
 def is_main_process() -> bool:
@@ -66,6 +67,8 @@ def shutdown() -> None:
         return
     barrier()
     store = _store()
+    if store is None:
+        return
     if is_main_process():
         store.wait([f"left/{other}" for other in range(1, world_size())])
     else:
@@ -149,8 +152,11 @@ def others_waiting() -> Iterator[None]:
     try:
         yield
     finally:
-        if is_main_process():
+        if is_main_process() and store is not None:
             store.set(key, "")
+    if store is None:
+        barrier()
+        return
     pause = 1e-3
     while not store.check([key]):
         time.sleep(pause)
@@ -161,7 +167,10 @@ _waits = itertools.count()
 
 
 def _store() -> Any:
-    """The table that the processes of the job share."""
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size(), is_master=False, wait_for_workers=False
-    )
+    """The table that the processes of the job share; None if its host has ended, as a launcher that was killed."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.create_connection(address, timeout=10.0).close()
+    except OSError:
+        return None
+    return dist.TCPStore(*address, world_size(), is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]

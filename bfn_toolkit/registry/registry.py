@@ -20,22 +20,26 @@ import os
 import re
 import sys
 import textwrap
+import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import cache
 from typing import Any
 
 import attrs
 import pluggy
 
-from bfn_toolkit.errors import BFNError, ConfigError, PluginError, UnknownPlugin, did_you_mean
+from bfn_toolkit.errors import BFNError, BFNWarning, ConfigError, PluginError, UnknownPlugin, did_you_mean
 from bfn_toolkit.registry import hookspecs
+from bfn_toolkit.registry.global_state import all_states, watched
 from bfn_toolkit.registry.hookspecs import HOOK_API, KINDS, PROJECT, Entry
 
 BUILT_IN = "bfn-toolkit"
 THIS_PROCESS = "(this process)"
 DISABLE = "BFN_DISABLE_PLUGINS"
+SLOW = 10.0  # seconds of an import after which it is named
 
 
 @attrs.frozen
@@ -108,15 +112,18 @@ class Registry:
 
         Arguments:
             disable: Plugins to leave out, each as its entry point, its distribution or ``distribution:entry-point``;
-                by default those in the environment variable ``BFN_DISABLE_PLUGINS``, separated by commas.
+                by default those in the environment variable ``BFN_DISABLE_PLUGINS``, separated by commas.  "all" means
+                all but the built-ins.
         """
         if disable is None:
             disable = os.environ.get(DISABLE, "").split(",")
         left_out = {_normalized(name) for name in disable}
+        every = {"all"} & left_out
         plugins: dict[bool, list[Plugin]] = {True: [], False: []}
         for plugin in sorted(_installed(), key=lambda p: (p.distribution, p.entry_point)):
             distribution, entry_point = plugin.distribution, _normalized(plugin.entry_point)
-            plugins[bool(left_out & {distribution, entry_point, f"{distribution}:{entry_point}"})].append(plugin)
+            named = left_out & {distribution, entry_point, f"{distribution}:{entry_point}"}
+            plugins[bool(named or (every and distribution != BUILT_IN))].append(plugin)
         return cls(plugins[False], plugins[True])
 
     def register(self, plugin: object, name: str | None = None) -> None:
@@ -184,9 +191,15 @@ class Registry:
         """Returns the names of a kind, in order; loads every plugin."""
         return sorted({self._shortest(registered) for registered in self.entries() if registered.kind == kind})
 
-    def entries(self) -> tuple[Registered, ...]:
-        """Returns every entry; loads every plugin."""
-        return tuple(registered for plugin in tuple(self.plugins) for registered in self._load(plugin))
+    def entries(self, plugins: Iterable[Plugin] | None = None) -> tuple[Registered, ...]:
+        """Returns every entry of the plugins, by default of all; loads them."""
+        chosen = tuple(self.plugins if plugins is None else plugins)
+        return tuple(registered for plugin in chosen for registered in self._load(plugin))
+
+    @property
+    def loaded(self) -> tuple[Registered, ...]:
+        """Entries of the plugins that are loaded so far."""
+        return tuple(registered for entries in tuple(self._loaded.values()) for registered in entries)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -196,10 +209,9 @@ class Registry:
     @property
     def problems(self) -> tuple[str, ...]:
         """Entries loaded so far whose plain name does not resolve to them, one line each."""
-        loaded = [registered for entries in tuple(self._loaded.values()) for registered in entries]
         return tuple(
             f"{r}: the {r.kind} name '{r.name}' is reserved or taken; write '{r.qualified_name}'"
-            for r in loaded
+            for r in self.loaded
             if self._shortest(r) != r.name
         )
 
@@ -221,7 +233,8 @@ class Registry:
         if plugin not in self._loaded:
             self._loaded[plugin] = ()  # for a plugin that uses the registry while it loads
             try:
-                self._loaded[plugin] = tuple(_entries(plugin))
+                with nullcontext() if plugin.distribution in (BUILT_IN, THIS_PROCESS) else _guarded(plugin):
+                    self._loaded[plugin] = tuple(_entries(plugin))
             except KeyboardInterrupt:
                 del self._loaded[plugin]
                 raise
@@ -291,6 +304,28 @@ def _entry_points() -> list[Any]:
                 if name not in points:  # the first on sys.path is the one that imports find
                     points[name] = list(distribution.entry_points.select(group=PROJECT))
         return [point for own in points.values() for point in own]
+
+
+@contextmanager
+def _guarded(plugin: Plugin) -> Iterator[None]:
+    """Scope for the import of a plugin: it changes nothing for the others, and says if it takes long."""
+    importlib.import_module("torch")  # so that its state is known; nearly every plugin imports it
+    text = f"{plugin} is still being imported; Ctrl-C stops, and {DISABLE}={plugin.entry_point} leaves it out"
+    clock = threading.Timer(SLOW, warnings.warn, (text, BFNWarning))
+    clock.daemon = True
+    clock.start()
+    try:
+        with watched(all_states()) as changed:
+            yield
+    finally:
+        clock.cancel()
+        if changed:
+            warnings.warn(
+                f"{plugin} changes {', '.join(changed)} when it is imported; that is undone, because it would change "
+                "other parts. Set it where it is needed, such as dtype=torch.float64 for a tensor",
+                BFNWarning,
+                stacklevel=2,
+            )
 
 
 def _entries(plugin: Plugin) -> Iterator[Registered]:

@@ -77,6 +77,7 @@ def new_plugin(name: str, kind: str, out: Path, registry: Registry, *, force: bo
         path = out / place
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of a link, and not the file that it leads to
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error

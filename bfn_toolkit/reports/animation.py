@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from io import BytesIO
 from typing import Any
 
 import attrs
 import torch
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from torch import Tensor
 
 from bfn_toolkit.data.dataset import Batch
@@ -33,18 +31,22 @@ from bfn_toolkit.reports.panels import (
     draw_sets,
     flattened,
     pictures,
+    with_breaks,
     with_gaps,
 )
+from bfn_toolkit.reports.style import StyledFigure, style
 from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data, Mask
 
 FRAMES = 40  # largest number of pictures
 SECONDS, HOLD = 4.0, 1.0  # duration of all pictures, and additional time of the last
 PATHS, IMAGES = 60, 36  # largest numbers of paths (of one number) and of images
+CLASSES = 24  # largest number of samples whose only class is shown
 
 Picture = Callable[[int], None]  # draws the state at an evaluation, given its number from 0
 
 
+@style()
 def film(trajectory: Trajectory, data: Data | Batch, title: str, mask: Mask | None = None) -> bytes:
     """Returns a GIF of a trajectory.
 
@@ -58,7 +60,7 @@ def film(trajectory: Trajectory, data: Data | Batch, title: str, mask: Mask | No
     gaps = mask_of(batch.x, batch.mask)
     shown = trajectory.family.walk(present(batch.x, batch.mask), gaps, mask)
     parts = [attrs.evolve(part, values=(part.values[0].cpu(), *part.values[1:])) for part in shown]
-    figure = Figure(figsize=(7.0, 3.6 * len(parts)), dpi=100, layout="constrained")
+    figure = StyledFigure(7.0, 3.6 * len(parts), dpi=100)
     heading = figure.suptitle("", family="monospace", fontsize=10)
     t = trajectory.arrays["t"]
     pictures = []
@@ -66,18 +68,20 @@ def film(trajectory: Trajectory, data: Data | Batch, title: str, mask: Mask | No
         axes = [figure.add_subplot(len(parts), 2, 2 * row + column + 1) for column in (0, 1)]
         pictures.append(_picture(axes, trajectory, part))
     last = len(t) - 1
-    frames = sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)})
-    writer = PillowWriter(fps=max(1, round(len(frames) / SECONDS)))
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "film.gif")
-        with writer.saving(figure, str(path), dpi=figure.dpi):
-            for i in frames + [last] * round(HOLD * writer.fps):  # equal frames become a long one
-                for picture in pictures:
-                    picture(i)
-                heading.set_text(f"{title}: t = {float(t[i]):.2f}")
-                writer.grab_frame()
-                figure.set_layout_engine("none")  # all pictures keep the layout of the first
-        return path.read_bytes()
+    frames = []
+    for i in sorted({round(i * last / (FRAMES - 1)) for i in range(FRAMES)}):
+        for picture in pictures:
+            picture(i)
+        heading.set_text(f"{title}: t = {float(t[i]):.2f}")
+        pixels = BytesIO()
+        figure.savefig(pixels, format="rgba", dpi=figure.dpi)
+        figure.set_layout_engine("none")  # all pictures keep the layout of the first
+        frames.append(Image.frombytes("RGBA", figure.canvas.get_width_height(), pixels.getvalue()).convert("RGB"))
+    each = round(1000.0 * SECONDS / len(frames))
+    durations = [each] * (len(frames) - 1) + [each + round(1000.0 * HOLD)]
+    buffer = BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return buffer.getvalue()
 
 
 def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
@@ -87,14 +91,15 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
         trajectory.arrays[part.prefix + name] for name in ("beliefs", "output_mean", "output_entropy")
     )
     (data, gaps, mask), kind = part.values, part.family.example_kind
+    titles = ["beliefs", "what the network expects"]
     if kind is ExampleKind.IMAGE:
         draw = _images(axes, part.family, beliefs, means, data)
     elif kind is ExampleKind.SET:
         draw = _sets(axes, beliefs, means, with_gaps(data, gaps), mask)
     elif kind in (ExampleKind.CLASS, ExampleKind.SEQUENCE):
-        draw = _classes(axes, t, beliefs, entropy)
+        draw, titles[1] = _classes(axes, t, beliefs, entropy), "how unsure the network is"
     elif kind is ExampleKind.NUMBER:
-        draw = _line(axes, t, beliefs, means, data)
+        draw = _line(axes, t, with_breaks(beliefs, part.family), means, data)
     else:
         draw = _plane(axes, beliefs, means, data)
 
@@ -103,16 +108,16 @@ def _picture(axes: list[Axes], trajectory: Trajectory, part: Part) -> Picture:
             for artist in (*axis.lines, *axis.collections, *axis.patches, *axis.images, *axis.texts):
                 artist.remove()  # not clear(), because new ticks take most of the time
         draw(i)
-        for axis, what in zip(axes, ("beliefs", "what the network expects"), strict=True):
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.set_title(f"{part.name}: {what}" if part.name else what, fontsize=10)
+        for axis, what in zip(axes, titles, strict=True):
+            axis.set_title(f"{part.name}: {what}" if part.name else what)
 
     return picture
 
 
 def _limits(*values: Tensor) -> tuple[float, float]:
-    """Limits of an axis for all values, with a margin."""
-    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    """Limits of an axis for all values that are finite, with a margin."""
+    finite = [v[v.isfinite()].double().cpu() for v in values]
+    low, high = (float(end) for end in torch.cat([torch.zeros(0).double(), *finite]).aminmax())
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin
 
@@ -122,7 +127,8 @@ def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Ten
     tracks, expected = (numbers.reshape(*numbers.shape[:2], -1)[..., 0] for numbers in (beliefs, means))
     reference = flattened(data)[:, 0]
     limits = _limits(reference, tracks[:, :PATHS])
-    edges = torch.linspace(*limits, 81, dtype=torch.float64)
+    bins = max(16, min(80, expected.shape[1] // 8))
+    edges = torch.linspace(*limits, bins + 1, dtype=torch.float64)
     highest = 1.3 * float(torch.histogram(reference, edges, density=True)[0].max())
 
     def draw(i: int) -> None:
@@ -141,7 +147,7 @@ def _line(axes: list[Axes], t: Tensor, beliefs: Tensor, means: Tensor, data: Ten
                 label=label,
             )
         axes[1].set(ylim=limits, xlim=(0.0, highest), xlabel="density")
-        axes[1].legend(frameon=False, loc="upper right", fontsize=8)
+        axes[1].legend(loc="upper right", fontsize=8)
 
     return draw
 
@@ -151,7 +157,7 @@ def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Pi
     reference = flattened(data)[:: math.ceil(len(data) / POINTS), :2]
     clouds = [beliefs.flatten(2)[..., :2], means.flatten(2)[..., :2]]
     middle = reference.mean(0)
-    reach = 1.15 * float((reference - middle).abs().max())
+    reach = 1.15 * float((reference - middle).abs().max()) or 1.0
     limits = [(float(m) - reach, float(m) + reach) for m in middle]
 
     def draw(i: int) -> None:
@@ -166,7 +172,9 @@ def _plane(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor) -> Pi
 def _images(axes: list[Axes], family: Family[Any], beliefs: Tensor, means: Tensor, data: Tensor) -> Picture:
     """Images: a sheet of beliefs, and a sheet of expectations."""
     columns = math.isqrt(min(IMAGES, beliefs.shape[1]))
-    sheets = [beliefs[..., 0] if beliefs.ndim > means.ndim else beliefs, means]
+    if beliefs.ndim > means.ndim:  # classes: the level that is expected under the beliefs
+        beliefs = _levels(_shares(beliefs), family)
+    sheets = [beliefs, means]
     like = pictures(data, family)
 
     def draw(i: int) -> None:
@@ -174,6 +182,23 @@ def _images(axes: list[Axes], family: Family[Any], beliefs: Tensor, means: Tenso
             draw_images(axis, pictures(sheet[i, : columns**2], family), columns, like)
 
     return draw
+
+
+def _shares(features: Tensor) -> Tensor:
+    """Features (..., F) of beliefs about classes as numbers from 0 to 1, which add up to 1 if F > 1."""
+    low, high = features.aminmax()
+    shares = (features - low) / (high - low).clamp_min(1e-9)
+    return shares / shares.sum(-1, keepdim=True).clamp_min(1e-9) if features.shape[-1] > 1 else shares
+
+
+def _levels(shares: Tensor, family: Family[Any]) -> Tensor:
+    """Expected class; a feature beyond those of the classes stands for all of them, the mask of ``masked``."""
+    classes, count = family.network_io.parts[""].classes or 2, shares.shape[-1]
+    if count == 1:
+        return shares[..., 0]
+    levels = torch.arange(count, dtype=shares.dtype)
+    levels[classes:] = 0.5 * (classes - 1)
+    return shares @ levels
 
 
 def _sets(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor, mask: Tensor | None) -> Picture:
@@ -190,8 +215,11 @@ def _sets(axes: list[Axes], beliefs: Tensor, means: Tensor, data: Tensor, mask: 
 
 
 def _classes(axes: list[Axes], t: Tensor, beliefs: Tensor, entropy: Tensor) -> Picture:
-    """Classes: beliefs about the first sample, site by site, and the entropy of all outputs."""
-    table = beliefs[:, 0].flatten(1, -2)  # (E, sites, F)
+    """Classes: beliefs about the first sample, site by site, or about some of one site, and entropies."""
+    table = beliefs.flatten(2, -2)  # (E, samples, sites, F)
+    label, table = (
+        ("sample", table[:, :CLASSES, 0]) if table.shape[2] == 1 else ("site of the first sample", table[:, 0])
+    )
     low, high = float(table.min()), float(table.max())
     limits = _limits(entropy, torch.zeros(()))
     for numbers in (axes[0].xaxis, axes[0].yaxis):
@@ -199,7 +227,7 @@ def _classes(axes: list[Axes], t: Tensor, beliefs: Tensor, entropy: Tensor) -> P
 
     def draw(i: int) -> None:
         axes[0].imshow(table[i].T.tolist(), aspect="auto", cmap="Blues", vmin=low, vmax=high, interpolation="nearest")
-        axes[0].set(xlabel="site of the first sample", ylabel="class")
+        axes[0].set(xlabel=label, ylabel="class")
         axes[1].plot(t[: i + 1].tolist(), entropy[: i + 1, :PATHS].tolist(), color=ORANGE, lw=0.7, alpha=0.6)
         axes[1].set(xlim=(0.0, 1.02), ylim=limits, xlabel="t", ylabel="entropy in nats")
 

@@ -14,7 +14,9 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.font_manager import findfont, get_font
 from torch import Tensor
 
@@ -38,7 +40,7 @@ BLUE, ORANGE, GREY = "#4269d0", "#ff725c", "#8a8a8a"
 
 def flattened(x: Tensor) -> Tensor:
     """The numbers of each example in a row (B, D), in float64 on the CPU."""
-    return x.detach().reshape(len(x), -1).double().cpu()
+    return x.detach().reshape(len(x), -1).cpu().double()
 
 
 @attrs.frozen(eq=False)
@@ -126,7 +128,15 @@ def _captions(batch: Batch, codec: Codec) -> list[str]:
 
 def with_gaps(values: Tensor, mask: Tensor) -> Tensor:
     """Values in float64 on the CPU, NaN outside the mask."""
-    return torch.where(mask.cpu(), values.detach().double().cpu(), torch.nan)
+    return torch.where(mask.cpu(), values.detach().cpu().double(), torch.nan)
+
+
+def with_breaks(means: Tensor, family: Family[Any]) -> Tensor:
+    """Means (times, samples, ...) of one number, NaN where an angle turns to the other end of the circle."""
+    if family.network_io.parts[""].kind != "direction":
+        return means
+    ahead = torch.cat([torch.zeros_like(means[:1]), means.diff(dim=0)])
+    return torch.where(ahead.abs() > math.pi, torch.nan, means)
 
 
 def pictures(x: Tensor, family: Family[Any]) -> Tensor:
@@ -153,7 +163,7 @@ def draw_images(
     numbers = like[~like.isnan()].double()
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 1.0)
     rows = min(columns, math.ceil(len(x) / columns))
-    tiles = ((x[: rows * columns].double().cpu() - low) / (high - low or 1.0)).clamp(0.0, 1.0).numpy()
+    tiles = ((x[: rows * columns].cpu().double() - low) / (high - low or 1.0)).clamp(0.0, 1.0).numpy()
     height, width = tiles.shape[1:3]
     above = [1 + (math.ceil(0.3 * height) if row * columns < len(captions) else 0) for row in range(rows)]
     sheet = np.full(
@@ -170,6 +180,13 @@ def draw_images(
         sheet if sheet.ndim == 2 else np.nan_to_num(sheet), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
     )
     axis.set_axis_off()
+
+
+def class_colours(classes: int) -> Tensor:
+    """Colours (K, 3) of the classes; up to ten are matplotlib's colour cycle."""
+    if classes <= 10:
+        return torch.tensor([to_rgb(f"C{k}") for k in range(classes)])
+    return torch.from_numpy(colormaps["turbo"](np.linspace(0.0, 1.0, classes))[:, :3]).float()
 
 
 def columns_of(x: Tensor, captions: Sequence[str] = ()) -> int:
@@ -216,7 +233,7 @@ def draw_sets(
         colours = [f"C{c % 10}" for c in classes.tolist()]
         for c in sorted(set(classes.tolist()))[:10]:
             axis.scatter([], [], color=f"C{c % 10}", s=12, label=_glyphs(names[c] if c < len(names) else str(c)))
-        axis.legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1)
+        axis.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1)
     area = min(14.0, max(0.5, 220.0 / columns / max(1, x.shape[1]) ** 0.75))
     axis.scatter(points[:, 0].tolist(), points[:, 1].tolist(), s=area, c=colours, linewidths=0)
     for caption, (u, v) in zip(captions, places.tolist(), strict=False):
@@ -309,8 +326,13 @@ def printed(name: str) -> str:
 
 def _draw_histogram(axis: Axes, x: Tensor, data: Tensor, colour: str, names: Sequence[str]) -> None:
     reference = _numbers(data)
-    edges = torch.linspace(float(reference.min()), float(reference.max()), 101).tolist()
-    axis.hist(_numbers(x).tolist(), bins=edges, color=colour, alpha=0.7, density=True)
+    low, high = (float(end) for end in reference.aminmax()) if len(reference) else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = torch.linspace(low, high, 101, dtype=torch.float64)
+    counts = torch.histogram(_numbers(x), edges)[0]
+    heights = counts / (counts.sum().clamp_min(1.0) * edges.diff())
+    axis.stairs(heights.tolist(), edges.tolist(), fill=True, color=colour, alpha=0.7)
     axis.set(xlabel=printed(names[0]) if names else "x", ylabel="density")
 
 

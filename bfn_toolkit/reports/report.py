@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -14,7 +15,7 @@ import torch
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.parts_codec import raw_like, texts_of
 from bfn_toolkit.data.rows import spread
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import BFNError, ConfigError
 from bfn_toolkit.evaluation.baselines import baselines
 from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances, w1
@@ -34,23 +35,27 @@ from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
-from bfn_toolkit.reports.animation import film
-from bfn_toolkit.reports.figures import figures, flow_paths
 from bfn_toolkit.reports.tables import EVERY, SOME, Sides, table_scores
-from bfn_toolkit.runs.directory import EVALUATION, FIGURES
+from bfn_toolkit.runs.directory import FIGURES
 from bfn_toolkit.runs.model_files import load_description
+from bfn_toolkit.runs.records import write_evaluation
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
 from bfn_toolkit.sampling.chunks import MIN_ROWS, concatenated
 from bfn_toolkit.sampling.trajectory import Trajectory
 from bfn_toolkit.shapes import Data, batch_size, device_of, leaves, map_data
-from bfn_toolkit.storage.files import to_json, write_atomically
+from bfn_toolkit.storage.files import write_atomically
+
+if TYPE_CHECKING:  # matplotlib is imported where something is drawn
+    from matplotlib.figure import Figure
 
 FILM_ROWS = 500  # largest number of samples in a film
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.2, 5.0, 60.0  # of a report: share of the training time, and its limits
 COMPARED = 20_000  # largest number of rows of the data that samples are compared with
 COUNTED = 2**22  # largest number of numbers in the rows that baselines count, and price
 FIRST = 3  # texts among the scores
+OF_SAMPLES = ("samples", "columns", "pairs")  # figures that need samples
+PARTS = 5  # of a report: samples, likelihood, baselines, distances and figures
 
 
 def sample_scores(run: Run, samples: Batch, data: Batch) -> dict[str, Any]:
@@ -101,8 +106,8 @@ def _baselines(run: Run, test: Batch) -> dict[str, Any]:
     """Prices of test rows by simple laws of training rows, in the unit of the bound."""
     train, family = run.rows("train"), run.model.family
     numbers = max(1, sum(leaf[0].numel() for leaf in leaves(test.x)))
-    facts = run.experiment.dataset.metadata
-    by_part: Mapping[str, Any] = facts.get("parts", {})
+    facts: Mapping[str, Any] = run.experiment.dataset.metadata
+    by_part = facts.get("parts", {})
     bins = {name: table["bins"] for name, table in [("", facts), *by_part.items()] if "bins" in table}
     few = torch.arange(min(len(test), max(1, COUNTED // numbers)))
     test, counted = test.rows(few), _some(train, max(1, COUNTED // numbers))
@@ -120,8 +125,13 @@ def _baselines(run: Run, test: Batch) -> dict[str, Any]:
 
 
 def _beside(run: Run, test: Batch) -> dict[str, Any]:
-    """Numbers beside a bound on test rows: the baselines, and the word for a dimension."""
-    return {"dimension": _dimension(run, test), "baselines": _baselines(run, test)}
+    """Numbers beside a bound on test rows: the entropy, the baselines, and the word for a dimension."""
+    stated = run.experiment.dataset.entropy()
+    known = {}
+    if stated is not None:
+        entropy, error = stated if isinstance(stated, tuple) else (stated, 0.0)
+        known = {"entropy_nats": float(entropy), "entropy_nats_stderr": float(error)}
+    return {**known, "dimension": _dimension(run, test), "baselines": _baselines(run, test)}
 
 
 def _dimension(run: Run, test: Batch) -> str:
@@ -174,13 +184,14 @@ def _quality(plan: ResolvedPlan, samples: Data, *, thorough: bool = False, targe
     if run.codec.is_table:
         sides = Sides.of(plan, samples, EVERY if thorough else SOME)
         return {**settings, "table": table_scores(sides, thorough=thorough, target=target)}
-    data = _some(run.rows("all"), COMPARED)
+    data, expected = _some(run.rows("all"), COMPARED), run.experiment.dataset.mode_probabilities()
     few = range(min(n, FIRST))
     raw = plan.raw(map_data(lambda part: part[: len(few)], samples), few)
     texts = [text for text in raw if isinstance(text, str)] if isinstance(raw, list) else []
     return {
         **settings,
         **sample_scores(run, Batch(samples, mask=plan.mask(range(n))).to(torch.device("cpu")), data),
+        **({} if expected is None else {"mode_probabilities": dict(expected)}),
         "floor": _floor(run, n, data),
         **({"first": texts} if texts else {}),
     }
@@ -261,8 +272,18 @@ def _density(run: Run, data: Rows, examples: int, seed: int) -> dict[str, float]
     }
 
 
+def described(error: BaseException) -> str:
+    """An error in words, with its class if it is not one of ours."""
+    return str(error) if isinstance(error, BFNError) else f"{type(error).__name__}: {error}"
+
+
 def write_figures(
-    plan: ResolvedPlan, folder: Path, samples: Data | None = None, only: Sequence[str] | None = None
+    plan: ResolvedPlan,
+    folder: Path,
+    samples: Data | None = None,
+    only: Sequence[str] | None = None,
+    *,
+    show: Callable[[Path], object] = lambda path: None,
 ) -> list[Path]:
     """Draws the figures of a run into a folder, as PNG.
 
@@ -271,22 +292,36 @@ def write_figures(
         folder: The folder.
         samples: The samples; needed only for the figure "samples".
         only: Names of the figures to draw; by default all.
+        show: Called with the path of each figure that is written.
     Raises:
         ConfigError: If these data have no figure of a name.
+        Exception: The first error of a figure, after the others are written.
     """
-    paths, drawn = [], figures(plan, samples)
+    from bfn_toolkit.reports.figures import figures
+
+    drawn = figures(plan, samples)
     for name in only or ():
         if name not in drawn:
             raise ConfigError(f"these data have no figure '{name}'; there are {', '.join(drawn)}")
-    for name, draw in drawn.items():
-        if only is not None and name not in only:
-            continue
-        buffer = io.BytesIO()
-        draw().savefig(buffer, format="png")
-        path = folder / f"{name}.png"
-        write_atomically(path, buffer.getvalue())
-        paths.append(path)
+    paths: list[Path] = []
+    failed: list[Exception] = []
+    for name in drawn if only is None else only:
+        try:
+            paths.append(save_figure(drawn[name], folder / f"{name}.png"))
+            show(paths[-1])
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     return paths
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> Path:
+    """Draws a figure and writes it as PNG; returns its path."""
+    buffer = io.BytesIO()
+    draw().savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+    return path
 
 
 def write_film(plan: ResolvedPlan, folder: Path) -> Path:
@@ -297,6 +332,8 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
     """
     if plan.run.codec.is_table:
         raise ConfigError("a film shows data that can be drawn, and the rows of a table cannot; leave out --animate")
+    from bfn_toolkit.reports.animation import film
+
     trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
     plan.draw(range(trajectory.rows), trajectory)
     path = folder / "flows.gif"
@@ -310,7 +347,7 @@ def complete_run(
     say: Callable[[str], None],
     seconds: float | None = None,
     *,
-    show: Callable[[str], object] = lambda name: None,
+    show: Callable[[str, float], object] = lambda name, done: None,
 ) -> dict[str, Any]:
     """Writes samples, scores and figures of a trained run into its directory; returns the scores.
 
@@ -322,7 +359,7 @@ def complete_run(
         plan: Plan of the samples.
         say: Called with a line about each part that is done, or failed.
         seconds: The budget; by default 20 % of the training time, but 5 to 60 s.
-        show: Called with the name of each part that begins.
+        show: Called with the name of each part that begins, and the share of the parts that are done.
     Raises:
         Interrupted: If a signal asks to stop; what was done before is written.
     """
@@ -343,7 +380,7 @@ class _Report:
     path: Path
     say: Callable[[str], None]
     seconds: float
-    show: Callable[[str], object]
+    show: Callable[[str, float], object]
     scores: dict[str, Any] = attrs.field(factory=dict)
     samples: Data | None = None
     pace: float = 0.0  # seconds for a sample
@@ -352,32 +389,28 @@ class _Report:
     def write(self) -> dict[str, Any]:
         """Writes all parts."""
         try:
-            self._part("samples", self._draw)
-            self._part("likelihood", self._price)
-            self._part("baselines", self._compare)
-            self._part("distances", self._score)
+            self._part("samples", 0.0, self._draw)
+            self._part("likelihood", 1.0, self._price)
+            self._part("baselines", 2.0, self._compare)
+            self._part("distances", 3.0, self._score)
             if processes.is_main_process():
-                for name in figures(self.plan, self.samples):
-                    self._part(f"figure {name}", lambda name=name: self._figure(name))  # type: ignore[misc]
-        except Interrupted as stop:
-            left = f"the model is complete, its report is not: bfn evaluate {self.path}, bfn plot {self.path}"
-            raise Interrupted(stop.number, left) from None
+                self._part("figures", 4.0, self._figures)
         finally:
             if self.scores and processes.is_main_process():
-                write_atomically(self.path / EVALUATION, to_json(self.scores) + "\n")
+                write_evaluation(self.plan.run, self.scores)
         return self.scores
 
-    def _part(self, name: str, work: Callable[[], str | None]) -> None:
+    def _part(self, name: str, place: float, work: Callable[[], str | None]) -> None:
         """Does a part, and says what came of it and how long it took."""
-        processes.check_signals(self._device, together=not name.startswith("figure"))
-        self.show(name)
+        processes.check_signals(self._device, together=place < PARTS - 1)
+        self.show(name, place / PARTS)
         began = time.monotonic()
         try:
             line = work()
         except Interrupted:
             raise
-        except Exception as error:
-            self.say(f"no {name}: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # of a plugin, which may do anything
+            self.say(f"no {name}: {described(error)}")
         else:
             if line is not None:
                 self.say(f"{line}  ({time.monotonic() - began:.1f} s)")
@@ -435,11 +468,23 @@ class _Report:
         self.scores["samples"] = _quality(self.plan, self.samples)
         return "distances of the samples to the data"
 
-    def _figure(self, name: str) -> str | None:
-        if name == "samples" and self.samples is None:
-            return None
-        left = self.seconds - (time.monotonic() - self._began)
-        if name == "flows" and self.pace * flow_paths(self.plan.run.model.family, self.plan.run.codec) > max(left, 1.0):
-            return f"no figure flows: it would take longer than the report may; bfn plot {self.path} --flows"
-        (path,) = write_figures(self.plan, self.path / FIGURES, self.samples, only=[name])
-        return f"figure: {path}"
+    def _figures(self) -> None:
+        from bfn_toolkit.reports.figures import STRIPS, figures
+
+        drawn = figures(self.plan, self.samples)
+        if self.samples is None:
+            drawn = {name: draw for name, draw in drawn.items() if name not in OF_SAMPLES}
+        for i, (name, draw) in enumerate(drawn.items()):
+
+            def work(name: str = name, draw: Callable[[], Figure] = draw) -> str | None:
+                if name == "flows":
+                    left = max(1.0, self.seconds - (time.monotonic() - self._began))
+                    paths = int(left / max(self.pace, 1e-9))
+                    if paths < STRIPS:
+                        later = f"bfn plot {shlex.quote(str(self.path))} --flows"
+                        self.say(f"no figure flows: it would take longer than the report may; later: {later}")
+                        return None
+                    draw = figures(self.plan, self.samples, paths)[name]
+                return f"figure: {save_figure(draw, self.path / FIGURES / f'{name}.png')}"
+
+            self._part(f"figure {name}", PARTS - 1 + i / len(drawn), work)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bfn_toolkit.data.typed_columns import Array, TypedTable, typed_joined
 from bfn_toolkit.evaluation import tables
 from bfn_toolkit.evaluation.table_quality import associations, worst_columns
 from bfn_toolkit.reports.panels import BLUE, ORANGE, one_line, printed
+from bfn_toolkit.reports.style import StyledFigure, style
 
 SHOWN, ACROSS = 12, 4  # largest number of columns that are drawn, and of panels side by side
 TITLE, LABEL = 28, 20  # largest number of letters of the name of a column
@@ -24,7 +24,8 @@ MATRIX = 24  # largest number of columns of a matrix
 GAP = "(gap)"
 
 
-def columns_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> Figure:
+@style()
+def columns_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> StyledFigure:
     """Each column of samples and of real rows: histograms of numbers, bars of names, the gap as a bar of its own.
 
     At most 12 columns, those first that are farthest above their floor.
@@ -34,10 +35,9 @@ def columns_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable)
     chosen = worst_columns(sampled, known, real)[:SHOWN]
     across = min(ACROSS, len(chosen))
     down = math.ceil(len(chosen) / across)
-    figure = Figure(figsize=(2.4 * across + 0.2, 1.9 * down + 0.45), dpi=150, layout="constrained")
+    figure = StyledFigure(2.4 * across + 0.2, 1.9 * down + 0.45)
     for place, i in enumerate(chosen):
         axis = figure.add_subplot(down, across, place + 1)
-        axis.spines[["top", "right"]].set_visible(False)
         sides = every.values[:, i], sampled.values[:, i]
         if every.is_number[i]:
             _draw_numbers(axis, *sides)
@@ -52,7 +52,7 @@ def columns_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable)
         Patch(color=BLUE, alpha=0.45, label=f"{len(every):,} real rows"),
         Patch(color=ORANGE, label=f"{len(sampled):,} samples", fill=False),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -111,7 +111,8 @@ def _draw_names(axis: Axes, sides: Sequence[Array]) -> None:
     axis.locator_params(axis="x", nbins=4)
 
 
-def pairs_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> Figure:
+@style()
+def pairs_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> StyledFigure:
     """Associations of the pairs of columns in real rows and in samples, and their difference, as three matrices.
 
     At most 24 columns, those that are farthest above their floor, in the order of the table, which has two or more.
@@ -127,7 +128,7 @@ def pairs_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable) -
     labels = [printed(one_line(name, LABEL)) for name in names]
     letters = max(4.0, min(7.0, 90.0 / len(names)))  # points
     size, room = min(3.6, 1.2 + 0.14 * len(names)), 0.0105 * letters * max(map(len, labels))  # inches
-    figure = Figure(figsize=(3.0 * size + room + 1.0, size + room + 0.45), dpi=150, layout="constrained")
+    figure = StyledFigure(3.0 * size + room + 1.0, size + room + 0.45)
     panels = (
         ("real rows", data),
         ("samples", drawn),

@@ -15,7 +15,6 @@ The latest and the best checkpoint are not recorded: they are computed among tho
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ import attrs
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import parse_file
+from bfn_toolkit.storage.files import parse_file, to_json
 from bfn_toolkit.storage.folders import (
     named_folders,
     read_file,
@@ -51,6 +50,7 @@ class Checkpoint:
         state: Everything else, as JSON has it.
         valid_loss: Loss on the validation rows at this step, or None.
         facts: Other entries of ``state.json``: plugins, versions, conditions.
+        digests: Of one that was read, SHA-256 of the files of the weights ("raw") and of their average ("ema").
     """
 
     step: int
@@ -60,6 +60,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     valid_loss: float | None = None
     facts: Mapping[str, Any] = attrs.field(factory=dict)
+    digests: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -97,7 +98,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> None:
     files = {
         "weights.safetensors": dumps(checkpoint.weights),
         "optimizer.safetensors": dumps(checkpoint.optimizer, finite=False),
-        STATE: (json.dumps({**facts, **checkpoint.state}, indent=2) + "\n").encode(),
+        STATE: (to_json({**facts, **checkpoint.state}) + "\n").encode(),
     }
     if checkpoint.ema is not None:
         files["ema.safetensors"] = dumps(checkpoint.ema)
@@ -238,4 +239,9 @@ def load_checkpoint(folder: Path, expected: State, ema: bool, *, allow_nonfinite
         state=state,
         valid_loss=state.get("valid_loss"),
         facts=state,
+        digests={
+            kind: manifest["files"][name]["sha256"]
+            for kind, name in (("raw", "weights.safetensors"), ("ema", "ema.safetensors"))
+            if name in files
+        },
     )

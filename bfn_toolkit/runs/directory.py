@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,70 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.errors import ConfigError, RunDirectoryError
+from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.runs.checkpoints import CHECKPOINTS
+from bfn_toolkit.runs.metrics_log import DAMAGED, METRICS, NOTHING
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS
 from bfn_toolkit.runs.provenance import providers
-from bfn_toolkit.storage.files import SUMS, resource_error, sync_folder, write_atomically
-
-EXPERIMENT, METRICS, EVALUATION, SAMPLES, FIGURES, REPORTS = (
-    "experiment.toml",
-    "metrics.jsonl",
-    "evaluation.json",
-    "samples",  # and an ending
-    "figures",
-    "nonfinite",
+from bfn_toolkit.runs.records import EVALUATION, EXPERIMENT
+from bfn_toolkit.storage.files import (
+    NEXT,
+    SUMS,
+    check_inside,
+    discard,
+    put_together,
+    resource_error,
+    sync_folder,
+    write_atomically,
 )
-_OURS = (EXPERIMENT, METRICS, EVALUATION, WEIGHTS, SUMS, DESCRIPTION, FIGURES, REPORTS, CHECKPOINTS)
+from bfn_toolkit.storage.folders import remove_folder, sweep
+from bfn_toolkit.storage.locks import held
+
+SAMPLES, FIGURES, REPORTS = "samples", "figures", "nonfinite"  # samples: and an ending
+LEFTOVERS = (".lock", ".tmp-", ".del-", NEXT)  # of a run that ended before its first file was there
+# In the order of removal, so that a crash leaves the old run with a model, or one that has to be begun again.
+_OURS = (EVALUATION, FIGURES, REPORTS, METRICS, DAMAGED, CHECKPOINTS, DESCRIPTION)
+_SAMPLES = re.compile(r"samples(-.*-n\d+-steps\d+-seed\d+.*)?\.\w+")  # names that the toolkit gives
+_TRAINED = (EXPERIMENT, METRICS, DESCRIPTION, SUMS, WEIGHTS)  # files that training alone writes
+
+
+class GoneError(ResourceError):
+    """The run directory of a training is not there any more."""
+
+
+@attrs.frozen
+class Home:
+    """The directory of a run in training, which may be removed or renamed meanwhile.
+
+    Arguments:
+        folder: Its path.
+        number: Its number on the disk.
+    """
+
+    folder: Path
+    number: tuple[int, int]
+
+    @classmethod
+    def of(cls, folder: Path) -> Home:
+        """The directory that is there now."""
+        status = folder.stat()
+        return cls(folder, (status.st_dev, status.st_ino))
+
+    def check(self) -> None:
+        """Checks that the directory is still there.
+
+        Raises:
+            GoneError: If it is not.
+        """
+        try:
+            there = Home.of(self.folder) == self
+        except OSError:
+            there = False
+        if not there:
+            raise GoneError(
+                f"{self.folder} was removed or renamed while it was being trained, so the training stops and nothing "
+                "is written; a renamed run continues with: bfn train --resume NEW_NAME"
+            )
 
 
 def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None:
@@ -42,7 +91,7 @@ def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None
             the dataset.
     """
     name = folder.name
-    if "\0" in str(folder) or len(name.encode()) > 255 or name.startswith("-"):
+    if "\0" in str(folder) or len(os.fsencode(name)) > 255 or name.startswith("-"):
         raise ConfigError(f"{name[:40]!r} cannot be the name of a run directory; choose another --out")
     try:
         _check_apart(folder, dataset)
@@ -50,7 +99,7 @@ def check_out(folder: Path, *, force: bool = False, dataset: Any = None) -> None
             return
         if not folder.is_dir():
             raise ConfigError(f"{folder} exists and is not a directory; choose another --out")
-        if any(path.name != ".lock" for path in folder.iterdir()):
+        if any(not path.name.startswith(LEFTOVERS) for path in folder.iterdir()):
             if not (folder / EXPERIMENT).exists():
                 raise ConfigError(
                     f"{folder} exists and is not a run directory, so it is left alone; choose another --out"
@@ -73,16 +122,42 @@ def _check_apart(folder: Path, dataset: Any) -> None:
             raise ConfigError(f"{folder} and the data in {path} overlap; choose another --out")
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a directory for a run.
+def make_folder(folder: Path) -> list[Path]:
+    """Makes a directory for a run; returns the directories that were not there before, the innermost first.
 
     Raises:
+        RunDirectoryError: If a sub-folder of a run there is a link, through which files elsewhere would change.
         ResourceError: If it cannot be made.
     """
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (CHECKPOINTS, FIGURES, REPORTS):
+            check_inside(folder / name)
     except OSError as error:
         raise resource_error(error, folder) from error
+    return made
+
+
+def unmake_run(folder: Path, made: Sequence[Path]) -> None:
+    """Removes a run that has not made a step, and the directories that were made for it; others stay."""
+    with suppress(OSError, RunDirectoryError):
+        if folder in made:
+            discard(folder)
+        else:
+            _remove_ours(folder)
+            for name in (EXPERIMENT, WEIGHTS, SUMS):
+                discard(folder / name)
+        for path in made:
+            if path.exists():
+                path.rmdir()
+
+
+def _remove_ours(folder: Path) -> None:
+    """Removes the files of a run, but for its experiment and what is of use with :data:`DESCRIPTION` alone."""
+    samples = filter(_SAMPLES.fullmatch, sorted(os.listdir(folder)))
+    for path in (folder / name for name in (*samples, *_OURS)):
+        remove_folder(path) if path.is_dir() and not path.is_symlink() else discard(path)
 
 
 def start_run(folder: Path, experiment: Experiment) -> None:
@@ -90,63 +165,28 @@ def start_run(folder: Path, experiment: Experiment) -> None:
 
     Raises:
         ResourceError: If it cannot be written.
+        RunDirectoryError: If samples of that run are being written there.
     """
-    text = experiment.to_toml()
+    for lock in sorted(folder.glob(".tmp-*.lock")):
+        with held(lock, folder / lock.name[len(".tmp-") : -len(".lock")], RunDirectoryError):
+            pass  # nobody is writing samples of the run that is replaced
+    new = folder / f"{NEXT}{EXPERIMENT}"
+    write_atomically(new, experiment.to_toml())
     try:
-        for path in (*(folder / name for name in _OURS), *folder.glob(f"{SAMPLES}.*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove_ours(folder)
+        os.replace(new, folder / EXPERIMENT)
+        for path in (folder / WEIGHTS, folder / SUMS, *folder.glob(f"{NEXT}*")):
+            discard(path)
         sync_folder(folder)
     except OSError as error:
         raise resource_error(error, folder) from error
-    write_atomically(folder / EXPERIMENT, text)
 
 
-def append_metrics(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Appends lines to ``metrics.jsonl``, all of them or none.
-
-    Raises:
-        ResourceError: If they cannot be written.
-    """
-    path = folder / METRICS
-    try:
-        with path.open("ab", buffering=0) as file:
-            end = file.tell()
-            try:
-                _write_all(file, "".join(json.dumps(line) + "\n" for line in metrics).encode())
-            except OSError:
-                file.truncate(end)
-                raise
-    except OSError as error:
-        raise resource_error(error, path) from error
-
-
-def _write_all(file: io.RawIOBase, data: bytes) -> None:
-    while data:  # a write can be short, just before a disk is full
-        data = data[file.write(data) or 0 :]
-
-
-def read_metrics(folder: Path) -> tuple[Mapping[str, float], ...]:
-    """The lines of ``metrics.jsonl``, except a last one that a crash cut short; none if there is no such file.
-
-    Raises:
-        RunDirectoryError: If it cannot be read.
-    """
-    path = folder / METRICS
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return tuple(json.loads(line) for line in lines)
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error}") from None
-
-
-def cut_metrics(folder: Path, step: int, validated: int) -> tuple[Mapping[str, float], ...]:
-    """Drops metrics after the step and the validation from which training continues; returns the others."""
-    kept = tuple(m for m in read_metrics(folder) if m["step"] <= (validated if "valid_loss" in m else step))
-    if (folder / METRICS).exists():
-        write_atomically(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
-    return kept
+def sweep_run(folder: Path) -> None:
+    """Ends what crashes of a training have left, which no other program writes, in a locked run directory."""
+    put_together(folder, (WEIGHTS, DESCRIPTION, SUMS))
+    sweep(folder, *(f".tmp-{name}-" for name in _TRAINED))
+    sweep(folder / CHECKPOINTS)
 
 
 def describe(experiment: Experiment, step: int) -> dict[str, Any]:
@@ -157,4 +197,7 @@ def describe(experiment: Experiment, step: int) -> dict[str, Any]:
         "weights": "ema" if experiment.training.ema_decay > 0.0 else "raw",
         "seed": experiment.seed,
         "plugins": providers(experiment),
+        "experiment": experiment.to_toml(),
+        "inexact": [],
+        "metrics": NOTHING,
     }

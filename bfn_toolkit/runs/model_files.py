@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,22 @@ import torch
 from torch import Tensor
 
 from bfn_toolkit.errors import RunDirectoryError
-from bfn_toolkit.storage.files import FORMAT, MAX_JSON, digest, parse_file, read_checked, remove_file, write_together
+from bfn_toolkit.storage.files import (
+    FORMAT,
+    MAX_JSON,
+    digest,
+    parse_file,
+    read_checked,
+    to_json,
+    write_together,
+)
 from bfn_toolkit.storage.safetensors_files import State, dumps, loads
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> None:
-    """Writes weights and buffers, and a description of them, into a folder.
-
-    An old description is removed first: without one, a run is opened at its last checkpoint.
+    """Writes weights and buffers, and a description of them, into a folder; a crash leaves the old ones or these.
 
     Raises:
         NonFiniteError: If a weight is NaN or infinite; nothing is written then.
@@ -28,9 +33,8 @@ def save_model(folder: Path, weights: State, description: Mapping[str, Any]) -> 
     """
     content = dumps(weights)
     header = {"format": FORMAT, "sha256": digest(content), "torch": torch.__version__}
-    text = json.dumps({**header, **description}, indent=2) + "\n"
+    text = to_json({**header, **description}) + "\n"
     files = {WEIGHTS: content, DESCRIPTION: text.encode()}
-    remove_file(folder / DESCRIPTION)
     write_together(folder, files)
 
 

@@ -22,13 +22,11 @@ from bfn_toolkit.data.dataset import Rows
 from bfn_toolkit.data.rows import pieces
 from bfn_toolkit.errors import BFNWarning, ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.parallel import processes
-from bfn_toolkit.registry.registry import Registry, default_registry
+from bfn_toolkit.registry.registry import BUILT_IN, Registry, default_registry
 from bfn_toolkit.shapes import leaves
 from bfn_toolkit.storage.files import MAX_JSON
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,99}"
-# Training options that cannot change the numbers of a run.
-RESUME_SAFE_OPTIONS = ("checkpoint_every", "keep", "on_save_error", "timeout", "trackers", "workers")
 HASHED = 2**28  # bytes of a split in a fingerprint
 
 
@@ -47,19 +45,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Differences between two environments, in words."""
     return [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
-
-
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Changes of environment, data and options that may change the numbers of a run, in words."""
-    found = differences(before["environment"], now["environment"])
-    found += ["data"] if before["data"] != now["data"] else []
-    return found + (["options"] if _what_matters(before["experiment"]) != _what_matters(now["experiment"]) else [])
-
-
-def _what_matters(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment without :data:`RESUME_SAFE_OPTIONS`."""
-    training = {key: value for key, value in experiment["training"].items() if key not in RESUME_SAFE_OPTIONS}
-    return {**experiment, "training": training}
 
 
 def providers(value: Any, registry: Registry | None = None) -> dict[str, dict[str, str]]:
@@ -92,14 +77,20 @@ def check_providers(recorded: Mapping[str, Mapping[str, str]], *, allow_mismatch
         except PackageNotFoundError:
             raise PluginError(
                 f"{key}: '{plugin['name']}' comes from {distribution} {wanted}, which is not installed; "
-                f'write: pip install "{distribution}=={wanted}"'
+                f"{_install(distribution, wanted)}"
             ) from None
         if found == wanted:
             continue
         said = f"{key}: '{plugin['name']}' was made with {distribution} {wanted}, and {found} is installed"
         if found.split(".")[0] != wanted.split(".")[0] and not allow_mismatch:
-            raise PluginError(f'{said}; write: pip install "{distribution}=={wanted}", or pass --allow-plugin-mismatch')
+            raise PluginError(f"{said}; {_install(distribution, wanted)}, or pass --allow-plugin-mismatch")
         warnings.warn(said, BFNWarning, stacklevel=2)
+
+
+def _install(distribution: str, version: str) -> str:
+    if distribution == BUILT_IN:
+        return f"install {distribution} {version} from its source"
+    return f'write: pip install "{distribution}=={version}"'
 
 
 def data_facts(dataset: Any, conditions: Mapping[str, ConditionSpec], sizes: SizeSpec | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 ``experiment.toml``    complete: ``bfn train --config`` repeats the run from it
 ``metrics.jsonl``      one object a step: step, loss, grad_norm, lr (and valid_loss)
 ``model.safetensors``  weights to sample from, once training has ended
-``model.json``         their description: format, versions, step, plugins
+``model.json``         their description: format, versions, step, plugins, experiment
 ``SHA256SUMS``         digests of both, for ``sha256sum -c``
 ``checkpoints/``       training states (:mod:`~bfn_toolkit.runs.checkpoints`)
 ``nonfinite/``         reports of losses that were not finite
@@ -12,11 +12,13 @@
 ``samples.*``          samples, in a format of the data's codec
 ``figures/``           pictures
 ====================== ===========================================================
+
+All of them say which experiment they belong to (:mod:`~bfn_toolkit.runs.records`).
 """
 
 from __future__ import annotations
 
-import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,10 +36,24 @@ from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.runs.blueprints import build, saved_sizes
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, read_state
-from bfn_toolkit.runs.directory import EXPERIMENT, read_metrics
+from bfn_toolkit.runs.metrics_log import StoredMetrics
 from bfn_toolkit.runs.model_files import DESCRIPTION, WEIGHTS, load_description, load_model
 from bfn_toolkit.runs.provenance import check_providers, recorded_codec
+from bfn_toolkit.runs.records import (
+    EXPERIMENT,
+    all_facts,
+    check_facts,
+    data_changes,
+    identity,
+    parsed,
+    places,
+    recorded_experiment,
+    stored_fingerprint,
+)
+from bfn_toolkit.storage.files import read_checked
+from bfn_toolkit.storage.safetensors_files import loads
 
 SHOWN = 2**28  # bytes of a split that figures and distances take
 
@@ -50,11 +66,13 @@ class Weights:
         kind: "ema" for the moving average, "raw" for those in training, "saved" for a model saved without its run.
         step: Number of optimiser steps.
         source: "final", or the name of the checkpoint.
+        sha256: SHA-256 of the file that holds them; "" for a model in memory.
     """
 
     kind: str
     step: int
     source: str
+    sha256: str = ""
 
     def __str__(self) -> str:
         if self.kind == "saved":
@@ -70,12 +88,14 @@ class Run:
     Arguments:
         experiment: Data, family, network, loss and options.
         model: The model, ready to sample.
-        metrics: One mapping per logged step.
+        metrics: One mapping per logged step until these weights; of a run directory they are read when they are needed.
         path: The run directory, or None for a run that was kept in memory.
         weights: Origin of the model's weights.
         seen: Kind and range of each condition in the training rows; None if not recorded.
         source: :attr:`Dataset.source <bfn_toolkit.Dataset.source>` of the training; None if not recorded.
         sizes: Sizes of the training rows, if they are padded and it was recorded.
+        data: Fingerprint of the training and validation rows; None if not recorded.
+        text: The experiment as it was recorded, in TOML; None if it was not.
     """
 
     experiment: Experiment
@@ -86,6 +106,9 @@ class Run:
     seen: Mapping[str, ConditionSpec] | None = None
     source: Mapping[str, Any] | None = None
     sizes: SizeSpec | None = None
+    data: str | None = None
+    text: str | None = None
+    _present: list[str] = attrs.field(factory=list, init=False, repr=False)  # fingerprint of the rows as they are now
 
     @classmethod
     def open(
@@ -110,40 +133,47 @@ class Run:
             RunDirectoryError: If it is not one, or a file of it is damaged.
             PluginError: If a plugin that trained it is not installed, or only in another major version.
         """
-        folder = Path(path)
-        experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
-        model = BFN(experiment.family, experiment.network)
-        has_ema = experiment.training.ema_decay > 0.0
         if weights not in ("auto", "ema", "raw"):
             raise ConfigError(f"expected the weights auto, ema or raw, got '{weights}'")
+        folder = check_run(Path(path))
+        facts, source = _facts(folder, checkpoint, weights)
+        check_facts(facts, source)
+        check_providers(facts["plugins"], allow_mismatch=allow_plugin_mismatch)
+        experiment = recorded_experiment(folder, facts, source)
+        has_ema = experiment.training.ema_decay > 0.0
         if weights == "ema" and not has_ema:
             raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
         kind = "ema" if has_ema and weights != "raw" else "raw"
+        content = _weights(folder) if source.name == DESCRIPTION else b""
+        network = build(experiment.family, experiment.network, saved_sizes(folder))
+        model = BFN(experiment.family, network, experiment.network)
         expected = model.network.state_dict()
-        # The model at the end is the average where there is one; everything else is in the checkpoints.
-        if checkpoint == "final" and (folder / DESCRIPTION).exists() and (kind == "ema") == has_ema:
-            state = load_model(folder, expected, allow_nonfinite=allow_nonfinite)
-            facts: Mapping[str, Any] = load_description(folder)
-            found = Weights(kind, facts["step"], "final")
+        if source.name == DESCRIPTION:
+            state = loads(content, folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
+            found = Weights(kind, facts["step"], "final", str(facts.get("sha256", "")))
         else:
-            listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
-            if checkpoint == "final" and (folder / WEIGHTS).exists() and not (folder / DESCRIPTION).exists():
-                passed = [f"a crash left {folder / WEIGHTS} without {DESCRIPTION}", *passed]
-            for fault in passed:
-                warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=2)
-            if listed is None:
-                raise RunDirectoryError(
-                    f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
-                    f"Continue it with: bfn train --resume {folder}"
-                )
-            read = load_checkpoint(listed.path, expected, has_ema, allow_nonfinite=allow_nonfinite)
+            read = load_checkpoint(source, expected, has_ema, allow_nonfinite=allow_nonfinite)
             state = dict(read.ema if kind == "ema" and read.ema is not None else read.weights)
-            facts, found = read.facts, Weights(kind, read.step, listed.path.name)
+            found = Weights(kind, read.step, source.name, read.digests[kind])
         model.network.load_state_dict(state)
         model.codec = recorded_codec(facts, folder) or model.codec
-        seen, source, sizes = recorded(facts.get("conditions"), folder), facts.get("source"), facts.get("sizes")
-        sizes = None if sizes is None else SizeSpec(sizes)
-        return cls(experiment, model.eval(), read_metrics(folder), folder, found, seen, source, sizes)
+        return cls(
+            experiment,
+            model.eval(),
+            StoredMetrics(folder, facts["metrics"]),
+            folder,
+            found,
+            seen=recorded(facts.get("conditions"), folder),
+            source=facts.get("source"),
+            sizes=_sizes(facts.get("sizes"), source),
+            data=facts.get("data"),
+            text=facts["experiment"],
+        )
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what matters in the experiment."""
+        return identity(parsed(self.text or self.experiment.to_toml()), self.experiment.dataset)
 
     @property
     def codec(self) -> Codec:
@@ -157,10 +187,13 @@ class Run:
             DataError: If they cannot be read, or their source is not that of the training.
         """
         rows = self.rows_as_now(name, device)
-        changes = self.source_changes()
-        if changes:
+        changed = "; ".join(self.source_changes())
+        if changed and not self.source and not places(self.experiment.dataset):
+            words = "the data are drawn, and other rows come out than in the training, as with another torch or CPU"
+            warnings.warn(f"{words}; rows that the model has seen could be in the test split", BFNWarning, stacklevel=2)
+        elif changed:
             raise DataError(
-                f"the data are not those that the model was trained on: {'; '.join(changes)}. Rows that it has seen "
+                f"the data are not those that the model was trained on: {changed}. Rows that it has seen "
                 "could be in the test split. Restore the data of the training, or train anew; samples do not need them"
             )
         return rows
@@ -169,13 +202,12 @@ class Run:
         """Changes of the source of the data since the training, in words; none if it was not recorded."""
         if self.source is None:
             return []
-        now = json.loads(json.dumps(dict(self.experiment.dataset.source)))  # as it was recorded
-        then = {key: self.source.get(key) for key in now}
-        return [
-            f"another {key}" if isinstance(value, str) else f"{key}: {then[key]} then, {value} now"
-            for key, value in now.items()
-            if then[key] != value
-        ]
+        dataset = self.experiment.dataset
+        if not self.source and self.data is not None:  # a data set that does not say what it reads
+            if not self._present:
+                self._present.append(stored_fingerprint(dataset))
+            return data_changes(dataset, {}, self.data, self._present[0])
+        return data_changes(dataset, self.source)
 
     def rows_as_now(self, name: Split, device: torch.device | str = "cpu") -> Rows:
         """Rows of the data set as its source is now, which may have changed since the training.
@@ -195,8 +227,8 @@ class Run:
                 raise
             place = self.path / EXPERIMENT
             raise DataError(
-                f"{error}. This needs the data of the run: restore them, or write their new place into {place}. "
-                "Samples and 'bfn plot --flows' do not need them"
+                f"{error}. This needs the data of the run: restore them, or write their new place into {place} "
+                "(nothing else there may change). Samples and 'bfn plot --flows' do not need them"
             ) from error
 
     def split(self, name: Split) -> Batch:
@@ -249,12 +281,11 @@ def load_run(path: str | Path) -> BFN:
     return Run.open(path).model
 
 
-def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Experiment:
-    """The experiment of a run directory, after checking that its plugins are installed.
+def check_run(folder: Path) -> Path:
+    """Returns a folder that is a run directory.
 
     Raises:
-        RunDirectoryError: If it is not a run directory.
-        PluginError: If a plugin is missing, or of another major version.
+        RunDirectoryError: If it is not.
     """
     if not folder.is_dir():
         found = "it does not exist" if not folder.exists() else "it is not a directory"
@@ -263,19 +294,87 @@ def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Exp
         saved = (folder / "config.json").is_file()
         hint = ", but a saved model, which bfn sample and BFN.from_pretrained read" if saved else ""
         raise RunDirectoryError(f"{folder} is not a run directory: it holds no {EXPERIMENT}{hint}")
-    check_providers(_recorded_providers(folder), allow_mismatch=allow_plugin_mismatch)
+    return folder
+
+
+def _facts(folder: Path, checkpoint: str, weights: str) -> tuple[Mapping[str, Any], Path]:
+    """Facts about the chosen state of a run, and its place: ``model.json``, or the folder of a checkpoint.
+
+    Raises:
+        RunDirectoryError: If there is none, or it is damaged.
+    """
+    has_model = (folder / DESCRIPTION).exists()
+    if checkpoint == "final" and has_model:
+        try:
+            facts = load_description(folder)
+        except RunDirectoryError as error:
+            raise _with_advice(error, folder) from error
+        # The model at the end is the average where there is one; everything else is in the checkpoints.
+        if weights in ("auto", facts.get("weights")):
+            return facts, folder / DESCRIPTION
+    listed, passed = find_checkpoint(folder, "last" if checkpoint == "final" else checkpoint)
+    if checkpoint == "final" and (folder / WEIGHTS).exists() and not has_model:
+        passed = [f"a crash left {folder / WEIGHTS} without {DESCRIPTION}", *passed]
+    for fault in passed:
+        warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=3)
+    if listed is None and has_model and weights == "ema":
+        raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
+    if listed is None and has_model:
+        raise RunDirectoryError(f"{folder} holds no checkpoints, but a model; leave out --checkpoint and --weights")
+    if listed is None:
+        raise RunDirectoryError(
+            f"{folder} holds neither {DESCRIPTION} nor checkpoints: its training did not get so far. "
+            f"Continue it with: bfn train --resume {folder}"
+        )
+    return read_state(listed.path), listed.path
+
+
+def _sizes(counts: Any, path: Path) -> SizeSpec | None:
+    """The sizes of the training rows among the facts about a state."""
+    try:
+        return None if counts is None else SizeSpec(counts)
+    except (TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged: its sizes cannot be read: {error}") from None
+
+
+def _weights(folder: Path) -> bytes:
+    """The file of the model of a run, after checking every byte of it.
+
+    Raises:
+        RunDirectoryError: If it is missing or damaged.
+    """
+    try:
+        return read_checked(folder, WEIGHTS)
+    except RunDirectoryError as error:
+        raise _with_advice(error, folder) from error
+
+
+def _with_advice(error: RunDirectoryError, folder: Path) -> RunDirectoryError:
+    """An error about the model of a run, with what is left of it."""
+    if all(listed.fault for listed in list_checkpoints(folder)):
+        return error
+    name = shlex.quote(str(folder))
+    return RunDirectoryError(
+        f"{error}. The checkpoints remain: add --checkpoint last, or write the model anew: bfn train --resume {name}"
+    )
+
+
+def read_experiment(folder: Path, *, allow_plugin_mismatch: bool = False) -> Experiment:
+    """The experiment of a run directory as its file is now, after checking that its plugins are installed.
+
+    Raises:
+        RunDirectoryError: If it is not a run directory.
+        PluginError: If a plugin is missing, or of another major version.
+    """
+    check_run(folder)
+    for facts, path in all_facts(folder):
+        check_facts(facts, path)
+        check_providers(facts["plugins"], allow_mismatch=allow_plugin_mismatch)
+        break
     try:
         return Experiment.from_toml(folder / EXPERIMENT, base=None, complete=True)
     except ConfigError as error:
         raise RunDirectoryError(str(error)) from error
-
-
-def _recorded_providers(folder: Path) -> Mapping[str, Mapping[str, str]]:
-    """Plugins recorded with the model or, without one, with the newest checkpoint."""
-    if (folder / DESCRIPTION).exists():
-        return dict(load_description(folder).get("plugins", {}))
-    sound = [listed for listed in list_checkpoints(folder) if listed.fault is None]
-    return dict(read_state(sound[-1].path).get("plugins", {})) if sound else {}
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

@@ -22,8 +22,10 @@ from bfn_toolkit.data.column_codecs import IdentityCodec
 from bfn_toolkit.data.formats import FolderFormat, Format, Raw, writable
 from bfn_toolkit.errors import ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.storage.files import (
+    check_inside,
     check_space,
-    put_in_place,
+    discard,
+    open_in_place,
     read_json,
     resource_error,
     sync_folder,
@@ -31,7 +33,7 @@ from bfn_toolkit.storage.files import (
     write_data,
     write_pieces,
 )
-from bfn_toolkit.storage.folders import remove_folder, remove_tree, sweep
+from bfn_toolkit.storage.folders import put_in_place, remove_tree, sweep
 from bfn_toolkit.storage.locks import held
 
 
@@ -131,7 +133,8 @@ class _FileEach:
     def write(self, first: int, pieces: Sequence[tuple[int, bytes]]) -> None:
         """Writes the rows from number ``first`` on, durably."""
         for row, (_, data) in enumerate(pieces, first):
-            with self._path(row).open("wb") as file:
+            discard(self._path(row))
+            with self._path(row).open("xb") as file:
                 write_data(file, data)
         sync_folder(self._folder)
 
@@ -229,29 +232,27 @@ def sample_file(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             scope.enter_context(held(lock, path, ResourceError))
-            scope.callback(lock.unlink, missing_ok=True)  # while it is held, as filelock allows
+            scope.callback(remove_tree, lock)  # while it is held, as filelock allows
             store: _Store
             if isinstance(format_, FolderFormat):
+                check_inside(_rows(path))
                 _rows(path).mkdir(exist_ok=True)
                 store = _FileEach(_rows(path), n, format_)
             else:
-                file = open(_rows(path), "r+b" if _rows(path).exists() else "w+b")  # noqa: SIM115
-                store = _OneFile(scope.enter_context(file))
+                store = _OneFile(scope.enter_context(open_in_place(_rows(path))))
+            sweep(path.parent, f".tmp-{_notes(path).name}-", f".del-{path.name}-")
+            opened = SampleFile(path, n, facts, store, format_)
         except OSError as error:
             raise resource_error(error, path) from error
-        sweep(path.parent, f".tmp-{_notes(path).name}-", f".del-{path.name}-")
-        opened = SampleFile(path, n, facts, store, format_)
         try:
             yield opened
             assert opened.rows == n
-            if path.is_dir():  # which a rename does not replace
-                remove_folder(path)
             put_in_place(_rows(path), path)
-            _notes(path).unlink(missing_ok=True)
+            remove_tree(_notes(path))
         finally:
             if facts is None or opened.rows == 0:
                 for leftover in leftovers:
-                    remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+                    remove_tree(leftover)
 
 
 def _check_folder(path: Path, format_: FolderFormat) -> None:

@@ -27,7 +27,7 @@ from bfn_toolkit.evaluation.likelihood import Estimate
 from bfn_toolkit.families import Family
 from bfn_toolkit.guidance.classifier_free import Guided
 from bfn_toolkit.guidance.regions import CellConditions, RegionSampler
-from bfn_toolkit.model import Condition, Model
+from bfn_toolkit.model import Condition, Model, dtype_of_beliefs
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
@@ -39,16 +39,16 @@ from bfn_toolkit.runs.provenance import environment
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sample_files import SampleFile, SampleStream, sample_file
 from bfn_toolkit.sampling.chunks import MAX_ROWS, chunk_rows, row_numbers
-from bfn_toolkit.sampling.default import default_reason, default_sampler
+from bfn_toolkit.sampling.default import STEPS, default_reason, default_sampler
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.sampling.inpainting import InpaintedModel, Observed
 from bfn_toolkit.sampling.masked import mask_of_sizes
 from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.sampling.trajectory import ROWS, Trajectory
 from bfn_toolkit.shapes import Data, Mask, map_data, named_parts
+from bfn_toolkit.untrusted import open_regular
 
 N = 1000  # default number of samples
-STEPS = 100  # default number of messages, unless the family has a fixed number
 MOST_ROWS = 10_000  # largest number of samples of a table that a report judges
 BATCH_NUMBERS = 2**22  # largest batch in numbers, unless one chunk has more
 BATCH_CHUNKS = 16  # largest batch in chunks: a kill loses one batch
@@ -162,9 +162,11 @@ class ResolvedPlan:
             observed = self.draws.observed.rows(index.to(weight.device))
             observed.mask[:, [region.site for region in asked]] = False
             model = InpaintedModel(model, observed)
+        dtype = dtype_of_beliefs(model) or torch.get_default_dtype()
         with seeded(self.plan.seed, "probability", device=weight.device):
+            dtype = dtype_of_beliefs(model) or weight.dtype
             probed = RegionSampler(asked).draw(
-                model, len(index), condition=condition, device=weight.device, dtype=weight.dtype
+                model, len(index), condition=condition, device=weight.device, dtype=dtype
             )
         return Estimate.of(probed[1].exp())
 
@@ -512,7 +514,7 @@ def _facts(plan: ResolvedPlan) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -520,7 +522,10 @@ def report_size(run: Run) -> int:
     """Number of samples that a report judges: of a table as many as it has rows, but at most 10,000."""
     if not run.codec.is_table:
         return N
-    return min(MOST_ROWS, len(run.rows("all")) + len(run.rows("test")))
+    try:
+        return min(MOST_ROWS, len(run.rows("all")) + len(run.rows("test")))
+    except DataError:  # the file is gone; samples need none
+        return N
 
 
 def samples_name(run: Run) -> str:

@@ -14,14 +14,17 @@ chunks.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
+import attrs
 import torch
 
-from bfn_toolkit.errors import ResourceError
+from bfn_toolkit.data.dataset import Batch
+from bfn_toolkit.errors import BFNWarning, is_out_of_memory, out_of_memory
 from bfn_toolkit.families import Family
-from bfn_toolkit.randomness import seeded
+from bfn_toolkit.randomness import Shard, rewind, seeded
 from bfn_toolkit.shapes import Data, map_data
 
 NUMBERS, DEVICE_NUMBERS = 2**15, 2**20  # target for one chunk, within MIN_ROWS and MAX_ROWS: on the CPU, elsewhere
@@ -30,7 +33,6 @@ BLOCK_NUMBERS, BLOCK_ROWS = 2**11, 256  # target for the noise of one block, and
 
 PRICED_NUMBERS = 2**24  # largest number of features of rows that are priced together: 64 MiB in float32
 
-T = TypeVar("T")
 Deal: TypeAlias = Callable[[range, Callable[[int], Data], "torch.device | str"], list[Data]]
 
 
@@ -83,7 +85,6 @@ def map_chunks(
     *,
     device: torch.device | str = "cpu",
     deal: Deal = deal_here,
-    halve: Callable[[], bool] = lambda: False,
 ) -> Data:
     """Draws consecutive rows chunk by chunk.
 
@@ -94,46 +95,81 @@ def map_chunks(
         key: Key of the draws.
         device: Device whose generator they use.
         deal: Function that calls ``draw`` for each chunk of a range and returns the chunks in order.
-        halve: Function called when memory runs out, to use less; returns False if that is impossible.
-    Raises:
-        ResourceError: If there is not enough memory.
     """
 
-    def attempt(number: int) -> Data:
+    def seeded_draw(number: int) -> Data:
         with seeded(*key, number, device=device):
             return draw(number)
 
     numbers = range(rows.start // size, (rows.stop - 1) // size + 1)
-    together = concatenated(deal(numbers, lambda number: with_less_memory(lambda: attempt(number), halve), device))
+    together = concatenated(deal(numbers, seeded_draw, device))
     start = rows.start - numbers[0] * size
     return map_data(lambda part: part[start : start + len(rows)], together)
 
 
-def with_less_memory(call: Callable[[], T], halve: Callable[[], bool]) -> T:
-    """Calls a function again with half of the rows together, as long as memory runs out.
+@attrs.define
+class RowsTogether:
+    """Computes rows together, and in smaller pieces where memory is short, down to one row.
+
+    The pieces have at least 16 rows as long as memory allows; fewer are rounded differently, with a warning.
 
     Arguments:
-        call: The function; it must be repeatable.
-        halve: Function called when memory runs out, to use less; returns False if that is impossible.
-    Raises:
-        ResourceError: If there is not enough memory.
+        most: Largest number of rows of a piece, which falls to the power of two below when memory runs out.
     """
-    while True:
-        try:
-            return call()
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            if not halve():
-                raise ResourceError(
-                    f"out of memory, even with only {MIN_ROWS} rows together: {str(error).splitlines()[0]}"
-                ) from error
+
+    most: int = 2**62
+
+    def compute(self, function: Callable[[range], Data], rows: range) -> Data:
+        """What a function of a range of rows returns for all of them, one after another.
+
+        Raises:
+            ResourceError: If there is not enough memory for one row.
+        """
+        found, first = list[Data](), rows.start
+        while first < rows.stop:
+            stop = min(rows.stop, first + self.most)
+            # Too small a rest is computed together with rows before it.
+            start = min(first, max(rows.start, stop - min(self.most, MIN_ROWS)))
+            try:
+                values = function(range(start, stop))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(stop - start, error)
+            else:
+                found.append(_from(first - start, values))
+                first = stop
+        return concatenated(found)
+
+    def price(self, function: Callable[[Batch], Data], batch: Batch, device: torch.device) -> Data:
+        """What a function of a batch returns; its pieces draw the numbers that they draw in the whole."""
+        n, again = len(batch), rewind(device)
+
+        def of_piece(piece: range) -> Data:
+            again()
+            if len(piece) == n:
+                return function(batch)
+            with Shard(piece.start, len(piece), n):
+                return function(batch.part(piece.start, piece.stop))
+
+        return self.compute(of_piece, range(n))
+
+    def _shrink(self, tried: int, error: Exception) -> None:
+        if tried == 1:
+            advice = "use a device with more memory, or a smaller model"
+            raise out_of_memory(error, "for a single row", advice) from error
+        before, self.most = self.most, _power_of_two(tried - 1)
+        if self.most < MIN_ROWS <= before:
+            warnings.warn(
+                f"memory holds fewer than {MIN_ROWS} rows together: the last digits can differ from those of a machine "
+                "with more of it",
+                BFNWarning,
+                stacklevel=2,
+            )
 
 
-def _out_of_memory(error: Exception) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
+def _from(first: int, values: Data) -> Data:
+    return map_data(lambda part: part[first:], values) if first else values
 
 
 def concatenated(chunks: Sequence[Data]) -> Data:

@@ -22,6 +22,14 @@ LONG = 64  # sites of more than two classes; with as many, churn gives better sa
 IMAGE = 256  # sites; with as many, the errors of the network outweigh the bias of SDE2 at any number of steps
 
 
+STEPS = 100  # default number of messages, unless the family has one of its own
+
+
+def default_steps(family: Family[Any]) -> int:
+    """Default number of messages of samples."""
+    return family.default_steps or STEPS
+
+
 def default_sampler(family: Family[Any], n_steps: int) -> Sampler[Any]:
     """Default sampler for a family and a number of steps; :func:`default_reason` gives the reason.
 

@@ -9,26 +9,28 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit import masks
+from bfn_toolkit import arguments, masks
 from bfn_toolkit.errors import ConfigError, NonFiniteError
-from bfn_toolkit.model import Condition, Model, ModelWrapper, rows_of_condition
+from bfn_toolkit.families import check_n_steps
+from bfn_toolkit.model import Condition, Model, ModelWrapper, dtype_of_beliefs, rows_of_condition
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.randomness import Blocks, draw_key, seeded
 from bfn_toolkit.sampling.chunks import (
     MIN_ROWS,
     Deal,
+    RowsTogether,
     block_rows,
     chunk_rows,
     concatenated,
     deal_here,
     row_numbers,
-    with_less_memory,
 )
-from bfn_toolkit.sampling.default import default_sampler
+from bfn_toolkit.sampling.default import default_sampler, default_steps
 from bfn_toolkit.sampling.inpainting import Given, InpaintedModel, Observed
 from bfn_toolkit.sampling.masked import MaskedModel, checked_mask
-from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep, check_number_of_samples
+from bfn_toolkit.sampling.sampler import OnStep, Sampler, SamplerStep
 from bfn_toolkit.shapes import Data, Mask, Times, leaves, map_data
+from bfn_toolkit.validators import shown, whole_number
 
 
 class ObservedRows(Protocol):
@@ -70,7 +72,7 @@ class Draws:
         model: Model,
         n: int,
         *,
-        n_steps: int,
+        n_steps: int | None = None,
         sampler: Sampler[Any] | None = None,
         condition: Condition | None = None,
         known: Given | None = None,
@@ -80,8 +82,13 @@ class Draws:
 
         Arguments and errors are those of :meth:`FlowModel.sample <bfn_toolkit.FlowModel.sample>`.
         """
-        check_number_of_samples(n)
-        model.check_condition(condition, n)
+        n = whole_number("batch_size", n, most=2**63 - 1, write=16)
+        n_steps = default_steps(model.family) if n_steps is None else check_n_steps(n_steps)
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise ConfigError(
+                f"sampler: expected a Sampler or its name, got {shown(sampler)}; write sampler=AncestralSampler()"
+            )
+        condition = arguments.conditions(model, condition, n, move=True)
         given = None if mask is None else checked_mask(model.family, mask, n)
         return cls(
             model,
@@ -111,8 +118,7 @@ class Draws:
         size, block = chunk_rows(seen, device), block_rows(drawn_numbers)
         computed = _in_full_products(rows)
 
-        def draw(chunk: int) -> Data:
-            here = range(max(chunk * size, computed.start), min((chunk + 1) * size, computed.stop))
+        def draw(here: range) -> Data:
             index = torch.arange(here.start, here.stop).clamp_max_(self.n - 1)
 
             def on_chunk_step(step: SamplerStep) -> object:
@@ -140,9 +146,13 @@ class Draws:
                 return masks.present(x, mask)
 
         with self.model.finite_guard() as is_finite:
-            chunks = range(computed.start // size, (computed.stop - 1) // size + 1)
-            halve = self.model.halve_micro_batch
-            drawn = concatenated(deal(chunks, lambda chunk: with_less_memory(lambda: draw(chunk), halve), device))
+            chunks, together = range(computed.start // size, (computed.stop - 1) // size + 1), RowsTogether()
+
+            def draw_chunk(chunk: int) -> Data:
+                rows = range(max(chunk * size, computed.start), min((chunk + 1) * size, computed.stop))
+                return together.compute(draw, rows)
+
+            drawn = concatenated(deal(chunks, draw_chunk, device))
             if not is_finite():  # a class drawn from NaN logits is still a valid class
                 raise NonFiniteError("the network returned numbers that are not finite; look at its weights")
         first = rows.start - computed.start
@@ -181,9 +191,10 @@ def _place(model: Model) -> tuple[torch.device, torch.dtype | None]:
     weight = next(model.parameters(), None)
     if weight is None:
         return torch.device("cpu"), None
-    if weight.dtype in (torch.float16, torch.bfloat16):
+    dtype = dtype_of_beliefs(model)
+    if dtype is not None and torch.finfo(dtype).bits < 32:
         raise ConfigError(
-            f"the weights are {weight.dtype}, which is too coarse for beliefs, and the state is float32; "
+            f"the weights are {dtype}, which is too coarse for beliefs, and the state is float32; "
             "keep the weights in float32 and sample under torch.autocast"
         )
-    return weight.device, weight.dtype
+    return weight.device, dtype

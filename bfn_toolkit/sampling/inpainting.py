@@ -34,7 +34,7 @@ from bfn_toolkit.families import Family, check_present
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Delta, Finite, Kernel, Output
 from bfn_toolkit.product_family import JointOutput
-from bfn_toolkit.shapes import Data, Times, expand, map_data
+from bfn_toolkit.shapes import Data, Times, as_tensor, expand, map_data
 
 Given: TypeAlias = Any  # a pair (values, mask); for data of several parts a mapping from some parts to pairs
 
@@ -202,9 +202,9 @@ def _form(given: object) -> str:
 def _checked(family: Family[Any], given: Given, rows: int, name: str) -> tuple[Tensor, Tensor]:
     """Values and mask of one part, with shape (B, *site)."""
     which, site = f"known['{name}']" if name else "known", family.network_io.site_shape
-    if not isinstance(given, (tuple, list)) or len(given) != 2 or not all(isinstance(v, Tensor) for v in given):
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise ConfigError(f"{which} must be a pair of tensors, (values, mask), found {_form(given)}")
-    values, mask = given
+    values, mask = (as_tensor(f"the {word} of {which}", v) for word, v in zip(("values", "mask"), given, strict=True))
     if mask.dtype != torch.bool:
         raise ConfigError(f"the mask of {which} must be of torch.bool, True where a value is known, found {mask.dtype}")
     for word, tensor in (("values", values), ("mask", mask)):

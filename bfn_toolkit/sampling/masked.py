@@ -17,7 +17,7 @@ from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.families import Family
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Output
-from bfn_toolkit.shapes import Mask, Times, map_data
+from bfn_toolkit.shapes import Mask, Times, as_tensor, map_data
 
 
 class MaskedModel(ModelWrapper):
@@ -51,17 +51,17 @@ def checked_mask(family: Family[Any], mask: Mask, rows: int) -> Mask:
         ConfigError: If it is not of torch.bool, or does not have a row for each sample and leading axes of the sites.
     """
     sites = {part.name: part.family.network_io.site_shape for part in family.walk()}
+    mask = map_data(lambda part: as_tensor("mask", part), mask)
     for name, part in mask.items() if isinstance(mask, Mapping) else [("", mask)]:
         where = f"the mask of part '{name}'" if name else "the mask"
         if name and name not in sites:
             raise ConfigError(f"{where}: the data have the parts {', '.join(filter(None, sites)) or 'none'}")
         shape = (rows, *sites.get(name, family.network_io.site_shape))
-        found = tuple(part.shape) if isinstance(part, Tensor) else ()
+        found = tuple(part.shape)
         if not found or found != shape[: len(found)] or part.dtype != torch.bool:
-            what = f"{part.dtype} of shape {found}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
             raise ConfigError(
                 f"{where} must be of torch.bool with shape {shape}, or its first axes, and true where there is data; "
-                f"found {what}"
+                f"found {part.dtype} of shape {found}"
             )
     return mask
 
@@ -92,7 +92,7 @@ def mask_of_sizes(family: Family[Any], sizes: Tensor) -> Mask:
             "the data have no axis along which a size could be counted; name the first axis of a part, as in "
             'axes=("set",) or ("sequence",), or write mask= in place of sizes'
         )
-    most = next(iter(lengths.values()))
+    most, sizes = next(iter(lengths.values())), as_tensor("sizes", sizes)
     if sizes.ndim != 1 or sizes.is_floating_point() or not bool(((sizes >= 1) & (sizes <= most)).all()):
         raise ConfigError(f"sizes must be integers from 1 to {most} with shape (B,), got {sizes.tolist()}")
     mask = torch.arange(most, device=sizes.device) < sizes.unsqueeze(1)

@@ -15,10 +15,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.model import Condition, Model, ModelWrapper
 from bfn_toolkit.outputs import Output
 from bfn_toolkit.shapes import Data, Times, leaves
+from bfn_toolkit.validators import whole_number
 
 
 @attrs.frozen(eq=False)
@@ -97,12 +97,6 @@ def watched(model: Model, count: int, on_step: OnStep | None) -> Model:
     return model if on_step is None else WatchedModel(model, count, on_step)
 
 
-def check_number_of_samples(n: object) -> None:
-    """Raises ConfigError unless n is an integer of at least 1."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ConfigError(f"batch_size: the number of samples must be an integer of at least 1, got {n!r}")
-
-
 class Sampler(abc.ABC, Generic[S]):
     """Sampler: :meth:`init`, then :meth:`step` over :meth:`times`, then a draw from the last output."""
 
@@ -148,7 +142,7 @@ class Sampler(abc.ABC, Generic[S]):
         dtype: torch.dtype | None = None,
     ) -> Iterator[S]:
         """Yields the n + 1 states, from the prior to the last time; keeps none of them."""
-        check_number_of_samples(batch_size)
+        batch_size = whole_number("batch_size", batch_size, most=2**63 - 1, write=16)
         times = self.times(model, n_steps)
         device, dtype = device or torch.device("cpu"), dtype or torch.get_default_dtype()
         state = self.init(model, batch_size, device=device, dtype=dtype)

@@ -64,7 +64,7 @@ from bfn_toolkit.outputs import Delta, Output
 from bfn_toolkit.randomness import Blocks, streams
 from bfn_toolkit.sampling.sampler import Sampler, SamplerState
 from bfn_toolkit.sampling.time_grids import LogSnrGrid, TimeGrid, UniformGrid
-from bfn_toolkit.shapes import Times, expand, fit
+from bfn_toolkit.shapes import Times, expand, fit, widest
 
 Slope = Literal["log-snr", "signal"]
 Number: TypeAlias = Any  # a float, or a tensor in float64 where sites differ
@@ -268,7 +268,7 @@ def _number(t: Tensor, path: SolverPath) -> Number:
     """The time as a number; where sites differ, or the path's do, as a tensor that broadcasts with w."""
     if t.ndim == 0 and not isinstance(path.q, Tensor):
         return t.item()  # on the CPU: no device sync
-    return expand(t.to(path.w.device, torch.float64), path.w).expand_as(path.w[..., :1])
+    return expand(t.to(path.w.device, widest(path.w.device)), path.w).expand_as(path.w[..., :1])
 
 
 def _waits(path: SolverPath, s: Number, t: Number) -> bool:

@@ -10,12 +10,11 @@ import attrs
 
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.errors import ConfigError
+from bfn_toolkit.errors import ConfigError, RunDirectoryError
 from bfn_toolkit.registry.registry import default_registry
-from bfn_toolkit.runs.directory import EVALUATION, EXPERIMENT
+from bfn_toolkit.runs.records import EXPERIMENT, read_evaluation
 from bfn_toolkit.runs.run import Run, Weights
 from bfn_toolkit.sharing import pretrained
-from bfn_toolkit.storage.files import read_json
 
 
 def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False) -> None:
@@ -82,7 +81,8 @@ def open_model(
     saved = pretrained.load(folder, **trust)
     family, builder = saved.architecture.family, saved.architecture.network
     model = BFN(family, saved.network, builder, saved.architecture.codec)
-    experiment = Experiment(dataset=None, family=family, network=builder, loss=None)
+    with attrs.validators.disabled():  # nobody else makes an experiment without data
+        experiment = Experiment(dataset=None, family=family, network=builder, loss=None)  # type: ignore[arg-type]
     return Run(experiment, model.eval(), (), folder, Weights("saved", 0, pretrained.CONFIG), saved.conditions)
 
 
@@ -90,11 +90,13 @@ def _card(run: Run) -> dict[str, Any]:
     """Fields of the card from the run, with the last evaluation only if it was of the same weights."""
     kinds = ("family", "dataset")
     family, dataset = (default_registry().name_of(kind, type(getattr(run.experiment, kind))) for kind in kinds)
-    # The run's own file, because writing it anew needs the metadata of the data.
-    text = run.experiment.to_toml() if run.path is None else (run.path / EXPERIMENT).read_text(encoding="utf-8")
-    path = None if run.path is None else run.path / EVALUATION
-    scores = read_json(path) if path is not None and path.exists() else {}
-    judged = isinstance(scores, dict) and scores.get("weights") == attrs.asdict(run.weights)
+    # The recorded text, because writing it anew needs the metadata of the data.
+    text = run.experiment.to_toml() if run.text is None else run.text
+    try:
+        scores = (None if run.path is None else read_evaluation(run.path)) or {}
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; without the file, the card has no scores") from error
+    judged = (scores.pop("experiment", None), scores.pop("weights", None)) == (run.identity, attrs.asdict(run.weights))
     return {
         "title": f"Bayesian flow network: {family} on {dataset}",
         "tags": (family, dataset),
@@ -103,7 +105,7 @@ def _card(run: Run) -> dict[str, Any]:
         "command": f"bfn train --config {EXPERIMENT}",
         "weights": str(run.weights),
         "experiment": text,
-        "metrics": dict(_scores({k: v for k, v in scores.items() if k != "weights"})) if judged else {},
+        "metrics": dict(_scores(scores)) if judged else {},
     }
 
 

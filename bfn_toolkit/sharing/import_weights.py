@@ -28,6 +28,7 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.config.json_values import codec_to_json
 from bfn_toolkit.errors import ConfigError, PluginError, RunDirectoryError
 from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.runs.blueprints import Size
 from bfn_toolkit.runs.directory import check_out, describe, make_folder, start_run
 from bfn_toolkit.runs.model_files import save_model
 from bfn_toolkit.sharing.pretrained import Architecture
@@ -46,6 +47,7 @@ _ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 # takes 2 GB, and such a tensor exposes uninitialised memory.
 _ALLOCATES = re.compile(rb"c(?:builtins|__builtin__|torch[.\w]*)\n(bytearray|\w*Tensor|UntypedStorage)\n")
 Names = Mapping[str, str | None]  # of tensors: in the file to in the network, or None for those that are not needed
+LEAST = 64  # bytes that each tensor takes in a file
 LISTED = 100  # largest number of dropped names in model.json
 
 
@@ -127,7 +129,8 @@ def import_checkpoint(
     """
     path, folder, select = Path(path), Path(out), select or Selection()
     check_out(folder, force=force)
-    network = Architecture(experiment.family, experiment.network).build(torch.float32)
+    within = _size_of(path)
+    network = Architecture(experiment.family, experiment.network).build(torch.float32, within=[within])
     expected: State = network.state_dict()
     size = sum(value.numel() * value.element_size() for value in expected.values())
     content = read_regular(path, max_size or max(MIN_ROWS, COPIES * size))
@@ -144,6 +147,15 @@ def import_checkpoint(
     imported = Imported(chosen.key, others, tuple(state), chosen.cast, dropped)
     _write(folder, experiment, network, imported, path, content)
     return imported
+
+
+def _size_of(path: Path) -> Size:
+    """Bounds of the weights in a file: a network of more cannot be theirs, even in a smaller dtype."""
+    try:
+        size = path.lstat().st_size
+    except OSError:  # which is told when it is read
+        size = 0
+    return Size(path, 8 * size, size // LEAST)
 
 
 def read_foreign(content: bytes, path: Path) -> Any:
@@ -192,19 +204,33 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _check_archive(content: bytes, path: Path) -> None:
-    """Refuses an archive that unpacks to more than its size; torch 2.13 notices that only after unpacking 2 GB."""
+    """Refuses an archive that is damaged, or unpacks to more than its size.
+
+    torch 2.13 notices the latter only after unpacking 2 GB, finds entries by names in which case does not count, and
+    reads no checksum.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
+            _check_entries(entries, content, path)
+            damaged = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
         raise _refused(path, f"it is a damaged archive ({error})") from None
+    if damaged is not None:
+        raise _refused(path, f"it is damaged: {_word(damaged)} does not match its checksum")
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], content: bytes, path: Path) -> None:
     if content[-22:-18] != _ZIP_END:  # other readers might read another archive after the end
         raise _refused(path, "something follows the end of its archive")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise _refused(path, "its entries are compressed, which torch.save does not do")
     if sum(entry.file_size for entry in entries) > len(content):
         raise _refused(path, "it claims to hold more than it has")
-    pickled = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
+    names = [entry.filename.lower() for entry in entries]
+    if len(set(names)) < len(names):
+        raise _refused(path, "two of its entries have the same name")
+    pickled = max((e.file_size for e, name in zip(entries, names, strict=True) if name.endswith(".pkl")), default=0)
     if pickled > MAX_JSON:  # a byte of it can become an object of 64 bytes
         raise _refused(path, f"its pickle has {shown_size(pickled)}, more than {shown_size(MAX_JSON)}")
 

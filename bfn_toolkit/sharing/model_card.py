@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.errors import ConfigError, did_you_mean
+from bfn_toolkit.registry.registry import BUILT_IN
 
 LIBRARY = "bfn-toolkit"
 STEPS = 100  # number of messages in the example, unless the family has a fixed number
@@ -126,7 +127,9 @@ samples = model.sample(16, n_steps={steps})
 def _origin(part: Mapping[str, str]) -> str:
     """The distribution to install."""
     distribution, version = part["distribution"], part["version"]
-    return _code(f'pip install "{distribution}=={version}"') if version else distribution
+    if distribution == BUILT_IN or not version:
+        return f"{distribution} {version}".strip()
+    return _code(f'pip install "{distribution}=={version}"')
 
 
 def _code(text: str) -> str:

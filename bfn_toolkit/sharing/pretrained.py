@@ -11,10 +11,9 @@ network on the meta device.  Only then is memory allocated for the network of ``
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,11 @@ from bfn_toolkit.config.structure import structure
 from bfn_toolkit.config.unstructure import destructure
 from bfn_toolkit.data.conditions import ConditionSpec, recorded
 from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
-from bfn_toolkit.randomness import seeded
 from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import default_registry
+from bfn_toolkit.runs import blueprints
 from bfn_toolkit.runs.model_files import WEIGHTS
 from bfn_toolkit.runs.provenance import check_providers
-from bfn_toolkit.self_conditioning import estimate_io
 from bfn_toolkit.sharing.model_card import Card
 from bfn_toolkit.storage.files import (
     MAX_JSON,
@@ -44,6 +42,7 @@ from bfn_toolkit.storage.files import (
     read_checked,
     read_json,
     resource_error,
+    to_json,
     write_atomically,
     write_together,
 )
@@ -69,11 +68,11 @@ class Architecture:
     network: Any = attrs.field(metadata={"kind": "network"})
     codec: Any = attrs.field(default=None, metadata={"kind": "codec"})
 
-    def build(self, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
-        """A network with fresh weights that draws nothing from the caller's generator."""
-        with seeded(0, "weights"), torch.device(device):
-            io = estimate_io(self.family) if self.network.self_conditioning else self.family.network_io
-            network: nn.Module = self.network.build(io)
+    def build(
+        self, dtype: torch.dtype, device: str = "cpu", within: Sequence[blueprints.Size] | None = None
+    ) -> nn.Module:
+        """A network with fresh weights, as :func:`~bfn_toolkit.runs.blueprints.build` makes it."""
+        network = blueprints.build(self.family, self.network, within, device)
         own = _dtype_of(network.state_dict())
         return network if own is None else network.to(dtype)  # to() would make complex weights real
 
@@ -160,7 +159,7 @@ def save(
     text = written.render(folder.absolute().name, config, numbers, architecture.family.n_steps)
     check_space(folder, len(content))
     write_atomically(folder / CARD, text)
-    write_together(folder, {WEIGHTS: content, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
+    write_together(folder, {WEIGHTS: content, CONFIG: (to_json(config) + "\n").encode()})
 
 
 def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False) -> Saved:
@@ -180,11 +179,12 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
     architecture = _read_architecture(config, path)
     dtype = _FLOATS[config["dtype"]]
     try:
-        expected = architecture.blueprint(dtype)
+        within = blueprints.saved_sizes(folder)
+        expected = architecture.build(dtype, "meta", within).state_dict()
         most = MAX_JSON + sum(value.numel() * value.element_size() for value in expected.values())
         content = read_checked(folder, WEIGHTS, most)
         state = loads(content, folder / WEIGHTS, expected, allow_nonfinite=allow_nonfinite)
-        network = architecture.build(dtype)
+        network = architecture.build(dtype, within=within)
     except BFNError:
         raise
     except Exception as error:
@@ -202,7 +202,7 @@ def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise ResourceError('huggingface_hub is not installed; write: pip install "bfn-toolkit[hub]"') from error
+        raise ResourceError("huggingface_hub is not installed; write: pip install huggingface-hub") from error
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
         save_to(folder)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import os
 import re
-import shutil
-import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -19,12 +19,15 @@ from bfn_toolkit.storage.files import (
     FORMAT,
     MANIFEST,
     check_digest,
+    check_inside,
     check_space,
     digest,
+    discard,
     read_json,
     read_regular,
     resource_error,
     sync_folder,
+    umask,
     write_data,
 )
 
@@ -44,25 +47,26 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         ResourceError: If it cannot be written; the old folder is then unchanged.
     """
     size = sum(map(len, files.values()))
-    temporary = folder.with_name(f".tmp-{folder.name}-{socket.gethostname()}-{os.getpid()}")
+    temporary = None
     try:
+        check_inside(folder.parent)
         folder.parent.mkdir(parents=True, exist_ok=True)
         check_space(folder, size)
-        remove_tree(temporary)
-        temporary.mkdir()
+        temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
         table = {name: {"size": len(data), "sha256": digest(data)} for name, data in files.items()}
         manifest = json.dumps({"format": FORMAT, "bfn-toolkit": version("bfn-toolkit"), "files": table}, indent=2)
         for name, data in {**files, MANIFEST: manifest.encode()}.items():
             with (temporary / name).open("xb") as file:
                 write_data(file, data)
+        os.chmod(temporary, 0o777 & ~umask())
         sync_folder(temporary)
         _put_in_place(temporary, folder)
-    except OSError as error:
-        remove_tree(temporary)
+    except (OSError, ResourceError) as error:
+        if temporary is not None:
+            remove_tree(temporary)
+        if isinstance(error, ResourceError):
+            raise
         raise resource_error(error, folder, size) from error
-    except ResourceError:
-        remove_tree(temporary)
-        raise
     sweep(folder.parent, f".del-{folder.name}-")
 
 
@@ -94,14 +98,32 @@ def _free_name(folder: Path, prefix: str) -> str:
 
 def remove_tree(folder: Path) -> None:
     """Removes a folder, if it is there; ignores errors."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        discard(folder)
 
 
 def sweep(parent: Path, *prefixes: str) -> None:
     """Removes leftovers of crashes from a folder that nobody else writes to."""
     for prefix in prefixes or (".tmp-", ".del-"):
-        for leftover in parent.glob(f"{prefix}*"):
-            remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        for leftover in parent.glob(f"{glob.escape(prefix)}*"):
+            remove_tree(leftover)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a complete file or folder its final name, durably, in place of what has it.
+
+    Raises:
+        ResourceError: If that is not possible.
+    """
+    gone = path.with_name(_free_name(path, ".del-"))
+    try:
+        if path.is_dir():  # which a rename does not replace
+            os.replace(path, gone)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise resource_error(error, path) from error
+    remove_tree(gone)
 
 
 def remove_folder(folder: Path) -> None:

@@ -328,8 +328,7 @@ def check_densities_are_true(dataset: Any) -> float:
         alone = bool((first - log_prob[:1]).abs().max() <= 1e-3 * (1.0 + log_prob.abs().max()))
         judge.true(alone, f"log_prob of the first row of {name} depends on the others", "each row by itself")
         nats.append(-log_prob)
-    if hasattr(dataset, "entropy") and not batch.condition:
-        stated = dataset.entropy()
+    if (stated := dataset.entropy()) is not None and not batch.condition:
         entropy, spread = stated if isinstance(stated, tuple) else (stated, 0.0)
         mean, values = float(torch.cat(nats).mean()), torch.cat(nats)
         slack = Z * math.hypot(float(values.std()) / math.sqrt(len(values)), float(spread)) + 1e-6 * (1.0 + abs(mean))
@@ -400,7 +399,7 @@ def _knows_modes(dataset: Any) -> bool:
 
 @law("dataset", "n mode_shares(x) adds up over the rows, each with at most one mode", _knows_modes)
 def check_modes_share_the_rows(dataset: Dataset) -> float:
-    """A share is the fraction of the given rows, whatever their number."""
+    """A share is the fraction of the given rows, whatever their number, and its probability the one that is stated."""
     judge = Judge(check_modes_share_the_rows, dataset)
     totals = []
     for name in SPLITS:
@@ -415,7 +414,22 @@ def check_modes_share_the_rows(dataset: Dataset) -> float:
         parts, whole = train.get(mode, 0.0) + valid.get(mode, 0.0), everything.get(mode, 0.0)
         found = f"mode {mode}: {parts:.6g} rows of train and valid, {whole:.6g} of all"
         judge.true(abs(parts - whole) <= 1e-4 * (1.0 + whole), found, "equal numbers")
+    if (stated := dataset.mode_probabilities()) is not None:
+        _probabilities_of_modes(judge, _larger(dataset), stated)
     return judge.figure
+
+
+def _probabilities_of_modes(judge: Judge, dataset: Dataset, stated: Mapping[str, float]) -> None:
+    batches = [_split(judge, dataset, name) for name in SPLITS[2:]]
+    rows = sum(map(len, batches))
+    shares = [dict(dataset.mode_shares(batch.x) or {}) for batch in batches]
+    for mode in {*stated, *shares[0], *shares[1]}:
+        share = sum(len(batch) * found.get(mode, 0.0) for batch, found in zip(batches, shares, strict=True)) / rows
+        p = stated.get(mode, 0.0)
+        slack = Z * math.sqrt(max(p * (1.0 - p), 1.0 / rows) / rows) + 2e-3
+        found = f"mode {mode}: probability {p:.4g}, share of {rows} rows {share:.4g}"
+        judge.true(abs(share - p) <= slack, found, f"equal to {slack:.2g}")
+        judge.error(abs(share - p), slack)
 
 
 @law("dataset", "a split is a function of the configuration, and leaves torch's generator alone")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bfn_toolkit.errors import ConfigError
 from bfn_toolkit.network_io import NetworkIO, PartIO
 from bfn_toolkit.networks import ConditionSignature, NetworkBuilder
+from bfn_toolkit.registry.global_state import SHARED, all_states, torch_states, watched
 from bfn_toolkit.testing.devices import on_meta
 from bfn_toolkit.testing.draws import seeded
 from bfn_toolkit.testing.law import Judge, law, round_trip
@@ -324,15 +325,21 @@ def _lets_through(network: nn.Module, name: str) -> bool:
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-@law("network", "a condition that it does not name is ignored, where forward has **condition")
+@law("network", "a condition that it does not read changes nothing: labels, numbers or vectors of other data")
 def check_unknown_conditions_are_ignored(builder: NetworkBuilder) -> float:
-    """One network runs on data with and without conditions; without ``**condition`` it never gets another."""
+    """One network runs on data with and without conditions.
+
+    The toolkit passes on what ``forward`` names, and all that it does not know where ``forward`` has ``**condition``.
+    """
     judge = Judge(check_unknown_conditions_are_ignored, builder)
     name = "condition_of_other_data"
     for io, network in _networks(builder):
-        _raw(judge, network, io, *_inputs(io))
-        if _lets_through(network, name) and ConditionSignature.of(network, None).reads(name):
-            _raw(judge, network, io, *_inputs(io), **{name: torch.arange(ROWS)})
+        silent = _raw(judge, network, io, *_inputs(io))
+        if not ConditionSignature.of(network, None).reads(name):
+            continue
+        for value in (torch.arange(ROWS), torch.linspace(-1.0, 1.0, ROWS), torch.ones(ROWS, 3)):
+            raw = _raw(judge, network, io, *_inputs(io), **{name: value})
+            _same(judge, silent, raw, f"a condition of shape {tuple(value.shape)} changes the numbers for {io}")
     return judge.figure
 
 
@@ -368,6 +375,19 @@ def check_network_leaves_its_arguments_alone(builder: NetworkBuilder) -> float:
                 _raw(judge, network.train(mode), io, *inputs, **condition)
             for name, value in arguments.items():
                 judge.true(torch.equal(value, before[name]), f"forward changes {name} for {io}", "no change")
+    return judge.figure
+
+
+@law("network", "a call leaves the state of the process alone: torch's settings, and in eval mode every seed")
+def check_network_leaves_global_state_alone(builder: NetworkBuilder) -> float:
+    """A dtype, a grad mode or a seed that a network sets is that of every other part from then on."""
+    judge = Judge(check_network_leaves_global_state_alone, builder)
+    for io, network in _networks(builder):
+        inputs, condition = _inputs(io), _told(builder, network, io)
+        for mode, states in ((False, all_states()), (True, (*SHARED, *torch_states()))):
+            with watched(states) as changed:
+                _raw(judge, network.train(mode), io, *inputs, **condition)
+            judge.true(not changed, f"forward changes {', '.join(changed)} for {io}", "no change")
     return judge.figure
 
 

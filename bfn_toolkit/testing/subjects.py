@@ -98,14 +98,14 @@ def _make(build: Any, name: str) -> Any:
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """Scope in which modules in the working directory can be imported, as with ``python -m``."""
+    """Scope in which modules in the working directory can be imported, but not in the place of others."""
     here = str(Path.cwd())
-    sys.path.insert(0, here)
+    sys.path.append(here)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(here)
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
 
 
 @_working_directory_on_path()

@@ -10,6 +10,7 @@ for every family.  A perfectly trained network would return it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -150,6 +151,8 @@ class Toy:
         """Values drawn from the family's prior, all different, in float64."""
         with seeded(seed, "toy"):
             draws = family.input(family.prior(64, dtype=torch.float64)).sample()
+        if (bound := getattr(family, "embedding_bound", math.inf)) < math.inf:  # data of bins are within it
+            draws = map_data(lambda values: values * (bound / values.abs().max()), draws)
         different = list({tuple(row): i for i, row in reversed(list(enumerate(columns(draws).tolist())))}.values())
         chosen = torch.tensor(sorted(different)[:k])
         weights = torch.arange(1.0, len(chosen) + 1.0, dtype=torch.float64)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,15 @@ from typing import Any
 import attrs
 
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.errors import ResourceError, RunDirectoryError
+from bfn_toolkit.config.toml_files import read_toml
+from bfn_toolkit.errors import BFNError, ConfigError, ResourceError, RunDirectoryError
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.runs.checkpoints import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
-from bfn_toolkit.runs.directory import EXPERIMENT
-from bfn_toolkit.runs.provenance import changed_settings, providers
+from bfn_toolkit.runs.directory import GoneError, Home
+from bfn_toolkit.runs.metrics_log import METRICS, NOTHING
+from bfn_toolkit.runs.model_files import DESCRIPTION
+from bfn_toolkit.runs.provenance import providers
+from bfn_toolkit.runs.records import EXPERIMENT, changed_settings, identity, parsed
 from bfn_toolkit.storage.files import write_atomically
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.validation import Validation
@@ -35,6 +42,8 @@ class Checkpointer:
         origin: Environment and fingerprint of the data, which must be the same after a resume.
         data_facts: Facts about the data, saved with the weights.
         inexact: Resumes after something had changed.
+        lines: Record of ``metrics.jsonl`` in the checkpoint that was restored.
+        home: The directory while it is written.
     """
 
     folder: Path | None
@@ -44,9 +53,16 @@ class Checkpointer:
     origin: dict[str, Any]
     data_facts: dict[str, Any]
     inexact: list[Any] = attrs.field(factory=list)
+    lines: Mapping[str, Any] = attrs.field(factory=NOTHING.copy)
+    home: Home | None = None
+    _rewrite: bool = False  # whether experiment.toml is that before a change
     _began: float = attrs.field(factory=time.monotonic)
     _saved: int = -1  # the step that was saved last
     _failures: int = 0  # in a row
+
+    @cached_property
+    def _text(self) -> str:
+        return self.experiment.to_toml()
 
     @property
     def seconds(self) -> float:
@@ -86,8 +102,10 @@ class Checkpointer:
             checkpoint = self._checkpoint(step)
             try:
                 if processes.is_main_process():
-                    save_checkpoint(self.folder, checkpoint, self.experiment.training.keep)
+                    self._write(self.folder, checkpoint)
                 self._failures, self._saved = 0, step
+            except GoneError:
+                raise
             except ResourceError as error:
                 self._failures += 1
                 if last or self.experiment.training.on_save_error == "stop" or self._failures == UNSAVED:
@@ -96,20 +114,30 @@ class Checkpointer:
         if not alone:
             processes.barrier()
 
+    def _write(self, folder: Path, checkpoint: Checkpoint) -> None:
+        if self.home is not None:
+            self.home.check()
+        save_checkpoint(folder, checkpoint, self.experiment.training.keep)
+        if self._rewrite:  # only now, because before this step nothing came of the change
+            write_atomically(folder / EXPERIMENT, self._text)
+            self._rewrite = False
+
     def _checkpoint(self, step: int) -> Checkpoint:
         state = {
             **self.origin,
-            "experiment": self.experiment.to_mapping(),
             **self.validation.state,
             "seconds": self.seconds,
-            "inexact": self.inexact,
+            "stopped": self.validation.metrics.stopped,
         }
-        facts = {
-            "bfn-toolkit": version("bfn-toolkit"),
-            "plugins": providers(self.experiment),
-            **self.data_facts,
-        }
+        facts = {"bfn-toolkit": version("bfn-toolkit"), "plugins": providers(self.experiment), **self.facts}
         return self.train_step.checkpoint(step, state, self.validation.loss_at(step), facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts about the data, the experiment and the metrics, which are saved with the weights."""
+        log = self.validation.metrics.log
+        lines = NOTHING if log is None else log.record()
+        return {**self.data_facts, "experiment": self._text, "inexact": self.inexact, "metrics": lines}
 
     def restore(self, folder: Path, *, allow_inexact: bool, allow_nonfinite: bool) -> int:
         """Restores the state of the last undamaged checkpoint of a run; returns its step, or 0 without one.
@@ -117,35 +145,56 @@ class Checkpointer:
         Raises:
             RunDirectoryError: If it belongs to another training, or changes are not allowed.
         """
+        path = folder / EXPERIMENT
+        self._rewrite = read_toml(path, str(path))[0] != parsed(self._text)
         listed, passed = find_checkpoint(folder)
         for fault in passed:
             processes.warn(f"passed over: {fault}")
         if listed is None:  # stopped before the first checkpoint: start again
+            if (folder / DESCRIPTION).exists():
+                raise RunDirectoryError(
+                    f"{folder} holds a model, but no checkpoint from which its training could continue; the model is "
+                    f"left as it is. Another training: bfn train --config {shlex.quote(str(folder / EXPERIMENT))}"
+                )
+            if (folder / METRICS).exists():
+                processes.warn(f"{folder} holds no checkpoint, so the training starts again at step 0")
             return 0
         weights, average = self.train_step.unwrapped.state_dict(), self.train_step.ema is not None
         checkpoint = load_checkpoint(listed.path, weights, average, allow_nonfinite=allow_nonfinite)
         try:
             self._take(checkpoint, folder, allow_inexact)
-        except (LookupError, TypeError, RuntimeError, AttributeError) as error:
+        except BFNError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{listed.path} does not hold the state of this training: {type(error).__name__}: {error}"
             ) from error
         return checkpoint.step
 
     def _take(self, checkpoint: Checkpoint, folder: Path, allow_inexact: bool) -> None:
-        state, mapping = checkpoint.state, self.experiment.to_mapping()
-        differs = changed_settings(state, {**self.origin, "experiment": mapping})
+        state, dataset = checkpoint.state, self.experiment.dataset
+        now = {**self.origin, "experiment": self._text, "plugins": providers(self.experiment)}
+        differs = changed_settings(state, now, dataset)
         if differs and not allow_inexact:
             raise RunDirectoryError(
                 f"{folder} cannot be resumed bit-exactly; these changed since the checkpoint: {'; '.join(differs)}. "
                 "Restore them, or pass --allow-inexact (the change is recorded)"
             )
-        before, now = state["experiment"]["training"], mapping["training"]
-        self.train_step.restore(checkpoint, schedule=all(before.get(key) == now.get(key) for key in SCHEDULE))
+        then = parsed(state["experiment"])
+        before, after = then["training"], parsed(self._text)["training"]
+        self.train_step.restore(checkpoint, schedule=all(before.get(key) == after.get(key) for key in SCHEDULE))
         self._saved, self._began = checkpoint.step, time.monotonic() - state["seconds"]
-        self.inexact = state["inexact"]
+        self.inexact, self.lines = state["inexact"], state["metrics"]
         self.validation.restore(state)
+        if before["steps"] == after["steps"]:
+            self.validation.metrics.stopped = state.get("stopped")
+        options = identity(then, dataset) != identity(parsed(self._text), dataset)
+        if options and (checkpoint.step >= self.experiment.training.steps or self.validation.lost_patience):
+            raise ConfigError(
+                f"{folder} has been trained to its end, step {checkpoint.step}, and other options would describe "
+                "weights that they have not trained; leave them out, or train longer: "
+                f"--training.steps {2 * checkpoint.step}"
+            )
         if differs:
-            self.inexact.append({"step": checkpoint.step, "differs": differs})
-        if processes.is_main_process() and state["experiment"] != mapping:
-            write_atomically(folder / EXPERIMENT, self.experiment.to_toml())
+            entry = {"step": checkpoint.step, "differs": differs, "experiment": identity(then, dataset)}
+            self.inexact = [*self.inexact, entry]

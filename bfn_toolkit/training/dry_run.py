@@ -15,7 +15,7 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.dataset import Batch
 from bfn_toolkit.data.loader import batches
 from bfn_toolkit.data.rows import sent
-from bfn_toolkit.errors import ResourceError
+from bfn_toolkit.errors import is_out_of_memory, out_of_memory
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import prepared
 
@@ -76,9 +76,11 @@ def dry_run(experiment: Experiment) -> DryRun:
         few = sent(next(batches(data, rows, seed=experiment.seed)), device)
         try:
             seconds = _timed(step, few, number)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             if number == 1:
-                raise ResourceError(f"a step of {rows} rows does not fit into the memory of {device}") from error
+                raise out_of_memory(error, f"in a step of {rows} rows", step.memory_advice(batch)) from error
             rows //= 2
             break
         if number > 1 and (seconds > BRIEF or rows == batch):

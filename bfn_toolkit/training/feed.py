@@ -6,6 +6,7 @@ distances that take as many bytes, and then each batch when it is read.  They ar
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,8 @@ from bfn_toolkit.randomness import seeded
 from bfn_toolkit.runs.conditions import unread
 
 CHECKED = 2**28  # bytes, as stored
+LEAST, MOST = 0.01, 10.0  # mean squares of data of order 1
+LOST = 0.01  # largest share of the mean square that a bound of the outputs may take away
 
 
 @attrs.frozen
@@ -83,12 +86,16 @@ class Summary:
     Arguments:
         conditions: Kind and range of each condition.
         squares: Sum of squares and number of the numbers of each continuous part, embedded, and their dtype.
+        sums: Their sum.
+        clipped: Sum of their squares after they are clipped to the bound of outputs, that bound, and their largest one.
         weights: Sum and number of the weights.
         sizes: Sizes of rows that are padded; None if there are none, or rows have other gaps.
     """
 
     conditions: dict[str, ConditionSpec] = attrs.field(factory=dict)
     squares: dict[str, tuple[float, int, torch.dtype]] = attrs.field(factory=dict)
+    sums: dict[str, float] = attrs.field(factory=dict)
+    clipped: dict[str, tuple[float, float, float]] = attrs.field(factory=dict)
     weights: tuple[float, int] = (0.0, 0)
     sizes: SizeSpec | None = None
     _padded: bool = True  # whether all rows so far have sizes
@@ -102,6 +109,8 @@ class Summary:
     def add(self, family: Family[Any], batch: Batch) -> None:
         """Adds the numbers of more rows."""
         for name, spec in seen_in(batch.condition).items():
+            if not (math.isfinite(spec.low) and math.isfinite(spec.high)):
+                raise DataError(f"the condition '{name}' has a value that is not finite; leave out its row")
             before = self.conditions.get(name, spec)
             self.conditions[name] = attrs.evolve(spec, low=min(spec.low, before.low), high=max(spec.high, before.high))
         for part in family.walk(batch.x):
@@ -110,11 +119,18 @@ class Summary:
                 continue
             mask = batch.mask.get(part.name) if isinstance(batch.mask, Mapping) else batch.mask
             with suppress(ConfigError):  # not a channel
-                phi = part.as_channel().embed(rows)
+                channel = part.as_channel()
+                phi = channel.embed(rows)
                 phi = phi if mask is None else phi[mask]
                 total, count, _ = self.squares.get(part.name, (0.0, 0, phi.dtype))
                 norm = float(torch.linalg.vector_norm(phi, dtype=torch.float64))
                 self.squares[part.name] = total + norm * norm, count + phi.numel(), phi.dtype
+                self.sums[part.name] = self.sums.get(part.name, 0.0) + float(phi.sum(dtype=torch.float64))
+                bound = channel.embedding_bound
+                if bound < math.inf and phi.numel():
+                    total, _, largest = self.clipped.get(part.name, (0.0, bound, 0.0))
+                    square = float(phi.clamp(-bound, bound).square().sum(dtype=torch.float64))
+                    self.clipped[part.name] = total + square, bound, max(largest, float(phi.abs().max()))
         sizes = SizeSpec.of(batch.mask)
         self._padded = self._padded and sizes is not None
         self.sizes = sizes.plus(self.sizes or SizeSpec(())) if sizes is not None and self._padded else None
@@ -123,19 +139,33 @@ class Summary:
             self.weights = total + float(batch.weight.double().sum()), count + len(batch)
 
     def check_scale(self, *, warn: bool) -> None:
-        """Warns of embedded data whose mean square is far from 1, the scale at which beliefs begin.
+        """Warns of embedded data that are far from mean 0 and variance 1, the scale at which beliefs begin.
 
         Raises:
             DataError: If squares of the data overflow.
         """
-        cure = "scale them to mean 0 and variance 1, for a table with --dataset.scale standard"
+        cure = "scale them to mean 0 and variance 1: for --dataset array by --dataset.scale standard"
         for name, (total, count, dtype) in self.squares.items():
             square, where = total / max(1, count), f"part '{name}': " if name else ""
+            mean = self.sums[name] / max(1, count)
+            variance = max(0.0, square - mean * mean)
             if square > torch.finfo(dtype).max:
                 raise DataError(f"{where}the mean square of the data is {square:.2g}, which overflows {dtype}; {cure}")
-            if warn and count and not 0.01 <= square <= 10.0:
-                message = f"{where}the mean square of the data is {square:.2g}, far from 1; {cure}"
-                warnings.warn(message, BFNWarning, stacklevel=2)
+            messages = []
+            if not LEAST <= square <= MOST:
+                messages.append(f"the mean square of the data is {square:.2g}, far from 1; {cure}")
+            elif variance < LEAST * LEAST and variance < 1e-3 * square:
+                message = f"the data are {mean:.3g} with a standard deviation of {math.sqrt(variance):.2g}; {cure}"
+                messages.append(message)
+            clipped, bound, largest = self.clipped.get(name, (total, math.inf, 0.0))
+            if clipped < (1.0 - LOST) * total:
+                head = f"--family.parts.{name}.head" if name else "--family.head"
+                messages.append(
+                    f"the data reach {largest:.3g}, and samples are clipped to [-{bound:g}, {bound:g}]; write {head} "
+                    f"skip, or scale the data, or train for longer with {head}.clip {1.05 * largest:.2g}"
+                )
+            for message in messages if warn and count else ():
+                warnings.warn(where + message, BFNWarning, stacklevel=2)
 
 
 def checked(name: str, rows: Rows, check: Check) -> tuple[Rows, Summary]:
@@ -143,7 +173,13 @@ def checked(name: str, rows: Rows, check: Check) -> tuple[Rows, Summary]:
 
     Raises:
         DataError: If there are no rows, or rows are outside the domain of the family.
+        PluginError: If the data set returned something else.
     """
+    if not isinstance(rows, Rows):
+        found, cls = type(rows).__name__, type(check.experiment.dataset)
+        raise PluginError(
+            f"dataset {cls.__module__}.{cls.__qualname__} returned a {found} for its {name} rows; expected a Batch"
+        )
     if not len(rows):
         raise DataError(f"{type(check.experiment.dataset).__name__} has no {name} rows, so there are no batches")
     summary, most = Summary(), sys.maxsize if isinstance(rows, Batch) else CHECKED

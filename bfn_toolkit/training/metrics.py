@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,13 +18,15 @@ from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.errors import ResourceError
 from bfn_toolkit.parallel import processes
-from bfn_toolkit.runs.directory import append_metrics
+from bfn_toolkit.runs.directory import Home
+from bfn_toolkit.runs.metrics_log import MetricsLog
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 READ_EVERY = 20  # steps between reads of the losses: reading a number waits for the device
+READ_SECONDS = 5.0  # after this time they are read too, in a single process
 FAILURES = 3  # consecutive failures after which a callback is not called any more
 
 Metrics = Mapping[str, Any]
@@ -31,7 +34,7 @@ Metrics = Mapping[str, Any]
 
 @attrs.frozen(eq=False)
 class TrainingEvent:
-    """The argument of a callback.
+    """The argument of a callback, which can stop the training (:meth:`stop`).
 
     Arguments:
         step: Optimiser steps done.
@@ -44,6 +47,16 @@ class TrainingEvent:
     metrics: Sequence[Metrics]
     model: BFN
     path: Path | None
+    _reasons: list[str] = attrs.field(factory=list, init=False, repr=False)
+
+    def stop(self, reason: str = "a callback asked for it") -> None:
+        """Ends the training after this step, as an early stop: the run is complete, and the reason is recorded."""
+        self._reasons.append(str(reason))
+
+    @property
+    def stopped(self) -> str | None:
+        """The first reason to stop; None if there is none."""
+        return self._reasons[0] if self._reasons else None
 
 
 Callback = Callable[[TrainingEvent], object]
@@ -59,6 +72,10 @@ class MetricsLogger:
         folder: The run directory, or None.
         callbacks: Functions to call with new metrics.
         history: All metrics, in the first process.
+        stopped: Reason of a callback to stop, in the first process, and "" in the others; None if there is none.
+        history: All metrics, in the first process, of a training without a run directory.
+        log: The file of the metrics, in the first process.
+        home: The run directory while it is written.
     """
 
     train_step: TrainStep
@@ -66,11 +83,15 @@ class MetricsLogger:
     folder: Path | None
     callbacks: Sequence[Callback]
     history: list[Metrics] = attrs.field(factory=list)
+    stopped: str | None = None
+    log: MetricsLog | None = None
+    home: Home | None = None
     _unread: list[tuple[int, float, Tensor]] = attrs.field(factory=list)  # losses that are still on the device
     _new: list[Metrics] = attrs.field(factory=list)  # since the last call of the callbacks
     _unlogged: list[Metrics] = attrs.field(factory=list)
     _failures: Counter[int] = attrs.field(factory=Counter)
     _log_failed: bool = False
+    _read_at: float = attrs.field(factory=time.monotonic)
 
     def note(self, step: int, lr: float, loss: Tensor, norm: Tensor) -> None:
         """Keeps loss and gradient norm of a step, which may still be on the device."""
@@ -84,6 +105,7 @@ class MetricsLogger:
         """
         if not self._unread:
             return
+        self._read_at = time.monotonic()
         steps, rates, values = zip(*self._unread, strict=True)
         self._unread = []
         for step, lr, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True):
@@ -95,7 +117,7 @@ class MetricsLogger:
     def record(self, metrics: Metrics) -> None:
         """Adds new measurements."""
         self._new.append(metrics)
-        if processes.is_main_process():
+        if processes.is_main_process() and self.folder is None:
             self.history.append(metrics)
 
     def flush(self, step: int, *, now: bool = False, alone: bool = False) -> None:
@@ -108,7 +130,8 @@ class MetricsLogger:
         Raises:
             NonFiniteStep: If a loss or a gradient is not finite.
         """
-        if now or step % READ_EVERY == 0:
+        late = processes.world_size() == 1 and time.monotonic() - self._read_at >= READ_SECONDS
+        if now or late or step % READ_EVERY == 0:
             self.read()
         if not self._new:
             return
@@ -116,15 +139,21 @@ class MetricsLogger:
         with nullcontext() if alone else processes.others_waiting():
             if processes.is_main_process():
                 self._write(metrics)
-                self._call(TrainingEvent(step, metrics, self.model.eval(), self.folder))
+                event = TrainingEvent(step, metrics, self.model.eval(), self.folder)
+                self._call(event)
+                self.stopped = self.stopped if event.stopped is None else event.stopped
+        if not alone and processes.all_reduce_max(int(self.stopped is not None), self.train_step.device):
+            self.stopped = self.stopped or ""
         self.train_step.model.train()
 
     def _write(self, metrics: Sequence[Metrics]) -> None:
-        if self.folder is None:
+        if self.log is None:
             return
+        if self.home is not None:
+            self.home.check()
         self._unlogged += metrics
         try:
-            append_metrics(self.folder, self._unlogged)
+            self.log.append(self._unlogged)
             self._unlogged = []
         except ResourceError as error:  # a failing log does not end a training; the lines are retried with the next
             if not self._log_failed:
@@ -160,6 +189,7 @@ def start_trackers(accelerator: Accelerator, experiment: Experiment) -> Callback
 
     def tracker(event: TrainingEvent) -> None:
         for metrics in event.metrics:
-            accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
+            numbers = {k: v for k, v in metrics.items() if k != "step" and v is not None}
+            accelerator.log(numbers, step=int(metrics["step"]))
 
     return tracker

@@ -89,7 +89,7 @@ def explained(
     index = next(row_order(len(data), loop.training.batch_size, seed=loop.seed, start=error.step - 1))
     found = diagnose(loop, data, index, error.step)
     where = ""
-    if folder is not None and processes.is_main_process():
+    if folder is not None and folder.is_dir() and processes.is_main_process():
         path = folder / REPORTS / f"step-{error.step:08d}.json"
         try:
             write_atomically(path, to_json({"loss": error.loss, "grad_norm": error.norm, **found}) + "\n")

@@ -61,7 +61,9 @@ def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> to
     if not parameters:
         raise ConfigError("the network has no parameters to train")
     options = training.optimizer_options
-    for fused in ({"fused": True}, {}):  # some optimisers, devices and dtypes have no fused form
+    real = all(parameter.is_floating_point() for parameter in parameters)
+    # Some optimisers, devices and dtypes have no fused form; that it is refused shows in a step for complex weights.
+    for fused in ({"fused": True}, {}) if real else ({},):
         if fused and ("fused" in options or "fused" not in inspect.signature(cls).parameters):
             continue
         try:
@@ -113,9 +115,9 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.updates = deepcopy(network), decay, 0
+        self.module, self.decay, self.updates = _copy(network), decay, 0
         pairs = zip(self.module.parameters(), network.parameters(), strict=True)
-        real = [(average, current) for average, current in pairs if average.is_floating_point()]
+        real = [(average, current) for average, current in pairs if _has_mean(average)]
         self._averages: list[Tensor] = [average for average, _ in real]
         self._weights: list[Tensor] = [current for _, current in real]
         kept = {id(average) for average in self._averages}
@@ -128,11 +130,33 @@ class MovingAverage:
         weight = 1.0 - min(self.decay, (1.0 + self.updates) / (10.0 + self.updates)) if self.updates else 1.0
         torch._foreach_lerp_(self._averages, self._weights, weight)
         for average, table, name in self._others:
-            if average.is_floating_point():
+            if _has_mean(average):
                 average.lerp_(table[name], weight)
             else:
                 average.copy_(table[name])
         self.updates += 1
+
+
+def _has_mean(value: Tensor) -> bool:
+    """Whether torch computes with numbers of this dtype; others, such as float8, are copied."""
+    return value.is_floating_point() and value.itemsize > 1
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """A copy of a network.
+
+    Raises:
+        ConfigError: If it cannot be copied.
+    """
+    # torch copies leaves alone; torch.nn.utils.weight_norm keeps a tensor that is computed from them.
+    computed = (v for module in network.modules() for v in vars(module).values() if isinstance(v, Tensor))
+    try:
+        return deepcopy(network, {id(value): value.detach().clone() for value in computed if not value.is_leaf})
+    except Exception as error:
+        raise ConfigError(
+            f"training.ema_decay: the network cannot be copied for its moving average ({type(error).__name__}: "
+            f"{error}); write 0, or make copy.deepcopy(network) work"
+        ) from error
 
 
 def _place(network: nn.Module, name: str) -> tuple[dict[str, Any], str]:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.data.dataset import Batch
-from bfn_toolkit.errors import ConfigError, NonFiniteError
+from bfn_toolkit.errors import ConfigError, NonFiniteError, PluginError
 from bfn_toolkit.losses import Loss, draw_held
 from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.devices import make_accelerator
 from bfn_toolkit.randomness import Shard, seeded
 from bfn_toolkit.runs.checkpoints import Checkpoint
-from bfn_toolkit.shapes import device_of
+from bfn_toolkit.shapes import device_of, in_float64
 from bfn_toolkit.storage.safetensors_files import cpu_state
 from bfn_toolkit.training.learned_times import TimeLearner
 from bfn_toolkit.training.optimizers import MovingAverage, Scheduler, clip_gradients, make_optimizer, make_scheduler
@@ -79,9 +79,11 @@ class TrainStep:
     time_learner: TimeLearner | None = attrs.field(init=False)
     between_steps: bool = attrs.field(init=False, default=True)  # whether the state is one between two steps
     _guards: bool = attrs.field(init=False)
+    _form: Mapping[str, Any] | None = attrs.field(init=False)  # of the state, until the first step has been checked
 
     def __attrs_post_init__(self) -> None:
         training, self.unwrapped = self.training, self.model.network
+        self._form = form_of(self.unwrapped)
         self.device = torch.device(self.accelerator.device)
         self.time_learner = TimeLearner.of(self.loss, self.device)
         if training.known_rate > 0.0:
@@ -144,6 +146,8 @@ class TrainStep:
                 the step without an error, and the caller reads the result.
         """
         loss = self.gradients(batch, step)
+        if self._form is not None:
+            self._check_form()
         clip = clip_gradients if self._plain else self.accelerator.clip_grad_norm_
         norm = self.full_tensor(clip(self.parameters, self.training.clip_norm))
         if self._guards:
@@ -177,6 +181,8 @@ class TrainStep:
             with nullcontext() if last else self.accelerator.no_sync(self.model.network):
                 with seeded(self.seed, step, device=device), nullcontext() if whole else Shard(start, stop - start, n):
                     loss = self.losses(self.model, self.prepare(part)).mean()
+                if not loss.requires_grad:
+                    raise PluginError(self._why_no_gradient())
                 loss = loss if whole else loss * ((stop - start) / n)
                 total += loss.detach()
                 # The engine averages gradients over processes; the batch needs their sum.
@@ -187,6 +193,14 @@ class TrainStep:
                     self.accelerator.backward(loss)
         return processes.all_reduce_sum(total)
 
+    def _why_no_gradient(self) -> str:
+        if not torch.is_grad_enabled():
+            return "a part has switched gradients off for all others; write with torch.no_grad() where it needs none"
+        return (
+            f"the losses of {type(self.loss).__name__} have no gradient, so no weight can learn: the network, the "
+            "family's output and the loss must pass it on (no detach, no torch.no_grad)"
+        )
+
     def losses(self, model: BFN, batch: Batch) -> Tensor:
         """Loss of each row of a prepared batch at the times of the training, times the row's weight."""
         rate = self.training.known_rate
@@ -195,7 +209,33 @@ class TrainStep:
             losses: Tensor = self.time_learner.losses(model, batch, held)
         else:
             losses = told(self.loss, model, batch.x, batch.condition, mask=batch.mask, held=held)
+            self._check_losses(losses, len(batch))
         return losses if batch.weight is None else losses * batch.weight
+
+    def _check_form(self) -> None:
+        """Checks, before the first step is made, that the network has kept the names, shapes and dtypes of its state.
+
+        Raises:
+            ConfigError: If it has not: its weights could not be loaded again.
+        """
+        before, now = self._form or {}, form_of(self.unwrapped)
+        self._form = None
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"network: its first call changes {name} from {before.get(name, 'nothing')} to "
+                f"{now.get(name, 'nothing')}, so saved weights would not fit a new network; give each buffer its final "
+                "shape in __init__, or keep it as a buffer with persistent=False"
+            )
+
+    def _check_losses(self, losses: Any, rows: int) -> None:
+        cls = type(self.loss)
+        what = f"loss {cls.__module__}.{cls.__qualname__}"
+        if not isinstance(losses, Tensor) or losses.shape != (rows,) or not losses.is_floating_point():
+            is_tensor = isinstance(losses, Tensor)
+            found = f"{losses.dtype} of shape {tuple(losses.shape)}" if is_tensor else f"a {type(losses).__name__}"
+            raise PluginError(f"{what} returned {found}; expected a floating number for each row, of shape ({rows},)")
 
     def shares(self, n: int) -> list[tuple[int, int]]:
         """Start and stop of each piece of a batch of n rows that this process computes.
@@ -212,10 +252,20 @@ class TrainStep:
         mine = range(rank * pieces, (rank + 1) * pieces)
         return [(i * n // (pieces * world), (i + 1) * n // (pieces * world)) for i in mine]
 
+    def memory_advice(self, n: int) -> str:
+        """A line to write where memory does not suffice for a step of n rows."""
+        pieces = 2 * self.training.accumulate
+        if not self.between_steps:
+            return "take a smaller network, or an optimiser with less state, such as --training.optimizer sgd"
+        if n < pieces * processes.world_size():
+            return "take a smaller network, or a device with more memory"
+        return f"write --training.accumulate {pieces}, which gives the same weights up to rounding"
+
     def checksum(self) -> float:
         """A number that changes with the weights."""
         with torch.no_grad():
-            return float(torch.stack([self.full_tensor(p.double().abs().sum()) for p in self.parameters]).sum())
+            sums = [self.full_tensor(in_float64(p.detach()).abs().sum()) for p in self.parameters]
+            return float(torch.stack(sums).sum())
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers of the network to sample from, on the CPU; all processes call it together."""
@@ -273,6 +323,7 @@ class TrainStep:
         else:
             self.unwrapped.load_state_dict(checkpoint.weights)
             self.optimizer.load_state_dict(optimizer)
+            _align(self.optimizer)
         if schedule and self.scheduler is not None:
             self.scheduler.load_state_dict(unflatten({}, checkpoint.state["scheduler"]))
         elif not schedule:
@@ -297,7 +348,20 @@ class TrainStep:
                 self.scheduler.step()  # type: ignore[union-attr]
 
 
-_TENSOR, _TABLE, _TUPLE = "tensor:", "table:", "tuple:"  # JSON has none of them
+def form_of(network: nn.Module) -> dict[str, str]:
+    """Dtype and shape of each tensor of the state of a network."""
+    return {name: f"{value.dtype} {tuple(value.shape)}" for name, value in network.state_dict().items()}
+
+
+def _align(optimizer: torch.optim.Optimizer) -> None:
+    """Gives the loaded state of each parameter the order of its numbers in memory, which fused optimisers rely on."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+_TENSOR, _TABLE, _TUPLE, _NUMBER = "tensor:", "table:", "tuple:", "number:"  # JSON has none of them
 
 
 def flatten(value: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -316,6 +380,8 @@ def flatten(value: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
             return {_TUPLE: [plain(part, f"{at}.{i}") for i, part in enumerate(item)]}
         if isinstance(item, list):
             return [plain(part, f"{at}.{i}") for i, part in enumerate(item)]
+        if isinstance(item, float) and not math.isfinite(item):
+            return {_NUMBER: str(item)}
         if item is None or isinstance(item, (bool, int, float, str)):
             return item
         raise ConfigError(
@@ -332,6 +398,8 @@ def unflatten(tensors: Mapping[str, Tensor], value: Any) -> Any:
     if isinstance(value, dict):
         if _TUPLE in value:
             return tuple(unflatten(tensors, part) for part in value[_TUPLE])
+        if _NUMBER in value:
+            return float(value[_NUMBER])
         return {key: unflatten(tensors, part) for key, part in value[_TABLE]}
     if isinstance(value, list):
         return [unflatten(tensors, part) for part in value]

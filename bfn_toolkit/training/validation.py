@@ -16,7 +16,7 @@ from bfn_toolkit.data.rows import sent
 from bfn_toolkit.masks import told
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
-from bfn_toolkit.sampling.chunks import map_chunks, rows_together
+from bfn_toolkit.sampling.chunks import RowsTogether, map_chunks, rows_together
 from bfn_toolkit.training.metrics import MetricsLogger
 from bfn_toolkit.training.step import TrainStep
 
@@ -51,6 +51,7 @@ class Validation:
     loss: float | None = None
     best: float = math.inf
     since_best: int = 0
+    _together: RowsTogether = attrs.field(factory=RowsTogether, init=False)
     bounded: bool = attrs.field(default=attrs.Factory(lambda self: not self.train_step.loss.in_nats, takes_self=True))
 
     def due(self, step: int) -> bool:
@@ -72,17 +73,17 @@ class Validation:
 
         self.metrics.read()  # first, because a signal can end the validation
         estimate, bound = Estimate.of(self.losses()), self.nats() if self.bounded else None
-        value = estimate.value if math.isfinite(estimate.value) else None
+        value = _finite(estimate.value)
         improved = value is not None and value < self.best
         self.step, self.loss = step, value
         self.since_best = 0 if improved else self.since_best + 1
         if improved and value is not None:
             self.best = value
-        stderr = None if value is None else estimate.stderr
+        stderr = _finite(estimate.stderr) if value is not None else None
         found = {"step": step, "valid_loss": value, "valid_loss_stderr": stderr}
         if bound is not None:
             nats = Estimate.of(bound)
-            value, stderr = (nats.value, nats.stderr) if math.isfinite(nats.value) else (None, None)
+            value, stderr = (nats.value, _finite(nats.stderr)) if math.isfinite(nats.value) else (None, None)
             found |= {"valid_nats": value, "valid_nats_stderr": stderr}
         self.metrics.record(found)
         return improved
@@ -125,7 +126,8 @@ class Validation:
         def chunk(number: int) -> Tensor:
             first = number * size
             rows = sent(self.rows[torch.arange(first, first + size).remainder_(n)], device)
-            return numbers(self.train_step.prepare(rows))
+            priced: Tensor = self._together.price(numbers, self.train_step.prepare(rows), device)
+            return priced
 
         found: Tensor = map_chunks(range(n), size, chunk, (self.train_step.seed, key), device=device, deal=deal_chunks)
         self.train_step.model.train()
@@ -145,4 +147,9 @@ class Validation:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores the state of a checkpoint."""
         self.step, self.since_best = state["validated"], state["since_best"]
-        self.best = math.inf if state["best"] is None else state["best"]
+        self.best = math.inf if state["best"] is None else float(state["best"])
+
+
+def _finite(number: float) -> float | None:
+    """A number, or None if it is not finite, like the standard error of a single row."""
+    return number if math.isfinite(number) else None

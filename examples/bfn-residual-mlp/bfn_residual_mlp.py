@@ -71,8 +71,8 @@ class ResidualMLPModule(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, features: Tensor, t: Tensor) -> Tensor:
-        """Raw numbers (B, *site, R) from features (B, *site, F) and times (B,)."""
+    def forward(self, features: Tensor, t: Tensor, /, **condition: Tensor) -> Tensor:
+        """Raw numbers (B, *site, R) from features (B, *site, F) and times (B,); conditions are ignored."""
         h, e = self.first(features.flatten(1)), self.time(t)
         for block in self.blocks:
             h = block(h, e)
@@ -93,6 +93,7 @@ class ResidualMLP(NetworkBuilder):
     width: int = field(default=128, validator=validators.integer(ge=1))
     depth: int = field(default=3, validator=validators.integer(ge=1))
     frequencies: int = field(default=16, validator=validators.integer(ge=1))
+    conditions = ()  # names of the conditions that forward reads
 
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds the network with fresh weights."""

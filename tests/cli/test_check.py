@@ -103,7 +103,7 @@ def test_examples_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("status", "arguments", "words"),
     [
-        (2, [], "Missing argument"),
+        (2, [], "SUBJECT...: missing"),
         (2, ["gausian"], "Did you mean 'gaussian'"),
         (2, ["author.py:brken"], "Did you mean 'broken'"),
         (2, ["missing.py:x"], "no file missing.py"),

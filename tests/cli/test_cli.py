@@ -1,10 +1,14 @@
 """The command line, end to end in temporary folders, and what it says to mistakes."""
 
 import csv
+import functools
 import json
+import operator
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from bfn_toolkit import importance_bound, load_run
 from bfn_toolkit.cli import BUG, main
 from bfn_toolkit.cli.display import scores_table
 from bfn_toolkit.cli.options import parse_overrides
+from bfn_toolkit.registry.registry import default_registry
 
 SMALL = ["--training.steps", "6", "--dataset.count", "50", "--network.width", "16"]
 
@@ -52,7 +57,7 @@ def fails(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> Calla
 
 def test_train_writes_a_complete_run(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    names = ("data", "smoke_test", "schedule", "training", "samples", "flows")
+    names = ("data", "schedule", "training", "samples", "flows")
     expected = {"experiment.toml", "metrics.jsonl", "model.safetensors", "model.json", "evaluation.json", "samples.npy"}
     state = {"MANIFEST.json", "state.json", "weights.safetensors", "optimizer.safetensors"}
     expected |= {f"figures/{name}.png" for name in names} | {f"checkpoints/step-00000006/{name}" for name in state}
@@ -96,7 +101,8 @@ def test_the_default_seed_is_that_of_the_run(trained: Path, capsys: pytest.Captu
     assert main(["train", "--out", "seeded", "--seed", "5", *SMALL]) == 0
     capsys.readouterr()
     scores = json.loads(Path("seeded/evaluation.json").read_text())
-    assert main(["evaluate", "seeded", "--json", "--draws", "1"]) == 0
+    n = str(scores["samples"]["n"])  # as many as the report had the time for
+    assert main(["evaluate", "seeded", "--json", "--draws", "1", "-n", n]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["samples"] == scores["samples"]
     for key in ("weights", "steps", "split", "unit"):
@@ -164,16 +170,39 @@ def test_samples_of_the_plane_are_scored_by_sliced_w1_and_mmd(capsys: pytest.Cap
 def test_plot_redraws_the_figures(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", str(trained), "--out", "pictures", "--steps", "5", "-n", "50"]) == 0
     written = capsys.readouterr().out.split()
-    assert len(written) == 6
+    assert len(written) == 5
     assert all(Path(path).is_file() for path in written)
 
 
-def test_plugins_lists_the_trio(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plugins_lists_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "--json"]) == 0
-    names = {(line["kind"], line["name"]) for line in json.loads(capsys.readouterr().out)["plugins"]}
-    assert {("family", "gaussian"), ("network", "siren"), ("dataset", "gaussian-mixture")} <= names
+    listed = json.loads(capsys.readouterr().out)["plugins"]
+    names = {(line["kind"], line["name"]) for line in listed}
+    assert {(part.kind, part.name) for part in default_registry().entries()} <= names
+    assert [line["name"] for line in listed if not line["description"]] == []
     assert main(["plugins"]) == 0
-    assert "gaussian-mixture" in capsys.readouterr().out
+    lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    about = "Siren for data of any site shape, which it flattens."
+    assert ["network", "siren", "bfn-toolkit", about] in lines
+
+
+def test_plugins_prints_all_about_a_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "noise"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "head noise, from bfn-toolkit",
+        "  clip: a number; 1.0\n      Bound of x_hat",
+        "head of the family gaussian",
+    ):
+        assert line in out
+    assert main(["plugins", "table", "--json"]) == 0
+    parts = {part["kind"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert parts.keys() == {"dataset", "codec", "schedule"}
+    path = next(option for option in parts["dataset"]["options"] if option["name"] == "path")
+    assert (path["type"], path["default"]) == ("a path", "")
+    assert "by default with preset table, family columns, network mlp, loss continuous-time" in parts["dataset"]["fits"]
+    assert main(["plugins", "nois"]) == 2
+    assert "Did you mean 'noise'?" in capsys.readouterr().err
 
 
 def test_every_part_can_be_replaced_by_name() -> None:
@@ -204,12 +233,24 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert f"bfn {command}" in capsys.readouterr().out.split("Example")[1]
 
 
-def test_options_are_the_fields_of_the_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--options"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    values = {line.split()[0]: line.rpartition("[")[2].rstrip("]") for line in lines}
-    assert (values["--dataset"], values["--family.head"]) == ("gaussian-mixture", "skip")
-    assert values.keys() >= {"--seed", "--network.width", "--family.head", "--training.steps", "--loss.weighting"}
+def test_options_are_a_file_for_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--options", "--preset", "post", "--width", "8", "--batch-size", "7"]) == 0
+    text = capsys.readouterr().out
+    values = tomllib.loads(text)
+    assert (values["network"]["width"], values["training"]["batch_size"]) == (8, 7)
+    assert "# Number of optimiser steps. [an integer; default: 400]\nsteps = 200\n" in text
+    Path("mine.toml").write_text(text)
+    assert main(["train", "--options", "--config", "mine.toml"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("words", [["--dataset", "lines"], ["none.txt", "--as", "lines"]])
+def test_options_do_not_need_the_data(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words, "--options"]) == 0
+    text = capsys.readouterr().out
+    assert tomllib.loads(text)["dataset"]["name"] == "lines"
+    assert ("# path = ..." in text) != ('path = "none.txt"' in text)
+    assert tomllib.loads(text)["network"]["name"] == "transformer"  # of the preset with the name of the data set
 
 
 def test_all_mistakes_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,11 +322,11 @@ def test_damage_is_detected_before_use(trained: Path, capsys: pytest.CaptureFixt
     fails(capsys, 4, "damaged")("sample", str(copy))
     (copy / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
     (copy / "experiment.toml").write_text((copy / "experiment.toml").read_text().replace("width = 16", "width = 8"))
-    fails(capsys, 4, "does not fit the network")("sample", str(copy))
+    fails(capsys, 4, "network.width", "16 then, 8 now")("sample", str(copy))
 
 
 def test_a_fault_of_ours_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("bfn_toolkit.registry.registry.default_registry", lambda: 1 / 0)
+    monkeypatch.setattr("bfn_toolkit.registry.registry.default_registry", functools.partial(operator.truediv, 1, 0))
     assert main(["plugins"]) == BUG
     said = capsys.readouterr().err
     assert "Traceback" in said

@@ -13,11 +13,12 @@ import pytest
 
 from bfn_toolkit import BFN, Experiment
 from bfn_toolkit.cli import main
-from bfn_toolkit.cli.display import duration, parameters
+from bfn_toolkit.cli.display import duration
 from bfn_toolkit.config.layers import preset_text, presets
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, stream_samples
 from bfn_toolkit.training.dry_run import dry_run
+from bfn_toolkit.training.progress import shown_parameters
 
 READ = [
     "read   people.csv: 40 rows, 2 columns (as table; --as array says otherwise)",
@@ -48,7 +49,8 @@ def test_a_path_is_read_planned_trained_and_sampled(capsys: pytest.CaptureFixtur
     _, err = said(capsys, "train", "people.csv", *SMALL, "--no-report")
     lines = err.splitlines()
     assert lines[:3] == READ
-    assert re.fullmatch(r"plan   columns; mlp, [\d,]+ parameters; cpu; 2 steps of 64", lines[3])
+    assert re.fullmatch(r"plan   table, 34 rows; columns; mlp, [\d,]+ parameters", lines[3])
+    assert lines[4].strip().startswith("2 steps of 64 rows; cpu; seed 0; in ")
     assert lines[-1] == "next   bfn sample runs/001 -n 20 --out samples.csv"
     assert main([*lines[-1].split()[2:], "--steps", "2"]) == 0
     assert Path("samples.csv").read_text().startswith("height,age\n")
@@ -57,10 +59,10 @@ def test_a_path_is_read_planned_trained_and_sampled(capsys: pytest.CaptureFixtur
 def test_without_a_path_the_data_are_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = said(capsys, "train", *SMALL, "--no-report", "--out", "a run")
     assert not re.search("^read ", err, re.M)
-    assert re.search(r"^plan   gaussian; siren, [\d,]+ parameters; cpu; 2 steps of 4,096$", err, re.M)
+    assert re.search(r"^plan   gaussian-mixture, 3,600 rows; gaussian; siren, [\d,]+ parameters$", err, re.M)
     assert err.splitlines()[-1] == "next   bfn sample 'a run' -n 20 --out samples.npy"
     _, err = said(capsys, "train", "--dataset", "mixed", *SMALL, "--no-report")
-    assert "plan   product of gaussian, categorical, circle; mlp, " in err
+    assert "product of gaussian, categorical, circle; mlp, " in err
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_dry_run_of_a_slow_network_makes_no_step_of_more_than_2_rows(monkeypat
 
 
 def test_words_for_numbers() -> None:
-    assert [parameters(n) for n in (99, 12_345, 274_179, 24_808_961)] == [
+    assert [shown_parameters(n) for n in (99, 12_345, 274_179, 24_808_961)] == [
         "99 parameters",
         "12,345 parameters",
         "0.274 M parameters",

@@ -69,6 +69,11 @@ class Plain(Dataset):
 
 
 @attrs.frozen
+class Wide(Bumps):
+    width: int = 3
+
+
+@attrs.frozen
 class Point(Head):
     variance: float | None = None
     clip: float = attrs.field(default=1.0, validator=validators.number(gt=0, le=math.inf))
@@ -124,7 +129,7 @@ class PLUGIN:
     @staticmethod
     @hookimpl
     def bfn_datasets() -> Sequence[Entry]:
-        return [Entry("gaussian-mixture", Bumps), Entry("plain", Plain)]
+        return [Entry("gaussian-mixture", Bumps), Entry("plain", Plain), Entry("wide", Wide)]
 
     @staticmethod
     @hookimpl
@@ -269,7 +274,7 @@ std = [1, "a"]
 def test_mistakes_of_options_name_the_option() -> None:
     with pytest.raises(ConfigErrors) as raised:
         with_options(
-            ("steps", "5"),
+            ("step", "5"),
             ("trainng.lr", "5"),
             ("network.widht", "3"),
             ("family", "gausian"),
@@ -279,7 +284,7 @@ def test_mistakes_of_options_name_the_option() -> None:
             ("dataset", "{titel='x'}"),
         )
     assert set(raised.value.lines) == {
-        "--steps: unknown key; did you mean --training.steps?",
+        "--step: unknown key; did you mean --training.steps?",
         "--trainng.lr: unknown key; did you mean --training.lr?",
         "--network.widht: unknown key; did you mean --network.width?",
         "--family: no family named 'gausian'. Did you mean 'gaussian'? Installed: gaussian, joint.",
@@ -287,6 +292,49 @@ def test_mistakes_of_options_name_the_option() -> None:
         "--training.lr: given twice",
         "--dataset: dataset.titel: unknown key; did you mean --dataset.title?",
     }
+
+
+def test_short_options_stand_for_the_only_field_of_their_name() -> None:
+    assert with_options(("steps", "5"), ("batch-size", "6"), ("lr", "0.5"), ("width", "3")) == with_options(
+        ("training.steps", "5"), ("training.batch_size", "6"), ("training.lr", "0.5"), ("network.width", "3")
+    )
+
+
+def test_a_short_option_of_two_tables_is_refused_with_their_names() -> None:
+    assert with_options(("width", "3")).network.width == 3
+    with pytest.raises(ConfigErrors) as raised:
+        with_options(("width", "3"), ("dataset", "wide"))
+    assert raised.value.lines == ("--width: several tables have this field; write --dataset.width or --network.width",)
+    with pytest.raises(ConfigErrors, match=r"--training\.steps: given twice"):
+        with_options(("steps", "3"), ("training.steps", "3"))
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("trainng.lr", "training.lr"),
+        ("netwrk.widht", "network.width"),
+        ("family.clip", "family.head.clip"),
+        ("training.opt", "training.optimizer"),
+        ("seeds", "seed"),
+        ("step", "training.steps"),
+        ("batch_siz", "training.batch_size"),
+        ("depht", "network.depth"),
+        ("dataset.wdith", None),
+        ("dataset.depth", None),
+        ("network.lr", None),
+        ("n", None),
+        ("gpu", None),
+        ("foo.steps", None),
+        ("training.path", None),
+        ("a.b.c.d", None),
+    ],
+)
+def test_suggestions_share_the_meaning(option: str, meant: str | None) -> None:
+    with pytest.raises(ConfigErrors) as raised:
+        with_options((option, "1"))
+    hint = f"; did you mean --{meant}?" if meant else ""
+    assert raised.value.lines == (f"--{option}: unknown key{hint}",)
 
 
 def test_missing_parts_and_options_are_named() -> None:

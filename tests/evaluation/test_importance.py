@@ -28,6 +28,7 @@ from bfn_toolkit import (
     likelihood_bound,
     seeded,
 )
+from bfn_toolkit.shapes import map_data
 from bfn_toolkit.testing.toys import Toy
 from bfn_von_mises import VonMises
 from every_family import EVERY_FAMILY, network
@@ -64,7 +65,8 @@ def test_under_the_exact_posterior_every_weight_is_the_probability(family: Famil
 def test_one_particle_is_the_bound_of_message_and_reconstruction(family: Family[Any]) -> None:
     model, n = network(family), family.n_steps or 3
     with seeded(1, "example"):
-        x = family.input(family.prior(1)).sample()
+        x = Toy.of(family).sample(1)
+        x = map_data(lambda values: values.float() if values.is_floating_point() else values, x)
     # One example many times, so that errors are those of the draws.
     same = Batch(x, {"label": torch.ones(1, dtype=torch.int64)}).rows(torch.zeros(512, dtype=torch.int64))
     one, bound = (

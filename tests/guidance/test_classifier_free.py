@@ -155,15 +155,6 @@ def test_an_output_without_guidance_is_named() -> None:
         guided.output(None, torch.zeros(()), condition={"label": torch.zeros(1)})
 
 
-def test_guidance_works_in_smaller_portions() -> None:
-    bfn, label = network(Gaussian((2,))), LABEL
-    whole = draw(Guided(bfn, 2.0), condition={"label": label})
-    guided = Guided(bfn, 2.0)
-    assert guided.halve_micro_batch()
-    assert bfn.micro_batch is not None
-    assert same(draw(guided, condition={"label": label}), whole)
-
-
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run that has hardly learned, of data with labels 0..9."""

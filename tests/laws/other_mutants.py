@@ -336,6 +336,35 @@ class RefusesOthers(Wrapped):
             return super().forward(features, t)
 
 
+@rejected_by("unknown-conditions-are-ignored")
+class ReadsWhateverComes(Wrapped):
+    """Adds all conditions to the time, whatever they mean."""
+
+    class module(ResidualModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+            for value in condition.values():
+                t = t + value.reshape(len(t), -1).float().mean(1)
+            return super().forward(features, t)
+
+
+@rejected_by("network-leaves-global-state-alone")
+class SeedsTheDraws(Wrapped):
+    """A seed in forward: all noise that is drawn afterwards is the same in every step."""
+
+    class module(ResidualModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return super().forward(features, t)
+
+
+@rejected_by("network-leaves-global-state-alone")
+class OneThreadFromNowOn(Wrapped):
+    class module(ResidualModule):  # noqa: N801
+        def forward(self, features: Tensor, t: Tensor) -> Tensor:
+            torch.set_num_threads(torch.get_num_threads() % 2 + 1)
+            return super().forward(features, t)
+
+
 @rejected_by("declared-conditions-are-read")
 @attrs.frozen
 class NoRoomForTheCondition(Residual):
@@ -694,6 +723,12 @@ class SharesOfAThousand(GaussianMixture):
     def mode_shares(self, x: Tensor) -> Mapping[str, float]:
         shares = GaussianMixture.mode_shares(self, x)
         return {mode: share * len(x) / 1000 for mode, share in shares.items()}
+
+
+@rejected_by("modes-share-the-rows", count=20)
+class ModesAsLikelyAsTheyAreMany(GaussianMixture):
+    def mode_probabilities(self) -> Mapping[str, float]:
+        return {str(mean): 0.1 * (i + 1) for i, mean in enumerate(self.means)}
 
 
 @attrs.frozen

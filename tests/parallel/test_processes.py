@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from subprocess import Popen
@@ -14,7 +16,7 @@ from faults import parts
 from faults.crashes import forked, start, wait_for
 from faults.numbers import oom_above
 from faults.parts import FaultyLoss, OwnRows
-from faults.ranks import launched, two_ranks
+from faults.ranks import launched, listening_on, two_ranks
 from faults.tiny import experiment, samples_of, state_of
 from torch import Tensor
 
@@ -30,9 +32,10 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.errors import OutOfStepError
+from bfn_toolkit.cli.display import LAUNCHED
+from bfn_toolkit.cli.launcher import end_with_launcher
+from bfn_toolkit.errors import BFNWarning, OutOfStepError
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
-from bfn_toolkit.runs.directory import read_metrics
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import resume
@@ -59,7 +62,7 @@ def test_two_processes_train_to_the_numbers_of_one(tmp_path: Path) -> None:
     norms, bounds, samples = zip(*two_ranks(job), strict=True)
     assert norms[0] == norms[1]
     assert norms[0] == pytest.approx([p.double().norm().item() for p in one.model.parameters()], rel=ROUNDING)
-    alone, together = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    alone, together = (list(Run.open(tmp_path / name).metrics) for name in ("one", "two"))
     assert [m.keys() for m in alone] == [m.keys() for m in together]
     for a, b in zip(alone, together, strict=True):
         assert dict(b) == pytest.approx(dict(a), rel=10 * ROUNDING)  # gradients differ by more than losses do
@@ -163,7 +166,7 @@ OPTIONS = ["--dataset.count", "50", "--network.width", "8", "--training.device",
 
 @pytest.mark.timeout(600)  # of three jobs together
 def test_a_process_that_fails_is_named_once_and_one_that_hangs_ends_the_job_after_the_timeout(tmp_path: Path) -> None:
-    """The launcher waits 30 seconds for the process that hangs; meanwhile the jobs with the others run."""
+    """While the launcher waits for the process that hangs, the jobs with the others run."""
 
     def faulty(fault: str, *more: str) -> Popen[str]:
         options = ["--training.steps", "20", "--training.checkpoint_every", "2", *more]
@@ -171,7 +174,7 @@ def test_a_process_that_fails_is_named_once_and_one_that_hangs_ends_the_job_afte
         return launched(["--out", str(tmp_path / fault), *OPTIONS, *options], tmp_path / f"site-{fault}")
 
     start_of_hanging = time.monotonic()
-    hanging = faulty("hang", "--training.timeout", "8")
+    hanging = faulty("hang", "--training.timeout", "4")
     wait_for((tmp_path / "hang" / "metrics.jsonl").exists)
     failing = {fault: faulty(fault) for fault in ("raise", "kill")}
     _, errors = hanging.communicate(timeout=120)
@@ -179,7 +182,7 @@ def test_a_process_that_fails_is_named_once_and_one_that_hangs_ends_the_job_afte
     assert "lost contact with the other processes" in errors
     assert time.monotonic() - start_of_hanging < 100
     assert find_checkpoint(tmp_path / "hang")[0] is not None
-    for fault, status, said in [("raise", 70, "ZeroDivisionError"), ("kill", 137, "SIGKILL")]:
+    for fault, status, said in [("raise", 5, "ZeroDivisionError"), ("kill", 137, "SIGKILL")]:
         _, errors = failing[fault].communicate(timeout=120)
         lines = [line for line in errors.splitlines() if "error" in line]
         assert len(lines) == 1, errors
@@ -192,10 +195,25 @@ def test_a_process_that_fails_is_named_once_and_one_that_hangs_ends_the_job_afte
         assert passed == []
 
 
+STRANGERS = ("secrets", "random", "torch", "numpy", "pickle", "sitecustomize", "conftest", "bfn_gaussian")
+
+
 def test_sigterm_to_the_launcher_saves_and_ends_with_143(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = launched(["--out", str(run), *OPTIONS, "--training.steps", "100000"], tmp_path / "site")
+    """In a stranger's folder, from which nothing is imported; and nobody outside of this machine can connect."""
+    run, folder, executed = tmp_path / "run", tmp_path / "folder", tmp_path / "executed"
+    folder.mkdir()
+    for name in STRANGERS:
+        (folder / f"{name}.py").write_text(f"open({str(executed)!r}, 'a').write({name!r})\n")
+    plain = [sys.executable, "-c", "import secrets"]  # the fault fires
+    assert subprocess.run(plain, cwd=folder).returncode == 0
+    assert "secrets" in executed.read_text()
+    executed.unlink()
+    options = ["--out", str(run), *OPTIONS, "--training.steps", "100000"]
+    process = launched(options, tmp_path / "site", cwd=folder)
     wait_for(lambda: (run / "metrics.jsonl").exists())
+    if Path("/proc/net/tcp").exists():
+        assert listening_on(process.pid) == {"0100007F"}
+    assert not executed.exists()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
@@ -205,10 +223,36 @@ def test_sigterm_to_the_launcher_saves_and_ends_with_143(tmp_path: Path) -> None
     assert passed == []
 
 
+def test_processes_end_with_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+
+    def worker() -> None:
+        monkeypatch.setenv(LAUNCHED, str(os.getppid()))
+        end_with_launcher()
+        os.write(write, b"%d" % os.getpid())
+        signal.pause()
+
+    def launcher() -> None:
+        if os.fork() == 0:
+            worker()
+        os.read(read, 20)
+        os.write(write, b"x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(launcher) == -signal.SIGKILL
+    os.close(write)  # the worker has it too, until it ends
+    began = time.monotonic()
+    while os.read(read, 20):
+        pass
+    os.close(read)
+    assert time.monotonic() - began < 20.0
+
+
 def test_two_processes_cannot_write_one_run_and_a_kill_frees_it(tmp_path: Path) -> None:
     """Also while workers that fetch rows outlive their parent for some seconds."""
     run = tmp_path / "run"
-    options = ["--training.steps", "100000", "--training.workers", "1", "--training.batch_size", "32"]
+    options = ["--training.steps", "1000000", "--training.workers", "1", "--training.batch_size", "32"]
+    options += ["--training.checkpoint_every", "0"]
     process = start(["train", "--out", str(run), "--no-report", *OPTIONS, *options], tmp_path / "site")
     wait_for(lambda: (run / "metrics.jsonl").exists())
     parts.register()
@@ -217,7 +261,9 @@ def test_two_processes_cannot_write_one_run_and_a_kill_frees_it(tmp_path: Path) 
     assert caught.value.exit_status == 4
     process.kill()
     process.communicate()
-    resumed = resume(run, overrides=[("training.steps", "3"), ("training.workers", "0")], allow_inexact=True)
+    with pytest.warns(BFNWarning, match="holds no checkpoint, so the training starts again at step 0"):
+        resumed = resume(run, overrides=[("training.steps", "3"), ("training.workers", "0")], allow_inexact=True)
+    assert Run.open(run).experiment.training.steps == 3
     assert resumed.weights.step == 3
 
 

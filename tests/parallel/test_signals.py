@@ -17,6 +17,7 @@ from bfn_toolkit import Sampler, load_run, train
 from bfn_toolkit.cli import main
 from bfn_toolkit.parallel.signals import SIGNALS, Interrupted, listening, pending
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
+from bfn_toolkit.training import trainer
 from bfn_toolkit.training.trainer import resume
 
 OPTIONS = ["--dataset.count", "50", "--network.width", "8", "--training.steps", "6", "--training.device", "cpu"]
@@ -29,7 +30,7 @@ def last_step(run: Path) -> int:
     return found.step
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_stops_after_saving_and_says_how_to_go_on(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,6 +44,36 @@ def test_a_signal_stops_after_saving_and_says_how_to_go_on(
     assert [signal.getsignal(n) for n in SIGNALS] == handlers
     assert main(["train", "--resume", run, "--no-report"]) == 0
     assert last_step(tmp_path / "a run") == 6
+
+
+@pytest.mark.parametrize("moment", ["_finish", "_result"])
+def test_a_signal_in_the_final_save_leaves_a_finished_model(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, run = getattr(trainer._Training, moment), tmp_path / "run"
+
+    def interrupted(training: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(training)
+
+    monkeypatch.setattr(trainer._Training, moment, interrupted)
+    assert main(["train", "--out", str(run), *OPTIONS]) == 143
+    said = capsys.readouterr().err
+    assert f"stopped by SIGTERM; the model is finished: {run}" in said
+    assert "figure" not in said
+    assert load_run(run).family is not None
+    assert last_step(run) == 6
+
+
+def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup, when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signal_at(3, signal.SIGHUP):
+            assert train(experiment(), tmp_path / "run").weights.step == 6
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path: Path) -> None:

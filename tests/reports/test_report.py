@@ -7,7 +7,8 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from faults.crashes import forked
 from faults.tiny import experiment
+from scipy.stats import norm
 
 from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
@@ -29,6 +31,7 @@ from bfn_toolkit import (
     ContinuousTimeLoss,
     Dataset,
     Experiment,
+    NetworkIO,
     Oracle,
     Run,
     Split,
@@ -38,19 +41,23 @@ from bfn_toolkit import (
     seeded,
     train,
 )
-from bfn_toolkit.cli.display import scores_table
+from bfn_toolkit.cli import train as cli_train
+from bfn_toolkit.cli.display import say, scores_table
 from bfn_toolkit.cli.entry import main
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
 from bfn_toolkit.reports import report
 from bfn_toolkit.reports.figures import figures
 from bfn_toolkit.reports.report import complete_run
-from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
+from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, report_size
 from bfn_toolkit.testing.toys import Atoms, Line, Toy
 from tests.significance import Z
 
 VALUES = torch.tensor([[-1.0], [0.2], [1.0]], dtype=torch.float64)
 TOY = Toy(Line(), VALUES, torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64))
+
+
+MODES = ("-0.75", "-0.25", "0.25", "0.75")
 
 
 class Clock:
@@ -149,18 +156,20 @@ def completed(run: Run, **options: Any) -> tuple[dict[str, Any], list[str]]:
 
 def test_a_report_without_time_has_one_piece_of_everything(run: Run) -> None:
     shown: list[str] = []
-    scores, lines = completed(run, seconds=0.0, show=shown.append)
+    shares: list[float] = []
+    scores, lines = completed(run, seconds=0.0, show=lambda name, done: (shown.append(name), shares.append(done)))
     assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (16, BUDGET_CHUNK, 1)
     assert lines[0].startswith("16 samples of 3,000, for which there was no time, in 3 steps: ")
-    assert shown[:4] == ["samples", "likelihood", "baselines", "distances"]
-    assert shown[4:] == [
-        f"figure {name}" for name in ("data", "smoke_test", "schedule", "training", "samples", "flows")
-    ]
+    assert shown[:5] == ["samples", "likelihood", "baselines", "distances", "figures"]
+    assert shown[5:] == [f"figure {name}" for name in ("data", "schedule", "training", "samples", "flows")]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[4]) == (0.0, 0.8)
     assert run.path is not None
-    assert json.loads((run.path / "evaluation.json").read_text()) == scores
+    assert scores.items() <= json.loads((run.path / "evaluation.json").read_text()).items()
 
 
-def test_a_report_with_time_has_all_samples(run: Run) -> None:
+def test_a_report_with_time_has_all_samples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "save_figure", lambda draw, path: path)
     scores, lines = completed(run, seconds=1e6)
     assert scores["samples"]["n"] == 3000
     assert scores["total_nats_stderr"] <= 0.01 * abs(scores["total_nats"]) or scores["draws"] > 1000
@@ -171,42 +180,161 @@ def broken(*_: Any, **__: Any) -> Any:
     raise ZeroDivisionError("division by zero")
 
 
+def leaves(*_: Any, **__: Any) -> Any:
+    sys.exit("a plugin that ends the program")
+
+
 @pytest.mark.parametrize(
     ("place", "lost", "kept"),
     [
         ("likelihood_bound", "likelihood", "samples"),
         ("sample_scores", "distances", "total_nats"),
         ("write_samples", "samples", "total_nats"),
-        ("write_figures", "figure flows", "samples"),
+        ("save_figure", "figure flows", "samples"),
     ],
 )
 def test_a_part_that_fails_costs_only_itself(
     place: str, lost: str, kept: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report, "save_figure", lambda draw, path: path)  # drawing takes most of the time
     monkeypatch.setattr(report, place, broken)
     scores, lines = completed(run, seconds=0.0)
     assert f"no {lost}: ZeroDivisionError: division by zero" in lines
     assert kept in scores
 
 
-def test_a_training_whose_report_fails_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("likelihood_bound", "write_samples", "sample_scores", "write_figures"):
-        monkeypatch.setattr(report, name, broken)
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (
+            [(report, name) for name in ("likelihood_bound", "write_samples", "sample_scores", "save_figure")],
+            ["no likelihood: SystemExit: a plugin", "no samples: ", "no figure data: "],
+        ),
+        ([(cli_train, "make_plan")], ["no report: SystemExit: a plugin that ends the program; later: bfn evaluate "]),
+        ([(cli_train, "scores_table")], ["figure: ", "no report: SystemExit"]),
+    ],
+    ids=["parts", "plan", "table"],
+)
+def test_a_training_whose_report_fails_ends_well(
+    places: list[tuple[Any, str]],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module, name in places:
+        monkeypatch.setattr(module, name, leaves)
+    monkeypatch.setattr(report, "LEAST_SECONDS", 0.0)
     assert main(["train", "--out", str(tmp_path / "run"), *["--training.steps", "2", "--network.width", "8"]]) == 0
+    said = capsys.readouterr().err
+    assert [word for word in words if word not in said] == []
     assert Run.open(tmp_path / "run").weights.step == 2
+
+
+def test_a_report_without_the_data_has_what_needs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("u,k\n" + "".join(f"{i / 7:.3f},{'abc'[i % 3]}\n" for i in range(40)))
+    experiment = Experiment.from_path(file, None, None, [("training.steps", "2"), ("training.batch_size", "8")])
+    run = train(experiment, tmp_path / "run")
+    file.unlink()
+    again = Run.open(tmp_path / "run")
+    assert report_size(again) == 1000
+    lines: list[str] = []
+    scores = complete_run(ResolvedPlan.of(again, SamplePlan(n=16, steps=2)), lines.append, seconds=0.0)
+    assert scores == {}
+    assert lines[0].startswith("16 samples in 2 steps: ")
+    assert [line[:20] for line in lines[1:4]] == [f"no {name}: {file}"[:20] for name in ("likelihood", "distances")] + [
+        f"no figure columns: {file}"[:20]
+    ]
+    assert main(["plot", str(run.path), "-n", "20", "--steps", "2"]) == 3
+    assert capsys.readouterr().out == f"{run.path}/figures/training.png\n"
+
+
+@attrs.frozen
+class Stubborn(MLP):
+    """A network for the shapes of its data alone."""
+
+    def build(self, io: NetworkIO) -> Any:
+        raise AssertionError("a figure builds no network")
+
+
+def test_no_figure_builds_a_network(run: Run) -> None:
+    other = attrs.evolve(run, experiment=attrs.evolve(run.experiment, network=Stubborn()))
+    plan = ResolvedPlan.of(other, SamplePlan(n=20, steps=2))
+    for draw in figures(plan, plan.draw()).values():
+        draw().savefig(io.BytesIO())
+
+
+def test_the_table_says_what_its_numbers_are(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = report.evaluate(ResolvedPlan.of(run, SamplePlan(n=50, steps=2)), draws=1)
+    assert scores["entropy_nats"] == pytest.approx(
+        math.log(4.0) + 0.5 * math.log(2.0 * math.pi * math.e * 0.05**2), abs=1e-5
+    )
+    assert scores["samples"]["mode_probabilities"] == pytest.approx(dict.fromkeys(MODES, 0.25), abs=1e-6)
+    scores_table(scores)
+    lines = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0].strip(): line[1].strip() for line in lines if len(line) == 2}
+    assert rows["entropy: less only by chance"] == "-0.1905 nats"
+    assert "lower is better" in lines[0][0]
+    shares, floor = scores["samples"]["mode_shares"], scores["samples"]["floor"]["mode_shares"]
+    for mode in MODES:
+        assert rows[f"share of mode {mode}"] == f"{shares[mode]:.3f} ({floor[mode]:.3f}); should be 0.250"
+
+
+def test_probabilities_of_modes_are_those_of_the_normal_distribution() -> None:
+    dataset = GaussianMixture(means=(0.5, -0.3, 0.1), std=(0.3, 0.1, 0.2), count=(10, 30, 5))
+    cells = {"-0.3": (-math.inf, -0.1), "0.1": (-0.1, 0.3), "0.5": (0.3, math.inf)}  # ends in the middle
+    for mode, (low, high) in cells.items():
+        expected = sum(
+            count / 45 * (norm.cdf(high, mean, std) - norm.cdf(low, mean, std))
+            for mean, std, count in zip(dataset.means, dataset.std, dataset.count, strict=True)
+        )
+        assert dataset.mode_probabilities()[mode] == pytest.approx(expected, abs=1e-12)
+
+
+class Proxy(io.TextIOBase):
+    """What rich puts in the place of stderr while a bar is shown: text is printed above the bar, bytes into it."""
+
+    def __init__(self) -> None:
+        self.buffer, self.text = io.BytesIO(), ""
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(text)
+        self.text += text
+        return len(text)
+
+
+def test_lines_are_printed_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", proxy := Proxy())
+    say("12 samples")
+    assert (proxy.text, proxy.buffer.getvalue()) == ("12 samples\n", b"")
+
+
+def test_scores_that_are_not_finite_are_printed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = report.evaluate(ResolvedPlan.of(run, SamplePlan(n=20, steps=2)), draws=1)
+    scores |= {"total_nats": math.nan, "loss_nats_stderr": None}
+    scores["samples"] |= {"w1": math.inf}
+    scores_table(scores)
+    out = capsys.readouterr().out
+    assert out.count("not finite") == 2
+    (row,) = [line for line in out.splitlines() if "L inf" in line]
+    assert "±" not in row  # a single row has no standard error
 
 
 def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In the middle of the likelihood: the samples are there, the exit status is that of the signal."""
-    price: Callable[..., Any] = report.likelihood_bound
+    """In the middle of the distances: what was done before is there, the exit status is that of the signal."""
 
-    def interrupted(*args: Any, **options: Any) -> Any:
+    def endless(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return price(*args, **options)
+        end = time.monotonic() + 60.0
+        while time.monotonic() < end:  # as work that never asks for signals
+            pass
+        os._exit(99)
 
-    monkeypatch.setattr(report, "likelihood_bound", interrupted)
+    monkeypatch.setattr(report, "sample_scores", endless)
     folder = tmp_path / "run"
     command = ["train", "--out", str(folder), *["--training.steps", "2", "--network.width", "8"]]
     assert forked(lambda: os._exit(main(command))) == 130
@@ -215,7 +343,8 @@ def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
         f"stopped by SIGINT; the model is complete, its report is not: bfn evaluate {folder}, bfn plot {folder}"
     )
     assert (folder / "samples.npy").exists()
-    assert not (folder / "evaluation.json").exists()
+    assert "samples" not in json.loads((folder / "evaluation.json").read_text())
+    assert not (folder / "figures").exists()
     assert Run.open(folder).weights.step == 2
 
 

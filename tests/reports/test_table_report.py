@@ -21,7 +21,6 @@ from bfn_toolkit.reports.report import complete_run, write_figures, write_film
 from bfn_toolkit.reports.table_figures import columns_figure, pairs_figure
 from bfn_toolkit.reports.tables import advice, check_target
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, report_size
-from bfn_toolkit.storage.files import to_json
 
 PLANTED, TIMES = ["9.75", "c", "0"], 60
 
@@ -84,7 +83,7 @@ def test_the_report_of_a_table_has_scores_and_figures_of_its_columns(
     assert table["valid"] == {"samples": 1.0, "invalid": {}}
     assert run.path is not None
     assert sorted(path.stem for path in (run.path / "figures").iterdir()) == ["columns", "pairs", "training"]
-    assert json.loads((run.path / "evaluation.json").read_text()) == json.loads(to_json(scores))
+    assert scores.items() <= json.loads((run.path / "evaluation.json").read_text()).items()
     with (run.path / "samples.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["u", "kind", "n"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import startup, textbook
+from benchmarks import gpu, startup, textbook
 from benchmarks.counting import Operations, operations, peak_bytes
 from benchmarks.workloads import SIGMA_1, OneParameter
 from bfn_categorical import Categorical
@@ -251,20 +251,32 @@ except SystemExit as done:
     assert startup.imported(code, ("torch", "numpy", "matplotlib", "scipy")) == []
 
 
-# U2: pyplot takes 30 % of the time of importing torch, dynamo 90 %.
+# U2: matplotlib.pyplot takes 30 % of the time of importing torch, dynamo 90 %.
 def test_import_loads_nothing_that_it_does_not_need() -> None:
     assert startup.imported("import bfn_toolkit", ("torch", "numpy", *startup.UNWANTED)) == []
 
 
-def test_loss_backward_and_samples_load_neither_pyplot_nor_dynamo_nor_scipy() -> None:
+def test_loss_backward_and_samples_load_neither_matplotlib_nor_dynamo_nor_scipy() -> None:
     assert startup.imported(startup.LOSS_AND_SAMPLE, (*startup.UNWANTED, "scipy")) == []
 
 
-def test_a_step_of_the_training_loop_loads_neither_pyplot_nor_sklearn_nor_scipy() -> None:
+def test_a_step_of_the_training_loop_loads_neither_matplotlib_nor_sklearn_nor_scipy() -> None:
     # Not dynamo: torch.optim.Optimizer imports it in its constructor.
-    assert startup.imported(startup.TRAINING_STEP, ("matplotlib.pyplot", "sklearn", "scipy")) == []
+    assert startup.imported(startup.TRAINING_STEP, ("matplotlib", "sklearn", "scipy")) == []
 
 
 def test_an_import_is_noticed() -> None:
     assert startup.imported("import json.tool", ("json.tool", "sklearn")) == ["json.tool"]
     assert "json.tool" not in sys.modules
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_checks_of_a_gpu_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([]) == 0
+    assert capsys.readouterr().out == "there is no CUDA device: nothing was checked\n"
+
+
+def test_checks_of_a_gpu_tell_right_from_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [finding.passed for finding in gpu.resumed("cpu")] == [True]
+    monkeypatch.setattr(gpu, "resume", lambda folder: gpu.train(gpu.experiment("cpu", steps=2)))
+    assert [finding.passed for finding in gpu.resumed("cpu")] == [False]

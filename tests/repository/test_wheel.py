@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -54,3 +55,43 @@ def test_the_wheel_trains(fresh: Path, tmp_path: Path) -> None:
     run(fresh / "bfn", "train", "--out", "run", *options, cwd=tmp_path)
     assert run(fresh / "bfn", "sample", "run", "-n", "5", "--steps", "2", "--out", "x.csv", cwd=tmp_path) == "x.csv\n"
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 6
+
+
+PROJECT = """
+import numpy as np
+from bfn_categorical import Categorical
+from bfn_gaussian import DataHead, Gaussian
+from bfn_siren import Siren
+from bfn_toy2d import Toy2d
+from bfn_toolkit import BFN, ContinuousTimeLoss, Experiment, Family, NetworkBuilder, Training, __version__, train
+
+model = BFN(Gaussian(site_shape=(2,), head=DataHead()), Siren(width=16))
+samples = model.sample(4, sampler="ancestral")
+made = Experiment(Toy2d(), Gaussian((2,)), Siren(), ContinuousTimeLoss(), Training(lr=1e-3))
+network: NetworkBuilder = made.network
+rate: float = made.training.lr
+version: str = __version__
+Siren(widht=16)  # call-arg
+Siren(width="16")  # arg-type
+Gaussian(site_shape=2)  # arg-type
+Categorical(clases=3)  # call-arg
+BFN(Siren(), Siren())  # arg-type
+model.sample(4, n_steps="3")  # arg-type
+Training(lr="fast")  # arg-type
+made.training.lr.upper()  # attr-defined
+made.network.widht  # attr-defined
+Experiment(Siren(), Gaussian(), Siren(), ContinuousTimeLoss())  # arg-type
+train(made, progres=True)  # call-arg
+"""
+
+
+def test_a_type_checker_sees_the_plugins_of_the_wheel(fresh: Path, tmp_path: Path) -> None:
+    """Without torch, which would take a minute: each wrong line, and no other, has the error that it names."""
+    (tmp_path / "project.py").write_text(PROJECT)
+    skipped = "[mypy]\nstrict = true\n[mypy-torch.*,numpy.*,scipy.*,accelerate.*,pyarrow.*]\nfollow_imports = skip\n"
+    (tmp_path / "mypy.ini").write_text(skipped + "follow_imports_for_stubs = true\n")
+    command = [sys.executable, "-m", "mypy", "--python-executable", str(fresh / "python"), "project.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = re.findall(r"project.py:(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
+    lines = enumerate(PROJECT.splitlines(), 1)
+    assert found == [(str(n), line.partition("# ")[2]) for n, line in lines if "# " in line], done.stdout

@@ -35,7 +35,7 @@ def run() -> Run:
 def test_known_values_are_read_and_checked_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, calls = tmp_path / "known.npy", {"load": 0, "of": 0}
     np.save(known, np.linspace(-1.0, 1.0, 5000, dtype=np.float32).reshape(-1, 1))
-    load, check = np.load, Observed.of
+    load, check = np.memmap, Observed.of
 
     def counted_load(*arguments: Any, **options: Any) -> Any:
         calls["load"] += 1
@@ -46,7 +46,7 @@ def test_known_values_are_read_and_checked_once(run: Run, tmp_path: Path, monkey
         return check(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "load", counted_load)
+        patch.setattr(np, "memmap", counted_load)
         patch.setattr(Observed, "of", counted_check)
         plan = ResolvedPlan.of(run, SamplePlan(n=5000, steps=1, known=known))
         stream_samples(plan, tmp_path / "x.npy", batch=1024)  # five batches

@@ -18,6 +18,7 @@ from bfn_toolkit import (
     SDE2,
     AncestralSampler,
     Batch,
+    BFNWarning,
     ChurnSampler,
     Family,
     FlowSampler,
@@ -28,8 +29,10 @@ from bfn_toolkit import (
     default_sampler,
     importance_bound,
     likelihood_bound,
+    row_prices,
     seeded,
 )
+from bfn_toolkit.evaluation.likelihood import row_bounds
 from bfn_toolkit.sampling.chunks import chunk_rows
 from bfn_toolkit.sampling.draws import Draws
 from bfn_toolkit.shapes import Data, map_data
@@ -145,11 +148,60 @@ def test_samples_are_the_same_bits_where_memory_is_short(name: str, rows: int) -
     assert equal(short, plenty)
 
 
-def test_no_memory_for_a_few_rows_is_an_error_with_status_7() -> None:
-    """One row at a time would fit, and would be other bits: a product with one row has a kernel of its own."""
-    with pytest.raises(ResourceError, match="even with only 16 rows together") as caught:
-        draw(model_of("gaussian, siren", rows=1), 4)
+def test_memory_for_a_single_row_is_enough() -> None:
+    """Fewer than 16 rows are rounded differently, which is said once."""
+    model = model_of("gaussian, siren", rows=1)
+    with pytest.warns(BFNWarning, match="fewer than 16 rows together") as told:
+        assert alike(draw(model, 40), draw(model_of("gaussian, siren"), 40))
+    assert len(told) == 1
+    assert model.network.most == 1
+
+
+def test_no_memory_for_a_single_row_is_an_error_with_status_7() -> None:
+    with pytest.warns(BFNWarning), pytest.raises(ResourceError, match="out of memory for a single row") as caught:
+        draw(model_of("gaussian, siren", rows=0), 40)
     assert caught.value.exit_status == 7
+
+
+def prices_of(model: BFN) -> list[Any]:
+    """Numbers of each evaluation that draws."""
+    with seeded(3):
+        x = torch.randint(5, (40, 2))
+    rows = Batch(x, mask=x != 4)
+    bounds = [likelihood_bound(model, rows, draws=2, n_steps=n) for n in (None, 5)]
+    return [
+        *((bound.total.value, bound.total.stderr) for bound in bounds),
+        *(part.tolist() for part in row_bounds(model, rows, draws=2)),
+        importance_bound(model, rows, n_steps=2, particles=2).total.value,
+        row_prices(model, rows, orders=2).total.tolist(),
+    ]
+
+
+def test_prices_are_the_same_bits_where_memory_is_short() -> None:
+    network = MLP(width=8, depth=1, site_times=True)
+    short, plenty = (BFN(Categorical((2,), classes=5), oom_above(most, network)) for most in (23, 2**31))
+    short.site_times = plenty.site_times = True
+    short.load_state_dict(plenty.state_dict())
+    assert prices_of(short.eval()) == prices_of(plenty.eval())
+    assert short.network.refusals > 0
+    assert short.network.most == 16
+
+
+def test_a_lack_of_memory_outside_the_network_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with many classes, whose losses need more than the network."""
+    model, tried = model_of("categorical, mlp"), list[int]()
+    rows = Batch(torch.zeros(40, 2, dtype=torch.int64))
+    plenty, rate = likelihood_bound(model, rows, draws=2), Categorical.loss_rate
+
+    def short(self: Any, x: Tensor, *arguments: Any, **kwargs: Any) -> Any:
+        tried.append(len(x))
+        if len(x) > 64:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return rate(self, x, *arguments, **kwargs)
+
+    monkeypatch.setattr(Categorical, "loss_rate", short)
+    assert likelihood_bound(model, rows, draws=2) == plenty
+    assert tried[:4] == [512, 256, 128, 64]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

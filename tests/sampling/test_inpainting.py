@@ -402,7 +402,7 @@ PRODUCT = ProductFamily({"x": Gaussian((2,)), "k": Categorical((2,), classes=3)}
     ("family", "known", "error", "words"),
     [
         (Gaussian((2,)), torch.zeros(2), ConfigError, r"pair of tensors, \(values, mask\), found a Tensor"),
-        (Gaussian((2,)), (torch.zeros(2), [True, False]), ConfigError, "pair of tensors"),
+        (Gaussian((2,)), (torch.zeros(2), ["a", "b"]), ConfigError, "the mask of known: expected a tensor"),
         (Gaussian((2,)), (torch.zeros(2), torch.ones(2)), ConfigError, "torch.bool, True where"),
         (Gaussian((2,)), (torch.zeros(3), YES), ConfigError, r"values of known must have shape \(4, 2\), or \(2,\)"),
         (Gaussian((2,)), (torch.zeros(3, 2), YES), ConfigError, r"found \(3, 2\)"),

@@ -130,7 +130,7 @@ def test_rows_keep_their_masks_in_any_chunk() -> None:
         (Gaussian((3,)), torch.ones(4, 3), "torch.bool"),
         (Gaussian((3,)), torch.ones(4, 2).bool(), r"shape \(4, 3\)"),
         (Gaussian((3,)), torch.ones(3, 3).bool(), r"shape \(4, 3\)"),
-        (Gaussian((3,)), [True], "found a list"),
+        (Gaussian((3,)), [True], "found torch.bool of shape"),
         (POINTS, {"kind": torch.ones(4, 5).bool()}, "the data have the parts position, type"),
         (POINTS, {"type": torch.ones(4, 6).bool()}, "mask of part 'type'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import random
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -378,6 +380,43 @@ def test_a_file_that_was_cut_is_refused(cut: int) -> None:
 def test_what_follows_an_archive_is_refused() -> None:
     saved(weights())
     refused(Path("model.pt").read_bytes() + bytes(30), "not imported")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_flipped_bit_changes_a_weight(seed: int) -> None:
+    state = {"w": torch.arange(600.0), "b": torch.ones(3)}
+    torch.save(state, "model.pt")
+    content, chooser, taken = Path("model.pt").read_bytes(), random.Random(seed), 0
+    for _ in range(100):
+        damaged, bit = bytearray(content), chooser.randrange(8 * len(content))
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            found = read_foreign(bytes(damaged), Path("model.pt"))
+        except RunDirectoryError:
+            continue
+        taken += 1  # of dates, attributes and padding, which no checksum covers
+        assert same(found, state)
+    assert taken < 25
+
+
+@pytest.mark.parametrize("name", ["DATA.PKL", "Data.pkl"])
+def test_a_pickle_is_bounded_however_its_name_is_written(name: str) -> None:
+    torch.save({"w": torch.zeros(3)}, "model.pt")
+    with zipfile.ZipFile("model.pt") as good, zipfile.ZipFile("bomb.pt", "w") as bomb:
+        for entry in good.infolist():
+            content = good.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                entry.filename, content = entry.filename.replace("data.pkl", name), b"\x80\x02]" + b"]" * 17 * 2**20
+            bomb.writestr(entry.filename, content)
+    refused(Path("bomb.pt").read_bytes(), "its pickle has 17.8 MB")
+
+
+def test_a_network_is_not_built_for_a_file_that_cannot_hold_it() -> None:
+    saved(weights())
+    huge = attrs.evolve(EXPERIMENT, network=Siren(width=30_000))
+    with pytest.raises(RunDirectoryError, match="the description is not that of these weights"):
+        import_checkpoint("model.pt", "run", huge)
+    assert not Path("run").exists()
 
 
 def test_a_script_is_refused() -> None:

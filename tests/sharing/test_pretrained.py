@@ -217,18 +217,15 @@ def test_a_fresh_clone_may_be_written_to(tmp_path: Path) -> None:
     assert same(BFN.from_pretrained(tmp_path), made())
 
 
-def test_a_crash_at_every_step_of_a_replacement_leaves_the_one_or_the_other_or_nothing_that_loads(saved: Path) -> None:
+def test_a_crash_at_every_step_of_a_replacement_leaves_the_one_or_the_other(saved: Path) -> None:
     old, new = made(), made("categorical")
     k, found = 1, set()
     while crash_at(k, lambda: new.save_pretrained(saved, force=True)):
-        try:
-            again = BFN.from_pretrained(saved)
-            found.add("old" if same(again, old) else "new" if same(again, new) else "a mixture")
-        except RunDirectoryError as error:
-            found.add("refused" if "damaged" in str(error) else str(error))
+        again = BFN.from_pretrained(saved)
+        found.add("old" if same(again, old) else "new" if same(again, new) else "a mixture")
         old.save_pretrained(saved, force=True)
         k += 1
-    assert found == {"old", "refused", "new"}
+    assert found == {"old", "new"}
     assert same(BFN.from_pretrained(saved), new)
 
 
@@ -276,7 +273,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown option": (lambda c: c["network"].update(widht=3), "did you mean 'width'"),
     "wrong type": (lambda c: c["network"].update(width="16"), "expected an integer"),
     "other width": (lambda c: c["network"].update(width=8), "does not fit"),
-    "huge width": (lambda c: c["network"].update(width=10**6), "does not fit"),
+    "huge width": (lambda c: c["network"].update(width=10**6), "the description is not that of these weights"),
     "impossible width": (lambda c: c["network"].update(width=2**62), "cannot be built"),
     "a path as name": (lambda c: c["network"].update(name="../os:system"), "no network named"),
     "other dtype": (lambda c: c.update(dtype="float64"), "does not fit"),
@@ -425,7 +422,7 @@ def test_the_card_has_what_it_was_given_and_what_the_model_knows(tmp_path: Path)
         "| w1 | 0.0171 |",
         "| seed | 0 |",
         "network `siren`",
-        "pip install",
+        "bfn-toolkit 0.",
     ):
         assert word in text
 
@@ -572,5 +569,5 @@ def test_a_push_that_fails_is_told(hub: type[StubApi]) -> None:
 
 def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ResourceError, match=r'pip install "bfn-toolkit\[hub\]"'):
+    with pytest.raises(ResourceError, match="pip install huggingface-hub"):
         made().push_to_hub("user/moons")

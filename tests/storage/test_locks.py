@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 from faults.crashes import forked
 
@@ -38,13 +40,31 @@ def test_a_kill_lets_go(tmp_path: Path) -> None:
         pass
 
 
-def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to, lambda place, _: os.mkfifo(place)])
+def test_a_link_in_place_of_the_lock_is_not_written_to(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    (tmp_path / ".lock").symlink_to(victim)
-    with pytest.raises(ResourceError, match="symbolic links"), locked(tmp_path):
-        pass
+    link(tmp_path / ".lock", victim)
+    for _ in range(2):
+        with pytest.raises(RunDirectoryError, match="a link or a special file"), locked(tmp_path):
+            pass
     assert victim.read_text() == "mine"
+
+
+def test_a_link_that_comes_while_the_lock_is_opened_is_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filelock, "FileLock", lambda path, **k: (path.hardlink_to(victim), original(path, **k))[1])
+        with pytest.raises(RunDirectoryError, match="a link or a special file"), locked(tmp_path):
+            pass
+    assert victim.read_text() == "mine"
+    (tmp_path / ".lock").unlink()
+    with locked(tmp_path):
+        pass
+
+
+original = filelock.FileLock
 
 
 def test_a_file_system_without_locks_is_written_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

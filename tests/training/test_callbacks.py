@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from faults.ranks import two_ranks
 from faults.tiny import experiment
 from torch import Tensor
 
-from bfn_toolkit import TrainingEvent, seeded, train
+from bfn_toolkit import TrainingEvent, resume, seeded, train
 from bfn_toolkit.errors import BFNWarning
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "training.md"
@@ -43,6 +45,33 @@ def test_the_documented_callback_works_in_a_job_of_two() -> None:
     assert seen == [(20, 20, True), (40, 20, True), (45, 5, True)]
     assert nothing == []
     assert torch.equal(one, two)
+
+
+def stop_at(step: int) -> Any:
+    def callback(event: TrainingEvent) -> None:
+        if event.step >= step:
+            event.stop("good enough")
+
+    return callback
+
+
+def test_a_callback_stops_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is complete: a resume takes no further step, unless it has more steps than before."""
+    run = train(experiment(steps=45), tmp_path / "run", callbacks=[stop_at(20)], progress=True)
+    assert run.weights.step == 20
+    assert "stopped at step 20 of 45: good enough" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["stopped"] == "good enough"
+    again = resume(tmp_path / "run")
+    assert again.weights.step == 20
+    assert torch.equal(weights(again), weights(run))
+    assert torch.equal(weights(run), weights(train(experiment(steps=45), callbacks=[stop_at(20)])))
+    further = resume(tmp_path / "run", overrides=[("training.steps", "50")], allow_inexact=True)
+    assert further.weights.step == 50
+    assert "stopped" not in json.loads((tmp_path / "run" / "model.json").read_text())
+
+
+def test_all_processes_stop_with_the_first() -> None:
+    assert two_ranks(lambda rank: train(experiment(steps=45), callbacks=[stop_at(20)]).weights.step) == [20, 20]
 
 
 def test_a_callback_may_take_longer_than_the_timeout_of_the_group() -> None:

@@ -18,7 +18,7 @@ from bfn_toolkit import ConfigError, Run, RunDirectoryError, train
 from bfn_toolkit.errors import BFNWarning
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.runs.checkpoints import find_checkpoint, list_checkpoints
-from bfn_toolkit.runs.directory import METRICS
+from bfn_toolkit.runs.metrics_log import METRICS
 from bfn_toolkit.training.step import TrainStep
 from bfn_toolkit.training.trainer import resume
 
@@ -181,9 +181,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_end_is_the_same(whol
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": "1"}, "options"),
-        ({"training.lr": "0.1"}, "options"),
-        ({"dataset.count": "60"}, "data; options"),
+        ({"seed": "1"}, "seed: 0 then, 1 now"),
+        ({"training.lr": "0.1"}, r"training\.lr: 0\.003 then, 0\.1 now"),
+        ({"dataset.count": "60"}, r"data; dataset\.count: 50 then, 60 now"),
     ],
 )
 def test_what_would_not_be_exact_is_refused_and_named(changes: dict[str, str], named: str, tmp_path: Path) -> None:

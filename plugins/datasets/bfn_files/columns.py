@@ -1,39 +1,39 @@
 """Columns of numbers in files: .csv, .csv.gz, .npy, .npz and .safetensors, without pickle and with places.
 
-Every fault of a file is reported with its line or row, and its column.  A table is read quickly by numpy; if numpy
-fails, it is read again record by record.
+Every fault of a file is reported with its line or row, and its column.  A table of plain numbers is read quickly by
+numpy; if numpy fails, its cells are read as texts.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import math
-import tokenize
+import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bfn_files.numbers import NAMES, PLAIN, WORDS, affixes, gaps, is_number, numbers
 from bfn_files.reading import check_unpacked, reading
-from bfn_toolkit import ConfigError, DataError
+from bfn_files.tables import TextFile, TextTable, check_names, shown
+from bfn_toolkit import BFNWarning, ConfigError, DataError, array_header as read_header, tensors_header
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 FORMATS = (".csv", ".csv.gz", ".npy", ".npz", ".safetensors")
 ROWS = 10_000  # rows of a table that are read together
-LINE = 10**6  # smallest number of characters of a line that is refused
-FIRST = 100  # rows of a table, or numbers of an array, that are looked at to tell what it is
+FIRST = 100  # numbers of an array that are looked at to tell what it is
+FEW = 10  # rows that may count by chance; largest number of columns in a message
 SHOWN = 20  # largest number of names in a message
+_UNNAMED = re.compile(r"Unnamed: \d+")  # pandas' name of an index
 
 
 @attrs.frozen(eq=False)
@@ -64,20 +64,23 @@ class Values:
         return f"array '{self.names[0]}' at {list(site)}"
 
 
-def read_columns(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
+def read_columns(
+    path: Path, columns: Sequence[str] | None, label: str | None, header: bool | None = None
+) -> tuple[Values, Values | None]:
     """Reads the named columns, or all columns of numbers, and optionally a column of labels.
 
     Arguments:
         path: A file whose name ends in one of :data:`FORMATS`.
         columns: Names of columns of a table, or of arrays; None for all columns of numbers.
         label: Name of another column or array (B,), which holds labels; None for no labels.
+        header: Whether the first record of a table has the names of its columns; None to tell it by the content.
     Raises:
         ConfigError: If there are no columns with these names.
         DataError: If the file is damaged, or a value is not a number.
     """
     name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
-        return _read_csv(path, columns, label)
+        return _read_csv(path, columns, label, header)
     if name.endswith(".npy"):
         return _read_npy(path, columns, label)
     read = open_npz if name.endswith(".npz") else _safetensors
@@ -89,8 +92,9 @@ def _chosen(
     path: Path, names: Sequence[str], columns: Sequence[str] | None, label: str | None, default: Sequence[str]
 ) -> list[str]:
     """Names of the data's columns: the named ones, or the default ones without the label."""
+    known = set(names)
     for name in (*(columns or ()), *([label] if label else ())):
-        if name not in names:
+        if name not in known:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise ConfigError(f"{path}: no column named '{name}'; it has {', '.join(names[:SHOWN])}{more}")
     if columns and label in columns:
@@ -123,11 +127,12 @@ def glimpse(path: Path) -> Glimpse:
     """
     name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
-        names, header, numeric = _columns_of(path)
-        places = [names.index(column) for column in numeric]
-        rows = [[fields[i] for i in places if i < len(fields)] for _, fields in islice(_records(path), header, FIRST)]
-        first = np.array([_number(text) for row in rows for text in row if _is_number(text)])
-        return Glimpse(numeric, None, first, bool(header))
+        text = TextFile.of(path, whole=False)
+        _, texts = _kinds(text)
+        numeric = [name for name in text.names if name and name not in texts]
+        rows = [record for _, record in text.first[text.header :]]
+        first = [float(cell) for row in rows for cell in row if PLAIN.fullmatch(cell)]
+        return Glimpse(numeric if rows else [], None, np.array(first), text.header)
     if name.endswith(".safetensors"):
         with _safetensors(path) as (arrays, _):
             return Glimpse(arrays)
@@ -153,11 +158,6 @@ def _beginning(path: Path, stream: Any) -> tuple[tuple[int, ...], Array]:
 # Tables
 
 
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    with _text(path) as lines:
-        yield from records_of(path, lines)
-
-
 def records_of(path: Path, lines: Iterator[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yields the last line number and the fields of each record that is not blank.
 
@@ -173,191 +173,141 @@ def records_of(path: Path, lines: Iterator[str], delimiter: str = ",") -> Iterat
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
 
 
-@contextmanager
-def _text(path: Path) -> Iterator[Iterator[str]]:
-    """Lines of a table, compressed or not."""
-    with reading(path) as file:
-        compressed = path.name.lower().endswith(".gz")
-        with gzip.GzipFile(fileobj=file) if compressed else file as plain:
-            text = io.TextIOWrapper(plain, "utf-8-sig", newline="")
-            try:
-                yield _lines(path, text)
-            except UnicodeDecodeError as error:
-                line = _not_utf8(path)
-                raise DataError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
-
-
-def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
-    for number, line in enumerate(iter(partial(text.readline, LINE), ""), 1):
-        if len(line) == LINE:
-            raise DataError(f"{path}:{number}: a line of {LINE:,} characters or more is not a row of a table")
-        yield line
-
-
-def _check_packed(path: Path) -> None:
-    """Unpacks a table once and discards it, so that a too large one is refused before its rows fill the memory."""
-    with reading(path) as file, gzip.GzipFile(fileobj=file) as plain:
-        packed, unpacked = path.stat().st_size, 0
-        while block := plain.read(2**20):
-            unpacked += len(block)
-            check_unpacked(path, "the table", unpacked, packed)
-
-
-def _not_utf8(path: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    opened: BinaryIO | gzip.GzipFile
-    with reading(path) as file:
-        opened = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
-        for number, line in enumerate(opened, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return number
-
-
-def _number(text: str) -> float:
-    """Parses a number; blank text is NaN, and Python's 1_0 and digits of other scripts are refused."""
-    if not text or text.isspace():
-        return math.nan
-    if "_" in text or not text.isascii():
-        raise ValueError(text)
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        _number(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _says_number(text: str) -> bool:
-    return _is_number(text) and not math.isnan(_number(text))
-
-
-def _read_csv(path: Path, columns: Sequence[str] | None, label: str | None) -> tuple[Values, Values | None]:
-    if path.name.lower().endswith(".gz"):
-        _check_packed(path)
-    names, header, numeric = _columns_of(path)
-    chosen = _chosen(path, names, columns, label, numeric)
-    if not chosen:
-        raise DataError(f"{path}: no column of numbers among {', '.join(names[:SHOWN])}")
-    left_out = [repr(name) for name in names if name not in {*chosen, label}]
-    if left_out and not columns:
-        warnings.warn(
-            f"{path}: left out columns that do not begin with a number: {', '.join(left_out[:SHOWN])}", stacklevel=2
-        )
-    named = label is not None and label not in numeric  # a label of texts
-    take = [names.index(name) for name in [*chosen, *([label] if label and not named else [])]]
-    matrix = _quickly(path, names, header, take)
+def _read_csv(
+    path: Path, columns: Sequence[str] | None, label: str | None, header: bool | None
+) -> tuple[Values, Values | None]:
+    text = TextFile.of(path, header=header)
+    names = text.names
+    if not text.first:
+        raise DataError(f"{path}: no rows: the file is empty")
+    check_names(f"{path}:{text.header_line}", names)
+    plain, texts = _kinds(text)
+    named = [name for name in names if name and not _UNNAMED.fullmatch(name)]
+    chosen = _chosen(path, names, columns, label, named)
+    wanted = [name for name in chosen if columns or name not in texts]
+    take = [*wanted, *([label] if label else [])]
+    matrix = _quickly(text, take) if wanted and plain.issuperset(take) else None
+    classes: Array | None = None
+    categories: Sequence[str] = ()
     if matrix is None:
-        matrix = _carefully(path, names, header, take)
+        table = text.table(text.parsed())
+        read = {name: _numbers_of(table, name, required=bool(columns)) for name in chosen}
+        wanted = [name for name, found in read.items() if found is not None]
+        matrix = np.stack([found for found in read.values() if found is not None], 1) if wanted else np.zeros((0, 0))
+        if label:
+            classes, categories = _labels_of(table, label)
+    elif label:
+        classes, matrix = matrix[:, -1], matrix[:, :-1]
+    if not wanted:
+        raise DataError(f"{path}: no column of numbers among {', '.join(names[:SHOWN])}")
+    if not columns:
+        read_names = {*wanted, label}
+        _warn_of_columns(text, [i for i, name in enumerate(names) if name not in read_names], wanted, matrix)
+    data = Values(matrix, wanted, text.place)
+    return data, Values(classes, [label], text.place, categories) if label and classes is not None else None
 
-    def row(number: int) -> str:
-        return f"{path}:{next(islice(_records(path), header + number, None))[0]}"
 
-    data = Values(matrix[:, : len(chosen)], chosen, row)
-    if label and named:
-        classes, categories = _categories(path, header, names.index(label), label)
-        return data, Values(classes, [label], row, categories)
-    return data, Values(matrix[:, -1], [label], row) if label else None
+def _kinds(text: TextFile) -> tuple[set[str], set[str]]:
+    """Names of the columns that begin with plain numbers, and of those that begin with texts, neither with gaps."""
+    rows = [record for _, record in text.first[text.header :]]
+    plain, texts = set(), set()
+    for i, name in enumerate(text.names):
+        cells = [row[i] for row in rows if i < len(row)]
+        if all(map(PLAIN.fullmatch, cells)):
+            plain.add(name)
+        elif not any(is_number(cell) or not cell.strip() or cell.strip().lower() in WORDS for cell in cells):
+            texts.add(name)
+    return plain, texts
 
 
-def _categories(path: Path, header: int, column: int, name: str) -> tuple[Array, Sequence[str]]:
-    """Classes (B,) of a column of names, NaN where it is blank, and the different names in order.
+def _numbers_of(table: TextTable, name: str, *, required: bool) -> Array | None:
+    """Numbers of a column, NaN for gaps; None if it is one of texts.
 
     Raises:
-        DataError: If some are numbers, or there is only one.
+        DataError: If it has both, unless it is not required and most are texts.
     """
-    lines, texts = zip(*((n, row[column].strip()) for n, row in islice(_records(path), header, None)), strict=True)
-    categories = sorted(set(texts) - {""})
-    if len(categories) < 2 or any(map(_says_number, categories)):
-        line, text = next((n, t) for n, t in zip(lines, texts, strict=True) if not _is_number(t))
+    texts = table.columns[name]
+
+    def place(text: str) -> str:
+        return f"{table.place_of(name, text)}: column '{name}'"
+
+    missing = gaps(texts.distinct, WORDS)
+    values = [text for text in texts.distinct if text not in missing]
+    every = np.full(len(texts.distinct), math.nan)
+    if not values:
+        return every[texts.index]
+    found = numbers(values, table.comma)
+    if found is None:
+        right = {text for text in values if is_number(text)}
+        if len(right) == len(values):  # of several forms
+            right = {text for text in values if affixes(text) == affixes(values[0])} - {values[-1]}
+        counts = dict(zip(texts.distinct, texts.counts.tolist(), strict=True))
+        if not required and 2 * sum(counts[text] for text in right) < sum(counts[text] for text in values):
+            return None
+        wrong = next(text for text in values if text not in right)
+        raise DataError(f"{place(wrong)}: expected a number, got {shown(wrong)}")
+    if found.otherwise:
+        text = max(values, key=len)
+        number = found.values[values.index(text)]
+        message = f"{shown(text)} is read as {number:.10g}; if that is wrong, write it as 1234.5 in the file"
+        warnings.warn(f"{place(text)}: {message}", BFNWarning, stacklevel=2)
+    if sign := "".join(filter(None, affixes(values[0]))).strip():
+        warnings.warn(f"{place(values[0])}: read without its {sign!r}", BFNWarning, stacklevel=2)
+    every[[text not in missing for text in texts.distinct]] = found.values
+    return every[texts.index]
+
+
+def _labels_of(table: TextTable, name: str) -> tuple[Array, Sequence[str]]:
+    """Numbers of a column of labels, or its classes and their names in order; NaN for gaps.
+
+    Raises:
+        DataError: If there are names and numbers, or only one name.
+    """
+    texts = table.columns[name]
+    missing = gaps(texts.distinct, NAMES)
+    values = [text for text in texts.distinct if text not in missing]
+    categories = sorted({text.strip() for text in values})
+    if not values or all(map(PLAIN.fullmatch, categories)):
+        return np.array([math.nan if text in missing else float(text) for text in texts.distinct])[texts.index], ()
+    if len(categories) < 2 or any(map(PLAIN.fullmatch, categories)):
+        text = next(text for text in values if not PLAIN.fullmatch(text.strip()))
         raise DataError(
-            f"{path}:{line}: column '{name}': expected a number, got {_cut(text)}; "
+            f"{table.place_of(name, text)}: column '{name}': expected a number, got {shown(text)}; "
             "a label by name has two or more names, and no numbers among them"
         )
     index = {text: float(number) for number, text in enumerate(categories)}
-    return np.array([index.get(text, math.nan) for text in texts]), categories
+    return np.array([math.nan if t in missing else index[t.strip()] for t in texts.distinct])[texts.index], categories
 
 
-def _columns_of(path: Path) -> tuple[list[str], int, list[str]]:
-    """Names of all columns, number of headers (0 or 1), and names of the columns that begin with a number or a blank.
-
-    The first record is a header if it has text above a number, or no number at all; without a header, the columns are
-    x1, x2, ...  A column without a name, such as the row index of pandas, does not count as numeric.
-    """
-    records = [fields for _, fields in islice(_records(path), 2)]
-    if not records:
-        raise DataError(f"{path}: no rows: the file is empty")
-    first, below = records[0], records[-1]
-    if len(first) == 1 and (other := next((c for c in ";\t" if c in first[0]), None)):
-        raise DataError(f"{path}:1: the fields are separated by {other!r}; separate them by commas")
-    text_above_number = any(not _is_number(a) and _says_number(b) for a, b in zip(first, below, strict=False))
-    if not text_above_number and any(map(_says_number, first)):
-        names = [f"x{i + 1}" for i in range(len(first))]
-        return names, 0, [name for name, text in zip(names, first, strict=True) if _is_number(text)]
-    if len(records) == 1:
-        raise DataError(f"{path}: no rows below the header {_cut(','.join(first))}")
-    names = [text.strip() for text in first]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled is not None:
-        raise DataError(f"{path}:1: two columns are named '{doubled}'; rename one")
-    return names, 1, [name for name, text in zip(names, below, strict=False) if name and _is_number(text)]
+def _warn_of_columns(text: TextFile, left_out: Sequence[int], wanted: Sequence[str], matrix: Array) -> None:
+    """Says which columns are not read, and which only count the rows."""
+    if left_out:
+        names, (_, first) = text.names, text.first[text.header]
+        words = ", ".join(f"'{names[i]}' ({shown(first[i])})" for i in left_out[:FEW])
+        words += f" and {len(left_out) - FEW} more" if len(left_out) > FEW else ""
+        message = f"{text.path}: left out columns of texts or without a name: {words}"
+        warnings.warn(message, BFNWarning, stacklevel=3)
+    if len(matrix) > FEW and len(wanted) > 1:
+        counting = np.flatnonzero((np.diff(matrix, axis=0) == 1.0).all(0))
+        if len(counting):
+            message = f"column '{wanted[counting[0]]}' counts the rows; name the others in columns to leave it out"
+            warnings.warn(f"{text.path}: {message}", BFNWarning, stacklevel=3)
 
 
-def _quickly(path: Path, names: Sequence[str], header: int, take: Sequence[int]) -> Array | None:
-    """Reads the columns with numpy; None if there is a quote, a blank line or a fault."""
-    parts = []
-    with _text(path) as lines:
-        for text in islice(lines, header):
-            if '"' in text or text.isspace():
-                return None
-        while chunk := list(islice(lines, ROWS)):
-            commas = len(names) - 1
-            if any(text.count(",") != commas or '"' in text or text.isspace() for text in chunk):
-                return None
-            try:
-                parts.append(np.loadtxt(chunk, np.float64, comments=None, delimiter=",", usecols=take, ndmin=2))
-            except ValueError:
-                return None
+def _quickly(text: TextFile, take: Sequence[str]) -> Array | None:
+    """Reads columns of plain numbers by numpy; None if there is a quote, a blank line or a fault."""
+    if text.separator != "," or not text.encoding.startswith("utf-8"):
+        return None
+    place = {name: i for i, name in enumerate(text.names)}
+    columns, commas, parts = [place[name] for name in take], len(text.first[0][1]) - 1, []
+    for lines in text.lines(ROWS):
+        if any(line.count(",") != commas or '"' in line or line.isspace() for line in lines):
+            return None
+        try:
+            parts.append(np.loadtxt(lines, np.float64, comments=None, delimiter=",", usecols=columns, ndmin=2))
+        except ValueError:
+            return None
     return np.concatenate(parts) if parts else None
-
-
-def _carefully(path: Path, names: Sequence[str], header: int, take: Sequence[int]) -> Array:
-    """Reads the columns record by record; raises DataError with the place of the first fault."""
-    parts, records = [], islice(_records(path), header, None)
-    while chunk := list(islice(records, ROWS)):
-        for line, fields in chunk:
-            if len(fields) != len(names):
-                raise DataError(f"{path}:{line}: found {len(fields)} fields, expected {len(names)}")
-        part = np.empty((len(chunk), len(take)))
-        for j, column in enumerate(take):
-            texts = [fields[column] for _, fields in chunk]
-            try:
-                part[:, j] = _all_numbers(texts)
-            except ValueError:
-                for i, text in enumerate(texts):
-                    if not _is_number(text):
-                        place = f"{path}:{chunk[i][0]}: column '{names[column]}'"
-                        raise DataError(f"{place}: expected a number, got {_cut(text)}") from None
-                part[:, j] = [_number(text) for text in texts]
-        parts.append(part)
-    return np.concatenate(parts)
-
-
-def _all_numbers(texts: Sequence[str]) -> Array:
-    """Applies :func:`_number` to many texts quickly; raises ValueError if one is blank or not a plain number."""
-    together = "".join(texts)
-    if "_" in together or not together.isascii():
-        raise ValueError("not plain numbers")
-    return np.fromiter(map(float, texts), np.float64, len(texts))
-
-
-def _cut(text: str) -> str:
-    return repr(text[:40]) + ("..." if len(text) > 40 else "")
 
 
 # Arrays
@@ -373,8 +323,9 @@ def _read_npy(path: Path, columns: Sequence[str] | None, label: str | None) -> t
     names = [f"x{i + 1}" for i in range(array.shape[1])]
     chosen = _chosen(path, names, columns, label, names)
     row = _row_of(path, len(array))
-    data = array[:, [names.index(name) for name in chosen]] if columns or label else array
-    return Values(data, chosen, row), Values(array[:, names.index(label)], [label], row) if label else None
+    place = {name: i for i, name in enumerate(names)}
+    data = array[:, [place[name] for name in chosen]] if columns or label else array
+    return Values(data, chosen, row), Values(array[:, place[label]], [label], row) if label else None
 
 
 def _read_arrays(
@@ -430,10 +381,8 @@ def array_header(
         DataError: If its dtype is not one of the kinds, or its header claims more than ``size`` bytes.
     """
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError) as error:
+        shape, fortran, dtype = read_header(stream)
+    except ValueError as error:
         raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")
@@ -481,7 +430,11 @@ def _safetensors(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Ar
         ).numpy()
         return array
 
-    with reading(path):
+    with reading(path) as file:
+        try:
+            tensors_header(file, os.fstat(file.fileno()).st_size)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: truncated or no .safetensors: {error}") from error
         try:
             with safe_open(path, framework="pt") as opened:
                 yield list(opened.keys()), load

@@ -35,6 +35,7 @@ from bfn_toolkit import (
     ResourceError,
     Rows,
     Split,
+    open_regular,
     split_rows,
     validators,
 )
@@ -45,6 +46,13 @@ SHOWN = 5  # largest number of names in a message
 PACKED = 100  # largest compression ratio of an honest file ...
 UNPACKED = 256 * 10**6  # ... unless its unpacked size is at most this many bytes
 BLOCK, BLOCKS = 2**20, 2**10  # size in bytes, and largest number, of the blocks of a file that are hashed
+READERS = {  # data set that reads a file by its ending, where another one was named
+    **dict.fromkeys((".npy", ".npz", ".safetensors"), "array"),
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet"), "table"),
+    ".txt": "text",
+    ".xyz": "points",
+    ".ply": "points",
+}
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -57,7 +65,7 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: not a regular file: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path}: not a regular file{', but a folder' if stat.S_ISDIR(status.st_mode) else ''}")
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
@@ -73,14 +81,14 @@ def reading(path: Path) -> Iterator[BinaryIO]:
     """
     size = fingerprint(path)[2]
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except _DAMAGED as error:
         raise DataError(f"{path}: truncated or damaged: {error}") from error
     except PermissionError as error:
         raise ResourceError(f"{path}: may not be read: {error.strerror}") from error
     except OSError as error:  # also from gzip
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be read: {str(error.strerror or error).strip()}") from error
     except MemoryError as error:
         raise ResourceError(f"{path}: its {size:,} bytes hold more than fits into memory") from error
 
@@ -161,8 +169,10 @@ def _a_file(dataset: FileDataset, _: attrs.Attribute[Path], path: Path) -> None:
     if "\0" in str(path):
         raise ConfigError("path: expected the name of a file, got one with a NUL character")
     if dataset.endings and not path.name.lower().endswith(dataset.endings):
+        reader = next((name for ending, name in READERS.items() if path.name.lower().endswith(ending)), "")
+        more = f"; --dataset {reader} reads this one" if reader else ""
         endings = ", ".join(dataset.endings)
-        raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name must end in {endings}")
+        raise ConfigError(f"path: cannot tell the format of '{path.name}'; its name must end in {endings}{more}")
 
 
 def fraction(default: float) -> float:

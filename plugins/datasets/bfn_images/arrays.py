@@ -377,7 +377,7 @@ def read_file(path: Path, *, labels: bool) -> Arrays:
         return read_idx_files([path], labels=labels)
     if name.endswith(".bin"):
         return read_cifar(path, labels=labels)
-    if name.endswith((".pkl", ".pickle", ".pt", ".pth")) or is_cifar([name]):
+    if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")) or is_cifar([name]):
         hint = ": take the binary version of CIFAR-10, cifar-10-binary.tar.gz, or save a .npz of x_train and y_train"
         raise DataError(f"{path}: {PICKLED}{hint}")
     if name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")):

@@ -26,7 +26,8 @@ from bfn_toolkit import ArrayRows, Batch, BFNWarning, DataError, Rows
 
 DECODED = 2**29  # bytes of levels, up to which a folder is decoded once
 LOOKED_AT = 64  # pictures that say whether a larger folder is grey
-CONTENTS = 256  # files whose content is part of the digest of a folder
+WHOLE = 2**26  # bytes of a folder whose digest is that of all contents
+CONTENTS = 256  # files whose content is part of the digest of a larger folder
 SYSTEM = ("Thumbs.db", "desktop.ini", "__MACOSX")  # of operating systems, ignored like names that begin with a dot
 
 
@@ -193,11 +194,13 @@ def _index(folder: Path, group: Mapping[str, list[bytes]], names: Sequence[str])
 
 
 def digest(index: Index) -> str:
-    """SHA-256 of the names and sizes of all files, and of the contents of some at equal distances."""
-    found = hashlib.sha256()
+    """SHA-256 of the names, sizes and contents of all files; of a large folder, of the contents of some of them."""
+    found, total = hashlib.sha256(), 0
     for name in index.names.tolist():
-        found.update(name + b"\0%d\0" % os.stat(os.path.join(os.fsencode(index.folder), name)).st_size)
-    for row in range(0, len(index), max(1, len(index) // CONTENTS)):
+        size = os.stat(os.path.join(os.fsencode(index.folder), name)).st_size
+        found.update(name + b"\0%d\0" % size)
+        total += size
+    for row in range(0, len(index), 1 if total <= WHOLE else max(1, len(index) // CONTENTS)):
         with reading(index.path(row)) as file:
             found.update(file.read())
     return found.hexdigest()

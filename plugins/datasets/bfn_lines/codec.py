@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from attrs import field
 from torch import Tensor
 
 from bfn_lines.reading import fasta
-from bfn_toolkit import Cells, ConfigError, DataError, Format, LinesFormat, TableFormat, TextCodec
+from bfn_toolkit import Cells, ConfigError, DataError, Format, LinesFormat, TableFormat, TextCodec, open_regular
 
 
 class SmilesFormat(LinesFormat):
@@ -36,7 +37,7 @@ class FastaFormat(Format):
     def read(self, path: Path) -> list[str]:
         """The sequences."""
         try:
-            with path.open(encoding="utf-8-sig") as file:
+            with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
                 return [text for _, text, _ in fasta(path, file)]
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read sequences from {path}: {error}") from error

@@ -37,7 +37,7 @@ from bfn_points.codec import (
 )
 from bfn_points.reading import READERS, folder_fingerprint, folder_sha256, holds_points, read_points
 from bfn_points.sets import Array, PointSets
-from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, validators
+from bfn_toolkit import Batch, BFNWarning, DataError, Entry, Recognised, hookimpl, open_regular, validators
 
 __all__ = ["NPZFormat", "PLYFolderFormat", "Points", "PointsCodec", "XYZFormat", "read_points"]
 
@@ -78,7 +78,7 @@ class Points(FileDataset):
         ending = path.suffix.lower()
         if ending == ".npz":
             try:
-                with zipfile.ZipFile(path) as archive:
+                with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                     names = archive.namelist()
             except (OSError, zipfile.BadZipFile):
                 return None

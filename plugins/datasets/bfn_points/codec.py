@@ -126,7 +126,7 @@ class PointsCodec(Codec):
                 raw[name] = _filled(sets, self.points, rows, places, index, -1)
         return raw if self.parts else raw[PART]
 
-    def counts(self, raw: Any) -> Array:
+    def counts(self, raw: Tensor | Mapping[str, Any]) -> Array:
         """Number of points of each row, (B,): up to the last that is not missing."""
         there: Array = (~self.positions(raw).isnan()).any(-1).numpy()
         return np.where(there.any(1), there.shape[1] - there[:, ::-1].argmax(1), 0)

@@ -25,7 +25,8 @@ from bfn_toolkit import BFNWarning, DataError
 
 READERS: Mapping[str, Callable[[Path], PointSets]] = {".npz": read_npz, ".xyz": read_xyz, ".ply": read_ply}
 LOOKED_AT = 100  # entries of a folder that say whether it has files of points
-CONTENTS = 256  # files of a folder whose content is part of its digest
+WHOLE = 2**26  # bytes of a folder whose digest is that of all contents
+CONTENTS = 256  # files whose content is part of the digest of a larger folder
 JOINED = 1000  # files of a folder that are joined at a time
 
 
@@ -107,11 +108,13 @@ def folder_fingerprint(folder: Path) -> Fingerprint:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 of the names and sizes of all files, and of the contents of some at equal distances."""
-    digest, files = hashlib.sha256(), list_files(folder)
+    """SHA-256 of the names, sizes and contents of all files; of a large folder, of the contents of some of them."""
+    digest, files, total = hashlib.sha256(), list_files(folder), 0
     for _, path in files:
-        digest.update(os.fsencode(path.relative_to(folder)) + b"\0%d\0" % path.stat().st_size)
-    for _, path in files[:: max(1, len(files) // CONTENTS)]:
+        size = path.stat().st_size
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0%d\0" % size)
+        total += size
+    for _, path in files[:: 1 if total <= WHOLE else max(1, len(files) // CONTENTS)]:
         with reading(path) as file:
             digest.update(file.read())
     return digest.hexdigest()

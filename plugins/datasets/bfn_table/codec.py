@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bfn_files.reading import few
+from bfn_files.tables import SEPARATORS, Texts, TextTable, read_table, shown
 from bfn_table.columns import WRONG, Array, Column, distinct
 from bfn_table.formats import ParquetFormat, RowsFormat
-from bfn_table.reading import Texts, TextTable, read_table, shown
 from bfn_toolkit import (
     ArrayFormat,
     BFNWarning,
@@ -32,6 +32,7 @@ from bfn_toolkit import (
     comparison,
     did_you_mean,
     expand,
+    validators,
 )
 
 Rows: TypeAlias = Mapping[str, Sequence["str | None"]]
@@ -55,6 +56,13 @@ def _columns(value: Any) -> tuple[Column, ...]:
     return tuple(column if isinstance(column, Column) else Column(**column) for column in value)
 
 
+def _checked(_: object, __: attrs.Attribute[Any], columns: Sequence[Column]) -> None:
+    for column in columns:
+        column.check()
+    if len({column.name for column in columns}) < len(columns):
+        raise ConfigError("columns: two have the same name")
+
+
 @attrs.frozen
 class RowsCodec(Codec):
     """Rows of a table.
@@ -74,10 +82,10 @@ class RowsCodec(Codec):
         categories: See :class:`~bfn_toolkit.Codec`.
     """
 
-    columns: tuple[Column, ...] = attrs.field(default=(), converter=_columns)
+    columns: tuple[Column, ...] = attrs.field(default=(), converter=_columns, validator=_checked)
     left_out: Mapping[str, str] = attrs.field(factory=dict, hash=False)
-    separator: str = ","
-    rows: int = 1
+    separator: str = attrs.field(default=",", validator=validators.one_of(*SEPARATORS))
+    rows: int = attrs.field(default=1, validator=validators.integer(ge=1))
 
     @property
     def learned(self) -> tuple[Column, ...]:
@@ -88,6 +96,11 @@ class RowsCodec(Codec):
     def names(self) -> tuple[str, ...]:
         """Names of the D columns of the model's data."""
         return tuple(column.name for column in self.learned)
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Names of all columns of the file."""
+        return (*(column.name for column in self.columns), *self.left_out)
 
     @property
     def formats(self) -> Mapping[str, Format]:
@@ -140,7 +153,7 @@ class RowsCodec(Codec):
 
     def read_rows(self, path: Path) -> Rows:
         """Texts of the columns of a file, as they stand; an empty cell is ""."""
-        return self.rows_of(read_table(path), typed=path.suffix.lower() == ".parquet")
+        return self.rows_of(read_table(path, names=self.known_names), typed=path.suffix.lower() == ".parquet")
 
     def rows_of(self, table: TextTable, *, typed: bool = False) -> Rows:
         """Texts of the columns of a table that are learned or constant.

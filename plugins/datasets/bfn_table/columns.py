@@ -18,14 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, TypeVar
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import attrs
 import numpy as np
 
-from bfn_table.kinds import NAMES, WORDS, Told, numbers_of, written
+from bfn_files.numbers import NAMES, WORDS
+from bfn_files.tables import Texts, shown
+from bfn_table.kinds import Told, numbers_of, written
 from bfn_table.quantiles import ULPS, Quantiles
-from bfn_table.reading import Texts, shown
 from bfn_toolkit import ConfigError, TypedColumn, did_you_mean
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -41,6 +43,7 @@ ISO = {
 ORDERED: tuple[Kind, ...] = ("number", "integer", "date", "datetime", "time")
 
 WRONG = -1.0  # place of a text that is not a cell of a column
+MOST_DECIMALS = 18  # more than a double has
 MOST_LEVELS = 4000  # largest number of levels of numbers, about
 NAMED = 64  # number of names that have a class of their own, whatever the number of bins
 CLASS_ROWS = 12  # rows of the smallest class of a column with many levels
@@ -54,6 +57,13 @@ def distinct(cells: Sequence[T]) -> tuple[tuple[T, ...], Array]:
     numbers: dict[T, int] = {}
     index = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], np.int32)
     return tuple(numbers), index
+
+
+def _is_increasing(numbers: Sequence[float]) -> bool:
+    """Whether these are finite numbers, each above the one before."""
+    if not all(isinstance(number, (int, float)) and abs(number) < math.inf for number in numbers):
+        return False
+    return all(a < b for a, b in pairwise(numbers))
 
 
 def _texts(value: Sequence[str]) -> tuple[str, ...]:
@@ -91,6 +101,35 @@ class Column:
     decimals: int = -1
     form: str = ""
     smooth: bool = False
+
+    def check(self) -> None:
+        """Checks that the levels, their ends and the way they are written fit together.
+
+        Raises:
+            ConfigError: If not, as after damage.
+        """
+        texts = (self.name, self.form, *self.texts, *self.gaps)
+        right = all(isinstance(text, str) for text in texts) and self.kind in get_args(Kind)
+        if right and self.kind == "constant":
+            right = len(self.texts) > 0
+        elif right:
+            levels, last = self.values if self.is_ordered else self.texts, self.classes - bool(self.gaps)
+            right = isinstance(last, int) and len(self.edges) == len(levels) + 1 > 1 and last <= len(levels)
+            right = right and _is_increasing(self.edges) and (self.edges[0], self.edges[-1]) == (0.0, last)
+            right = right and set(range(last)) <= set(self.edges) and len(set(self.texts)) == len(self.texts)
+            right = right and (not self.is_ordered or _is_increasing(self.values))
+        if right and self.is_ordered:
+            right = isinstance(self.decimals, int) and -1 <= self.decimals <= MOST_DECIMALS
+            right = right and self._can_be_written()
+        if not right:
+            raise ConfigError(f"column {shown(str(self.name))}: its levels, ends and form do not fit together")
+
+    def _can_be_written(self) -> bool:
+        try:
+            self._written(np.array([self.values[0], self.values[-1]]))
+        except (ValueError, TypeError, OverflowError):
+            return False
+        return True
 
     @property
     def is_ordered(self) -> bool:

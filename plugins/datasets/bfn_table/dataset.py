@@ -14,11 +14,12 @@ import torch
 from attrs import field
 from torch import Tensor
 
+from bfn_files.headers import is_number
 from bfn_files.reading import Content, FileDataset, Fingerprint, few, fraction
+from bfn_files.tables import FORMATS, Texts, TextTable, describe, read_table
 from bfn_table.codec import RowsCodec
 from bfn_table.columns import Column, fit
-from bfn_table.kinds import Told, decimal_comma, tell
-from bfn_table.reading import FORMATS, Texts, TextTable, describe, is_number, read_table
+from bfn_table.kinds import Told, tell
 from bfn_toolkit import (
     Batch,
     BFNError,
@@ -74,6 +75,7 @@ class Table(FileDataset):
         types: Kinds of columns by name, where their content does not tell: "number", "integer", "category", "boolean",
             "date", "datetime", "time", with its form as in "date:%d/%m/%Y"; "identifier" or "text" to leave it out.
         gaps: Further texts that stand for a gap, in any column.
+        header: Whether the first line has the names of the columns; by default told by the content.
         bins: Largest number of classes of a column of numbers; by default a twelfth of the rows, from 12 to 100.
         valid_fraction: Fraction held out for validation, of the rows outside the test set.
         test_fraction: Fraction of the rows held out for the test set.
@@ -81,6 +83,7 @@ class Table(FileDataset):
     """
 
     endings: ClassVar[tuple[str, ...]] = FORMATS
+    instead: ClassVar[str] = "--dataset array reads numbers alone, --dataset classes-array classes alone"
 
     columns: tuple[str, ...] | None = field(
         default=None,
@@ -90,6 +93,7 @@ class Table(FileDataset):
     )
     types: Mapping[str, str] = field(factory=dict, kw_only=True, hash=False)
     gaps: tuple[str, ...] = field(default=(), kw_only=True, converter=_names)
+    header: bool | None = field(default=None, kw_only=True)
     bins: int | None = field(default=None, kw_only=True, validator=validators.optional(validators.integer(ge=2)))
     valid_fraction: float = fraction(0.1)
     test_fraction: float = fraction(0.05)
@@ -158,18 +162,17 @@ class Table(FileDataset):
 
 @lru_cache(maxsize=2)
 def _content(dataset: Table, _: Fingerprint) -> TableContent:
-    table = read_table(dataset.path)
+    table = read_table(dataset.path, dataset.header)
     names = _chosen(dataset, table)
     splits = dataset.partition(table.rows)
     train = splits["train"].numpy()
     bins = dataset.bins or min(100, max(12, table.rows // 12), max(2, CLASSES // len(names)))
-    comma = table.separator != "," and any(decimal_comma(table.columns[name]) for name in names)
     columns: list[Column] = []
     found: list[_Found] = []
     places, hashes = [], np.zeros(table.rows, np.uint64)
     for name in names:
         texts = table.columns[name]
-        told = tell(name, texts, table.place, dataset.types.get(name), dataset.gaps, comma=comma)
+        told = tell(name, texts, table.place, dataset.types.get(name), dataset.gaps, comma=table.comma)
         found.append(_Found.of(told, texts))
         if told.left_out:
             continue

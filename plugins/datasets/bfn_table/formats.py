@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from bfn_files.tables import read_table
 from bfn_table.columns import Column, distinct
 from bfn_table.kinds import numbers_of
-from bfn_table.reading import read_table
 from bfn_toolkit import ConfigError, Format, TableFormat
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class RowsFormat(TableFormat):
     def read(self, path: Path) -> Rows:
         """The columns by name, in any order; those that the file lacks, and empty cells, are unknown."""
         codec: Any = self.codec
-        known: Rows = codec.known_rows(read_table(path))
+        known: Rows = codec.known_rows(read_table(path, names=codec.known_names))
         return known
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 import numpy as np
 
+from bfn_files.tables import TextTable, read_table, table_of_frame
 from bfn_table.codec import Rows
 from bfn_table.columns import Column, distinct
 from bfn_table.formats import arrow_type, values_of
-from bfn_table.reading import TextTable, read_table, table_of_frame
 from bfn_toolkit import DataError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Frame:
 
         known = {column.name: column for column in columns}
         arrays = {}
-        for name, texts in read_table(path).columns.items():
+        for name, texts in read_table(path, names=known).columns.items():
             kind = arrow_type(known[name]) if name in known else pa.string()
             values = values_of(known[name], texts.distinct) if name in known else texts.distinct
             arrays[name] = pa.array(values, kind).take(pa.array(texts.index))

@@ -16,22 +16,29 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import islice, product
-from typing import Any, NoReturn, TypeAlias
+from itertools import product
+from typing import Any, NoReturn
 
 import attrs
 import numpy as np
 
-from bfn_table.reading import Texts, shown
+from bfn_files.numbers import (
+    NAMES,
+    PLAIN,
+    WORDS,
+    Floats,
+    Numbers,
+    affixes,
+    form_of,
+    gaps as gaps_of,
+    is_number,
+    numbers as numbers_in,
+    unread,
+)
+from bfn_files.tables import Texts, shown
 from bfn_toolkit import BFNWarning, ConfigError, DataError, did_you_mean
 
-Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
-
-NAMES = {"na", "n/a", "n.a.", "#n/a", "#na", "nan", "-nan", "null", "<na>", "nat", "?"}
-WORDS = NAMES | {"none", "nil", "-", "--", "\N{EN DASH}", "\N{EM DASH}", ".", "..", "missing", "unknown"}
-WORDS |= {"n/d", "n.d.", "not available", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 SENTINELS = {99.0, 999.0, 9999.0, 99999.0, 999999.0}  # numbers that often stand for a gap
-DIGITS = frozenset("0123456789")
 GAPS = WORDS | {""}
 KINDS = ("number", "integer", "category", "boolean", "date", "datetime", "time", "identifier", "text")
 LEFT_OUT = ("identifier", "text")
@@ -39,7 +46,6 @@ FEW = 10  # largest number of different texts that tell nothing about a column
 LONG = 40  # mean length of a text, in characters, that is no name
 NEARLY = 0.9  # share of different texts in a column that tells rows apart
 TRIED = 100  # texts by which the form of dates is told
-MOST_DECIMALS = 9  # of numbers that are written with fixed decimals
 EXACT = 2.0**53  # largest integer up to which doubles hold all
 EPOCH, DAY = datetime.datetime(1970, 1, 1), datetime.date(1970, 1, 1).toordinal()
 
@@ -49,12 +55,6 @@ _DATES = (
     *("%d-%b-%y", "%b %d %Y", "%B %d %Y", "%Y-%m"),
 )
 _TIMES = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p")
-_PLAIN = re.compile(r"(?a)[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?")
-_MONEY = r"[$\u20ac\u00a3\u00a5\u20b9]"
-_AFFIXED = re.compile(
-    rf"(?a)([+\u2212-]?)({_MONEY}[ \u00a0]?)?([+\u2212-]?)"
-    rf"(\d(?:[\d.,' \u00a0\u202f]*[\d.,])?|[.,]\d+)([ \u00a0]?(?:[%\u2030]|{_MONEY}))?"
-)
 _FORM = re.compile(
     r"(?P<before>[^0#]*)(?:#(?P<group>.)##)?0(?:(?P<point>[.,])(?P<least>0*)(?P<more>#*))?(?P<after>[^0#]*)"
 )
@@ -107,10 +107,21 @@ def parsed(text: str, kind: str, form: str) -> float:
         text = text.replace("\N{MINUS SIGN}", "-").removeprefix("+")
         sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
         text = text.removeprefix(found["before"]).removesuffix(found["after"]).removeprefix("+").strip()
-        text = sign + text.replace(found["group"] or "", "").replace(found["point"] or ".", ".")
-    if not _PLAIN.fullmatch(text):
+        group, point = found["group"] or "", found["point"] or "."
+        whole = text.partition(point)[0]
+        if group and group in whole and not _is_grouped(whole, group):
+            raise ValueError(text)
+        if point == "," and not group and _is_grouped(whole, "."):
+            raise ValueError(text)
+        text = sign + text.replace(group, "").replace(point, ".")
+    if not PLAIN.fullmatch(text):
         raise ValueError(text)
     return float(text)
+
+
+def _is_grouped(whole: str, group: str) -> bool:
+    """Whether the digits before the decimal point are in groups of three."""
+    return re.fullmatch(rf"(?a)\d{{1,3}}({re.escape(group)}\d{{3}})+", whole) is not None
 
 
 def numbers_of(texts: Sequence[str], kind: str, form: str) -> Floats:
@@ -132,7 +143,7 @@ def written(value: float, kind: str, decimals: int, form: str) -> str:
     digits = f"{value:.{decimals}f}" if fixed else shortest
     if form:
         if "e" in digits:
-            return digits
+            return digits.replace(".", found["point"] or ".")
         whole, _, fraction = digits.partition(".")
         least = len(found["least"] or "")
         fraction = fraction[:least].ljust(least, "0") + fraction[least:].rstrip("0")
@@ -184,7 +195,7 @@ def tell(
     wanted: str | None = None,
     gaps: Sequence[str] = (),
     *,
-    comma: bool = False,
+    comma: bool | None = False,
 ) -> Told:
     """Kind of a column by its content.
 
@@ -194,7 +205,7 @@ def tell(
         place: Place of a row in words.
         wanted: Kind that the user names, one of :data:`KINDS`; "date:%d/%m/%Y" also names the form.
         gaps: Further spellings of a gap.
-        comma: Whether other columns have decimal commas, so that a dot may separate thousands.
+        comma: Whether other columns have decimal commas, so that a point may separate thousands; None if they may.
     Raises:
         ConfigError: If the wanted kind is unknown.
         DataError: If a text is not of the kind of the others, or is infinite.
@@ -213,7 +224,7 @@ def tell(
     if kind in ("category", "boolean"):
         return column.told(kind, NAMES)
     if kind in ("number", "integer"):
-        right = (~np.isnan(numbers_of(values, kind, form))).tolist() if form else list(map(_is_number, values))
+        right = (~np.isnan(numbers_of(values, kind, form))).tolist() if form else list(map(is_number, values))
         return column.numbers(kind, values, comma, form) or column.raise_at(kind, values, right)
     if kind:
         said = f"{kind} as {form}" if form else kind
@@ -232,11 +243,6 @@ def tell(
     return column.names()
 
 
-def decimal_comma(texts: Texts) -> bool:
-    """Whether a column has numbers with a decimal comma, and not with a comma between thousands."""
-    return any(re.fullmatch(r"[+-]?\d+,(\d{1,2}|\d{4,})", text.strip()) for text in islice(texts.distinct, 1000))
-
-
 @attrs.frozen(eq=False)
 class _Column:
     name: str
@@ -250,15 +256,8 @@ class _Column:
         return [text for text in self.texts.distinct if text not in gaps] if gaps else list(self.texts.distinct)
 
     def gaps(self, words: set[str]) -> set[str]:
-        """The different texts that are gaps: empty ones, words that stand for a gap, and those that the user names."""
-        others = [text for text in self.texts.distinct if text[-1:] not in DIGITS]  # a quick choice among many numbers
-        found = {text for text in others if not (word := text.strip().lower()) or word in words}
-        found |= self.more.intersection(self.texts.distinct) if self.more else set()
-        if "NA" in found and "NA" not in self.more:
-            others = [text for text in self.texts.distinct if text not in found]
-            if len(others) > 5 and all(re.fullmatch("[A-Z]{2}", text) for text in others):  # NA, as codes of countries
-                found.remove("NA")
-        return found
+        """The different texts that are gaps."""
+        return gaps_of(self.texts.distinct, words, self.more)
 
     def told(
         self, kind: str, words: set[str], numbers: Sequence[float] | Floats = (), decimals: int = -1, form: str = ""
@@ -284,20 +283,21 @@ class _Column:
     def option(self, kind: str) -> str:
         return f'--types "{self.name}={kind}"'
 
-    def numbers(self, kind: str, values: list[str], comma: bool, form: str = "") -> Told | None:
+    def numbers(self, kind: str, values: list[str], comma: bool | None, form: str = "") -> Told | None:
         """Numbers, integers, or codes that only look like numbers; None if the texts are not numbers."""
-        found = _formed(values, kind, form) if form else _plain(values, comma) or _affixed(values, comma)
+        found = _formed(values, kind, form) if form else numbers_in(values, comma)
         if found is None:
             return None
-        numbers, decimals, form, ambiguous = found
+        numbers, decimals, form = found.values, found.decimals, found.form
         if np.isinf(numbers).any():
             text = values[int(np.isinf(numbers).argmax())]
             raise DataError(f"{self.where(text)}: {shown(text)} is not finite; write --gaps {text} if it is a gap")
-        if ambiguous:
+        if found.otherwise:
+            text = max(values, key=len)
             self.warn(
-                values[0],
-                f"{shown(values[0])} is read as {numbers[0]:.10g}, with a separator of thousands; "
-                f"if it is a decimal comma, write {self.option('number:0,0')}",
+                text,
+                f"{shown(text)} is read as {numbers[values.index(text)]:.10g}; if that is wrong, write "
+                f"{self.option(f'number:{found.otherwise}')}",
             )
         self._warn_of_sentinel(values, numbers)
         whole = decimals == 0 or (decimals > 0 and bool((numbers == np.floor(numbers)).all()) and "#" not in form)
@@ -364,10 +364,10 @@ class _Column:
 
     def check_mixture(self, values: list[str]) -> None:
         """Refuses a column of many different numbers or dates with a few texts, or with texts of two forms."""
-        right, kind = list(map(_is_number, values)), "number"
+        right, kind = list(map(is_number, values)), "number"
         if all(right):  # but of several forms
-            first = _affixes(values[0])
-            right, kind = [_affixes(text) == first for text in values], f"number such as {shown(values[0])}"
+            first = affixes(values[0])
+            right, kind = [affixes(text) == first for text in values], f"number such as {shown(values[0])}"
         elif not any(right):
             right, kind = _most_dates(values), "date"
         if all(right) or not any(right):
@@ -387,6 +387,16 @@ class _Column:
         values = self.values(NAMES)
         if not values:
             return Told(self.name, "constant", left_out="only gaps")
+        form, strange = unread(values)
+        if form:
+            message = (
+                f"{shown(values[0])} is read as a name; {self.option(f'number:{form}')} reads a number with a unit"
+            )
+            self.warn(values[0], message)
+        elif strange:
+            self.warn(
+                strange, f"{shown(strange)} is read as a name; if it is a number, write it as -1234.5 in the file"
+            )
         count = dict(zip(self.texts.distinct, self.texts.counts.tolist(), strict=True))
         rows = sum(count[text] for text in values)
         length = sum(len(text) * count[text] for text in values) / rows
@@ -439,94 +449,14 @@ def _articled(kind: str) -> str:
 # Numbers
 
 
-def _is_number(text: str) -> bool:
-    text = text.strip()
-    affixed = _AFFIXED.fullmatch(text)
-    return _PLAIN.fullmatch(text) is not None or (affixed is not None and bool(_ways([affixed[4]])))
-
-
-def _affixes(text: str) -> tuple[str | None, str | None]:
-    found = _AFFIXED.fullmatch(text.strip())
-    return (found[2], found[5]) if found else (None, None)
-
-
-def _plain(values: list[str], comma: bool) -> tuple[Floats, int, str, bool] | None:
-    """Numbers, decimals and form of texts that are all plain numbers."""
-    together = "".join(values)
-    if not together.isascii() or "_" in together:
-        return None
-    try:
-        numbers = np.fromiter(map(float, values), np.float64, len(values))
-    except ValueError:
-        return None
-    if comma and "." in together and all(re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})*", text.strip()) for text in values):
-        return None
-    texts = [text.strip() for text in values]
-    if "e" in together or "E" in together or "n" in together:  # 1e-05, inf
-        return numbers, -1, "", False
-    digits = [len(text) - 1 - place if (place := text.rfind(".")) >= 0 else 0 for text in texts]
-    return numbers, *_decimals(digits, "", ".", "", ""), False
-
-
-def _formed(values: list[str], kind: str, form: str) -> tuple[Floats, int, str, bool] | None:
-    """The same for texts of a form that the user names."""
+def _formed(values: list[str], kind: str, form: str) -> Numbers | None:
+    """Numbers of texts of a form that the user names."""
     numbers, found = numbers_of(values, kind, form), _pattern(form)
     if np.isnan(numbers).any():
         return None
     point = found["point"] or "."
     digits = [len(text.strip().removesuffix(found["after"]).partition(point)[2].strip()) for text in values]
-    return numbers, *_decimals(digits, found["group"] or "", point, found["before"], found["after"]), False
-
-
-def _decimals(digits: Sequence[int], group: str, point: str, before: str, after: str) -> tuple[int, str]:
-    """Decimals and form of numbers that have these numbers of decimals."""
-    least, most = min(digits), max(digits)
-    decimals = most if most <= MOST_DECIMALS else -1
-    if most > MOST_DECIMALS:
-        least, most = min(least, 1), max(min(least, 1), 1)
-    plain = not (group or before or after) and point == "."
-    if plain and (least == most or (decimals < 0 and least == 1)):
-        return decimals, ""
-    whole = f"#{group}##0" if group else "0"
-    fraction = point + "0" * least + "#" * (most - least) if most else ""
-    return decimals, f"{before}{whole}{fraction}{after}"
-
-
-def _affixed(values: list[str], comma: bool) -> tuple[Floats, int, str, bool] | None:
-    """The same for texts with a decimal comma, separators of thousands, a percent sign or that of a currency."""
-    found = [_AFFIXED.fullmatch(text.strip()) for text in values]
-    matches = [match for match in found if match]
-    if len(matches) < len(values) or len({(match[2], match[5]) for match in matches}) > 1:
-        return None
-    before, after = matches[0][2] or "", matches[0][5] or ""
-    bodies = [match[4] for match in matches]
-    fitting = _ways(bodies)
-    if comma:
-        fitting.sort(key=lambda way: way[1] == ".")
-    if not fitting:
-        return None
-    group, point = fitting[0]
-    ambiguous = not comma and (group, point) == (",", ".") and ("", ",") in fitting
-    signs = [-1.0 if "-" in (sign := match[1] + match[3]) or "\u2212" in sign else 1.0 for match in matches]
-    bodies = [body.replace(group, "").replace(point, ".") if group else body.replace(point, ".") for body in bodies]
-    numbers = np.array([sign * float(body) for sign, body in zip(signs, bodies, strict=True)])
-    digits = [len(body.partition(".")[2]) for body in bodies]
-    return numbers, *_decimals(digits, group, point, before, after), ambiguous
-
-
-def _ways(bodies: Sequence[str]) -> list[tuple[str, str]]:
-    """Signs for thousands and decimals with which all texts are numbers, those of a decimal point first."""
-    ways = [("", "."), (",", "."), ("", ","), (".", ",")]
-    ways += [(group, point) for point in ".," for group in ("'", " ", "\u00a0", "\u202f")]
-    return [way for way in sorted(ways, key=lambda way: way[1] == ",") if _fits(bodies, *way)]
-
-
-def _fits(bodies: Sequence[str], group: str, point: str) -> bool:
-    whole = rf"(\d{{1,3}}({re.escape(group)}\d{{3}})*|\d+)" if group else r"\d*"
-    if group and not any(group in body for body in bodies):
-        return False
-    pattern = re.compile(rf"(?a){whole}({re.escape(point)}\d*)?")
-    return all(pattern.fullmatch(body) for body in bodies)
+    return Numbers(numbers, *form_of(digits, found["group"] or "", point, found["before"], found["after"]))
 
 
 # Dates and times

@@ -16,10 +16,10 @@ import attrs
 import numpy as np
 from torch import Tensor
 
+from bfn_files.tables import read_table
 from bfn_table.codec import RowsCodec
 from bfn_table.columns import Column
 from bfn_table.frames import Frame, FrameType
-from bfn_table.reading import read_table
 from bfn_toolkit import (
     BFN,
     CellConditions,
@@ -33,6 +33,7 @@ from bfn_toolkit import (
     RunDirectoryError,
     TrainingEvent,
     default_sampler,
+    open_regular,
     raw_prices,
     seeded,
     train,
@@ -48,6 +49,7 @@ X: TypeAlias = Any  # a data frame, an array (N, C), a mapping of columns, or th
 
 TYPES = "frame.arrow"  # file of a saved model
 PARAMS = "table_model.json"
+MOST = 16 * 2**20  # bytes of each that are read
 LEAST = 3  # rows: for training, validation and test
 GAPS = ("nan", "NaT", "<NA>")  # of NumPy and pandas
 DAY = len("2020-01-01")
@@ -100,7 +102,7 @@ class TableModel(_Estimator):  # type: ignore[misc]
             DataError: If the table cannot be read, or no column can be learned.
         """
         if isinstance(X, (str, os.PathLike)):
-            frame, names = None, list(read_table(_path(X)).columns)
+            frame, names = None, list(read_table(_path(X), self._header).columns)
             model = self._trained(_path(X))
         else:
             frame = Frame.of(X)
@@ -113,6 +115,10 @@ class TableModel(_Estimator):  # type: ignore[misc]
         type_ = FrameType.of_columns(codec.columns) if frame is None else frame.type
         self._set_fitted(model, type_, names, frame is None or frame.named)
         return self
+
+    @property
+    def _header(self) -> Any:
+        return dict(self.overrides or {}).get("dataset.header")
 
     def _trained(self, path: Path) -> BFN:
         """The model of a file."""
@@ -214,8 +220,10 @@ class TableModel(_Estimator):  # type: ignore[misc]
         folder = Path(path)
         model.save_pretrained(folder, force=force)
         facts = {"params": self.get_params(), "columns": self.frame_type_.like.column_names, "named": self._named}
-        (folder / PARAMS).write_text(json.dumps(facts, indent=2, default=_plain) + "\n", encoding="utf-8")
-        (folder / TYPES).write_bytes(self.frame_type_.to_bytes())
+        text = json.dumps(facts, indent=2, default=_plain) + "\n"
+        for name, content in ((PARAMS, text.encode()), (TYPES, self.frame_type_.to_bytes())):
+            (folder / name).unlink(missing_ok=True)  # of a link, and not the file that it leads to
+            (folder / name).write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -227,9 +235,10 @@ class TableModel(_Estimator):  # type: ignore[misc]
         folder = Path(path)
         model = BFN.from_pretrained(folder)
         try:
-            facts = json.loads((folder / PARAMS).read_text(encoding="utf-8"))
+            facts, types = (_content(folder / name) for name in (PARAMS, TYPES))
+            facts = json.loads(facts)
             loaded = cls(**facts["params"])
-            type_ = FrameType.from_bytes((folder / TYPES).read_bytes(), folder / TYPES)
+            type_ = FrameType.from_bytes(types, folder / TYPES)
             loaded._set_fitted(model, type_, facts["columns"], facts["named"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
@@ -342,6 +351,11 @@ def _check_size(rows: int, columns: int) -> None:
 
 def _path(name: str | os.PathLike[str]) -> Path:
     return Path(name).expanduser()
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(MOST)
 
 
 def _plain(value: Any) -> Any:

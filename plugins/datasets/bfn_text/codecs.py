@@ -214,7 +214,7 @@ def built(tokenizer: str) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise ConfigError('tokens need the library tokenizers; write: pip install "bfn-toolkit[text]"') from None
+        raise ConfigError("tokens need the library tokenizers; write: pip install tokenizers") from None
     try:
         found = Tokenizer.from_str(tokenizer)
     except Exception as error:  # the library raises no narrower class

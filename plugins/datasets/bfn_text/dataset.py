@@ -16,7 +16,7 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_files.reading import Content, FileDataset, Fingerprint, fingerprint, reading
+from bfn_files.reading import Content, FileDataset, Fingerprint, fingerprint, reading, sha256_of
 from bfn_text.codecs import BYTES, BytesCodec, TokenCodec, built
 from bfn_text.reading import (
     Numbers,
@@ -163,6 +163,13 @@ class Text(FileDataset):
     def codec(self) -> Codec:
         """The alphabet, the bytes or the tokenizer."""
         return self.content.codec
+
+    @property
+    def source(self) -> Mapping[str, object]:
+        """Rows and SHA-256 of the file, and SHA-256 of the tokenizer."""
+        if self.tokenizer is None:
+            return super().source
+        return {**super().source, "tokenizer": sha256_of(self.tokenizer, fingerprint(self.tokenizer))}
 
     @property
     def site_shape(self) -> tuple[int, ...]:

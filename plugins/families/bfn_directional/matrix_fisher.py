@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from bfn_toolkit import streams
+from bfn_toolkit import in_float64, streams
 
 
 @lru_cache(maxsize=8)
@@ -172,32 +172,32 @@ class MatrixFisher(Distribution):
 
     @property
     def _matrix(self) -> Tensor:
-        return self.v.double().reshape(*self.v.shape[:-1], 3, 3)
+        return in_float64(self.v).reshape(*self.v.shape[:-1], 3, 3)
 
     @property
     def mean(self) -> Tensor:
         """The rotation nearest to F, without a gradient."""
         u, _, v = _proper_svd(self._matrix.detach())
-        return (u @ v.mT).to(self.v.dtype)
+        return (u @ v.mT).to(self.v.dtype).to(self.v.device)
 
     @property
     def log_normaliser(self) -> Tensor:
         """Logarithm of the integral of exp(tr F^T R) over the uniform distribution."""
         log_z: Tensor = _LogNormaliser.apply(self._matrix)  # type: ignore[no-untyped-call]
-        return log_z.to(self.v.dtype)
+        return log_z.to(self.v.dtype).to(self.v.device)
 
     @property
     def expectation(self) -> Tensor:
         """E[R]."""
         mean: Tensor = _Expectation.apply(self._matrix)  # type: ignore[no-untyped-call]
-        return mean.flatten(-2).to(self.v.dtype)
+        return mean.flatten(-2).to(self.v.dtype).to(self.v.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, at the rotation that is nearest to ``value``."""
-        f, value = self._matrix, value.double()
+        f, value = self._matrix, in_float64(value)
         value = 1.5 * value - 0.5 * value @ value.mT @ value  # rounding along F would be multiplied by its size
         log_z: Tensor = _LogNormaliser.apply(f)  # type: ignore[no-untyped-call]
-        return ((f * value).sum((-2, -1)) - log_z).to(self.v.dtype)
+        return ((f * value).sum((-2, -1)) - log_z).to(self.v.dtype).to(self.v.device)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws by rejection, as a Bingham distribution of quaternions (Kent, Ganeiban and Mardia 2018)."""
@@ -205,7 +205,7 @@ class MatrixFisher(Distribution):
             u, s, v = _proper_svd(self._matrix)
             decay = _decay(s)
             decay = torch.cat([torch.zeros_like(decay[..., :1]), decay], -1).expand(*sample_shape, *s.shape[:-1], 4)
-            draws = (u @ _rotation(_bingham(decay)) @ v.mT).to(self.v.dtype)
+            draws = (u @ _rotation(_bingham(decay)) @ v.mT).to(self.v.dtype).to(self.v.device)
             return torch.where(torch.isfinite(self.v).all(-1)[..., None, None], draws, torch.nan)
 
 

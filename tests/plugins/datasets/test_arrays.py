@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +165,8 @@ def test_columns_are_chosen_by_name_and_in_that_order(tmp_path: Path) -> None:
     expected = [[i + 0.5, i / 7] for i in range(50)]
     assert np.array_equal(rows.x.numpy(), np.float32(expected))
     assert rows.condition["label"].tolist() == [i % 3 for i in range(50)]
-    with pytest.warns(UserWarning, match="left out columns that do not begin with a number: 'kind'"):
+    texts = r"left out columns of texts or without a name: 'kind' \('k0'\)"
+    with pytest.warns(UserWarning, match="column 'id' counts the rows"), pytest.warns(UserWarning, match=texts):
         assert NumberArray(path, label="class").site_shape == (3,)
 
 
@@ -192,6 +195,54 @@ def test_columns_of_an_array_and_arrays_as_columns(tmp_path: Path) -> None:
     assert np.array_equal(
         rows_of(NumberArray(arrays, columns=("w", "u"), scale="none")), X[:, [2, 0]].astype(np.float32)
     )
+
+
+FORMS: dict[str, tuple[str, str]] = {  # how 1234.5 and a tenth of it are written, and what is said of it
+    "decimal comma": ("1234,5;123,45", ""),
+    "quotes": ('"1234,5";"123,45"', ""),
+    "thousands": ("1.234,5;123,45", ""),
+    "blanks": ("1 234,5;123,45", ""),
+    "apostrophes": ("1'234.5;123.45", ""),
+    "commas": ('"1,234.5","123.45"', ""),
+    "signs": ("+1234.5,+1.2345e2", ""),
+    "percent": ("1234.5%,123.45 %", "read without its '%'"),
+    "euros": ("1234.5 \u20ac,\u20ac123.45", "read without its '\u20ac'"),
+    "exponents": ("1,2345e3;1,2345E+2", ""),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("missing", ["", "NA", "n/a", "#N/A", "NULL", "-", "None"])
+def test_numbers_are_read_as_people_write_them(name: str, missing: str, tmp_path: Path) -> None:
+    text, said = FORMS[name]
+    separator = ";" if ";" in text else ","
+    lines = [f"a{separator}b", *[text] * 5, f"{missing}{separator}{missing}"]
+    path = put(tmp_path, "x.csv", "\n".join(lines))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = rows_of(NumberArray(path, scale="none", on_nan="drop"))
+        assert rows.tolist() == [np.float32([1234.5, 123.45]).tolist()] * 5
+        with pytest.raises(DataError, match=r"x\.csv:7: column 'a': expected a number, got nan"):
+            NumberArray(path, header=True).split("train")
+    assert any(said in str(one.message) for one in caught)
+
+
+def test_what_could_be_two_numbers_is_said(tmp_path: Path) -> None:
+    path = put(tmp_path, "x.csv", "a;b\n" + "".join(f"{i}.234;{i * i},5\n" for i in range(1, 7)))
+    with pytest.warns(UserWarning, match=r"x\.csv:2: column 'a': '1.234' is read as 1234; if that is wrong, write"):
+        assert rows_of(NumberArray(path, scale="none"))[0].tolist() == [1234.0, 1.5]
+
+
+def test_wide_tables_take_linear_time(tmp_path: Path) -> None:
+    def seconds(columns: int, gap: str) -> float:
+        rows = [",".join(f"{(i * k) % 97}.{i}" for k in range(columns)) for i in range(1, 6)]
+        rows[2] += gap
+        path = put(tmp_path, f"{columns}{len(gap)}.csv", "\n".join([",".join(f"g{k}" for k in range(columns)), *rows]))
+        start = time.process_time()
+        NumberArray(path, on_nan="drop").content.codec.names  # noqa: B018
+        return time.process_time() - start
+
+    assert seconds(16_000, "") < 8 * max(seconds(4000, ""), 0.1)  # was 16 times
 
 
 def test_an_index_without_a_name_is_left_out(tmp_path: Path) -> None:
@@ -225,7 +276,7 @@ def test_every_row_is_in_one_split(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["standard", "range"])
-def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, tmp_path: Path) -> None:
+def test_scale_is_of_the_training_rows_or_their_range_and_the_codec_takes_it_back(scale: Any, tmp_path: Path) -> None:
     path = put(tmp_path, "x.npy", npy_of(X))
     dataset, plain = NumberArray(path, scale=scale), NumberArray(path, scale="none")
     x = dataset.split("train").x.double()
@@ -235,8 +286,9 @@ def test_scale_is_of_the_training_rows_and_the_codec_takes_it_back(scale: Any, t
         assert float(x.mean(0).abs().max()) <= 8 * eps
         assert float((x.std(0, correction=0) - 1.0).abs().max()) <= 8 * eps
     else:
-        assert x.amin(0).tolist() == [-1.0] * 3
-        assert x.amax(0).tolist() == [1.0] * 3
+        every = rows_of(dataset)  # held-out rows too, because bins refuse what lies outside
+        assert every.min(0).tolist() == [-1.0] * 3
+        assert every.max(0).tolist() == [1.0] * 3
     assert abs(float(x.square().mean()) - float(str(dataset.metadata["data_variance"]))) <= 1e-12
     for name in ("train", "valid", "test"):
         found, expected = dataset.codec.decode(dataset.split(name).x), plain.split(name).x.double()
@@ -319,7 +371,8 @@ def test_what_is_no_regular_file_is_refused_at_once(
     start = time.monotonic()
     assert main(["train", "--dataset", "array", "--dataset.path", str(path)]) == 3
     assert time.monotonic() - start < 10.0  # milliseconds on an idle machine; a pipe would never answer
-    assert "not a regular file" in capsys.readouterr().err
+    said = "cannot be read" if what in ("missing", "loop", "below-a-file") else "not a regular file"
+    assert said in capsys.readouterr().err
 
 
 def test_a_path_with_a_nul_is_a_wrong_option() -> None:
@@ -378,6 +431,75 @@ def test_a_file_that_changes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="changed while it was in use: its fingerprint differs"):
         dataset.split("train")
     assert np.array_equal(rows_of(NumberArray(path, scale="none")), X[::-1].astype(np.float32))  # a new one reads it
+
+
+# Scale
+
+
+def said_of(x: Any, folder: Path, **options: object) -> list[str]:
+    """Warnings of a training of one step."""
+    path = put(folder, "x.npy", npy_of(x))
+    training = {"steps": 1, "batch_size": 8, "device": "cpu"}
+    head = {"family": {"head": options.pop("head")}} if "head" in options else {}
+    table = {"dataset": {"name": "array", "path": str(path), **options}, "network": {"width": 4}, "training": training}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(Experiment.from_mapping({**table, **head}, base="default"))
+    return [str(one.message) for one in caught]
+
+
+NORMAL = np.random.default_rng(0).normal(size=(60, 2))
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (NORMAL * 10, "the mean square of the data is .*--dataset.scale standard"),
+        (NORMAL * 1e-4, "the mean square of the data is .*--dataset.scale standard"),
+        (NORMAL + 30, "the mean square of the data is .*--dataset.scale standard"),
+        (NORMAL * 0.005 + 2, "the data are 2 with a standard deviation of .*--dataset.scale standard"),
+        (NORMAL * [1, 1e-3], "standard deviations below .*--dataset.scale standard: column 'x2'"),
+    ],
+)
+def test_data_far_from_unit_size_are_said_with_the_line_to_write(x: Any, words: str, tmp_path: Path) -> None:
+    (message,) = said_of(x, tmp_path, scale="none")
+    assert re.search(words, message)
+    assert said_of(x, tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1e6, 1e20])
+def test_data_that_float32_does_not_resolve_are_refused_with_the_line_to_write(size: float, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"finer than the rounding .*--dataset\.scale standard"):
+        said_of(NORMAL + size, tmp_path, scale="none")
+
+
+def test_data_beyond_the_clip_of_a_head_are_said(tmp_path: Path) -> None:
+    (message,) = said_of(NORMAL, tmp_path, head="noise")
+    assert re.search(r"the data reach 2\.\d+, and samples are clipped to \[-1, 1\]; write --family.head skip", message)
+    assert said_of(NORMAL, tmp_path, head={"name": "noise", "clip": 3.0}) == []
+    assert said_of(NORMAL, tmp_path, head="noise", scale="range") == []
+    assert said_of(NORMAL, tmp_path, head="discretised", scale="range") == []
+    with pytest.raises(DataError, match=r"data in \[-1, 1\], .*--dataset.scale range"):
+        said_of(NORMAL, tmp_path, head="discretised")
+
+
+def test_options_and_files_of_other_data_sets_name_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(tmp_path, "x.csv", csv_of(X))
+    for option, words in (
+        (
+            "family.head",
+            "unknown key of family 'columns', though one of gaussian; --dataset array reads",
+        ),
+        (
+            "dataset.scale",
+            "unknown key of dataset 'table', though one of array; --dataset array reads",
+        ),
+        ("dataset.path", "its name must end in .csv, .csv.gz, .tsv, .tsv.gz, .parquet; --dataset array reads this one"),
+    ):
+        value = str(tmp_path / "x.npy") if option == "dataset.path" else "noise"
+        given = [] if option == "dataset.path" else ["--dataset.path", str(path)]
+        assert main(["train", "--dataset", "table", *given, f"--{option}", value]) == 2
+        assert words in capsys.readouterr().err
 
 
 # Training

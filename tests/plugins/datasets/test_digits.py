@@ -82,7 +82,7 @@ def test_classes_ask_for_another_family(pixels: str, classes: int) -> None:
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     bfn_digits._digits.cache_clear()
-    with pytest.raises(ConfigError, match=r"pip install 'bfn-toolkit\[data\]'"):
+    with pytest.raises(ConfigError, match=r"pip install scikit-learn"):
         Digits().split("train")
     assert Digits().metadata["site_shape"] == (8, 8)  # without the images
 

@@ -76,11 +76,13 @@ EVALUATE = "evaluate run --draws 1 -n 20 --sample-steps 2"
 CASES: list[Case] = [
     case("L1-command", "trian", 2, "trian", "Did you mean 'train'"),
     case("L1-subcommand", "checkpoint verfy run", 2, "verfy", "Did you mean 'verify'"),
-    case("L1-empty-command", [""], 2, "No such command"),
-    option("L2-abbreviation", "sample run --step 5", "No such option '--step'", "'--steps'"),
-    option("L2-abbreviated-weights", "sample run --weigh raw", "No such option '--weigh'", "--weights"),
+    case("L1-empty-command", [""], 2, "'': no such command"),
+    option("L2-abbreviation", "sample run --step 5", "--step: no such option; did you mean --steps?"),
+    option("L2-abbreviated-weights", "sample run --weigh raw", "--weigh: no such option; did you mean --weights?"),
     case("L2-field-without-table", "train --step 5", 2, "--step: unknown key; did you mean --training.steps?"),
-    case("L2-field-of-no-table", "train --steps 5", 2, "--steps: unknown key; did you mean --training.steps?"),
+    case("L2-option-of-another-command", "train --json", 2, "--json needs a value"),
+    case("L2-misspelt-option-of-train", "train --dryrun", 2, "--dryrun: no such option; did you mean --dry-run?"),
+    case("L2-short-name-of-a-wrong-value", "train --steps x", 2, "--steps: training.steps: expected an integer"),
     *(
         case(f"L3-training.steps-{name}", ["train", "--training.steps", text], 2, "expected an integer, got")
         for name, text in (("abc", "abc"), ("5.0", "5.0"), ("full-width", "５"), ("empty", ""), ("quoted", "'5'"))
@@ -103,8 +105,8 @@ CASES: list[Case] = [
     option("L5-option-twice-in-both-forms", "evaluate run --steps 1 --steps=2", "--steps: given twice"),
     case("L6-misspelt-field", "train --training.lrr=3", 2, "--training.lrr: unknown key; did you mean --training.lr?"),
     case("L6-misspelt-width", "train --network.widht 3", 2, "did you mean --network.width?"),
-    option("L7-n-0", "sample run -n 0", "-n", ">=1"),
-    option("L7-n-negative", "sample run -n -1", "-n", ">=1"),
+    option("L7-n-0", "sample run -n 0", "-n", "at least 1"),
+    option("L7-n-negative", "sample run -n -1", "-n", "at least 1"),
     case(
         "L7-n-10**9-on-a-small-disk",
         "sample run -n 1000000000 --out disk/x.npy",
@@ -115,14 +117,14 @@ CASES: list[Case] = [
         around=full_disk(64),
     ),
     option("L7-n-10**18", f"sample run -n {10**18}", "needed 4400000.0 TB", "free ", status=7),
-    option("L7-orders-0", "score run x.csv --out y.csv --orders 0", "--orders", ">=1"),
+    option("L7-orders-0", "score run x.csv --out y.csv --orders 0", "--orders", "at least 1"),
     option("L7-prices-without-a-place", "score run x.csv", "--out"),
-    option("L8-steps-0", "sample run --steps 0", "--steps", ">=1"),
+    option("L8-steps-0", "sample run --steps 0", "--steps", "at least 1"),
     option("L8-steps-True", "sample run --steps True", "--steps", "integer"),
     option("L8-steps-2.5", "sample run --steps 2.5", "--steps", "integer"),
-    option("L8-steps-of-a-bound-0", "evaluate run --steps 0", "--steps", ">=1"),
+    option("L8-steps-of-a-bound-0", "evaluate run --steps 0", "--steps", "at least 1"),
     option("L8-steps-of-a-bound-many", "evaluate run --steps many", "--steps", "integer"),
-    option("L8-steps-of-a-figure", "plot run --steps -1", "--steps", ">=1"),
+    option("L8-steps-of-a-figure", "plot run --steps -1", "--steps", "at least 1"),
     case(
         "L9-full-disk",
         f"sample run {TINY} --out disk/x.npy",
@@ -161,7 +163,7 @@ CASES: list[Case] = [
     option("L10-split", "evaluate run --split al", "--split", "'all'"),
     option("L10-no-such-run", "sample nowhere", "nowhere is not a run directory: it does not exist", status=4),
     case("L11-no-arguments", [], 2, "Usage: bfn", "train"),
-    case("L11-no-run", "sample", 2, "Missing argument 'RUN'"),
+    case("L11-no-run", "sample", 2, "RUN: missing; see bfn sample --help"),
     case("L12-closed-pipe", "train --options", 141, around=closed_pipe),
     case("L12-closed-stdout", "train --options", 0, around=nowhere_to_print),
     case(
@@ -183,5 +185,5 @@ CASES: list[Case] = [
         around=ascii_of_40_columns,
         prints=one_line,
     ),
-    case("L14-misspelt-in-other-letters", ["trän"], 2, "No such command", around=ascii_of_40_columns),
+    case("L14-misspelt-in-other-letters", ["trän"], 2, "no such command", around=ascii_of_40_columns),
 ]

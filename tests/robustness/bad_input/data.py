@@ -155,17 +155,20 @@ CASES: list[Case] = [
     table(
         "D9-full-width-digits", "x.csv", csv_of(with_value(7, 1, "１２")), 3, "x.csv:9: column 'b'"
     ),  # full-width digits
-    table("D9-nul", "x.csv", csv_of(with_value(7, 1, "a\0b")), 3, "x.csv:9: column 'b'", r"'a\x00b'"),
-    table("D9-quotes", "x.csv", csv_of(with_value(7, 1, '"1"2"')), 3, "x.csv:9: not CSV"),
-    table("D9-open-quote", "x.csv", csv_of(with_value(7, 1, '"1')), 3, "not CSV"),
+    table("D9-nul", "x.csv", csv_of(with_value(7, 1, "a\0b")), 3, "x.csv:9: a NUL byte"),
+    table("D9-quotes", "x.csv", csv_of(with_value(7, 1, '"1"2"')), 3, "x.csv:9: a record with a wrong quote"),
+    table("D9-open-quote", "x.csv", csv_of(with_value(7, 1, '"1')), 3, "x.csv:9: a record with a wrong quote"),
+    table("D9-blanks-between", "x.csv", csv_of(X).replace(",", " "), 3, "no column of numbers among a b c"),
+    table("D9-title", "x.csv", "My data\n" + csv_of(X), 3, "x.csv:2: found 3 fields, expected 1", "begin it with #"),
     table(
-        "D9-semicolons", "x.csv", csv_of(X).replace(",", ";"), 3, "x.csv:1: the fields are separated by ';'", "commas"
+        "D9-comma-below", "x.csv", csv_of(X).replace("\n", ",\n").replace("c,", "c"), 3, "x.csv:2: found 4", "',' too"
     ),
+    table("D9-years-as-names", "x.csv", csv_of(X, "1990,1991,1992"), 0, "x.csv:1: the first record", "header false"),
+    table("D9-units-below-names", "x.csv", csv_of(X, "a,b,c\nkg,m,s"), 3, "x.csv:2: column 'a'", "got 'kg'"),
     table("D9-no-numbers", "x.csv", "a,b\nu,v\nw,x\ny,z\n", 3, "no column of numbers among a, b"),
-    table("D9-same-names", "x.csv", csv_of(X, "a,b,a"), 3, "two columns are named 'a'"),
-    table("D9-utf-16", "x.csv", csv_of(X).encode("utf-16"), 3, "x.csv:1: not UTF-8"),
-    table("D9-not-utf-8", "x.csv", csv_of(X).encode() + b"1,\xff,2\n", 3, "x.csv:102: not UTF-8"),
-    table("D9-endless-line", "x.csv", "a,b\n" + "1" * 2_000_000, 3, "x.csv:2: a line of 1,000,000 characters or more"),
+    table("D9-same-names", "x.csv", csv_of(X, "a,b,a"), 3, "x.csv:1: columns 1 and 3 are both named 'a'"),
+    table("D9-not-utf-8", "x.csv", csv_of(X).encode() + b"1,\xff,2\n", 3, "x.csv:102: ", "got '\xff'"),
+    table("D9-endless-line", "x.csv", "a,b\n" + "1" * 2_000_000, 3, "x.csv:2: a record with a wrong quote or field"),
     # D10: other than classes
     *(
         table(
@@ -272,7 +275,7 @@ CASES: list[Case] = [
     ),
     table("D19-2**60-rows", "x.npy", header_of((2**60,)), 3, "larger than the file"),
     table("D19-2**80-numbers", "x.npy", header_of((2**40, 2**40)), 3, "larger than the file"),
-    table("D19-negative-shape", "x.npy", header_of((-1, 8)), 3, "damaged"),
+    table("D19-negative-shape", "x.npy", header_of((-1, 8)), 3, "claims the shape (-1, 8)"),
     table("D19-nine-rows-of-eight", "x.npy", header_of((9,)), 3, "truncated"),
     # D20: cut
     images("D20-truncated-picture", "x/a.png", PNG[:150], 3, "x/a.png: truncated or damaged"),
@@ -456,11 +459,13 @@ CASES += [
     table("D18-zip-bomb", "x.npz", bomb, 3, "above the size limit"),
     table("D18-gzip-bomb", "x.csv.gz", bomb, 3, "above the size limit"),
     case("D21-file-changes", changed_between_epochs, 3, "fingerprint differs", files={"x.npy": npy_of(X)}),
-    table("D22-link-to-itself", "x.csv", link_to("x.csv"), 3, "not a regular file"),
+    table("D22-link-to-itself", "x.csv", link_to("x.csv"), 3, "cannot be read: Too many levels"),
     table("D22-endless-device", "x.csv", link_to("/dev/zero"), 3, "not a regular file"),
     table("D22-pipe", "x.csv", os.mkfifo, 3, "not a regular file"),
     table("D22-folder", "x.csv", lambda path: path.mkdir(), 3, "not a regular file", "a folder"),
-    case("D22-missing", f"train --dataset array --dataset.path x.csv {SMALL}", 3, "x.csv: not a regular file"),
+    case(
+        "D22-missing", f"train --dataset array --dataset.path x.csv {SMALL}", 3, "x.csv: cannot be read: No such file"
+    ),
     case("D22-nul-in-path", ["train", "--dataset", "array", "--dataset.path", "a\0.csv"], 2, "dataset.path", "NUL"),
     case("D26-worker-raises", worker_raises, 3, "row 20 cannot be read: ValueError: a broken image"),
     case(

@@ -91,7 +91,13 @@ CASES: list[Case] = [
         for n in (-1, 0, 2.5, True, "3", None)
     ),
     *(
-        call(f"A1-n_steps-{n!r}", lambda n=n: samples(bfn(), 2, n), 2, "number of steps", "at least 1", f"got {n!r}")  # type: ignore[misc]
+        call(
+            f"A1-n_steps-{n!r}",
+            lambda n=n: samples(bfn(), 2, n),
+            2,
+            "n_steps: expected an integer of at least 1",
+            f"got {n!r}",
+        )  # type: ignore[misc]
         for n in (-1, 0, 2.5, True)
     ),
     *(

@@ -154,11 +154,17 @@ CASES: list[Case] = [
     sample("F2-description-empty", lambda run: (run / "model.json").write_text(""), 4, "model.json is damaged"),
     sample("F2-description-step", with_facts(step="4"), 4, "model.json is not a description"),
     sample("F2-sums-gone", lambda run: (run / "SHA256SUMS").unlink(), 4, "SHA256SUMS is missing"),
-    sample(
-        "F2-metrics-no-json", lambda run: (run / "metrics.jsonl").write_text("{\n"), 4, "metrics.jsonl cannot be read"
+    sample("F2-metrics-no-json", lambda run: (run / "metrics.jsonl").write_text("{\n"), 0, "weights"),
+    go_on(
+        "F2-metrics-of-a-resume",
+        lambda run: (run / "metrics.jsonl").write_text("{\n"),
+        0,
+        "the metrics are left out: run/metrics.jsonl is damaged",
     ),
     sample("F2-experiment-no-toml", lambda run: (run / "experiment.toml").write_text("a ="), 4, "experiment.toml:1:"),
-    sample("F2-experiment-empty", lambda run: (run / "experiment.toml").write_text(""), 4, "dataset: missing"),
+    sample(
+        "F2-experiment-empty", lambda run: (run / "experiment.toml").write_text(""), 4, "experiment.toml is not that of"
+    ),
     case("F2-verify", "checkpoint verify run --json", 4, run=newest_damaged, prints=json.loads),
     sample(
         "F3-sample-of-the-older",
@@ -176,7 +182,7 @@ CASES: list[Case] = [
         "F5-width",
         replaced("width = 8", "width = 16"),
         4,
-        "hidden.0.weight: torch.float32 (8, 2), expected torch.float32 (16, 2); hidden.1",
+        "run/experiment.toml is not that of run/model.json: network.width: 8 then, 16 now",
     ),
     sample(
         "F5-shape",

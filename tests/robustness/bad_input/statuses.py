@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import operator
 import re
 import signal
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ def faulty() -> Iterator[None]:
 def fault_of_ours() -> Iterator[None]:
     """The registry divides by zero."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bfn_toolkit.registry.registry.default_registry", lambda: 1 / 0)
+        patch.setattr("bfn_toolkit.registry.registry.default_registry", functools.partial(operator.truediv, 1, 0))
         yield
 
 
@@ -62,7 +64,7 @@ CASES: list[Case] = [
     case("E0-help", "--help", 0, prints=len),
     case("E0-version", "--version", 0, prints=len),
     case("E1-a-law-is-broken", f"{CHECK} --json", 1, files={"broken.py": HALVED}, prints=_broken),
-    case("E2-usage", "--no-such-option", 2, "No such option"),
+    case("E2-usage", "--no-such-option", 2, "no such option"),
     case("E3-data", f"train --dataset array --dataset.path missing.csv {SMALL}", 3, "missing.csv"),
     case("E4-run", "plot .", 4, "not a run directory"),
     case("E5-plugin-is-missing", "check broken.py", 5, "broken", files={"broken.py": "1 / 0"}),
@@ -73,7 +75,7 @@ CASES: list[Case] = [
     case("E7-device-of-a-sample", "sample run --device mps", 7, "found: cpu", run=as_it_is),
     case("E7-half-precision-of-the-cpu", "train --training.precision fp16 --training.device cpu", 7, "fp16 needs"),
     case("E70-fault-of-ours", "plugins", 70, "Traceback", "ZeroDivisionError", "report it", around=fault_of_ours),
-    faults("E70-fault-of-a-part", "--loss.fault raise --loss.step 2", 70, "ZeroDivisionError: injected", "report"),
+    faults("E5-fault-of-a-part", "--loss.fault raise --loss.step 1", 5, "loss 'faulty'", "ZeroDivisionError: injected"),
     *(
         faults(
             f"E{128 + number}-{number.name}",

@@ -93,8 +93,8 @@ def child_environment(site: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def start(arguments: Sequence[str], site: Path) -> subprocess.Popen[str]:
-    """Starts ``bfn ARGUMENTS`` from this source tree, in a session of its own."""
+def start(arguments: Sequence[str], site: Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Starts ``bfn ARGUMENTS`` from this source tree, in a session of its own, in a working directory."""
     return subprocess.Popen(
         [sys.executable, "-m", "bfn_toolkit", *arguments],
         env=child_environment(site),
@@ -102,6 +102,7 @@ def start(arguments: Sequence[str], site: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        cwd=cwd,
     )
 
 

@@ -74,8 +74,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing manifest": (lambda f: (f / MANIFEST).unlink(), r"MANIFEST\.json is missing"),
     "empty manifest": (lambda f: (f / MANIFEST).write_text(""), r"MANIFEST\.json is not JSON"),
     "extra file": (lambda f: (f / "extra").touch(), "holds extra, which its manifest does not name"),
-    "symlink": (symlink, r"weights\.safetensors is not a regular file"),
-    "fifo": (fifo, r"weights\.safetensors is not a regular file"),
+    "symlink": (symlink, r"weights\.safetensors cannot be read: not a regular file, but a (link|FIFO)"),
+    "fifo": (fifo, r"weights\.safetensors cannot be read: not a regular file, but a (link|FIFO)"),
     "format 99": (
         lambda f: rewrite_manifest(f, format=99),
         r"format 99, written by \S+; this version reads format 1\. Upgrade",

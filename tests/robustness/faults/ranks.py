@@ -76,6 +76,26 @@ def _fork(member: Callable[[int], None], rank: int) -> int:
     return pid
 
 
-def launched(arguments: Sequence[str], site: Path, processes: int = 2) -> Any:
+def launched(arguments: Sequence[str], site: Path, processes: int = 2, cwd: Path | None = None) -> Any:
     """Starts ``bfn train ARGUMENTS`` in several processes, by the launcher."""
-    return start(["train", "--processes", str(processes), "--no-report", *arguments], site)
+    return start(["train", "--processes", str(processes), "--no-report", *arguments], site, cwd)
+
+
+def listening_on(process: int) -> set[str]:
+    """Addresses, as /proc has them, on which a process and its descendants listen."""
+    sockets: set[str] = set()
+    for pid in _tree(process):
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                sockets.add(os.readlink(handle))
+            except FileNotFoundError:
+                continue
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in sockets}
+
+
+def _tree(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(pid for child in children for pid in _tree(int(child)))]

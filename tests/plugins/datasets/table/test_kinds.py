@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from bfn_table.kinds import KINDS, Told, decimal_comma, numbers_of, parsed, tell, written
-from bfn_table.reading import Texts
+from bfn_files.tables import Texts
+from bfn_table.kinds import KINDS, Told, numbers_of, parsed, tell, written
 from bfn_toolkit import BFNWarning, ConfigError, DataError
 
 
@@ -210,15 +210,17 @@ def test_ambiguous_texts_are_said() -> None:
     assert found.form == "%m/%d/%Y"
     found = warned("01-02-2020", "03-04-2020", match='read as %d-%m-%Y; --types "a=date:%m')
     assert found.form == "%d-%m-%Y"
-    found = warned("1,234", "5,678", match=r"'1,234' is read as 1234, .*--types \"a=number:0,0\"")
+    found = warned("1,234", "5,678", match=r"'1,234' is read as 1234; .*--types \"a=number:0,000\"")
     assert (found.kind, found.numbers.tolist()) == ("integer", [1234.0, 5678.0])
     assert told(["01/01/2020", "02/02/2020"]).kind == "date"  # either order is the same
 
 
 def test_a_decimal_comma_elsewhere_makes_a_dot_one_of_thousands() -> None:
-    assert decimal_comma(texts(["1,5", "2,25"]))
-    assert not decimal_comma(texts(["1,234", "2,345"]))
-    assert told(["1.234", "12.345"], comma=True).numbers.tolist() == [1234.0, 12345.0]
+    for comma, number, other in ((True, 12345.0, "0.000"), (None, 12.345, "#.##0")):
+        with pytest.warns(BFNWarning, match=rf"'12.345' is read as {number:.10g}; .*--types \"a=number:{other}\""):
+            found = tell("a", texts(["1.234", "12.345"]), str, comma=comma)
+        assert found.numbers.tolist() == [1234.0 if comma else 1.234, number]
+    assert told(["1.234", "1.234.567"], comma=True).numbers.tolist() == [1234.0, 1234567.0]
     assert told(["1.234", "12.345"]).numbers.tolist() == [1.234, 12.345]
     assert told(["1.5", "12.345"], comma=True).numbers.tolist() == [1.5, 12.345]
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from pyarrow import parquet
 
-from bfn_table.reading import TextTable, describe, read_table, table_of_frame
+from bfn_files.tables import TextTable, describe, read_table, table_of_frame
 from bfn_toolkit import BFNWarning, DataError, ResourceError
 
 
@@ -68,6 +68,115 @@ def test_dialects_are_told_by_content(tmp_path: Path, content: str | bytes, expe
     assert cells(read_table(put(tmp_path, content))) == expected
     packed = gzip.compress(content.encode() if isinstance(content, str) else content)
     assert cells(read_table(put(tmp_path, packed, "x.csv.gz"))) == expected
+
+
+ROWS = [[f"{0.5 * i:.2f}", f"{(7 * i) % 11}", f"{i * i}"] for i in range(12)]
+
+
+def lines(head: str, rows: list[list[str]] = ROWS, separator: str = ",") -> str:
+    return head + "\n" + "".join(separator.join(row) + "\n" for row in rows)
+
+
+INTEGERS = [row[1:] for row in ROWS]
+NAMES_IN_NUMBERS: dict[str, tuple[str, list[str]]] = {
+    "of pandas": (lines("0,1,2"), ["0", "1", "2"]),
+    "of pandas, above integers": (lines("0,1", INTEGERS), ["0", "1"]),
+    "of pandas, with an index": (lines(",0,1", [[str(i), *row] for i, row in enumerate(INTEGERS)]), ["", "0", "1"]),
+    "with an index of texts": (
+        lines(",1990,1991", [[f"p{i}", *row] for i, row in enumerate(INTEGERS)]),
+        ["", "1990", "1991"],
+    ),
+    "years": (lines("1990,1991,1992"), ["1990", "1991", "1992"]),
+    "falling years": (lines("2002,2001,2000", ROWS, ","), ["2002", "2001", "2000"]),
+    "years beside a text": (
+        lines("country,1990,1991", [[f"c{i}", *row] for i, row in enumerate(INTEGERS)]),
+        ["country", "1990", "1991"],
+    ),
+    "years in quotes": (lines('"1990","1991"', INTEGERS), ["1990", "1991"]),
+    "years and semicolons": (
+        lines("1990;1991;1992", [[cell.replace(".", ",") for cell in row] for row in ROWS], ";"),
+        ["1990", "1991", "1992"],
+    ),
+    "wavelengths": (
+        lines("400.5,401.1,401.6,402.2,402.9", [[f"0.{(i * k) % 97:03}" for k in range(3, 8)] for i in range(1, 9)]),
+        ["400.5", "401.1", "401.6", "402.2", "402.9"],
+    ),
+    "dates": (lines("2020-01-01,2020-02-01,2020-03-01"), ["2020-01-01", "2020-02-01", "2020-03-01"]),
+    "one name": (lines("0", [[row[0]] for row in ROWS]), ["0"]),
+}
+
+
+@pytest.mark.parametrize("name", NAMES_IN_NUMBERS)
+def test_names_that_are_numbers_are_told_and_may_be_denied(tmp_path: Path, name: str) -> None:
+    content, names = NAMES_IN_NUMBERS[name]
+    path = put(tmp_path, content)
+    with pytest.warns(BFNWarning, match=r"x\.csv:1: the first record, .*--dataset\.header false"):
+        table = read_table(path)
+    assert list(table.columns) == names
+    rows = content.count("\n") - 1
+    assert table.rows == rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_table(path, header=True).columns) == list(read_table(path, names=names).columns) == names
+        assert read_table(path, header=False).rows == rows + 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines("", ROWS)[1:],
+        lines("", INTEGERS)[1:],
+        lines("", [[str(i), row[1]] for i, row in enumerate(ROWS)])[1:],  # a column counts on from the first row
+        lines("", [[str(i + k) for k in range(3)] for i in (1990, 3, 70, 500)])[1:],  # all rows grow by 1
+        lines("0,1", [["1", "0"], ["0", "1"]] * 5),  # the first row comes again
+        lines("5.1,3.5,a", [["4.9", "3.1", "b"], ["4.7", "3.2", "a"]] * 3),
+        lines("NA,1.5", [["2.5", "3.5"], ["0.5", "7.5"]]),
+        lines("NaN,NaN", [["2.5", "3.5"], ["0.5", "7.5"]]),
+        lines("?,", [["2.5", "3.5"], ["0.5", "7.5"]]),
+    ],
+)
+def test_a_first_row_of_numbers_and_gaps_is_a_row(tmp_path: Path, content: str) -> None:
+    table = read_table(put(tmp_path, content))
+    assert table.rows == content.count("\n")
+    assert list(table.columns) == [f"x{i + 1}" for i in range(len(table.columns))]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# by me\n# 2020, a\na,b\n1,2\n3,4\n", {"a": ["1", "3"], "b": ["2", "4"]}),
+        ("# by me\n1.5,2\n3,4\n", {"x1": ["1.5", "3"], "x2": ["2", "4"]}),
+        ("# by me\n\n# a,b\n1.5,2\n3,4\n", {"a": ["1.5", "3"], "b": ["2", "4"]}),  # numpy.savetxt
+        ("#chrom,gene\nc1,u\nc2,v\n", {"chrom": ["c1", "c2"], "gene": ["u", "v"]}),
+        ("#a\n1.5\n2\n", {"a": ["1.5", "2"]}),
+        ("# by me\n1.5\n2\n", {"x1": ["1.5", "2"]}),
+        ("#,b\n1.5,2\n3,4\n", {"#": ["1.5", "3"], "b": ["2", "4"]}),
+        ("#ff0000,1\n#00ff00,2\n", {"x1": ["#ff0000", "#00ff00"], "x2": ["1", "2"]}),
+        ("a,b,\n1,2,\n3,4,\n", {"a": ["1", "3"], "b": ["2", "4"]}),
+        ("1.5,2,\n3,4,\n", {"x1": ["1.5", "3"], "x2": ["2", "4"]}),
+        ("1,5;2,5\n3,5;4,5\n", {"x1": ["1,5", "3,5"], "x2": ["2,5", "4,5"]}),
+    ],
+)
+def test_comments_and_empty_last_fields_are_left_out(
+    tmp_path: Path, content: str, expected: dict[str, list[str]]
+) -> None:
+    table = read_table(put(tmp_path, content))
+    assert cells(table) == expected
+    last = 1 + content.rstrip("\n").count("\n")
+    assert table.place(table.rows - 1).endswith(f":{last}")
+    assert describe(tmp_path / "x.csv")[1] == table.rows
+
+
+def test_a_point_is_read_by_what_the_other_columns_have(tmp_path: Path) -> None:
+    for content, comma in (
+        ("a;b\n1.234;5,5\n", True),
+        ("a;b\n1.234;1.234.567,5\n", True),
+        ("a;b\n1.234;5.25\n", False),
+        ("a;b\n1.234;5\n", None),
+        ("a,b\n1.234,5\n", False),
+        ('a,b\n1.234,"5,5"\n', True),
+    ):
+        assert read_table(put(tmp_path, content)).comma is comma
 
 
 @pytest.mark.parametrize(
@@ -134,7 +243,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "a NUL byte": ("a,b\n1,2\n3,\0\n", r"x.csv:3: a NUL byte"),
     "half of a character": (b"a,b\n1,2\n" + "x,y\n".encode("utf-16"), r"x.csv:3: a NUL byte"),
     "a cut character": ("a,b\n1,2\n".encode("utf-16")[:-1], r"x.csv: damaged text in utf-16"),
-    "an endless header": ("a" * 2_000_000, r"x.csv:1: a line of 1,048,576 bytes or more"),
+    "an endless header": ("a" * 2_000_000, r"x.csv:1: a record with a wrong quote or field: field larger"),
 }
 
 
@@ -164,7 +273,7 @@ def test_hostile_files(tmp_path: Path) -> None:
 
 def test_a_file_beyond_the_memory_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, PEOPLE)
-    monkeypatch.setattr("bfn_table.reading.HELD", 10**15)
+    monkeypatch.setattr("bfn_files.tables.HELD", 10**15)
     with pytest.raises(
         ResourceError, match=r"x\.csv: its 0\.0 GB need about .* GB of memory, and .* GB are free; write"
     ):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from bfn_files.tables import Texts
 from bfn_table import RowsCodec, Table
 from bfn_table.columns import distinct, fit
 from bfn_table.kinds import tell
-from bfn_table.reading import Texts
 from bfn_toolkit import ConfigError, DataError
 from bfn_toolkit.config.json_values import codec_from_json, codec_to_json
 from bfn_toolkit.registry.registry import default_registry
@@ -307,3 +307,31 @@ def test_a_table_of_numbers_is_also_an_array(tmp_path: Path) -> None:
 
 def test_a_table_with_names_is_no_array(codec: RowsCodec) -> None:
     assert ".npy" not in codec.formats
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"edges": [0.0, 2.0]},
+        {"edges": [0.0, 1.5, 1.0, 2.0]},
+        {"edges": [0.0, 1.0, 1.5, float("nan")]},
+        {"edges": [0.0, 0.5, 1.5, 2.0]},
+        {"classes": 10**9},
+        {"classes": 1},
+        {"values": [30.0, 20.0, 40.0]},
+        {"values": [0.0, 20.0, float("inf")]},
+        {"values": []},
+        {"decimals": 400},
+        {"kind": "date", "form": "%Y", "values": [0.0, 20.0, 1e9]},
+        {"form": "0.0.0"},
+        {"kind": "category"},
+        {"kind": "constant"},
+        {"gaps": ["", 5]},
+    ],
+)
+def test_a_damaged_column_is_refused_when_it_is_read(damage: dict[str, Any]) -> None:
+    sound = {"name": "a", "kind": "number", "classes": 3, "edges": [0.0, 1.0, 1.5, 2.0], "gaps": [""]}
+    sound |= {"values": [0.0, 20.0, 30.0], "decimals": 1}
+    assert RowsCodec([sound]).names == ("a",)
+    with pytest.raises(ConfigError):
+        RowsCodec([{**sound, **damage}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -203,8 +202,8 @@ def test_short_options_of_the_command_line(
     words = ["--columns", "zip,sex,born", "--types", "zip=integer,born=date:%d.%m.%Y", "--types", "sex=category"]
     assert main(["train", "x.csv", *words, "--gaps", "f,?", "--options"]) == 0
     options = capsys.readouterr().out
-    assert re.search(r"^--dataset.columns .*'zip', 'sex', 'born'", options, re.M)
-    assert re.search(r"^--dataset.gaps .*'f', '\?'", options, re.M)
+    assert 'columns = ["zip", "sex", "born"]' in options
+    assert 'gaps = ["f", "?"]' in options
     small = ["--training.steps", "2", "--network.width", "8", "--no-report", "--out", "run"]
     assert main(["train", "x.csv", *words, "--gaps", "f,?", *small]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from bfn_files.tables import Texts
 from bfn_table.columns import MOST_LEVELS, WRONG, Column, distinct, fit
 from bfn_table.kinds import numbers_of, tell
-from bfn_table.reading import Texts
 
 KINDS = ("number", "integer", "category", "date", "datetime", "time")
 
