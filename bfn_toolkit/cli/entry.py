@@ -168,7 +168,8 @@ def _run(arguments: list[str]) -> int:
 
 def _known(error: BaseException) -> BFNError | None:
     """The error to report in place of an exception; None for a bug of ours."""
-    if (short := shortage(error)) is not None:  # wherever it happened
+    short = error if isinstance(error, ResourceError) else shortage(error)
+    if short is not None:  # wherever it happened
         return short
     from bfn_toolkit.cli.user_code import bug_in_user_code  # takes time
 
