@@ -3,8 +3,11 @@
 import os
 import signal
 
+import pytest
 import torch
 from hypothesis import register_random, settings
+
+from bfn_toolkit.registry import default_registry
 
 # Laws draw tensors, which takes milliseconds that vary with the load of the machine: no deadline in either profile.
 settings.register_profile("dev", deadline=None)
@@ -34,3 +37,10 @@ class TorchRandom:
 
 TORCH_RANDOM = TorchRandom()  # hypothesis keeps a weak reference
 register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_plugin_is_loaded() -> None:
+    """Loads the plugins before any test: one that breaks files or numbers must not be the first to import them."""
+    default_registry().entries()
+    assert not default_registry().failures

@@ -183,7 +183,7 @@ def _known(error: BaseException) -> BFNError | None:
 
 
 def _unknown(parts: Sequence[str]) -> str:
-    """What to do about an exception in our own code, which worked with these parts of users."""
+    """Advice on an exception in our own code, which worked with these parts of users."""
     if not parts:
         return "This is a bug in bfn-toolkit: please report it with these lines."
     return (

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from bfn_toolkit.cli.display import echo, load_matplotlib, sampling, say, scores_table, stdout_bytes
+from bfn_toolkit.cli.display import echo, load_matplotlib, sampling, say, stdout_bytes
 from bfn_toolkit.cli.options import PATH, POSITIVE, RUN, Command, Integer, make_plan, open_run, plan_options
+from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from bfn_toolkit.cli.completion import complete_presets, names_of_kind
-from bfn_toolkit.cli.display import dry_run_table, echo, load_matplotlib, phases, say, scores_table
+from bfn_toolkit.cli.display import dry_run_table, echo, load_matplotlib, phases, say
 from bfn_toolkit.cli.options import (
     PATH,
     POSITIVE,
@@ -24,6 +24,7 @@ from bfn_toolkit.cli.options import (
     path_and_options,
     trust_options,
 )
+from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.errors import BFNError, ConfigError
 from bfn_toolkit.parallel import environment
 

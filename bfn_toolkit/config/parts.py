@@ -1,4 +1,4 @@
-"""What is installed: one line for each part, or everything about one."""
+"""Installed parts: a line for each, or everything about one."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class RowsTogether:
     most: int = 2**62
 
     def compute(self, function: Callable[[range], Data], rows: range) -> Data:
-        """What a function of a range of rows returns for all of them, one after another.
+        """Results of a function of a range of rows, for all of them, one after another.
 
         Raises:
             ResourceError: If there is not enough memory for one row.
@@ -142,7 +142,7 @@ class RowsTogether:
         return concatenated(found)
 
     def price(self, function: Callable[[Batch], Data], batch: Batch, device: torch.device) -> Data:
-        """What a function of a batch returns; its pieces draw the numbers that they draw in the whole."""
+        """Results of a function of a batch, whose pieces draw the numbers that they draw in the whole."""
         n, again = len(batch), rewind(device)
 
         def of_piece(piece: range) -> Data:

@@ -122,7 +122,7 @@ def write_pieces(file: BinaryIO, pieces: Iterable[tuple[int, bytes]]) -> None:
         write_data(file, data)
 
 
-def open_in_place(path: Path, *, append: bool = False) -> BinaryIO:
+def open_in_place(path: Path) -> BinaryIO:
     """Opens a file of ours to read and change it, and makes it if it is missing.
 
     Raises:
@@ -130,7 +130,7 @@ def open_in_place(path: Path, *, append: bool = False) -> BinaryIO:
         OSError: If it cannot be opened.
     """
     check_ours(path)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_APPEND if append else 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     handle = os.open(path, flags, 0o666)
     try:
         check_ours(path, os.fstat(handle))

@@ -63,8 +63,10 @@ class Progress:
         self._losses += [m["loss"] for m in event.metrics if "loss" in m]
         for m in event.metrics:
             if "valid_loss" in m:
-                bound = f", bound {shown_estimate(m, 'valid_nats')} nats" if "valid_nats" in m else ""
-                self.validation = f"validation {shown_estimate(m)}{bound}"
+                nats = (
+                    f", bound {with_error(m['valid_nats'], m['valid_nats_stderr'])} nats" if "valid_nats" in m else ""
+                )
+                self.validation = f"validation {with_error(m['valid_loss'], m['valid_loss_stderr'])}{nats}"
         self.stopped = event.stopped or self.stopped
         self._show(last=event.step >= self.steps)
 
@@ -171,7 +173,7 @@ def _in_notebook(console: Console) -> bool:
 
 
 def plan(experiment: Experiment, step: TrainStep, rows: int, folder: Path | None, first: int = 0) -> list[str]:
-    """What will be trained on what, where and for how long, in lines."""
+    """The plan of a training in lines: data, parts, steps, device, seed and place."""
     family, training = experiment.family, experiment.training
     names = dict.fromkeys(name_of("family", part) for part in family.parts.values())
     product = "product of " if family.has_parts else ""
@@ -202,12 +204,12 @@ def say(line: str) -> None:
             click.echo(printable(line), sys.stderr)  # which rich replaces while a bar is shown
 
 
-def shown_estimate(metrics: Any, name: str = "valid_loss") -> str:
-    """A number with its standard error, where they are known."""
-    value, error = metrics[name], metrics[f"{name}_stderr"]
-    if value is None:
+def with_error(value: float | None, stderr: float | None) -> str:
+    """A mean and its standard error, which a single row does not have."""
+    if value is None or not math.isfinite(value):
         return "not finite"
-    return f"{value:.4f}" if error is None else f"{value:.4f} \N{PLUS-MINUS SIGN} {error:.4f}"
+    known = stderr is not None and math.isfinite(stderr)
+    return f"{value:.4f} \N{PLUS-MINUS SIGN} {stderr:.4f}" if known else f"{value:.4f}"
 
 
 def shown_parameters(n: int) -> str:

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 from bfn_gaussian_mixture import GaussianMixture
 from bfn_toolkit import importance_bound, load_run
 from bfn_toolkit.cli import BUG, main
-from bfn_toolkit.cli.display import scores_table
 from bfn_toolkit.cli.options import parse_overrides
+from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.registry.registry import default_registry
 
 SMALL = ["--training.steps", "6", "--dataset.count", "50", "--network.width", "16"]

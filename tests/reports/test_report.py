@@ -42,8 +42,9 @@ from bfn_toolkit import (
     train,
 )
 from bfn_toolkit.cli import train as cli_train
-from bfn_toolkit.cli.display import say, scores_table
+from bfn_toolkit.cli.display import say
 from bfn_toolkit.cli.entry import main
+from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
 from bfn_toolkit.reports import report

@@ -56,7 +56,7 @@ class Markov(Dataset):
         matrix = self.matrix
         if not bool((matrix >= 0.0).all() & ((matrix.sum(1) - 1.0).abs() < 1e-6).all()):
             raise ConfigError(f"the rows of transition must be probabilities that add up to 1, got {self.transition}")
-        if int(torch.linalg.matrix_rank(torch.eye(k) - matrix, atol=1e-9)) < k - 1:
+        if int(torch.linalg.matrix_rank(torch.eye(k, dtype=torch.float64) - matrix, atol=1e-9)) < k - 1:
             drawn = f"another seed, or a concentration above {self.concentration}"
             cure = drawn if self.transition is None else "a matrix with a class that can be reached from all others"
             raise ConfigError(f"the chain has no unique stationary distribution; use {cure}")
@@ -83,7 +83,7 @@ class Markov(Dataset):
     def stationary(self) -> Tensor:
         """Stationary distribution (K,) in float64, from the sum of (I - P^T) pi = 0 and sum(pi) = 1."""
         ones = torch.ones(self.classes, self.classes, dtype=torch.float64)
-        system = torch.eye(self.classes) - self.matrix.T + ones
+        system = torch.eye(self.classes, dtype=torch.float64) - self.matrix.T + ones
         start: Tensor = torch.linalg.solve(system, ones[0])
         return start.clamp_min(0.0)
 
