@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+# Not in constraints.txt: which of its builds fits, and so its hash, depends on the index that pip is told to use.
+TORCH := torch==2.13.0
 # No training, no processes: laws of the mathematics, configuration, registry, and what the source must not hold.
 FAST := tests/test_*.py tests/config tests/registry/test_registry.py tests/repository/test_layers.py tests/repository/test_safety.py
 
@@ -12,27 +14,29 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fast laws fuzz lint format bench bench-samplers bench-data bench-tables gpu docs clean
+.PHONY: help install demo test fast laws fuzz lint format bench bench-samplers bench-data bench-tables gpu zoo notebooks gallery lock docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target words; do printf '  make %-15s %s\n' "$$target" "$$words"; done
 
 install: .venv/installed  ## make .venv, with the versions of constraints.txt
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt zoo/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bfn-toolkit needs Python 3.11 or newer; found %d.%d. Write: make PYTHON=python3.11" % sys.version_info[:2])'
 	@command -v nvidia-smi > /dev/null || [ -n "$$PIP_EXTRA_INDEX_URL" ] || echo 'On Linux this takes a torch with CUDA (several GB);' \
 		'for the CPU alone: export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation $(TORCH) --editable '.[dev,docs]' --editable zoo
 	touch $@
 
 demo: install  ## the main job: data, training, samples, scores, figures, in runs/demo
 	$(BIN)/bfn train --out $(RUN) --force
 	@echo 'bfn is in $(BIN); to have it on the path of this shell: source $(BIN)/activate'
 
+# Each of the two processes takes neighbouring tests, so that what a file shares is made once.
 test: install lint  ## all of it: linters, types, laws, command line, code blocks of README and docs
-	$(BIN)/python -m pytest -n 2 $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 fast: install  ## laws and unit tests, in less than a minute: while you work
 	$(BIN)/python -m pytest -n 2 -q $(FAST) $(PYTEST)
@@ -59,19 +63,34 @@ bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md reco
 	$(BIN)/python -m benchmarks.learning
 	$(BIN)/python -m benchmarks.networks
 
-bench-samplers: install  ## quality of samples by evaluations of the network, which docs/background/samplers.md records: half an hour
-	$(BIN)/python -m benchmarks.quality --write docs/background/samplers.md
+bench-samplers: install  ## quality of samples by evaluations of the network, which docs/reference/sampler_tables.md records: half an hour
+	$(BIN)/python -m benchmarks.quality --write docs/reference/sampler_tables.md
 
-bench-data: install  ## what is learned from images, text, strings and points, beside peers, which docs/results.md records: hours
+bench-data: install  ## what is learned from images, text, strings and points, beside peers, which docs/reference/results.md records: hours
 	$(BIN)/python -m benchmarks.data
-	$(BIN)/python -m benchmarks.data --write docs/results.md
+	$(BIN)/python -m benchmarks.data --write docs/reference/results.md
 
-bench-tables: install  ## mixed tables beside other generators, which docs/results_tables.md records: hours
+bench-tables: install  ## mixed tables beside other generators, which docs/reference/results_tables.md records: hours
 	$(BIN)/python -m benchmarks.tables
-	$(BIN)/python -m benchmarks.tables --write docs/results_tables.md
+	$(BIN)/python -m benchmarks.tables --write docs/reference/results_tables.md
 
 gpu: install  ## what must hold on a CUDA device, in 8 minutes, which docs/reference/gpu.md records; nothing without one
 	$(BIN)/python -m benchmarks.gpu --write docs/reference/gpu.md
+
+notebooks: install  ## execute the notebooks of the tutorials, and store their outputs
+	$(BIN)/python docs/notebooks.py
+
+gallery: install  ## make the figures of docs/gallery.md by the blocks that stand there: some minutes
+	$(BIN)/python docs/gallery.py
+
+zoo: install  ## train the models of zoo/ by their recipes, or only those of ONLY="digits moons"; all of them take an hour
+	$(BIN)/python zoo/build.py $(ONLY)
+
+lock:  ## new hashes, and with UPGRADE=--upgrade new versions, in constraints.txt; needs uv, and downloads no package
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command 'make lock' $(UPGRADE) \
+		--extra dev --extra docs --no-emit-package torch pyproject.toml --output-file constraints.txt
+	awk '/^[a-z]/ { cuda = /^(nvidia|cuda|triton)/ } !cuda' constraints.txt > constraints.new  # torch brings those that it needs
+	mv constraints.new constraints.txt
 
 docs: install  ## the pages with the reference of the Python API, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs docs/_build/html

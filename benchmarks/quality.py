@@ -182,7 +182,7 @@ def remembered(key: str, make: Callable[[], Any], again: bool) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help="page to write into, such as docs/background/samplers.md"
+        "--write", type=Path, metavar="PAGE", help="page to write into, such as docs/reference/sampler_tables.md"
     )
     parser.add_argument("--networks", type=int, default=2, help="trained for each data set, from seeds of their own")
     parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), help="of the solvers")
@@ -199,7 +199,7 @@ def main() -> None:
     runs = (
         remembered(f"default run {draws}", lambda: default_run(draws), options.again) if "four" in options.only else {}
     )
-    command = "python -m benchmarks.quality --write docs/background/samplers.md"
+    command = "python -m benchmarks.quality --write docs/reference/sampler_tables.md"
     text = standings.page(tables, runs, command)
     print(text)
     if options.write:

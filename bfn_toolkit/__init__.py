@@ -1,4 +1,4 @@
-"""Bayesian Flow Networks from parts that can be replaced and proven.
+"""Bayesian Flow Networks: generative models whose components are plugins, proven by property tests.
 
 The public names are listed in ``__init__.pyi``.  Each is loaded on first use, so that the command line can print its
 help without importing torch.

@@ -61,6 +61,13 @@ from .evaluation.likelihood import (
     LikelihoodBound as LikelihoodBound,
     likelihood_bound as likelihood_bound,
 )
+from .evaluation.memorisation import (
+    Neighbours as Neighbours,
+    distance_scores as distance_scores,
+    longest_matches as longest_matches,
+    nearest_rows as nearest_rows,
+    train_share as train_share,
+)
 from .evaluation.raw_prices import RawPrices as RawPrices, raw_prices as raw_prices
 from .families import (
     AdditiveFamily as AdditiveFamily,

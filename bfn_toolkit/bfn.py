@@ -178,7 +178,7 @@ def _half_of_the_steps() -> bool:
 
 
 class BFN(FlowModel):
-    """Bayesian flow network.
+    """Bayesian flow network: a family of distributions, and a network that predicts the data from beliefs.
 
     Arguments:
         family: Distribution family; its ``network_io`` gives the sizes that the network must fit.
@@ -219,6 +219,10 @@ class BFN(FlowModel):
         self.site_times = any(getattr(part, "site_times", False) for part in (self.network, self.builder))
         self.time_free = bool(getattr(self.builder, "time_free", False))
         self._totals: list[Tensor] = []  # within a finite guard, the sum of the network's numbers
+
+    def extra_repr(self) -> str:
+        """The family, which torch prints above the network."""
+        return f"(family): {self.family!r}"
 
     @property
     def conditions(self) -> Collection[str] | None:
@@ -350,6 +354,8 @@ class BFN(FlowModel):
     ) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the model card ``README.md``, ready to be shared.
 
+        Adapters, such as those of the network "lora", are added to the weights that they adapt.
+
         Arguments:
             directory: Directory for the three files.
             card: Additional fields of the card (:class:`~bfn_toolkit.sharing.model_card.Card`).
@@ -363,26 +369,36 @@ class BFN(FlowModel):
         from bfn_toolkit.sharing import pretrained
 
         architecture = pretrained.architecture_of(self.family, self.network, self.builder, self.codec)
-        pretrained.save(architecture, self.network.state_dict(), directory, card, force=force)
+        pretrained.save(architecture, self.network, directory, card, force=force)
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_mismatch: bool = False
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        allow_nonfinite: bool = False,
+        allow_plugin_mismatch: bool = False,
     ) -> BFN:
-        """Loads a model saved by :meth:`save_pretrained` from a local directory, on the CPU and ready to sample.
+        """Loads a model saved by :meth:`save_pretrained`, on the CPU and ready to sample.
 
         Arguments:
-            directory: The directory of the model.
+            model: The directory of the model; or "zoo:digits", a model of an installed zoo (``bfn zoo`` lists them); or
+                "user/name", a repository of the Hugging Face Hub, whose files are fetched if ``user`` is not a folder
+                here (``pip install huggingface-hub``).
+            revision: Branch, tag or commit of the repository; with one, ``model`` is never a directory.
             allow_nonfinite: Whether weights may be NaN or infinite.
             allow_plugin_mismatch: Whether plugins may have another major version than when the model was saved.
         Raises:
-            RunDirectoryError: If the directory does not hold a saved model, or one of its files is damaged.
+            RunDirectoryError: If there is no such model, or one of its files is damaged.
             PluginError: If a plugin of the model is not installed, or only in another major version.
+            ResourceError: If the Hub's client is not installed, or the files cannot be fetched.
         """
-        from bfn_toolkit.sharing import pretrained
+        from bfn_toolkit.sharing import hub, pretrained
 
         trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
-        saved = pretrained.load(directory, **trust)
+        with hub.local(model, revision) as folder:
+            saved = pretrained.load(folder, **trust)
         parts = saved.architecture
         return cls(parts.family, saved.network, parts.network, parts.codec).eval()
 
@@ -401,12 +417,12 @@ class BFN(FlowModel):
         Raises:
             ResourceError: If the Hub's client is not installed, or the upload fails.
         """
-        from bfn_toolkit.sharing import pretrained
+        from bfn_toolkit.sharing import hub
 
         def save(folder: Path) -> None:
             self.save_pretrained(folder, card=card)
 
-        return pretrained.push(save, repo_id, private=private, token=token)
+        return hub.push(save, repo_id, private=private, token=token)
 
 
 class Oracle(FlowModel):

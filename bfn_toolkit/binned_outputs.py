@@ -128,6 +128,7 @@ def _value(mean: Tensor, scale: Tensor, bins: int, *, derivatives: bool) -> tupl
     h = 2.0 / bins
     # In a sampler, scales are often alike; a GPU would have to wait for the least.
     reads = mean.is_cpu and not derivatives and bins - 1 > EDGES and scale.numel() > 0
+    reads = reads and not torch.compiler.is_exporting()
     least = float(scale.amin()) if reads else 0.0
     if least >= 9.0 * h:
         return (_by_smoothing(mean, scale, bins),)

@@ -545,7 +545,7 @@ class ChannelFamily(AdditiveFamily[P]):
 
     def from_scaled(self, w: Tensor, q: float) -> P:
         """Params from w = v / q, whose noise has unit scale; q = sqrt(B) is one number for all examples."""
-        return self.from_natural(q * w, torch.full((len(w),), q * q, device=w.device, dtype=w.dtype))
+        return self.from_natural(q * w, torch.full((w.shape[0],), q * q, device=w.device, dtype=w.dtype))
 
     def snr(self, alpha: Tensor) -> Tensor:
         """Signal-to-noise ratio of a message of accuracy alpha: the amount that it adds to B."""
@@ -590,7 +590,7 @@ class ChannelFamily(AdditiveFamily[P]):
     def forget(self, params: P, alpha: Tensor) -> P:
         """A Brownian bridge: N(c v, c a I) with a = snr(alpha) and c = (B - a) / B."""
         v, accuracy = self.natural_params(params)
-        a = self.snr(alpha)
+        a = self.snr(alpha).to(accuracy.dtype)
         accuracy, a = expand(accuracy, a), expand(a, accuracy)
         left = (accuracy - a).clamp_min(0.0)
         c = left / accuracy.clamp_min(torch.finfo(accuracy.dtype).tiny)  # 0 at the prior

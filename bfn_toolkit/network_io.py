@@ -195,7 +195,7 @@ class NetworkIO:
         widths = [part.numbers(which) // count for part in self.parts.values()]
         pieces = torch.split(wire, widths, -1) if len(widths) > 1 else (wire,)
         return {
-            name: piece.reshape(len(wire), *part.shape, getattr(part, which))
+            name: piece.reshape(wire.shape[0], *part.shape, getattr(part, which))
             for (name, part), piece in zip(self.parts.items(), pieces, strict=True)
         }
 
@@ -210,7 +210,7 @@ class NetworkIO:
         Raises:
             ConfigError: If a value has other axes.
         """
-        rows = max((len(v) for v in values.values() if v.ndim), default=1)
+        rows = max((v.shape[0] for v in values.values() if v.ndim), default=1)
         wide = {}
         for name, part in self.parts.items():
             shape, value = (rows, *part.shape, part.in_features), values[name]
@@ -273,11 +273,11 @@ class FlatView:
 
     def pack(self, features: Tensor) -> Tensor:
         """(B, *site, F) to (B, in_numbers)."""
-        return features.reshape(len(features), -1)
+        return features.reshape(features.shape[0], -1)
 
     def unpack(self, raw: Tensor) -> Tensor:
         """(B, out_numbers) to (B, *site, R)."""
-        return raw.reshape(len(raw), *self.io.site_shape, self.io.out_features)
+        return raw.reshape(raw.shape[0], *self.io.site_shape, self.io.out_features)
 
 
 @attrs.frozen
@@ -333,7 +333,7 @@ class ImageView:
         """The image (B, in_channels, height, width), and the vector (B, in_vector), or None if it has no numbers."""
         parts = self.io.split(features)
         images = [
-            _moved(parts[name], source).movedim(-1, -3).reshape(len(features), -1, self.height, self.width)
+            _moved(parts[name], source).movedim(-1, -3).reshape(features.shape[0], -1, self.height, self.width)
             for name, source in self.order.items()
         ]
         others = [part.flatten(1) for name, part in parts.items() if name not in self.order]
@@ -349,11 +349,11 @@ class ImageView:
                 piece = image[:, channel : channel + many]
                 channel += many
                 shape = (*(part.shape[i] for i in source[:-2]), r, self.height, self.width)
-                parts[name] = _moved(piece.reshape(len(image), *shape).movedim(-3, -1), _inverse(source))
+                parts[name] = _moved(piece.reshape(image.shape[0], *shape).movedim(-3, -1), _inverse(source))
             else:
                 assert vector is not None, "the other parts need their vector"
                 many = part.numbers("out_features")
-                parts[name] = vector[:, place : place + many].reshape(len(image), *part.shape, r)
+                parts[name] = vector[:, place : place + many].reshape(image.shape[0], *part.shape, r)
                 place += many
         return self.io.join(parts)
 
@@ -449,7 +449,7 @@ class TokenView:
 
     def _tokens(self, value: Tensor, part: PartIO) -> Tensor:
         """(B, *shape, n) to (B, tokens, numbers)."""
-        rows, order, (counts, inner) = len(value), self._order(part), self._patched(part)
+        rows, order, (counts, inner) = value.shape[0], self._order(part), self._patched(part)
         if all(p == 1 for p in inner):
             return _moved(value, order).reshape(rows, math.prod(counts), -1)
         k = len(counts)
@@ -462,7 +462,7 @@ class TokenView:
 
     def _sites(self, tokens: Tensor, part: PartIO) -> Tensor:
         """The inverse of :meth:`_tokens`."""
-        rows, order, (counts, inner) = len(tokens), self._order(part), self._patched(part)
+        rows, order, (counts, inner) = tokens.shape[0], self._order(part), self._patched(part)
         k, rest = len(counts), [part.shape[i] for i in order[len(counts) :]]
         wide = tokens.reshape(rows, *counts, *inner, *rest, -1)
         pairs = [axis for i in range(k) for axis in (1 + i, 1 + k + i)]

@@ -82,6 +82,27 @@ class NetworkBuilder(abc.ABC):
         """
         return {}
 
+    @property
+    def base(self) -> NetworkBuilder:
+        """Builder of the network that this one adapts, such as by low-rank adapters; by default itself."""
+        return self
+
+    def base_names(self, network: nn.Module) -> Mapping[str, str]:
+        """Names in a network of this builder of the tensors of :attr:`base`, by their names there.
+
+        Adapters are not among them.  By default all names are the same.
+        """
+        return {name: name for name in network.state_dict()}
+
+    def base_state(self, network: nn.Module) -> Mapping[str, Tensor]:
+        """Weights and buffers with which a network of :attr:`base` computes the same; by default those of the network.
+
+        Arguments:
+            network: A network of this builder, whose adapters are added to the weights.
+        """
+        state: Mapping[str, Tensor] = network.state_dict()
+        return state
+
     @abc.abstractmethod
     def build(self, io: NetworkIO) -> nn.Module:
         """Builds a network that fits ``io``, with fresh weights from torch's generator."""
@@ -182,7 +203,7 @@ class ConditionSignature:
         for name, value in (condition or {}).items():
             if not isinstance(value, Tensor):
                 raise ConfigError(f"condition '{name}' must be a tensor of {rows} rows, found a {type(value).__name__}")
-            if value.ndim == 0 or len(value) != rows:
+            if value.ndim == 0 or value.shape[0] != rows:
                 found = "a scalar" if value.ndim == 0 else f"{len(value)} rows"
                 raise ConfigError(
                     f"condition '{name}' must have a row for each of the {rows} examples, found {found}; "

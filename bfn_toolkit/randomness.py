@@ -117,7 +117,10 @@ def streams() -> Callable[[str], AbstractContextManager[None]]:
     """Returns scopes of draws by name, independent of each other: adding or changing one leaves the others as they are.
 
     All are seeded from one number of torch's generator of the CPU, and apply to the CPU and the current CUDA device.
+    In a program that ``torch.export`` traces they are empty, because its draws are inputs.
     """
+    if torch.compiler.is_exporting():
+        return lambda name: nullcontext()
     key, device = draw_key(), "cpu"
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         device = "cuda"

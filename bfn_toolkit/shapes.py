@@ -163,7 +163,7 @@ def plus(a: Tensor, b: Tensor) -> Tensor:
 
 def by_row(x: Tensor) -> Tensor:
     """The numbers of each example in one row: (B, *site) to (B, D), and (B,) to (B, 1)."""
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def per_example(v: Tensor, mask: Tensor | None = None) -> Tensor:

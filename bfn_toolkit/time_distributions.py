@@ -121,7 +121,7 @@ class LearnedTimes(TimeDistribution):
 
     @abc.abstractmethod
     def statistics(self, t: Tensor, losses: Tensor) -> Tensor:
-        """What losses (B,) at times (B,), without their weights, say: a tensor that adds up over the examples."""
+        """Statistics of losses (B,) at times (B,), without their weights: a tensor that adds up over the examples."""
 
     @abc.abstractmethod
     def updated(self, state: Tensor, statistics: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class ImportanceTimes(LearnedTimes):
 
 @attrs.frozen
 class LogNormalTimes(TimeDistribution):
-    r"""Times at which the signal-to-noise ratio is log-normal: for pictures rather than for likelihoods.
+    r"""Times at which the signal-to-noise ratio is log-normal: for the look of images rather than their likelihood.
 
     With the signal-to-noise ratio :math:`v B(t)` of data of mean square v,
 

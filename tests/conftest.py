@@ -8,6 +8,7 @@ import torch
 from hypothesis import register_random, settings
 
 from bfn_toolkit.registry import default_registry
+from bfn_toolkit.reports import report
 
 # Laws draw tensors, which takes milliseconds that vary with the load of the machine: no deadline in either profile.
 settings.register_profile("dev", deadline=None)
@@ -44,3 +45,4 @@ def every_plugin_is_loaded() -> None:
     """Loads the plugins before any test: one that breaks files or numbers must not be the first to import them."""
     default_registry().entries()
     assert not default_registry().failures
+    report.LEAST_SECONDS = 1.0  # in place of 5: what a training says of itself is tested with times of its own

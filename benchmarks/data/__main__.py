@@ -22,8 +22,8 @@ PAGE = """\
 # Results on real data
 
 Made by `make bench-data`, which trains the models and their peers and writes `benchmarks/data/results/*.json`; this
-page is written from those files by `python -m benchmarks.data --write docs/results.md`. Budgets are CPU time of one
-thread{machine}. A spread is the standard deviation over seeds.
+page is written from those files by `python -m benchmarks.data --write docs/reference/results.md`. Budgets are CPU time
+of one thread{machine}. A spread is the standard deviation over seeds.
 
 {sections}
 """

@@ -17,7 +17,7 @@ PAGE = """\
 
 Made by `make bench-tables`, which trains the toolkit and its peers, each in an environment of its own, and writes
 `benchmarks/tables/results/*.json`; this page is written from those files by `python -m benchmarks.tables --write
-docs/results_tables.md`. All run with their defaults on {machines}.
+docs/reference/results_tables.md`. All run with their defaults on {machines}.
 Two thirds of the rows train, the others test. A spread is the standard deviation over seeds; a row without one is of
 one seed. Neural peers are cut to a minute of CPU time, so that their rows say nothing about longer training. The
 peers are those of {packages}.

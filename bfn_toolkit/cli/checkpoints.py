@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bfn_toolkit.cli.completion import complete_presets
+from bfn_toolkit.cli.completion import complete_presets, names_of_kind
 from bfn_toolkit.cli.display import checkpoints_table, echo, say
 from bfn_toolkit.cli.options import (
     PATH,
@@ -75,11 +75,28 @@ def verify(run: Path, as_json: bool) -> int:
     epilog="""\b
 Examples:
   bfn export runs/first --out my-model
-  bfn export runs/first --out my-model --license mit --weights raw""",
+  bfn export runs/first --out my-model --license mit --weights raw
+  bfn export runs/first --out my-onnx --format onnx   then, without this toolkit: python my-onnx/sample.py -n 16
+  bfn export runs/first --out my-onnx --format onnx --sampler ancestral --steps 50""",
 )
 @click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help="Directory to make.")
-@click.option("--license", "license_", help="Licence identifier of the Hub: mit, apache-2.0, ...")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["safetensors", "torch-export", "onnx"]),
+    default="safetensors",
+    show_default=True,
+    help="A saved model of this toolkit (safetensors), or its sampler as a program for torch or onnxruntime.",
+)
+@click.option("--license", "license_", help="Licence of the model, as the Hugging Face Hub writes it: mit, ...")
+@click.option(
+    "--sampler",
+    shell_complete=names_of_kind("sampler"),
+    help="Name of the sampler of the program  [default: chosen from the family and the number of steps]",
+)
+@click.option("--steps", type=POSITIVE, help="Number of steps of the program  [default: as for bfn sample]")
+@click.option("--guidance", type=float, help="Weight of classifier-free guidance of the program  [default: 0]")
 @click.option("--force", is_flag=True, help="Replace the model that is in --out.")
 @click.option(
     "--checkpoint", default="final", show_default=True, metavar="final|last|best|STEP", help="Checkpoint to export."
@@ -92,12 +109,41 @@ Examples:
     help="The moving average of the weights (ema) or the weights themselves (raw); auto: ema if there is one.",
 )
 @trust_options
-def export(run: Path, out: Path, license_: str | None, force: bool, **choice: Any) -> None:
-    """Write the model of a RUN into a directory to share: config.json, model.safetensors and README.md."""
-    from bfn_toolkit.runs.run import Run
-    from bfn_toolkit.sharing.export import export_run
+def export(
+    run: Path,
+    out: Path,
+    format_: Any,
+    license_: str | None,
+    sampler: str | None,
+    steps: int | None,
+    guidance: float | None,
+    force: bool,
+    **choice: Any,
+) -> None:
+    """Export the model of a RUN to a directory that can be shared.
 
-    export_run(Run.open(run, **choice), out, card={"license": license_} if license_ else None, force=force)
+    With --format safetensors: config.json, model.safetensors and README.md, a saved model that this toolkit opens.
+    With onnx or torch-export: the sampler as a program, and sample.py, which runs it without this toolkit, by numpy and
+    onnxruntime or by numpy and torch.
+
+    RUN is a run directory, a saved model, or a model of a zoo, such as zoo:digits.
+    """
+    from bfn_toolkit.runs.run import Run
+    from bfn_toolkit.sharing.export import export_run, open_model
+
+    if format_ == "safetensors":
+        for option, value in (("--sampler", sampler), ("--steps", steps), ("--guidance", guidance)):
+            if value is not None:
+                raise ConfigError(f"{option} goes with --format onnx or torch-export: a saved model works with any")
+        export_run(Run.open(run, **choice), out, card={"license": license_} if license_ else None, force=force)
+    else:
+        if license_:
+            raise ConfigError("--license goes with a saved model, which has a card; leave out --format")
+        from bfn_toolkit.sharing.runtime_export import export_programs
+
+        opened, weight = open_model(run, **choice), guidance or 0.0
+        say("tracing the steps of the sampler; a network of images takes half a minute")
+        export_programs(opened, out, format_, sampler=sampler, n_steps=steps, guidance=weight, force=force)
     echo(str(out))
 
 
@@ -112,8 +158,8 @@ Examples:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE")
 @click.option("--out", type=PATH, required=True, help="Run directory to make.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", shell_complete=complete_presets, help="Preset that the file builds on.")
+@click.option("--config", type=PATH, help="TOML file of the experiment.")
+@click.option("--preset", shell_complete=complete_presets, help="Preset to start from.")
 @click.option("--key", help="Name of the weights in the file: model, ema, ...")
 @click.option("--cast", is_flag=True, help="Cast weights of another floating-point type.")
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors with matching names (repeatable).")

@@ -53,14 +53,30 @@ def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 def complete_runs(incomplete: str) -> list[CompletionItem[Any]]:
-    """Returns the run directories whose path begins so, at most three folders down; else asks for any folder."""
+    """Returns the models of zoos and the run directories, at most three folders down, that begin so; else folders."""
     from click.shell_completion import CompletionItem
 
     start = os.path.dirname(incomplete)
     found = itertools.islice(_folders(Path(start or "."), 3), MOST)
     runs = (path for path in found if os.path.lexists(path / "experiment.toml"))
-    items = [CompletionItem(name) for name in _beginning(incomplete, (_typed(path, incomplete) for path in runs))]
+    names = [*(_typed(path, incomplete) for path in runs), *(_zoo_models() if incomplete else ())]
+    items = [CompletionItem(name) for name in _beginning(incomplete, names)]
     return items or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_zoo(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the models of the installed zoos."""
+    return _beginning(incomplete, _zoo_models())
+
+
+def _zoo_models() -> list[str]:
+    from bfn_toolkit.errors import BFNError
+    from bfn_toolkit.sharing.zoo import zoos
+
+    try:
+        return [f"{zoo.name}:{name}" for zoo in zoos().values() for name in zoo.models]
+    except BFNError:
+        return []
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -190,7 +206,7 @@ def _beginning(incomplete: str, names: Any) -> list[str]:
 
 @click.command(
     epilog="""\b
-Examples, each once for all new shells:
+Examples; run one of them once, for all new shells:
   bfn completion bash > ~/.local/share/bash-completion/completions/bfn
   bfn completion zsh > "${fpath[1]}/_bfn"
   bfn completion fish > ~/.config/fish/completions/bfn.fish""",
@@ -198,7 +214,7 @@ Examples, each once for all new shells:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script by which a SHELL completes commands, options, fields, names of parts and runs."""
+    """Print the script that makes a SHELL complete commands, options, fields, and names of components and runs."""
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)

@@ -223,7 +223,7 @@ def part_pages(parts: Sequence[Mapping[str, Any]]) -> None:
             echo(f"  {option['name']}: {option['type']}; {option['default'] or 'required'}")
             echo(textwrap.fill(option["description"], 100, initial_indent="      ", subsequent_indent="      "))
         for line in part["fits"]:
-            echo(f"  goes with: {line}")
+            echo(f"  works with: {line}")
 
 
 def presets_list(texts: Mapping[str, str]) -> None:

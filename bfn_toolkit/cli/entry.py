@@ -21,11 +21,13 @@ from bfn_toolkit.cli.display import complain, echo, is_follower, say
 from bfn_toolkit.cli.launcher import end_with_launcher, lost_contact, record
 from bfn_toolkit.cli.options import Group, usage_message
 from bfn_toolkit.cli.plugins import check, new_plugin, plugins, presets
+from bfn_toolkit.cli.report import report
 from bfn_toolkit.cli.results import no_results, results, stdout_for_results
 from bfn_toolkit.cli.runs import runs
 from bfn_toolkit.cli.sample import evaluate, plot, sample
 from bfn_toolkit.cli.score import score
 from bfn_toolkit.cli.train import train
+from bfn_toolkit.cli.zoo import zoo
 from bfn_toolkit.errors import BFNError, BFNWarning, PluginError, ResourceError, shortage
 from bfn_toolkit.parallel import environment
 from bfn_toolkit.parallel.signals import Interrupted
@@ -49,7 +51,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version."
 )
 def bfn() -> None:
-    """Train, sample and evaluate Bayesian flow networks built from plugins."""
+    """Train, sample and evaluate Bayesian flow networks, generative models for tables, images, texts and more."""
 
 
 for command in (
@@ -58,7 +60,9 @@ for command in (
     score,
     evaluate,
     plot,
+    report,
     runs,
+    zoo,
     plugins,
     presets,
     check,
@@ -187,8 +191,8 @@ def _unknown(parts: Sequence[str]) -> str:
     if not parts:
         return "This is a bug in bfn-toolkit: please report it with these lines."
     return (
-        f"This happened with {' and '.join(parts)}; bfn check NAME says whether a part keeps the laws of its kind. "
-        "If it does, please report these lines."
+        f"This happened with {' and '.join(parts)}; bfn check NAME tests a component against the laws of its kind. "
+        "If it passes, please report these lines."
     )
 
 

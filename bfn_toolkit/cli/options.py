@@ -66,10 +66,10 @@ class PathType(click.ParamType[Any]):
 
 
 class RunType(PathType):
-    """Paths of run directories."""
+    """Paths of run directories and of saved models, and names of models of a zoo, as :func:`open_run` takes them."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
-        """Returns the run directories that are near."""
+        """Returns run directories nearby, and the models of zoos."""
         return complete_runs(incomplete)
 
 
@@ -80,7 +80,7 @@ def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 class Helpful(click.Command):
-    """A command whose help is a result, in which parts have been described by their plugins."""
+    """A command whose help is printed with results, and may contain descriptions by plugins."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The option ``--help``, which prints where results are printed."""
@@ -266,13 +266,13 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of :func:`open_run`, and a seed."""
     for option in (
-        click.option("--seed", type=SEED, help="Seed of the draws  [default: the seed of the run]"),
+        click.option("--seed", type=SEED, help="Random seed  [default: the seed of the run]"),
         click.option(
             "--device",
             shell_complete=complete_devices,
             default="auto",
             show_default=True,
-            help="auto, cpu, cuda, cuda:N or mps.",
+            help="Device: auto, cpu, cuda, cuda:N or mps.",
         ),
         click.option(
             "--checkpoint",
@@ -295,7 +295,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of :func:`open_run` and :func:`make_plan`."""
+    """Adds the options of :func:`open_run` and :func:`make_plan`, without the number of samples."""
     for option in (
         click.option(
             "--sampler",
@@ -303,11 +303,15 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Name of the sampler  [default: chosen from the family and the number of steps]",
         ),
         click.option("--verbose", is_flag=True, help="Print which sampler is used, and why."),
-        click.option("-n", "n", type=POSITIVE, help="Number of samples  [default: 1000, or the rows of --known]"),
         model_options,
     ):
         command = option(command)
     return command
+
+
+def number_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option -n, whose default differs among the commands."""
+    return click.option("-n", "n", type=POSITIVE, help=f"Number of samples  [default: {default}]")
 
 
 def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
@@ -327,6 +331,13 @@ def open_run(path: Path, choice: Mapping[str, Any]) -> Run:
     return run
 
 
+def place_of(run: Path, name: str) -> Path:
+    """Path for the output of a command: in the run; for a model of a zoo here, with the model's name in front."""
+    from bfn_toolkit.sharing.zoo import is_zoo_model
+
+    return Path(f"{str(run).partition(':')[2]}-{name}") if is_zoo_model(run) else run / name
+
+
 def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan:
     """Returns the samples that the options of a command ask for, resolved once for all that the command does."""
     from bfn_toolkit.runs.conditions import is_on_column
@@ -336,7 +347,7 @@ def make_plan(run: Run, steps: int | None = None, **choice: Any) -> ResolvedPlan
     seed, family, known = choice.get("seed"), run.model.family, choice.get("known")
     draws, asked = choice.get("draws"), choice.get("condition", ())
     if draws and (choice.get("n") or known is None):
-        raise ConfigError("--draws is the number of fillings of the rows of --known; without --known, write -n")
+        raise ConfigError("--draws is how many times the rows of --known are filled in; without --known, write -n")
     where = [text for text in asked if is_on_column(run.codec, text)]
     plan = SamplePlan(
         n=choice.get("n") or (N if known is None else (draws or 1) * known_rows(run, known)),

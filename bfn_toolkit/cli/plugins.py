@@ -21,14 +21,14 @@ from bfn_toolkit.errors import ConfigError
     epilog="""\b
 Examples:
   bfn plugins
-  bfn plugins unet                                  its docstring, its fields, and what it goes with
+  bfn plugins unet                                  its docstring, its fields, and what it works with
   bfn plugins --json""",
 )
 @click.argument("name", required=False, shell_complete=complete_parts)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--verbose", is_flag=True, help="Also show the tracebacks of failures.")
 def plugins(name: str | None, as_json: bool, verbose: bool) -> None:
-    """List the installed parts, and the plugins that failed to load, with the reason; or all about the part NAME."""
+    """List the installed components, and plugins that failed to load, with the reason; or describe component NAME."""
     from bfn_toolkit.config.parts import part_details, part_lines
     from bfn_toolkit.registry.registry import default_registry
     from bfn_toolkit.storage.files import to_json
@@ -67,7 +67,7 @@ def plugins(name: str | None, as_json: bool, verbose: bool) -> None:
 @click.command(cls=Command, epilog="Examples:\n\n  bfn presets\n\n  bfn presets mnist > mine.toml")
 @click.argument("name", required=False, shell_complete=complete_presets)
 def presets(name: str | None) -> None:
-    """List the presets for bfn train --preset NAME, with their sources, or print the TOML of one."""
+    """List the presets for bfn train --preset NAME, with their sources, or print one as TOML."""
     from bfn_toolkit.config.layers import preset_text, presets as names
 
     if name is None:
@@ -98,17 +98,17 @@ Examples:
 )
 @click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...", shell_complete=complete_parts)
 @click.option("--law", "laws", multiple=True, help="Run only this law (repeatable).")
-@click.option("--examples", type=POSITIVE, help="Number of examples that a law tries in a search.")
+@click.option("--examples", type=POSITIVE, help="Number of random examples that a law is tested on.")
 @click.option(
-    "--expect", multiple=True, metavar="LAW=REASON", help="A law that is known not to hold, and why (repeatable)."
+    "--expect", multiple=True, metavar="LAW=REASON", help="A law that is known to be broken, and why (repeatable)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def check(
     subjects: tuple[str, ...], laws: tuple[str, ...], examples: int | None, expect: tuple[str, ...], as_json: bool
 ) -> int:
-    """Test SUBJECTs against the laws of their kind; exit status 1 if one does not hold.
+    """Test each SUBJECT, a component, against the laws that its kind must keep; exit status 1 if one is broken.
 
-    A subject is a name that bfn plugins lists, module:attribute or path/file.py:attribute, where the attribute is an
+    A SUBJECT is a name that bfn plugins lists, or module:attribute or path/file.py:attribute, where the attribute is an
     instance, or a class or factory that needs no arguments.
     """
     expected = _expectations(expect)

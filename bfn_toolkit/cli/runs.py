@@ -33,9 +33,9 @@ _SCORES = (
     cls=Command,
     epilog="""\b
 Examples:
-  bfn runs                                          those in runs/, the newest first
-  bfn runs sweep old/runs --sort loss               those in these folders, the best first
-  bfn runs runs/001 runs/002                        their settings that differ, and their scores
+  bfn runs                                          the runs in runs/, newest first
+  bfn runs sweep old/runs --sort loss               the runs in these folders, best first
+  bfn runs runs/001 runs/002                        their differing settings, and their scores
   bfn runs --json""",
 )
 @click.argument("folders", nargs=-1, type=RUN, metavar="[FOLDER...]")
@@ -50,7 +50,7 @@ Examples:
 def runs(folders: tuple[Path, ...], sort: str, as_json: bool) -> None:
     """List the runs in FOLDERs, by default in runs/; or compare several RUNs: their settings and scores.
 
-    Nothing in a run is executed, and a damaged one is listed with the reason.
+    No code in a run is executed, and a damaged run is listed with the reason.
     """
     from bfn_toolkit.runs.listing import MOST_RUNS, find_runs, is_run, settings_that_differ, summarise
     from bfn_toolkit.storage.files import to_json

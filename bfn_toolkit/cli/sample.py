@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from bfn_toolkit.cli.display import echo, load_matplotlib, sampling, say, stdout_bytes
-from bfn_toolkit.cli.options import PATH, POSITIVE, RUN, Command, Integer, make_plan, open_run, plan_options
+from bfn_toolkit.cli.options import (
+    PATH,
+    POSITIVE,
+    RUN,
+    Command,
+    Integer,
+    make_plan,
+    number_option,
+    open_run,
+    place_of,
+    plan_options,
+)
 from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.errors import ConfigError
 
@@ -28,26 +39,27 @@ Examples:
   bfn sample runs/001
   bfn sample runs/001 -n 1000 --steps 100 --seed 0 --out samples.npy
   bfn sample runs/001 -n 50 --out samples.csv
-  bfn sample runs/001 -n 5 --out -                  print them as text: .csv, .txt, ...
+  bfn sample runs/001 -n 5 --out -                  print them as text
   bfn sample runs/001 -n 64 --condition label=boot --out boots/   images, one file each; boots.png: one sheet
   bfn sample runs/001 -n 50 --condition label=3 --guidance 2
   bfn sample runs/001 --known gaps.csv --out filled.csv   empty cells are filled in
   bfn sample runs/001 -n 50 --condition species=Adelie --condition "body_mass_g>4000"   columns of a table
-  bfn sample runs/001 -n 10000000 --out many.npy    the same command continues after a kill
-  bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each evaluation""",
+  bfn sample runs/001 -n 10000000 --out many.npy    the same command continues if it was interrupted
+  bfn sample runs/001 -n 64 --trajectory way.npz    beliefs and outputs at each step""",
 )
 @click.argument("run", type=RUN)
-@click.option("--steps", type=POSITIVE, help=f"Number of messages  {_DEFAULT_STEPS}")
+@click.option("--steps", type=POSITIVE, help=f"Number of steps of the sampler  {_DEFAULT_STEPS}")
 @click.option(
     "--out",
     type=PATH,
-    help="File to write, in the user's units: .csv or .txt, .npy, .safetensors, .png, or a folder of images, as the "
-    "data allow; - prints them as text  [default: one named after the options, in RUN]",
+    help="File to write, in the units of your data: .csv or .txt, .npy, .safetensors, .png, or a folder of images, "
+    "whichever the data allow; - prints text  [default: a file in RUN, named after the options]",
 )
 @click.option(
     "--trajectory",
     type=PATH,
-    help="File for the beliefs and outputs of the first 64 samples at each step: .npz or .safetensors.",
+    help="Also write the beliefs and the outputs of the network at each step, for the first 64 samples: .npz or "
+    ".safetensors.",
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @click.option(
@@ -61,18 +73,23 @@ Examples:
 @click.option(
     "--known",
     type=click.Path(path_type=Path),
-    help="File of known values, in the user's units: .csv with empty cells, .txt with _ for an unknown character, .npy "
-    "or .safetensors with NaN (for classes: -1).",
+    help="File whose gaps are filled in, in the units of your data: .csv with empty cells, .txt with _ for an unknown "
+    "character, .npy or .safetensors with NaN (for classes: -1).",
 )
-@click.option("--draws", type=POSITIVE, help="Number of times that all rows of --known are filled in  [default: 1]")
+@click.option("--draws", type=POSITIVE, help="Number of times that each row of --known is filled in  [default: 1]")
 @click.option(
     "--size",
     type=POSITIVE,
-    help="Number of sites of each sample, for data of several sizes  [default: as in the training rows]",
+    help="Number of sites (characters, points, ...) of a sample, for data of varying size  [default: as in the "
+    "training rows]",
 )
+@number_option("1000, or the rows of --known")
 @plan_options
 def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | None, force: bool, **choice: Any) -> None:
-    """Draw samples from a RUN into a file; the same seed gives the same bytes."""
+    """Draw samples from the model of a RUN into a file; the same seed gives the same bytes.
+
+    RUN is a run directory, a saved model, or a model of a zoo, such as zoo:digits.
+    """
     from bfn_toolkit.data.formats import FolderFormat
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.parallel.signals import listening
@@ -81,7 +98,7 @@ def sample(run: Path, steps: int | None, out: Path | None, trajectory: Path | No
     from bfn_toolkit.storage.arrays import check_format, write_arrays
 
     plan = make_plan(open_run(run, choice), steps, **choice)
-    out = out or run / _file_name(plan, choice)
+    out = out or place_of(run, _file_name(plan, choice))
     to_stdout = str(out) == "-"
     is_folder = isinstance(plan.run.codec.formats.get(out.suffix), FolderFormat)
     for option, path in (("--out", None if to_stdout else out), ("--trajectory", trajectory)):
@@ -161,13 +178,15 @@ Examples:
   bfn evaluate runs/001
   bfn evaluate runs/001 --steps 20 --json
   bfn evaluate runs/001 --density 1000
-  bfn evaluate runs/001 --steps 20 --particles 64   a tighter bound, of the model with 20 messages
+  bfn evaluate runs/001 --steps 20 --particles 64   a tighter bound, with 20 steps
   bfn evaluate runs/001 --split test --draws 100 -n 10000 --sample-steps 10
-  bfn evaluate runs/002 --target species            of a table: a model of this column, from samples and from rows""",
+  bfn evaluate runs/002 --target species            for a table: predict this column, from samples and from rows""",
 )
 @click.argument("run", type=RUN)
 @click.option(
-    "--steps", type=_Steps(), help="Number of messages of the bound  [default: inf, or the fixed number of the family]"
+    "--steps",
+    type=_Steps(),
+    help="Number of steps of the bound; inf: continuous time  [default: inf, or the fixed number of the family]",
 )
 @click.option(
     "--split",
@@ -176,7 +195,9 @@ Examples:
     show_default=True,
     help="Rows for the likelihood; samples are always compared with all data.",
 )
-@click.option("--draws", type=POSITIVE, help="Number of draws per example  [default: about a million in total]")
+@click.option(
+    "--draws", type=POSITIVE, help="Number of Monte Carlo draws per example  [default: about a million in total]"
+)
 @click.option(
     "--density",
     type=Integer(min=0),
@@ -189,14 +210,17 @@ Examples:
     type=Integer(min=0),
     default=0,
     metavar="P",
-    help="Also compute the importance-weighted bound of P particles, with N messages of --steps, else --sample-steps.",
+    help="Also compute the tighter importance-weighted bound of P particles, in --steps steps, else in --sample-steps.",
 )
 @click.option(
     "--examples", type=POSITIVE, help="Number of examples for --particles  [default: about a million evaluations]"
 )
-@click.option("--sample-steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
-@click.option("--target", metavar="COLUMN", help="Column of a table to predict from the others  [default: as printed]")
+@click.option("--sample-steps", type=POSITIVE, help=f"Number of steps of the sampler  {_DEFAULT_STEPS}")
+@click.option(
+    "--target", metavar="COLUMN", help="For a table: column to predict from the others  [default: chosen and printed]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@number_option("1000; for a table as many as it has rows, but at most 10,000")
 @plan_options
 def evaluate(
     run: Path,
@@ -211,7 +235,10 @@ def evaluate(
     as_json: bool,
     **choice: Any,
 ) -> None:
-    """Evaluate a RUN: likelihood bound with standard errors, and quality of its samples."""
+    """Evaluate the model of a RUN: likelihood bound with standard errors, and quality of its samples.
+
+    RUN is a run directory, a saved model, or a model of a zoo, such as zoo:digits.
+    """
     from bfn_toolkit.parallel.processes import is_main_process
     from bfn_toolkit.reports.report import evaluate as evaluate_run
     from bfn_toolkit.reports.tables import check_target
@@ -248,25 +275,27 @@ def evaluate(
 Examples:
   bfn plot runs/001 --steps 20
   bfn plot runs/001 --flows --sampler ode-2         only the flows, with this sampler
-  bfn plot runs/001 --animate --steps 50            a film: figures/flows.gif""",
+  bfn plot runs/001 --animate --steps 50            an animation: figures/flows.gif""",
 )
 @click.argument("run", type=RUN)
-@click.option("--steps", type=POSITIVE, help=f"Number of messages of a sample  {_DEFAULT_STEPS}")
+@click.option("--steps", type=POSITIVE, help=f"Number of steps of the sampler  {_DEFAULT_STEPS}")
 @click.option("--out", type=PATH, help="Folder for the figures  [default: RUN/figures]")
 @click.option("--flows", is_flag=True, help="Draw only the flows, with the chosen sampler.")
-@click.option("--animate", is_flag=True, help="Draw only a film from the prior to the samples: flows.gif.")
+@click.option("--animate", is_flag=True, help="Draw only an animation from the prior to the samples: flows.gif.")
+@number_option("1000")
 @plan_options
 def plot(run: Path, steps: int | None, out: Path | None, flows: bool, animate: bool, **choice: Any) -> None:
-    """Draw the figures of a RUN: data, schedule, training, samples, flows; of a table columns, pairs and training."""
+    """Draw the figures of a RUN: data, schedule, training, samples, flows; for a table columns, pairs and training."""
     from bfn_toolkit.reports.report import write_figures, write_film
     from bfn_toolkit.runs.directory import FIGURES
     from bfn_toolkit.storage.files import check_inside
 
     load_matplotlib()
     opened = open_run(run, choice)
-    check_inside(run / FIGURES)
+    place = place_of(run, FIGURES)
+    check_inside(place)
     plan = make_plan(opened, steps, **choice)
-    folder = out or run / FIGURES
+    folder = out or place
     if animate:
         echo(str(write_film(plan, folder)))
     if flows or not animate:

@@ -1,4 +1,4 @@
-"""The command that prices rows: score."""
+"""The command that computes the negative log-likelihood of rows: score."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ Examples:
 @click.option("--out", type=PATH, required=True, help="Table to write: .csv, .npy or .safetensors; - prints it.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
-    "--orders", type=POSITIVE, help="Number of orders of the columns of a table, which are averaged  [default: 4]"
+    "--orders", type=POSITIVE, help="For a table: number of orders of its columns that are averaged  [default: 4]"
 )
-@click.option("--draws", type=Integer(min=2), help="Number of draws per row of other data  [default: 64]")
+@click.option("--draws", type=Integer(min=2), help="For other data: number of Monte Carlo draws per row  [default: 64]")
 @model_options
 def score(run: Path, rows: Path, out: Path, force: bool, orders: int | None, draws: int | None, **choice: Any) -> None:
-    """Price the ROWS of a file by the model of a RUN: nats, which are high for rare rows and low for common ones.
+    """Compute the negative log-likelihood of the ROWS of a file under the model of a RUN, in nats.
 
-    A row of 20 nats is e^10 times, or 22,000 times, rarer than one of 10.  For a table the price is exact, made up of
-    those of the cells, each given the cells before it in random orders, and "percentile" is the percentage of the
-    training rows that cost less.  For other data it is a bound, with its standard error.
+    It is called the price of a row: high for rare rows, low for common ones.  A row of 20 nats is e^10 = 22,000 times
+    less probable than one of 10.  For a table the price is exact: the sum of the prices of its cells, each given the
+    cells before it, averaged over random orders.  The column "percentile" is the percentage of training rows with a
+    lower price.  For other data the price is an upper bound, with its standard error.
 
-    In a table an empty cell is a gap and priced as such if the column had gaps in training, and otherwise left out.  A
-    cell that the model never draws, such as a new category, is named, and costs more than a cell of one training row.
+    An empty cell of a table has a price if its column had gaps in the training, and is otherwise left out.  A cell that
+    the model never draws, such as a new category, is named in a warning, and counts as rarer than one training row.
     """
     from bfn_toolkit.data.codec import raw_size
     from bfn_toolkit.evaluation.likelihood import ROW_DRAWS

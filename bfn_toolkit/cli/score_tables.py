@@ -7,23 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bfn_toolkit.cli.display import echo, one_line, print_table
+from bfn_toolkit.reports.names import BASELINES, DISTANCES
+from bfn_toolkit.runs.wording import with_error
 
 COLUMNS = 20  # largest number of columns whose distances are printed
-_DISTANCES = {
-    "w1": "W1 to the data",
-    "sliced_w1": "sliced W1 to the data",
-    "mmd": "MMD squared to the data",
-    "w1_lengths": "W1 of the distances in a set",
-    "tv_site": "total variation to the data, one site",
-    "tv_pair": "total variation to the data, neighbours",
-}
-
-
-_BASELINES = {
-    "independent": "  each {} by itself",
-    "pairs": "  each {} from the one before",
-    "neighbours": "  from left and upper neighbours",
-}
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
@@ -41,7 +28,7 @@ def _distance_rows(
     units = {key: f" {unit}" for key in ("w1", "sliced_w1", "w1_lengths") if unit}
     rows = [
         (prefix + name, _beside(scores[key], ".4f", floor, key) + units.get(key, ""))
-        for key, name in _DISTANCES.items()
+        for key, name in DISTANCES.items()
         if key in scores
     ]
     columns = list(scores.get("columns", {}).items())[:COLUMNS]
@@ -49,6 +36,34 @@ def _distance_rows(
     for part, inner in scores.get("parts", {}).items():
         rows += _distance_rows(inner, floor.get("parts", {}).get(part, {}), f"{prefix}{part}: ", unit)
     return rows
+
+
+def _steps_rows(samples: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Scores by the number of steps, beside the floor."""
+    from bfn_toolkit.reports.by_steps import SCORES  # torch is there since the scores were made
+
+    lines = samples.get("by_steps")
+    if lines:
+        values = ", ".join(_number(line["score"], ".3g") for line in lines)
+        steps = ", ".join(str(line["steps"]) for line in lines)
+        yield f"{SCORES[lines[0]['name']]} in {steps} steps", f"{values} ({_number(lines[0]['floor'], '.3g')})"
+
+
+def _memorisation_rows(samples: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Samples beside the training rows; in brackets held-out rows."""
+    found = samples.get("memorisation")
+    if not found:
+        return
+    if "longest" in found:
+        runs = found["longest"]
+        yield "longest run of a training text", _beside(runs["samples"], ".0f", {"real": runs["real"]}, "real")
+    yield "nearest training row", _beside(found["nearest"]["samples"], ".4g", found["nearest"], "real")
+    yield "  nearer than 95 % of held-out rows", _beside(found["closer"]["samples"], ".1%", found["closer"], "real")
+    if "copied" in found:
+        yield "  memorised, judged by nearest rows", with_error(found["copied"], found["copied_stderr"])
+    private = found.get("membership")
+    if private and "table" not in samples:
+        yield "AUC of prices for training rows", with_error(private["auc"], private["stderr"]) + " (0.5)"
 
 
 def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
@@ -59,18 +74,16 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
         details: Whether to print the worst columns and pairs of a table.
     """
 
-    from bfn_toolkit.training.progress import with_error  # torch is there since the scores were made
-
     def estimate(key: str, scores: Mapping[str, Any] = scores) -> str:
         return with_error(scores[key], scores[f"{key}_stderr"])
 
     rows, title = [], []
     if "total_nats" in scores:
         steps, dimension = scores["steps"], scores.get("dimension", "dimension")
-        messages = "L inf: messages, in continuous time" if steps == "inf" else f"L {steps}: the {steps} messages"
+        messages = "L inf: the messages, in continuous time" if steps == "inf" else f"L {steps}: the {steps} messages"
         rows += [
             (messages, estimate("loss_nats") + " nats"),
-            ("L r: data after the last message", estimate("reconstruction_nats") + " nats"),
+            ("L r: the data after the last message", estimate("reconstruction_nats") + " nats"),
             ("sum: bound on -ln p(x)", estimate("total_nats") + " nats"),
             ("", f"{estimate('bits_per_dimension')} bits per {dimension}"),
         ]
@@ -80,13 +93,13 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
         if "entropy_nats" in scores:
             exact = scores["entropy_nats_stderr"] == 0.0
             entropy = f"{scores['entropy_nats']:.4f}" if exact else estimate("entropy_nats")
-            rows.append(("  entropy: less only by chance", f"{entropy} nats"))
+            rows.append(("  entropy of the data: the minimum", f"{entropy} nats"))
         for name, costs in scores.get("baselines", {}).items():
             cost = f"{estimate('total_nats', costs)} nats, {_number(costs['bits_per_dimension'])} bits"
-            rows.append((_BASELINES[name].format(dimension), cost))
+            rows.append((f"  {BASELINES[name].format(dimension)}", cost))
         if scores["unit"]:
             rows.append(("unit of the density", scores["unit"]))
-        title.append(f"cost of {scores['examples']:,} {scores['split']} examples, lower is better")
+        title.append(f"negative log-likelihood of {scores['examples']:,} {scores['split']} examples, lower is better")
     if weighted := scores.get("importance"):
         rows += [
             (f"bound of {weighted['particles']:,} particles", estimate("total_nats", weighted) + " nats"),
@@ -94,7 +107,7 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
                 f"  {weighted['steps']:,} messages, {weighted['examples']:,} examples",
                 estimate("bits_per_dimension", weighted) + " bits per dimension",
             ),
-            ("  below that of one particle", estimate("gain_nats", weighted) + " nats"),
+            ("  gain over one particle", estimate("gain_nats", weighted) + " nats"),
             ("  effective particles", f"{weighted['effective_particles']:.1f}"),
         ]
     if "log_density_nats" in scores:
@@ -106,6 +119,7 @@ def scores_table(scores: Mapping[str, Any], *, details: bool = False) -> None:
         for mode, share in samples.get("mode_shares", {}).items():
             right = f"; should be {exact[mode]:.3f}" if mode in exact else ""
             rows.append((f"share of mode {mode}", _beside(share, ".3f", floor.get("mode_shares", {}), mode) + right))
+        rows += [*_steps_rows(samples), *_memorisation_rows(samples)]
         if floor:
             rows.append(("  in brackets: in place of the samples", f"{floor['n']:,} {floor['rows']}"))
         better = "" if "table" in samples else ", distances: lower is better"

@@ -40,16 +40,17 @@ Overrides: TypeAlias = Sequence[tuple[str, str]]
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     epilog="""\b
 Examples:
-  bfn train photos/                                 data of yours: also book.txt, table.csv, array.npz, ...
+  bfn train photos/                                 your data; also book.txt, table.csv, array.npz, ...
   bfn train people.csv --columns age,zip --types zip=category
-  bfn train answers.npz --as classes-array          name the data set that reads them: bfn plugins lists all
-  bfn train                                         four Gaussians, a Siren, Gaussian updates
+  bfn train answers.npz --as classes-array          choose the data set that reads PATH; bfn plugins lists all
+  bfn train                                         the defaults: points from four Gaussians
   bfn train --out runs/wide --width 256 --steps 1000
-  bfn train book.txt --preset text8-small           a recipe: bfn presets lists them
-  bfn train --config my.toml --seed 1               a file, with one value replaced
+  bfn train book.txt --preset text8-small           with a preset; bfn presets lists them
+  bfn train --config my.toml --seed 1               settings from a file, with one replaced
   bfn train --family.head noise --training.ema_decay 0.99
   bfn train --resume runs/wide                      continue where it stopped, bit-identically
-  bfn train --processes 2 --training.batch_size 512 share each batch among two processes
+  bfn train more.csv --init runs/001                fine-tune: start from the weights and settings of a model
+  bfn train --processes 2 --training.batch_size 512 share each batch between two processes
   bfn train --options > my.toml                     every field, described, for --config my.toml""",
 )
 @click.option(
@@ -67,8 +68,8 @@ Examples:
     help="Kinds of columns of PATH: number, integer, category, date, ...; identifier or text leaves a column out.",
 )
 @click.option("--gaps", metavar="A,B", help="Further texts in PATH that stand for a missing value.")
-@click.option("--config", type=PATH, help="Experiment in a TOML file.")
-@click.option("--preset", shell_complete=complete_presets, help="Preset beneath the file; bfn presets lists them.")
+@click.option("--config", type=PATH, help="TOML file of the experiment.")
+@click.option("--preset", shell_complete=complete_presets, help="Preset to start from; bfn presets lists them.")
 @click.option("--out", type=PATH, help="Run directory to make  [default: runs/001, runs/002, ...]")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--resume", type=RUN, help="Run directory to continue.")
@@ -77,8 +78,8 @@ Examples:
 )
 @click.option("--processes", type=POSITIVE, help="Number of processes on this machine  [default: 1]")
 @trust_options
-@click.option("--no-report", is_flag=True, help="Only train; no samples, scores or figures.")
-@click.option("--dry-run", is_flag=True, help="Only measure parameters, memory and time in a step; write nothing.")
+@click.option("--no-report", is_flag=True, help="Only train: write no samples, scores, figures or page.")
+@click.option("--dry-run", is_flag=True, help="Only measure parameters, memory and time per step; write nothing.")
 @click.option(
     "--options",
     "show_options",
@@ -87,14 +88,16 @@ Examples:
 )
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> int | None:
-    """Train a model on the data in PATH, then sample, score and draw it, in 20 % of the training time, but 5 to 60 s.
+    """Train a model on the data in PATH, then write samples, scores, figures and a page about it (report.html).
 
-    PATH is a file or a folder, and the data set that recognises it reads it, as --dataset NAME --dataset.path PATH
-    would.  Without PATH, the data are those of --dataset  [default: gaussian-mixture].
+    PATH is a file or a folder, read by the data set that recognises it, like --dataset NAME --dataset.path PATH.
+    Without PATH, the data are those of --dataset  [default: gaussian-mixture].
 
     Every field of the experiment is an option by its dotted name: --seed 1, --network siren, --network.width 256,
-    --family.head noise, --training.lr 1e-3; bfn train --options describes them.  The commonest have short names:
-    --steps, --batch-size, --lr and --device of the training, --width and --depth of the network.
+    --family.head noise, --training.lr 1e-3; bfn train --options describes them.  The most common ones have short names:
+    --steps, --batch-size, --lr, --device and --init of the training, --width and --depth of the network.
+
+    Samples, scores, figures and page take 20 % of the training time, but at least 5 s and at most 60 s.
     """
     path, words = path_and_options(ctx.args)
     overrides = [*parse_overrides(words), *column_options(options)]
@@ -157,12 +160,12 @@ def _is_earlier(run: Run) -> bool:
 
 
 def _report(run: Run) -> None:
-    """Samples, scores and figures of a trained run; a failure does not undo the training."""
+    """Samples, scores, figures and a page about a trained run; a failure does not undo the training."""
     from bfn_toolkit.parallel import processes as job
     from bfn_toolkit.parallel.signals import Interrupted, listening
 
     folder = shlex.quote(str(run.path))
-    later = f"bfn evaluate {folder}, bfn plot {folder}"
+    later = f"bfn report {folder}"
     try:
         with listening(at_once=job.world_size() == 1):
             from bfn_toolkit.reports.report import complete_run, described

@@ -19,13 +19,14 @@
     steps = 400
 
 The layers, from the bottom: the ``metadata`` of the dataset, for options of the same names in the family, its head and
-the network; the preset "default"; the ``default_config`` of the dataset; a preset; the file; the options of the
-command line.
+the network; the preset "default"; the ``default_config`` of the dataset; family, network and loss of the model in
+``training.init``; a preset; the file; the options of the command line.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,10 +36,10 @@ import attrs
 import tomli_w
 
 from bfn_toolkit.config.annotated import annotated
-from bfn_toolkit.config.layers import Configuration
+from bfn_toolkit.config.layers import Configuration, Node
 from bfn_toolkit.config.recognition import check_path, check_reader, dataset_for
 from bfn_toolkit.config.schema import options_of
-from bfn_toolkit.config.structure import default_config, metadata_of, names_of, structure
+from bfn_toolkit.config.structure import dataset_metadata, default_config, metadata_of, names_of, structure
 from bfn_toolkit.config.unstructure import destructure
 from bfn_toolkit.errors import ConfigError, DataError
 from bfn_toolkit.registry.registry import Registry, default_registry
@@ -98,6 +99,12 @@ def _names(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _model(value: Any) -> Any:
+    """The absolute path of a model, which a run stores; a name such as zoo:digits stays."""
+    is_path = isinstance(value, str) and value and not re.match(r"[A-Za-z][\w-]+:", value)
+    return os.path.abspath(value) if is_path else value
+
+
 def _options() -> Any:
     # A table cannot be hashed; without it, equal experiments still have equal hashes.
     return attrs.field(factory=dict, converter=dict, validator=_table, hash=False)
@@ -108,6 +115,8 @@ class Training:
     """Settings of the training.
 
     Arguments:
+        init: Model whose weights the training starts from, where names and shapes fit: a run directory, a saved model,
+            or zoo:NAME; "" to start at random.
         steps: Number of optimiser steps.
         batch_size: Number of rows in a step, over all processes; at most the number of training rows.
         accumulate: Number of pieces of a step, computed one after another to save memory.
@@ -135,9 +144,10 @@ class Training:
         parallel: "ddp" copies the weights to every process, "fsdp" shards them among the processes.
         timeout: Seconds that processes wait for each other.
         workers: Number of processes that fetch rows; 0 (right for data in memory) fetches them in the training process.
-        trackers: Experiment trackers of accelerate: "tensorboard", "wandb", "mlflow", ...
+        trackers: Experiment trackers of accelerate: "trackio", "tensorboard", "wandb", "mlflow", ...
     """
 
+    init: str = attrs.field(default="", converter=_model, validator=instance_of(str))
     steps: int = attrs.field(default=400, validator=integer(ge=1, le=10**12))
     batch_size: int = attrs.field(default=4096, validator=integer(ge=1, le=2**31 - 1))
     accumulate: int = attrs.field(default=1, validator=integer(ge=1, le=2**31 - 1))
@@ -173,7 +183,7 @@ class Training:
 
 @attrs.frozen
 class Experiment:
-    """Everything that determines a run.
+    """Data set, family, network, loss and training: everything that determines a run.
 
     Arguments:
         dataset: A :class:`~bfn_toolkit.Dataset`.
@@ -190,6 +200,15 @@ class Experiment:
     loss: Loss = attrs.field(validator=_part, metadata={"kind": "loss"})
     training: Training = attrs.field(factory=Training, validator=instance_of(Training))
     seed: int = attrs.field(default=0, validator=integer(ge=0, le=2**63 - 1))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The expression that makes the experiment, as notebooks show it: a line for each part, without defaults of
+        the training."""
+        usual = attrs.asdict(Training(), recurse=False)
+        changed = {k: v for k, v in attrs.asdict(self.training, recurse=False).items() if v != usual[k]}
+        parts = {field.name: repr(getattr(self, field.name)) for field in attrs.fields(Experiment)}
+        parts["training"] = f"Training({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+        printer.text("".join(["Experiment(\n", *(f"    {name}={part},\n" for name, part in parts.items()), ")"]))
 
     @classmethod
     def from_toml(
@@ -399,11 +418,27 @@ def _layers(
     values(configuration)
     configuration.add_options(overrides)
     if base is not None:
+        user = configuration.above(1)
         # The dataset is built from its own options first, because what suits it depends on them.
         node = configuration.tree.value.get("dataset")
         suited = {} if node is None else dict(default_config(node, registry, lenient=lenient))
         recipe = suited.pop("preset", None)
         if recipe is not None:
             configuration.add_preset(str(recipe), at=1)
-        configuration.add_mapping(suited, "default_config of the dataset", at=1 + (recipe is not None))
+        at = 1 + (recipe is not None)
+        configuration.add_mapping(suited, "default_config of the dataset", at=at)
+        if init := _value(user, "training", "init"):
+            from bfn_toolkit.sharing.initial import settings
+
+            named = _value(user, "network", "name") or _value(user, "network")
+            metadata = {} if node is None else dataset_metadata(node, registry, lenient=lenient)
+            configuration.add_mapping(settings(init, named, metadata, registry), f"settings of {init}", at=at + 1)
     return configuration
+
+
+def _value(node: Node | None, *key: str) -> str:
+    """A text in a tree; "" if there is none."""
+    for part in key:
+        node = node.value.get(part) if node is not None and isinstance(node.value, Mapping) else None
+    value = None if node is None else node.plain()
+    return str(value) if isinstance(value, (str, int)) else ""

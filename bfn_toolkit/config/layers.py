@@ -24,7 +24,7 @@ PRESETS = Path(__file__).with_name("presets")
 MAX_MISTAKES = 50
 # Fields that an option may name without their table.
 SHORT: Mapping[str, Key] = {
-    **{name: ("training", name) for name in ("steps", "lr", "batch_size", "device")},
+    **{name: ("training", name) for name in ("steps", "lr", "batch_size", "device", "init")},
     **{name: ("network", name) for name in ("width", "depth")},
 }
 
@@ -181,7 +181,11 @@ class Configuration:
     @property
     def tree(self) -> Node:
         """All layers, merged."""
-        return reduce(merged, self._layers, Node((), {}, Place()))
+        return self.above(0)
+
+    def above(self, layers: int) -> Node:
+        """The layers above the lowest ``layers``, merged."""
+        return reduce(merged, self._layers[layers:], Node((), {}, Place()))
 
     def add_preset(self, name: str, at: int | None = None) -> None:
         """Adds ``presets/NAME.toml`` of this package.

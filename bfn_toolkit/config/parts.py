@@ -50,7 +50,7 @@ def _lines(plugin: Plugin, registry: Registry) -> Iterator[dict[str, str]]:
 
 
 def part_details(name: str, registry: Registry) -> list[dict[str, Any]]:
-    """Returns all about the parts of a name, which may be ``distribution:name``.
+    """Returns descriptions of the components with a name, which may be ``distribution:name``.
 
     Raises:
         PluginError: If its plugin could not be loaded.
@@ -63,7 +63,7 @@ def part_details(name: str, registry: Registry) -> list[dict[str, Any]]:
             if failure.entry_point == name:
                 raise PluginError(f"{name} of {failure.distribution} could not be loaded: {failure.reason}")
         known = sorted({part.name for part in entries})
-        raise UnknownPlugin(f"no part is named '{name}'.{did_you_mean(name, known)} bfn plugins lists all")
+        raise UnknownPlugin(f"no component is named '{name}'.{did_you_mean(name, known)} bfn plugins lists all")
     return [
         {
             "kind": part.kind,

@@ -103,6 +103,18 @@ def default_config(node: Node, registry: Registry, *, lenient: bool = False) -> 
         return {"preset": name} if name in presets() else {}
 
 
+def dataset_metadata(node: Node, registry: Registry, *, lenient: bool = False) -> Mapping[str, object]:
+    """Returns the metadata of the dataset in a node; {} if they are unknown.
+
+    Arguments are those of :func:`default_config`.
+
+    Raises:
+        PluginError: As :func:`structure`.
+    """
+    dataset = _Reader(registry, False, lenient).read(node, ANY_OF["dataset"])
+    return {} if dataset is WRONG else metadata_of(dataset)
+
+
 def mapping_of(dataset: Any, name: str) -> Mapping[str, object]:
     """Returns a property of a dataset that is a mapping, {} if it has none.
 

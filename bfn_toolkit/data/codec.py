@@ -236,8 +236,8 @@ class Codec(abc.ABC):
             ConfigError: If there is no such column, no cell can satisfy the condition, or the data have no columns.
         """
         raise ConfigError(
-            f"'{condition}' is a condition on a column, and these data have no columns whose cells lie on a line; a "
-            "condition of the network is NAME=VALUE, and known values are in a file for --known"
+            f"'{condition}' is a condition on a column, and the columns of these data take none; a condition that the "
+            "network reads is NAME=VALUE, and known values are given in a file by --known"
         )
 
     @property

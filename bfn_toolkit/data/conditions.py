@@ -28,6 +28,16 @@ def _dtype(_: object, field: attrs.Attribute[str], name: object) -> None:
         raise ValueError(f"{field.name}: expected the name of a dtype, got {name!r}")
 
 
+MOST_VALUES = 1000  # of a condition, whose rows are counted
+
+
+def _counts(value: Sequence[int]) -> tuple[int, ...]:
+    counts = tuple(int(count) for count in value)
+    if min(counts, default=0) < 0 or not sum(counts):
+        raise ValueError(f"expected numbers of rows, got {counts}")
+    return counts
+
+
 @attrs.frozen
 class ConditionSpec:
     """Summary of a condition in the training rows.
@@ -37,19 +47,46 @@ class ConditionSpec:
         shape: Shape of one value.
         low: Smallest value.
         high: Largest value.
+        counts: Number of rows of each value from ``low`` to ``high``; None for vectors, numbers that are not integers,
+            and more than 1,000 values.
     """
 
     dtype: str = attrs.field(validator=_dtype)
     shape: tuple[int, ...] = attrs.field(converter=as_shape)
     low: float = attrs.field(converter=float)
     high: float = attrs.field(converter=float)
+    counts: tuple[int, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_counts))
+
+    @counts.validator
+    def _check_counts(self, _: object, counts: tuple[int, ...] | None) -> None:
+        if counts is not None and len(counts) != self.high - self.low + 1:
+            raise ValueError(f"counts: expected {self.high - self.low + 1:g} numbers of rows, got {len(counts)}")
 
     @classmethod
     def of(cls, values: Tensor) -> ConditionSpec:
         """Summary of values (B, *shape)."""
         numbers = values.double()
+        low, high = numbers.min().item(), numbers.max().item()
         name = str(values.dtype).removeprefix("torch.")
-        return cls(name, tuple(values.shape[1:]), numbers.min().item(), numbers.max().item())
+        counts = None
+        if values.ndim == 1 and not values.is_floating_point() and high - low < MOST_VALUES:
+            counts = torch.bincount(values.long() - int(low)).tolist()
+        return cls(name, tuple(values.shape[1:]), low, high, counts)
+
+    def plus(self, other: ConditionSpec) -> ConditionSpec:
+        """Summary of the rows of both."""
+        low, high, counts = min(self.low, other.low), max(self.high, other.high), None
+        if self.counts is not None and other.counts is not None and high - low < MOST_VALUES:
+            counts = [0] * (int(high - low) + 1)
+            for spec in (self, other):
+                for place, count in enumerate(spec.counts or (), int(spec.low - low)):
+                    counts[place] += count
+        return attrs.evolve(self, low=low, high=high, counts=counts)
+
+    def draw(self, n: int) -> Tensor:
+        """Values for n samples, each with its share of the training rows, from torch's generator."""
+        values = torch.multinomial(torch.tensor(self.counts, dtype=torch.float64), n, replacement=True)
+        return (values + int(self.low)).to(getattr(torch, self.dtype))
 
     def constant(self, name: str, value: float | Sequence[Any], n: int) -> Tensor:
         """One value for n samples, with shape (n, *shape), within the range of the training rows.
@@ -83,10 +120,6 @@ def _example(shape: tuple[int, ...], number: float) -> str:
     """A value of the shape as it is written on the command line."""
     inner = _example(shape[1:], number) if shape else f"{number:g}"
     return f"[{','.join([inner] * shape[0])}]" if shape else inner
-
-
-def _counts(value: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(count) for count in value)
 
 
 @attrs.frozen
@@ -140,3 +173,15 @@ def recorded(table: object, path: Path) -> dict[str, ConditionSpec] | None:
         return {name: ConditionSpec(**fields) for name, fields in table.items()}
     except (TypeError, ValueError) as error:
         raise RunDirectoryError(f"{path} is damaged: its conditions cannot be read: {error}") from None
+
+
+def recorded_sizes(counts: Any, path: Path) -> SizeSpec | None:
+    """Reads the sizes of the training rows from a file's list; None if there is none.
+
+    Raises:
+        RunDirectoryError: If the list is malformed.
+    """
+    try:
+        return None if counts is None else SizeSpec(counts)
+    except (TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged: its sizes cannot be read: {error}") from None

@@ -123,7 +123,7 @@ def _given(x: Tensor, y: Tensor, x_context: Tensor, y_context: Tensor, classes: 
 
 
 def _counted(x: Tensor, context: Tensor, contexts: int, classes: int) -> Tensor:
-    """How often each class stands in each context: (contexts, classes) in float64."""
+    """Counts of each class in each context: (contexts, classes) in float64."""
     there = x >= 0
     cells = (context * classes + x)[there]
     return torch.bincount(cells, minlength=contexts * classes).reshape(contexts, classes).double()

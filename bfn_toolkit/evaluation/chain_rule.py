@@ -1,4 +1,4 @@
-r"""Prices of rows by the chain rule, for models that can be told any sites.
+r"""Prices (negative log-likelihoods) of rows by the chain rule, for models that can be told any sites.
 
 A *price* is a number of nats, the negative logarithm of a probability: that of a row is the sum of those of its sites,
 each given the sites before it in an order :math:`\pi`,
@@ -51,7 +51,7 @@ SURE = 100.0  # accuracy of a message that is not lost, as e^-100 is 0 beside 1
 
 @attrs.frozen(eq=False)
 class RowPrices:
-    r"""Prices of rows in nats, in float64.
+    r"""Prices of rows, their negative log-likelihoods in nats, in float64.
 
     Arguments:
         total: Price of each row under the mixture of the orders, with shape (N,).
@@ -73,7 +73,7 @@ def _told(family: Family[Any], x: Tensor, t: Tensor) -> Any:
 
 @torch.inference_mode()
 def row_prices(model: Model, data: Rows | Data, *, orders: int = 1, seed: int = 0, deal: Deal = deal_here) -> RowPrices:
-    """Prices rows by the chain rule; the theory is in :mod:`bfn_toolkit.evaluation.chain_rule`.
+    """Negative log-likelihoods of rows by the chain rule; the theory is in :mod:`bfn_toolkit.evaluation.chain_rule`.
 
     Arguments:
         model: A model whose sites may have times of their own (:attr:`Family.site_times`).

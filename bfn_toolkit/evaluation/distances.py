@@ -114,6 +114,36 @@ def _mean(values: list[float], weight: Tensor) -> float:
     return float((torch.tensor(values, dtype=torch.float64) * weight).sum() / weight.sum().clamp_min(1e-300))
 
 
+def one_distance(family: Family[Any], samples: Batch, data: Batch) -> tuple[str, float]:
+    """A single distance between samples and data, by which numbers of steps are compared, and its name.
+
+    It is never negative and cheap, and falls to that of fresh data: "w1" of numbers, "sliced_w1" of points and images,
+    "w1_lengths" of sets, "tv_site" of classes, and of sequences "tv_pair", of the pairs of neighbours at all places
+    together, because few samples say little about one place.  Several parts have the mean of theirs, "mean".
+    """
+    found: dict[str, float] = {}
+    values = samples.x, mask_of(samples.x, samples.mask), data.x, mask_of(data.x, data.mask)
+    for part in family.walk(*values):
+        a, a_there, b, b_there = (value.cpu() for value in part.values)
+        kind, site = part.family.example_kind, part.family.network_io.site_shape
+        if kind is ExampleKind.SEQUENCE and len(site) == 1:
+            scores = {"tv_pair": total_variation(_neighbours(a, a_there), _neighbours(b, b_there))}
+        elif kind is ExampleKind.SET:
+            scores = dict(reversed(_of_sets(a, a_there, b, b_there).items()))
+        else:
+            scores = _of_rows(a, a_there, b, b_there)
+        name = next(iter(scores))
+        found[part.name] = scores[name]
+    return ("mean", sum(found.values()) / len(found)) if family.has_parts else (name, found[""])
+
+
+def _neighbours(x: Tensor, there: Tensor) -> Tensor:
+    """Pairs of neighbouring classes of all rows (N, 2); the place after the last class of a row is one more."""
+    x = torch.where(there, x, -1)
+    pairs = torch.stack([x[:, :-1], x[:, 1:]], -1)[there[:, :-1]]
+    return pairs if len(pairs) else torch.full((1, 2), -1)
+
+
 def _of_sets(a: Tensor, a_there: Tensor, b: Tensor, b_there: Tensor) -> dict[str, float]:
     """Distances of sets (N, points, D): of their points, and of the distances between the points of a set."""
     points = [_some(x[there.all(-1)]) for x, there in ((a, a_there), (b, b_there))]

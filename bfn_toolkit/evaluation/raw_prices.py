@@ -28,7 +28,7 @@ ORDERS = 4  # default number of orders of the columns
 
 @attrs.frozen(eq=False)
 class RawPrices:
-    """Prices of N rows in nats, in float64 on the CPU.
+    """Prices of N rows, their negative log-likelihoods in nats, in float64 on the CPU.
 
     Arguments:
         total: Price of each row, with shape (N,).
@@ -51,7 +51,7 @@ def raw_prices(
     seed: int = 0,
     deal: Deal = deal_here,
 ) -> RawPrices:
-    """Prices rows in the user's form.
+    """Negative log-likelihoods (prices) of rows in the user's form.
 
     Families that are sampled one site after another (:attr:`Family.one_by_one`) price rows by the chain rule
     (:func:`row_prices`); for others the price is the likelihood bound of each row (:func:`likelihood_bound`), which is

@@ -53,7 +53,7 @@ def table_quality(
     excess = found["samples"][0] - found["real"][0]
     worst = sorted(list(dict.fromkeys([*kept, *_order(excess)]))[:WIDE])
     sampled_wide, known_wide, real_wide = (rows.columns(worst) for rows in (sampled, known, real))
-    everything = Cells(real.names, real.is_number, np.concatenate([real.values, known.values]), real.labels)
+    everything = real.joined(known)
     scores: dict[str, Any] = {
         "rows": {"samples": len(sampled), "train": len(known), "held_out": len(real)},
         "w1": {who: _mean(d[known.is_number]) for who, (d, _) in found.items()},

@@ -26,7 +26,7 @@ training on samples and testing on real rows; Gower 1971 for the distance of mix
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -70,6 +70,10 @@ class Cells:
     def some(self, n: int, random: int | np.random.Generator = 0) -> Cells:
         """At most n rows, drawn without repetition, by a generator or its seed."""
         return self.rows(np.random.default_rng(random).permutation(len(self))[:n])
+
+    def joined(self, others: Cells) -> Cells:
+        """These rows, and then others with the same columns and labels."""
+        return attrs.evolve(self, values=np.concatenate([self.values, others.values]))
 
     def columns(self, index: Sequence[int]) -> Cells:
         """The columns with these numbers."""
@@ -359,28 +363,31 @@ def valid(rows: Cells, real: Cells) -> Array:
 
 
 def nearest(rows: Cells, train: Cells) -> Array:
-    """Distance of each row to the closest training row, in [0, 1]: (N,).
+    """Distance of each row to the closest training row (:func:`gower`), in [0, 1]: (N,)."""
+    return np.array([distance.min() for distance in gower(rows, train)])
 
-    It is the mean over the columns.  Of two numbers it is the difference of their ranks among the training rows, as a
-    share of these; of a gap and a number 1, of two gaps 0; of different names 1.
+
+def gower(rows: Cells, others: Cells) -> Iterator[Array]:
+    """Distances of each row to M other rows, in [0, 1]: an array (M,) for each.
+
+    It is the mean over the columns.  Of two numbers it is the difference of their ranks among the others, as a share of
+    these; of a gap and a number 1, of two gaps 0; of different names 1.
     """
-    a, b = np.empty(rows.values.shape, np.float32), np.empty(train.values.shape, np.float32)
-    for i, is_number in enumerate(train.is_number):
-        there = np.sort(_there(train.values[:, i]))
-        for side, out in ((rows, a), (train, b)):
+    a, b = np.empty(rows.values.shape, np.float32), np.empty(others.values.shape, np.float32)
+    for i, is_number in enumerate(others.is_number):
+        there = np.sort(_there(others.values[:, i]))
+        for side, out in ((rows, a), (others, b)):
             column = side.values[:, i]
             if is_number:
                 ranks = np.searchsorted(there, column, "left") + np.searchsorted(there, column, "right")
                 column = np.where(np.isnan(column), np.nan, ranks / (2.0 * max(1, len(there))))
             out[:, i] = column
-    found = np.empty(len(a))
-    gaps, names = np.isnan(b), ~train.is_number
-    for row in range(len(a)):
-        apart = np.abs(b - a[row])
-        apart[:, names] = b[:, names] != a[row, names]
-        missing = np.isnan(a[row])
-        found[row] = np.where(gaps | missing, gaps != missing, apart).sum(1).min()
-    return found / max(1, len(train.names))
+    gaps, names = np.isnan(b), ~others.is_number
+    for i in range(len(a)):
+        apart = np.abs(b - a[i])
+        apart[:, names] = b[:, names] != a[i, names]
+        missing = np.isnan(a[i])
+        yield np.where(gaps | missing, gaps != missing, apart).sum(1).astype(np.float64) / max(1, len(others.names))
 
 
 def keys(values: Array) -> Array:

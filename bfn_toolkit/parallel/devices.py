@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -87,7 +88,8 @@ def make_accelerator(training: Wishes, folder: Path | None = None) -> Accelerato
     if said := environment.ignored():
         processes.warn(said)
     own = {} if several else {"ACCELERATE_TORCH_DEVICE": str(place)}
-    with _making, environment.own_variables(**own), _told_of_waiting(size):
+    with _making, environment.own_variables(**own), _told_of_waiting(size), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm in a notebook, which accelerate only imports
         from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
 

@@ -63,12 +63,12 @@ def _instances(entry: Entry, field: attrs.Attribute[Any], value: tuple[Any, ...]
 
 @attrs.frozen
 class Entry:
-    """One part and its name.
+    """One component and its registered name.
 
     Arguments:
-        name: Kebab-case name, by which configurations choose the part.
-        build: An attrs class; its fields are the options of the part in a configuration.
-        examples: Small instances, on which the conformance kit tests the part.
+        name: Kebab-case name, by which configurations choose the component.
+        build: An attrs class; its fields are the options of the component in a configuration.
+        examples: Small instances, on which the conformance kit tests the component.
     """
 
     name: str = attrs.field(validator=_kebab_case)

@@ -93,7 +93,7 @@ class Failure:
 
 
 class Registry:
-    """All parts that are installed, by kind and name.
+    """All installed components, by kind and name.
 
     Arguments:
         plugins: The plugins, in the order of the look-up.
@@ -277,7 +277,7 @@ def _normalized(distribution: str) -> str:
 
 def _installed() -> Iterator[Plugin]:
     known: dict[Any, tuple[str, str]] = {}  # parsing METADATA, which holds a README, is slow
-    for point in _entry_points():
+    for point in entry_points(PROJECT):
         if point.dist not in known:
             known[point.dist] = _name_and_version(point.dist)
         distribution, version = known[point.dist]
@@ -293,16 +293,17 @@ def _name_and_version(distribution: Any) -> tuple[str, str]:
         return "", ""
 
 
-def _entry_points() -> list[Any]:
+def entry_points(group: str) -> list[Any]:
+    """Entry points of all installed distributions in a group; those that are malformed are left out."""
     try:
-        return list(importlib.metadata.entry_points(group=PROJECT))
+        return list(importlib.metadata.entry_points(group=group))
     except Exception:  # some distribution has malformed entry points: read each by itself
         points: dict[str, list[Any]] = {}
         for distribution in importlib.metadata.distributions():
             with suppress(Exception):
                 name = _normalized(distribution.name)
                 if name not in points:  # the first on sys.path is the one that imports find
-                    points[name] = list(distribution.entry_points.select(group=PROJECT))
+                    points[name] = list(distribution.entry_points.select(group=group))
         return [point for own in points.values() for point in own]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from bfn_toolkit.errors import DataError
 from bfn_toolkit.families import ExampleKind, Family, Part
 from bfn_toolkit.model import Condition, Model, dtype_of_beliefs
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.reports.by_steps import SCORES
 from bfn_toolkit.reports.panels import (
     BLUE,
     GREY,
@@ -95,7 +97,7 @@ def samples_figure(
             title, outside = f"{len(drawn.values):,} samples, {n_steps} steps", _outside(drawn.values, view.values)
             axes[1].set_title(f"{title}\n{outside:,} beyond the data" if outside else title)
         if panel == "data" and view.kind not in (ExampleKind.IMAGE, ExampleKind.SET):
-            _share_limits(axes, heights=view.kind is not ExampleKind.POINTS)
+            share_limits(axes, heights=view.kind is not ExampleKind.POINTS)
     return figure
 
 
@@ -109,7 +111,7 @@ def _outside(samples: Tensor, data: Tensor) -> int:
     return int(((points < low) | (points > high)).any(1).sum())
 
 
-def _share_limits(axes: Sequence[Axes], heights: bool) -> None:
+def share_limits(axes: Sequence[Axes], heights: bool) -> None:
     """Gives the second axis the limits of the first; if y is a height, both reach the higher one."""
     if heights:
         axes[0].set_ylim(0.0, max(axis.get_ylim()[1] for axis in axes))
@@ -230,7 +232,7 @@ def flows_figure(
     state.output(model, times[-1], condition)
     strips, at = _strips(family, steps, mask, codec), [float(step.t) for step in steps]
     ways = [list(way) for way in zip(*(family.walk(step.params, step.output) for step in steps), strict=True)]
-    heights = [5.0 if way[0].name in strips else 2.6 for way in ways]
+    heights = [_height(strips[name], paths) if (name := way[0].name) in strips else 2.6 for way in ways]
     figure = StyledFigure(7.0, sum(heights) + 0.3)
     figure.suptitle(f"{paths} samples, from the prior at t = 0 to the data at t = 1, in {n_steps} steps", fontsize=10)
     for way, piece in zip(
@@ -253,6 +255,11 @@ def flows_figure(
     return figure
 
 
+def _at(t: float) -> str:
+    """A time in few characters."""
+    return f"t = {t:.2g}" if t >= 1e-3 else "t < 0.001"
+
+
 def _is_number(family: Family[Any]) -> bool:
     return family.example_kind is ExampleKind.NUMBER
 
@@ -265,7 +272,10 @@ def _draw_paths(axis: Axes, times: Tensor, means: Tensor, family: Family[Any]) -
 
 
 def _draw_clouds(figure: SubFigure, times: Sequence[float], way: Sequence[Part]) -> None:
-    """Draws the first two numbers of each sample at four times, with a line from its beliefs to the expectation."""
+    """Draws the first two numbers of each sample at four times, with a line from its beliefs to the expectation.
+
+    Angles are drawn around the whole circle, without the lines that would cross its ends.
+    """
     few = [round(i * (len(times) - 1) / (CLOUDS - 1)) for i in range(CLOUDS)]
     clouds = []
     for part in (way[i] for i in few):
@@ -274,12 +284,15 @@ def _draw_clouds(figure: SubFigure, times: Sequence[float], way: Sequence[Part])
     last = clouds[-1][1]
     middle = last.mean(0).tolist()
     reach = 1.3 * float((last - last.mean(0)).abs().max()) or 1.0
+    if way[0].family.network_io.parts[""].kind == "direction":
+        middle, reach = [0.0, 0.0], math.pi
     axes = figure.subplots(1, CLOUDS, sharex=True, sharey=True)
     for axis, i, cloud in zip(axes, few, clouds, strict=True):
-        axis.plot(*torch.stack(cloud).permute(2, 0, 1).tolist(), color=GREY, lw=0.4, alpha=0.5)
+        lines = with_breaks(torch.stack(cloud), way[0].family)
+        axis.plot(*lines.permute(2, 0, 1).tolist(), color=GREY, lw=0.4, alpha=0.5)
         for points, colour, label in zip(cloud, (BLUE, ORANGE), ("beliefs", "expected"), strict=True):
             axis.scatter(*points.T.tolist(), s=5, color=colour, linewidths=0, label=label)
-        axis.set_title(f"t = {times[i]:.2g}", fontsize=8)
+        axis.set_title(_at(times[i]), fontsize=8)
         limits = [(m - reach, m + reach) for m in middle]
         axis.set(aspect="equal", xlim=limits[0], ylim=limits[1], xlabel="$x_1$")
     axes[0].set_ylabel("$x_2$")
@@ -312,7 +325,7 @@ def _draw_guesses(figure: SubFigure, times: Sequence[float], way: Sequence[Part]
         if label == "site":
             axis.set_title(f"sample {i + 1}", fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0].set_yticks(range(len(times)), [f"t = {t:.2g}" for t in times], fontsize=6)
+    axes[0].set_yticks(range(len(times)), [_at(t) for t in times], fontsize=6)
     if classes <= LEGEND:
         shown = names or [str(k) for k in range(classes)]
         handles = [
@@ -324,7 +337,7 @@ def _draw_guesses(figure: SubFigure, times: Sequence[float], way: Sequence[Part]
 def _strips(
     family: Family[Any], steps: Sequence[SamplerStep], mask: Mask | None, codec: Codec | None
 ) -> dict[str, View]:
-    """What the network expected at some steps, of those parts that are images, sets or texts: a row for each sample.
+    """Expectations of the network at some steps, for parts that are images, sets or texts: a row for each sample.
 
     Images and points are expectations, classes the most probable ones.
     """
@@ -344,9 +357,17 @@ def _strips(
     return {view.name: view for view in found if _is_pictured(view)}
 
 
+def _height(view: View, paths: int) -> float:
+    """Height in inches of a strip that is 7 inches wide."""
+    if view.texts:
+        return 0.1 * TIMES * min(paths, LINES // TIMES) + 0.4
+    height, width = view.values.shape[1:3] if view.kind is ExampleKind.IMAGE else (1, 1)
+    return min(10.0, 6.8 / TIMES * paths * height / width + 0.5)
+
+
 def _draw_strip(axis: Axes, view: View, times: Sequence[float], paths: int) -> None:
     """Draws the estimates of each sample, in a row for images and sets, and one below the other for texts."""
-    columns, captions = len(times), [f"t = {t:.2g}" for t in times]
+    columns, captions = len(times), [_at(t) for t in times]
     if view.texts:
         lines = []
         for row in range(min(paths, LINES // columns)):
@@ -410,3 +431,42 @@ def figures(
         "samples": lambda: samples_figure(family, drawn(), data(), wanted.steps, run.codec),
         "flows": flows,
     }
+
+
+@style()
+def by_steps_figure(scores: Mapping[str, Any]) -> StyledFigure:
+    """The score of samples against the number of steps, beside its floor.
+
+    Arguments:
+        scores: The scores "samples" of an evaluation, with "by_steps".
+    """
+    lines = scores["by_steps"]
+    figure, (axis,) = _figure(3.5, 2.6)
+    steps = [line["steps"] for line in lines]
+    axis.plot(steps, [line["score"] for line in lines], color=ORANGE, marker="o", ms=4, label="samples")
+    axis.axhline(lines[0]["floor"], color=BLUE, ls="--", lw=1, label="real rows in their place")
+    axis.set(xscale="log", xlabel="steps", ylabel=SCORES[lines[0]["name"]], ylim=(0.0, None))
+    axis.set_xticks(steps, [str(n) for n in steps])
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+    return figure
+
+
+@style()
+def memorisation_figure(scores: Mapping[str, Any]) -> StyledFigure:
+    """Distances of samples and of held-out rows to their nearest training rows, as cumulative shares.
+
+    A model that copies has its curve on the left of the other.
+
+    Arguments:
+        scores: The scores "samples" of an evaluation, with "memorisation".
+    """
+    found = scores["memorisation"]
+    figure, (axis,) = _figure(3.5, 2.6)
+    for who, label, colour in (("real", "held-out rows", BLUE), ("samples", "samples", ORANGE)):
+        values = found["quantiles"][who]
+        axis.plot(values, np.linspace(0.0, 100.0, len(values)), color=colour, label=label)
+    axis.set(xlabel="distance to the nearest training row", ylabel="% of rows", ylim=(0.0, 100.0))
+    axis.set_xlim(left=0.0)
+    axis.legend(fontsize=8)
+    return figure

@@ -6,6 +6,7 @@ import io
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from bfn_toolkit.evaluation.density import log_density
 from bfn_toolkit.evaluation.distances import distances, w1
 from bfn_toolkit.evaluation.importance import affordable_examples, importance_bound
 from bfn_toolkit.evaluation.likelihood import (
+    ROW_DRAWS,
     Budget,
     CodeLength,
     Estimate,
@@ -35,10 +37,12 @@ from bfn_toolkit.parallel import processes
 from bfn_toolkit.parallel.chunks import deal_chunks
 from bfn_toolkit.parallel.signals import Interrupted
 from bfn_toolkit.randomness import seeded
+from bfn_toolkit.reports.by_steps import by_steps
+from bfn_toolkit.reports.memorisation import LONG, memorisation, priced_membership
 from bfn_toolkit.reports.tables import EVERY, SOME, Sides, table_scores
-from bfn_toolkit.runs.directory import FIGURES
+from bfn_toolkit.runs.directory import FIGURES, PAGE
 from bfn_toolkit.runs.model_files import load_description
-from bfn_toolkit.runs.records import write_evaluation
+from bfn_toolkit.runs.records import EVALUATION, read_evaluation, write_evaluation
 from bfn_toolkit.runs.run import Run
 from bfn_toolkit.runs.sampling import ResolvedPlan, samples_name, write_samples
 from bfn_toolkit.sampling.chunks import MIN_ROWS, concatenated
@@ -53,9 +57,12 @@ FILM_ROWS = 500  # largest number of samples in a film
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.2, 5.0, 60.0  # of a report: share of the training time, and its limits
 COMPARED = 20_000  # largest number of rows of the data that samples are compared with
 COUNTED = 2**22  # largest number of numbers in the rows that baselines count, and price
+FEW_DRAWS = 16  # for the price of a row
 FIRST = 3  # texts among the scores
 OF_SAMPLES = ("samples", "columns", "pairs")  # figures that need samples
-PARTS = 5  # of a report: samples, likelihood, baselines, distances and figures
+ON_PAGE = ("flows", "pairs")  # figures that the page has as they are
+MAIN = 6  # part from which on the main process works alone
+PARTS = 8  # of a report: samples, likelihood, baselines, distances, steps, memorisation, figures and page
 
 
 def sample_scores(run: Run, samples: Batch, data: Batch) -> dict[str, Any]:
@@ -84,7 +91,11 @@ def _floor(run: Run, n: int, data: Batch) -> dict[str, Any]:
     """The scores of n test rows in place of samples; of rows of half of the data, if there are fewer test rows."""
     rows, fresh, index = "test rows", _some(run.rows("test"), n), torch.arange(len(data))
     if len(fresh) < min(n, len(data) // 2):
-        rows, fresh, data = "rows, to the other half", _some(data.rows(index[1::2]), n), data.rows(index[::2])
+        rows, fresh, data = (
+            "rows of one half, against the other",
+            _some(data.rows(index[1::2]), n),
+            data.rows(index[::2]),
+        )
     return {"rows": rows, "n": len(fresh), **sample_scores(run, fresh, data)}
 
 
@@ -231,7 +242,29 @@ def evaluate(
         scores |= _density(run, data, density, seed)
     if particles:
         scores["importance"] = _importance(plan, data, n_steps or plan.plan.steps, particles, examples)
-    return {**scores, "samples": _quality(plan, plan.draw(), thorough=True, target=target)}
+    samples = plan.draw()
+    quality = _quality(plan, samples, thorough=True, target=target) | by_steps(plan, samples)
+    return {**scores, "samples": quality | _memorisation(plan, samples, quality)}
+
+
+def _memorisation(
+    plan: ResolvedPlan,
+    samples: Data,
+    quality: Mapping[str, Any],
+    seconds: float = LONG,
+    elapsed: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """The memorisation check, in which a table has the prices of its own scores."""
+    found = memorisation(plan, samples, 0.5 * seconds)
+    if not found:
+        return {}
+    if plan.run.codec.is_table:
+        private = quality["table"]["membership"]
+        prices = {key: private[key] for key in ("auc", "stderr", "rows", "nats") if private}
+    else:
+        draws = ROW_DRAWS if seconds == LONG else FEW_DRAWS
+        prices = priced_membership(plan.run, 0.5 * seconds, draws=draws, elapsed=elapsed)
+    return {"memorisation": {**found, **({"membership": prices} if prices else {})}}
 
 
 def _first_rows(data: Rows, examples: int, seed: int) -> Batch:
@@ -331,7 +364,9 @@ def write_film(plan: ResolvedPlan, folder: Path) -> Path:
         ConfigError: If the data are a table.
     """
     if plan.run.codec.is_table:
-        raise ConfigError("a film shows data that can be drawn, and the rows of a table cannot; leave out --animate")
+        raise ConfigError(
+            "an animation needs data that can be drawn, and the rows of a table cannot; leave out --animate"
+        )
     from bfn_toolkit.reports.animation import film
 
     trajectory = Trajectory(plan.run.model.family, min(plan.plan.n, FILM_ROWS))
@@ -349,11 +384,11 @@ def complete_run(
     *,
     show: Callable[[str, float], object] = lambda name, done: None,
 ) -> dict[str, Any]:
-    """Writes samples, scores and figures of a trained run into its directory; returns the scores.
+    """Writes samples, scores, figures and a page about a trained run into its directory; returns the scores.
 
-    It has a budget, of which the samples may use a third and the likelihood bound half of the rest.  There are fewer
-    samples then, and the bound is less exact; the scores state how many were drawn.  A score or a figure that fails
-    costs only itself.
+    It has a budget.  The samples may use a third of it, the likelihood bound half of the rest, other numbers of steps a
+    third of what is left then, and the memorisation check half of that.  There are fewer samples then, and the bound is
+    less exact; the scores state how many were drawn.  A score or a figure that fails costs only itself.
 
     Arguments:
         plan: Plan of the samples.
@@ -363,13 +398,58 @@ def complete_run(
     Raises:
         Interrupted: If a signal asks to stop; what was done before is written.
     """
+    report = _Report.of(plan, say, seconds, show)
+    report.evaluate()
+    if processes.is_main_process():
+        report.part("page", MAIN + 1.0, report.page)
+    return report.scores
+
+
+def write_report(
+    plan: ResolvedPlan,
+    say: Callable[[str], None],
+    out: Path | None = None,
+    compared: Sequence[Path] = (),
+    *,
+    seconds: float | None = None,
+    show: Callable[[str, float], object] = lambda name, done: None,
+) -> Path:
+    """Writes the page about a run as it is; returns its path.
+
+    The scores are those of the last evaluation.  A finished run that has none, or has them of other weights, is
+    evaluated first, as after its training (:func:`complete_run`).
+
+    Arguments:
+        plan: Plan of the samples.
+        say: Called with a line about each part that is done, or failed.
+        out: The file; by default ``report.html`` in the run directory.
+        compared: Directories of other runs, beside which it stands.
+        seconds: The budget of the samples and of an evaluation; by default that of :func:`complete_run`, and a minute
+            where there are scores.
+        show: Called with the name of each part that begins, and the share of the parts that are done.
+    Raises:
+        RunDirectoryError: If the scores are damaged.
+        ResourceError: If the page cannot be written.
+    """
     run = plan.run
-    if run.path is None:
-        raise ValueError("the run was kept in memory: train it with a run directory")
-    if seconds is None:
-        share = SHARE * float(load_description(run.path).get("training_seconds", 0.0))
-        seconds = min(MOST_SECONDS, max(LEAST_SECONDS, share))
-    return _Report(plan, run.path, say, seconds, show).write()
+    assert run.path is not None
+    scores = read_evaluation(run.path) or {}
+    about = scores.pop("experiment", None), scores.get("weights")
+    is_judged = about == (run.identity, attrs.asdict(run.weights))
+    report = _Report.of(plan, say, MOST_SECONDS if is_judged and seconds is None else seconds, show)
+    if is_judged:
+        report.scores = scores
+        report.draw()
+    elif run.weights.source == "final":
+        say(f"no scores of these weights in {run.path / EVALUATION}: evaluating")
+        report.evaluate()
+    else:
+        say("the training has not ended, so there are no scores")
+        report.draw()
+    path = out or report.path / PAGE
+    if processes.is_main_process():
+        report.page(path, compared)
+    return path
 
 
 @attrs.define(eq=False)
@@ -383,26 +463,46 @@ class _Report:
     show: Callable[[str, float], object]
     scores: dict[str, Any] = attrs.field(factory=dict)
     samples: Data | None = None
+    drawn: dict[str, Callable[[], Figure]] = attrs.field(factory=dict)  # figures for the page
     pace: float = 0.0  # seconds for a sample
     _began: float = attrs.field(factory=time.monotonic)
 
-    def write(self) -> dict[str, Any]:
-        """Writes all parts."""
+    @classmethod
+    def of(
+        cls,
+        plan: ResolvedPlan,
+        say: Callable[[str], None],
+        seconds: float | None,
+        show: Callable[[str, float], object],
+    ) -> _Report:
+        """The report of a run in a directory; by default its budget follows from the training time."""
+        path = plan.run.path
+        if path is None:
+            raise ValueError("the run was kept in memory: train it with a run directory")
+        if seconds is None:
+            is_finished = plan.run.weights.source == "final"
+            trained = float(load_description(path).get("training_seconds", 0.0)) if is_finished else 0.0
+            seconds = min(MOST_SECONDS, max(LEAST_SECONDS, SHARE * trained))
+        return cls(plan, path, say, seconds, show)
+
+    def evaluate(self) -> None:
+        """Writes samples, scores and figures."""
         try:
-            self._part("samples", 0.0, self._draw)
-            self._part("likelihood", 1.0, self._price)
-            self._part("baselines", 2.0, self._compare)
-            self._part("distances", 3.0, self._score)
+            self.part("samples", 0.0, self._samples)
+            self.part("likelihood", 1.0, self._price)
+            self.part("baselines", 2.0, self._compare)
+            self.part("distances", 3.0, self._score)
+            self.part("quality by steps", 4.0, self._steps)
+            self.part("memorisation", 5.0, self._memorise)
             if processes.is_main_process():
-                self._part("figures", 4.0, self._figures)
+                self.part("figures", 6.0, self._figures)
         finally:
             if self.scores and processes.is_main_process():
                 write_evaluation(self.plan.run, self.scores)
-        return self.scores
 
-    def _part(self, name: str, place: float, work: Callable[[], str | None]) -> None:
+    def part(self, name: str, place: float, work: Callable[[], str | None]) -> None:
         """Does a part, and says what came of it and how long it took."""
-        processes.check_signals(self._device, together=place < PARTS - 1)
+        processes.check_signals(self._device, together=place < MAIN)
         self.show(name, place / PARTS)
         began = time.monotonic()
         try:
@@ -423,12 +523,23 @@ class _Report:
         """Seconds since the report began, the same in all processes."""
         return processes.all_reduce_max(int(1e6 * (time.monotonic() - self._began)), self._device) / 1e6
 
-    def _draw(self) -> str:
+    def draw(self) -> None:
+        """Draws samples, and no other part: the scores are there."""
+        from bfn_toolkit.reports.figures import figures
+
+        self.part("samples", 0.0, self._draw)
+        if processes.is_main_process() and self.samples is not None:
+            found = {**figures(self.plan, self.samples), "flows": self._flows()}
+            self.drawn = {name: draw for name in ON_PAGE if (draw := found.get(name)) is not None}
+
+    def _draw(self) -> None:
         """Draws as many samples as a third of the budget pays for, and 16 at least; each turn at most doubles them."""
         n, done, now = self.plan.plan.n, 0, self._elapsed()
         drawn: list[Data] = []
         while done < n:
             affordable = int((self.seconds / 3.0 - now) / self.pace) // MIN_ROWS if drawn else 1
+            if done == MIN_ROWS and now < self.seconds / 3.0:
+                affordable = max(1, affordable)  # imports and files are in the pace of the first turn
             rows = range(done, min(n, done + MIN_ROWS * min(affordable, max(1, done // MIN_ROWS))))
             if not rows:
                 break
@@ -436,6 +547,12 @@ class _Report:
             before, now = now, self._elapsed()
             done, self.pace = rows.stop, max(now - before, 1e-9) / len(rows)
         self.samples = concatenated(drawn)
+
+    def _samples(self) -> str:
+        """Draws samples, and writes them."""
+        self._draw()
+        assert self.samples is not None
+        n, done = self.plan.plan.n, batch_size(self.samples)
         path = self.path / samples_name(self.plan.run)
         if processes.is_main_process():
             write_samples(path, self.plan.raw(self.samples, range(done)), self.plan.run.codec)
@@ -468,23 +585,59 @@ class _Report:
         self.scores["samples"] = _quality(self.plan, self.samples)
         return "distances of the samples to the data"
 
-    def _figures(self) -> None:
+    def _steps(self) -> str | None:
+        """Fewer and more steps, in a third of what is left of the budget, but at least a tenth of it."""
+        if self.samples is None or "samples" not in self.scores:
+            return None
+        left = max(0.0, self.seconds - self._elapsed())
+        found = by_steps(self.plan, self.samples, max(left / 3.0, self.seconds / 10.0), self.pace)
+        self.scores["samples"] |= found
+        words = ", ".join(str(line["steps"]) for line in found["by_steps"])
+        missing = ", ".join(map(str, found.get("by_steps_left_out", ())))
+        done = f"quality in {words} steps" if words else "no quality by the number of steps"
+        return done + (f"; no time for {missing}" if missing else "")
+
+    def _memorise(self) -> str | None:
+        """Distances to training rows and prices of these, in half of what is left of the budget."""
+        if self.samples is None or "samples" not in self.scores:
+            return None
+        left = max(0.0, self.seconds - self._elapsed())
+        found = _memorisation(self.plan, self.samples, self.scores["samples"], 0.5 * left, self._elapsed)
+        self.scores["samples"] |= found
+        return "samples and held-out rows beside the training rows" if found else None
+
+    def _flows(self) -> Callable[[], Figure] | None:
+        """The figure of the flows, of as many samples as what is left of the budget pays for; None of too few."""
         from bfn_toolkit.reports.figures import STRIPS, figures
+
+        left = max(1.0, self.seconds - (time.monotonic() - self._began))
+        paths = int(left / max(self.pace, 1e-9))
+        return None if paths < STRIPS else figures(self.plan, self.samples, paths).get("flows")
+
+    def _figures(self) -> None:
+        from bfn_toolkit.reports.figures import figures
 
         drawn = figures(self.plan, self.samples)
         if self.samples is None:
             drawn = {name: draw for name, draw in drawn.items() if name not in OF_SAMPLES}
         for i, (name, draw) in enumerate(drawn.items()):
 
-            def work(name: str = name, draw: Callable[[], Figure] = draw) -> str | None:
-                if name == "flows":
-                    left = max(1.0, self.seconds - (time.monotonic() - self._began))
-                    paths = int(left / max(self.pace, 1e-9))
-                    if paths < STRIPS:
-                        later = f"bfn plot {shlex.quote(str(self.path))} --flows"
-                        self.say(f"no figure flows: it would take longer than the report may; later: {later}")
-                        return None
-                    draw = figures(self.plan, self.samples, paths)[name]
+            def work(name: str = name, draw: Callable[[], Figure] | None = draw) -> str | None:
+                draw = self._flows() if name == "flows" else draw
+                if draw is None:
+                    later = f"bfn plot {shlex.quote(str(self.path))} --flows"
+                    self.say(f"no figure flows: it would take longer than the report may; later: {later}")
+                    return None
+                if name in ON_PAGE:
+                    draw = self.drawn[name] = cache(draw)
                 return f"figure: {save_figure(draw, self.path / FIGURES / f'{name}.png')}"
 
-            self._part(f"figure {name}", PARTS - 1 + i / len(drawn), work)
+            self.part(f"figure {name}", MAIN + i / len(drawn), work)
+
+    def page(self, path: Path | None = None, compared: Sequence[Path] = ()) -> str:
+        """Writes the page."""
+        from bfn_toolkit.reports.page.subject import Subject
+        from bfn_toolkit.reports.page.writing import write_page
+
+        subject = Subject(self.plan, self.scores, self.samples, self.drawn, compared)
+        return f"report: {write_page(subject, path or self.path / PAGE)}"

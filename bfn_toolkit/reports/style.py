@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import matplotlib
@@ -31,6 +32,8 @@ def style() -> Iterator[None]:
 class StyledFigure(Figure):
     """Figure that is drawn and saved in the style, wherever that happens: some of its parts are made only then.
 
+    At the end of a cell of a notebook it is shown below, without pyplot.
+
     Arguments:
         width: Width in inches.
         height: Height in inches.
@@ -41,6 +44,11 @@ class StyledFigure(Figure):
         with style():
             super().__init__(figsize=(width, height), dpi=dpi, layout="constrained")
 
+    def add_subplot(self, *args: Any, **options: Any) -> Any:
+        """Adds axes in the style."""
+        with style():
+            return super().add_subplot(*args, **options)
+
     def draw(self, renderer: Any) -> None:
         """Draws the figure."""
         with style():
@@ -50,3 +58,9 @@ class StyledFigure(Figure):
         """Saves the figure."""
         with style():
             super().savefig(*args, **options)
+
+    def _repr_png_(self) -> bytes:
+        """The figure as notebooks show it."""
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from bfn_toolkit.data.typed_columns import Array, TypedTable, typed_joined
 from bfn_toolkit.evaluation import tables
 from bfn_toolkit.evaluation.table_quality import associations, worst_columns
+from bfn_toolkit.evaluation.tables import Cells
 from bfn_toolkit.reports.panels import BLUE, ORANGE, one_line, printed
 from bfn_toolkit.reports.style import StyledFigure, style
 
@@ -30,30 +31,46 @@ def columns_figure(samples: TypedTable, train: TypedTable, held_out: TypedTable)
 
     At most 12 columns, those first that are farthest above their floor.
     """
-    sampled, known, real = tables.cells(samples, train, held_out)
-    (every,) = tables.cells(typed_joined([train, held_out]))
-    chosen = worst_columns(sampled, known, real)[:SHOWN]
+    sampled, every, chosen = _shown(samples, train, held_out)
     across = min(ACROSS, len(chosen))
     down = math.ceil(len(chosen) / across)
     figure = StyledFigure(2.4 * across + 0.2, 1.9 * down + 0.45)
     for place, i in enumerate(chosen):
-        axis = figure.add_subplot(down, across, place + 1)
-        sides = every.values[:, i], sampled.values[:, i]
-        if every.is_number[i]:
-            _draw_numbers(axis, *sides)
-        else:
-            # Samples have other numbers for the names, if they have others than the real rows.
-            _draw_names(
-                axis, [_texts(rows.labels[i], side) for rows, side in zip((every, sampled), sides, strict=True)]
-            )
-        axis.set_title(printed(one_line(every.names[i], TITLE)), fontsize=8)
-        axis.tick_params(labelsize=6)
+        _draw_column(figure.add_subplot(down, across, place + 1), every, sampled, i)
     handles = [
         Patch(color=BLUE, alpha=0.45, label=f"{len(every):,} real rows"),
         Patch(color=ORANGE, label=f"{len(sampled):,} samples", fill=False),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+def column_figures(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> Iterator[tuple[str, StyledFigure]]:
+    """The columns of :func:`columns_figure` by name, each in a figure of its own."""
+    sampled, every, chosen = _shown(samples, train, held_out)
+    for i in chosen:
+        with style():
+            figure = StyledFigure(2.1, 1.7)
+            _draw_column(figure.add_subplot(), every, sampled, i)
+        yield every.names[i], figure
+
+
+def _shown(samples: TypedTable, train: TypedTable, held_out: TypedTable) -> tuple[Cells, Cells, list[int]]:
+    """Samples, all real rows, and the columns to draw, those first that are farthest above their floor."""
+    sampled, known, real = tables.cells(samples, train, held_out)
+    (every,) = tables.cells(typed_joined([train, held_out]))
+    return sampled, every, worst_columns(sampled, known, real)[:SHOWN]
+
+
+def _draw_column(axis: Axes, every: Cells, sampled: Cells, i: int) -> None:
+    sides = every.values[:, i], sampled.values[:, i]
+    if every.is_number[i]:
+        _draw_numbers(axis, *sides)
+    else:
+        # Samples have other numbers for the names, if they have others than the real rows.
+        _draw_names(axis, [_texts(rows.labels[i], side) for rows, side in zip((every, sampled), sides, strict=True)])
+    axis.set_title(printed(one_line(every.names[i], TITLE)), fontsize=8)
+    axis.tick_params(labelsize=6)
 
 
 def _texts(names: Sequence[str], numbers: Array) -> Array:

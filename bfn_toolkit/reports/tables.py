@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -30,6 +31,7 @@ PRICED = 2**14  # cells that are priced within a report, and without a budget 32
 ENOUGH = 100  # rows without which a wide table is not priced
 FEWEST = 30  # held-out rows without which the distance to the closest training row is chance
 NAMED = 10  # largest number of rows that are named
+BINS = 200  # more than the default of any table
 
 
 NO_PRICES = {"auc": 0.5, "stderr": 0.0}
@@ -196,27 +198,40 @@ def advice(
     found, steps = [], int(options.get("training.steps", 0))
     ends_at_best = options.get("training.final") == "best"  # then more steps, or fewer, change nothing
     private, copies, held_out = scores["membership"] or NO_PRICES, scores["copies"], scores["rows"]["held_out"]
+    auc, ratio = private["auc"], scores["nearest"]["ratio"]
     reasons = [
-        ("training rows are cheaper than held-out rows", private["auc"] > 0.55 + 2.0 * private["stderr"]),
-        ("samples copy training rows", copies["samples"] > copies["real"] + 0.01 + 2.0 / held_out),
-        ("samples lie close to training rows", scores["nearest"]["ratio"] < 0.9 and held_out >= FEWEST),
+        (f"training rows are cheaper than held-out rows (AUC {auc:.2f})", auc > 0.55 + 2.0 * private["stderr"]),
+        (
+            f"samples copy training rows ({copies['samples']:.1%}, of held-out rows {copies['real']:.1%})",
+            copies["samples"] > copies["real"] + 0.01 + 2.0 / held_out,
+        ),
+        (
+            f"samples lie close to training rows ({ratio:.2f} of the distance of held-out rows)",
+            ratio < 0.9 and held_out >= FEWEST,
+        ),
     ]
     if leaks := [reason for reason, holds in reasons if holds]:
-        ways = _if_there(options, "network.dropout", "a higher --network.dropout")
+        ways = _raised(options, "network.dropout", most=0.5)
         if not ends_at_best:
             valid = {int(line["step"]): line["valid_loss"] for line in metrics if line.get("valid_loss") is not None}
             best = min(valid, key=lambda step: valid[step], default=steps)
             ways.insert(0, f"--training.steps {best if best < steps else steps // 2}")
         found += [f"{', '.join(leaks)}: {' or '.join(ways)}"] if ways else []
-    far = [name for name, column in scores["columns"].items() if "w1" in column and _above(column["w1"], 1.5, 0.02)]
-    if far and _if_there(options, "dataset.bins", ""):
-        found.append(f"numbers of {_few(far)} are far from the data: a higher --dataset.bins")
+    far = {name: column["w1"] for name, column in scores["columns"].items() if "w1" in column}
+    far = {name: w1 for name, w1 in far.items() if _above(w1, 1.5, 0.02)}
+    if far and (ways := _raised(options, "dataset.bins")):
+        worst = max(far.values(), key=lambda w1: float(w1["samples"]))
+        by = f"up to {worst['samples']:.2f} sd, training rows {worst['real']:.2f}"
+        found.append(f"numbers of {_few(list(far))} are far from the data ({by}): {ways[0]}")
     pairs, test = scores["pairs"].get("mean"), scores.get("two_samples") or {"samples": 0.5, "stderr": 0.0}
-    apart = test["samples"] > 0.6 + 2.0 * test["stderr"] or (pairs is not None and _above(pairs, 1.3, 0.01))
-    if apart and not leaks:
+    is_off = pairs is not None and _above(pairs, 1.3, 0.01)
+    if (is_off or test["samples"] > 0.6 + 2.0 * test["stderr"]) and not leaks:
         ways = [] if ends_at_best else [f"--training.steps {2 * steps}"]
-        ways += _if_there(options, "network.width", "a higher --network.width")
-        found += [f"columns do not go together as in the data: {' or '.join(ways)}"] if ways else []
+        ways += _raised(options, "network.width")
+        by = f"a classifier tells them from real rows with an AUC of {test['samples']:.2f}"
+        if pairs is not None and is_off:
+            by = f"associations off by {pairs['samples']:.3f}, in training rows {pairs['real']:.3f}"
+        found += [f"columns do not go together as in the data ({by}): {' or '.join(ways)}"] if ways else []
     return found
 
 
@@ -224,8 +239,12 @@ def _above(scores: Mapping[str, float], factor: float, more: float) -> bool:
     return scores["samples"] > factor * scores["real"] + more
 
 
-def _if_there(options: Collection[str], option: str, words: str) -> list[str]:
-    return [words] if option in options else []
+def _raised(options: Mapping[str, Any], option: str, most: float = math.inf) -> list[str]:
+    """The option with twice its value, or with a small value if it is 0; nothing if there is no room, or no option."""
+    value = options.get(option)
+    if option not in options or (value is not None and value >= most):
+        return []
+    return [f"--{option} {min(most, 2 * value or 0.1):g}" if value is not None else f"--{option} {BINS}"]
 
 
 def _few(names: list[str]) -> str:

@@ -49,7 +49,7 @@ class Size:
 
     @classmethod
     def of(cls, path: Path) -> Size | None:
-        """The size in the header of a safetensors file; None if it cannot be read, which is told where it is loaded."""
+        """The size in the header of a safetensors file; None if it cannot be read, which loading reports."""
         try:
             with open_regular(path, follow=False) as file:
                 size = path.stat().st_size

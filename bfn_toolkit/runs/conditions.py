@@ -68,7 +68,10 @@ def _instead(network: NetworkBuilder, conditions: Collection[str]) -> str:
     able = [
         registered
         for registered in entries
-        if any(set(conditions) <= set(example.conditions or ()) for example in registered.entry.examples)
+        if any(
+            set(conditions) <= set(example.conditions or ()) and example.base is example  # no adapters of another
+            for example in registered.entry.examples
+        )
     ]
     if any(isinstance(network, registered.entry.build) for registered in able):
         return "; it does with other options: leave them out, and the data set fills them in"

@@ -33,9 +33,10 @@ from bfn_toolkit.storage.folders import remove_folder, sweep
 from bfn_toolkit.storage.locks import held
 
 SAMPLES, FIGURES, REPORTS = "samples", "figures", "nonfinite"  # samples: and an ending
+PAGE = "report.html"
 LEFTOVERS = (".lock", ".tmp-", ".del-", NEXT)  # of a run that ended before its first file was there
 # In the order of removal, so that a crash leaves the old run with a model, or one that has to be begun again.
-_OURS = (EVALUATION, FIGURES, REPORTS, METRICS, DAMAGED, CHECKPOINTS, DESCRIPTION)
+_OURS = (PAGE, EVALUATION, FIGURES, REPORTS, METRICS, DAMAGED, CHECKPOINTS, DESCRIPTION)
 _SAMPLES = re.compile(r"samples(-.*-n\d+-steps\d+-seed\d+.*)?\.\w+")  # names that the toolkit gives
 _TRAINED = (EXPERIMENT, METRICS, DESCRIPTION, SUMS, WEIGHTS)  # files that training alone writes
 

@@ -161,7 +161,7 @@ def _read_model(folder: Path) -> dict[str, Any]:
 
 
 def _description(folder: Path) -> Mapping[str, Any]:
-    """The content of ``model.json``; nothing if it is damaged, which is told elsewhere."""
+    """The content of ``model.json``; nothing if it is damaged, which is reported elsewhere."""
     try:
         description = read_json(folder / "model.json")
     except RunDirectoryError:
@@ -229,7 +229,7 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
     scores, model = read_sealed(folder / "evaluation.json"), _description(folder)
     judged = scores.get("weights")
     if isinstance(judged, Mapping) and "sha256" in model and judged.get("sha256") != model["sha256"]:
-        raise RunDirectoryError("evaluation.json is of other weights than those of the model")
+        raise RunDirectoryError("evaluation.json belongs to other weights than those of the model")
     numbers = ((key, _number(value)) for key, value in _flat(scores))
     flat = {key: number for key, number in numbers if number is not None}
     return {"scores": flat, "bound": flat.get("total_nats"), "bound_stderr": flat.get("total_nats_stderr")}

@@ -1,4 +1,4 @@
-"""Prices of the rows of a file by the model of a run, beside those of its training rows."""
+"""Prices (negative log-likelihoods) of the rows of a file under the model of a run, beside its training rows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def training_prices(run: Run, plan: PricePlan) -> Tensor | None:
         with seeded(0, "rows"):
             some = rows[spread(len(rows), COMPARED)]
     except BFNError as error:
-        warnings.warn(f"no percentiles, for want of the training rows: {error}", BFNWarning, stacklevel=2)
+        warnings.warn(f"no percentiles, because the training rows cannot be read: {error}", BFNWarning, stacklevel=2)
         return None
     raw = run.codec.decode(some.x, some.mask)
     return raw_prices(run.model, raw, orders=plan.orders, seed=plan.seed, deal=deal_chunks).total.sort().values

@@ -1,4 +1,4 @@
-"""Which experiment the files of a run belong to.
+"""The experiment that the files of a run belong to.
 
 ``model.json`` and the ``state.json`` of each checkpoint hold the text of the experiment that made them, and the size
 and the SHA-256 of the lines of ``metrics.jsonl`` until then; ``evaluation.json`` holds the SHA-256 of the weights that

@@ -11,6 +11,7 @@
 ``evaluation.json``    the last evaluation
 ``samples.*``          samples, in a format of the data's codec
 ``figures/``           pictures
+``report.html``        a page about the run
 ====================== ===========================================================
 
 All of them say which experiment they belong to (:mod:`~bfn_toolkit.runs.records`).
@@ -31,7 +32,7 @@ from torch import nn
 from bfn_toolkit.bfn import BFN
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.data.codec import Codec
-from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded, recorded_sizes
 from bfn_toolkit.data.dataset import Batch, Rows, Split
 from bfn_toolkit.data.rows import bytes_per_row, prepared_rows, spread
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, RunDirectoryError
@@ -91,7 +92,7 @@ class Run:
         metrics: One mapping per logged step until these weights; of a run directory they are read when they are needed.
         path: The run directory, or None for a run that was kept in memory.
         weights: Origin of the model's weights.
-        seen: Kind and range of each condition in the training rows; None if not recorded.
+        seen: Summary of each condition in the training rows; None if not recorded.
         source: :attr:`Dataset.source <bfn_toolkit.Dataset.source>` of the training; None if not recorded.
         sizes: Sizes of the training rows, if they are padded and it was recorded.
         data: Fingerprint of the training and validation rows; None if not recorded.
@@ -109,6 +110,13 @@ class Run:
     data: str | None = None
     text: str | None = None
     _present: list[str] = attrs.field(factory=list, init=False, repr=False)  # fingerprint of the rows as they are now
+
+    def __repr__(self) -> str:
+        size = sum(weight.numel() for weight in self.model.network.parameters())
+        place = "kept in memory" if self.path is None else f"in {self.path}"
+        parts = (self.experiment.dataset, self.experiment.family, self.experiment.network)
+        names = ", ".join(type(part).__name__ for part in parts if part is not None)
+        return f"Run({names} with {size:,} parameters; {self.weights}; {place})"
 
     @classmethod
     def open(
@@ -165,7 +173,7 @@ class Run:
             found,
             seen=recorded(facts.get("conditions"), folder),
             source=facts.get("source"),
-            sizes=_sizes(facts.get("sizes"), source),
+            sizes=recorded_sizes(facts.get("sizes"), source),
             data=facts.get("data"),
             text=facts["experiment"],
         )
@@ -316,7 +324,7 @@ def _facts(folder: Path, checkpoint: str, weights: str) -> tuple[Mapping[str, An
     if checkpoint == "final" and (folder / WEIGHTS).exists() and not has_model:
         passed = [f"a crash left {folder / WEIGHTS} without {DESCRIPTION}", *passed]
     for fault in passed:
-        warnings.warn(f"passed over: {fault}", BFNWarning, stacklevel=3)
+        warnings.warn(f"skipped: {fault}", BFNWarning, stacklevel=3)
     if listed is None and has_model and weights == "ema":
         raise ConfigError(f"{folder} has no moving average of the weights; it was trained with ema_decay = 0")
     if listed is None and has_model:
@@ -327,14 +335,6 @@ def _facts(folder: Path, checkpoint: str, weights: str) -> tuple[Mapping[str, An
             f"Continue it with: bfn train --resume {folder}"
         )
     return read_state(listed.path), listed.path
-
-
-def _sizes(counts: Any, path: Path) -> SizeSpec | None:
-    """The sizes of the training rows among the facts about a state."""
-    try:
-        return None if counts is None else SizeSpec(counts)
-    except (TypeError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is damaged: its sizes cannot be read: {error}") from None
 
 
 def _weights(folder: Path) -> bytes:

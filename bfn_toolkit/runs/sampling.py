@@ -148,6 +148,16 @@ class ResolvedPlan:
         draws = Draws(model, plan.n, plan.steps, sampler, key, conditions, observed, mask)
         return cls(run, plan, name, draws, known, cells)
 
+    def with_steps(self, n_steps: int) -> ResolvedPlan:
+        """The same samples in another number of steps, from the same noise, by the sampler that the plan has for it."""
+        plan = attrs.evolve(self.plan, steps=n_steps)
+        name, sampler = plan.choose(self.run.model.family)
+        if self.cells.regions:
+            sampler = RegionSampler(self.cells.regions, sampler=sampler)
+        return attrs.evolve(
+            self, plan=plan, sampler=name, draws=attrs.evolve(self.draws, n_steps=n_steps, sampler=sampler)
+        )
+
     def probability(self) -> Estimate | None:
         """Probability of the conditions on columns under the model, given what else is known of the first samples.
 
@@ -202,7 +212,10 @@ class ResolvedPlan:
 
 
 def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Tensor], Condition | None]:
-    """Conditions of samples by number: those of the plan, and for all others those of random training rows."""
+    """Conditions of samples by number: those of the plan, and for all others those of random training rows.
+
+    A saved model has no rows: it draws each condition by itself, as often as it was in the training.
+    """
     network, device = run.experiment.network, next(run.model.parameters()).device
     specs = seen_in(rows.condition) if rows is not None else run.seen or {}
     read = {name: spec for name, spec in specs.items() if not unread(network, [name])}
@@ -217,7 +230,10 @@ def _conditions(run: Run, plan: SamplePlan, rows: Batch | None) -> Callable[[Ten
 
     def conditions(index: Tensor) -> Condition | None:
         values = {name: value.expand(len(index), *value.shape[1:]) for name, value in stated.items()}
-        if left:
+        if left and run.experiment.dataset is None and all(read[name].counts for name in left):
+            for name in left:
+                values[name] = _in_groups(plan.seed, f"conditions.{name}", index, read[name].draw)
+        elif left:
             rows = len(training_values()[left[0]])
             chosen = _in_groups(plan.seed, "conditions", index, lambda n: torch.randint(rows, (n,)))
             values |= {name: value[chosen] for name, value in training_values().items()}

@@ -127,6 +127,13 @@ class Sampler(abc.ABC, Generic[S]):
         """
         return model.family.times(n_steps)
 
+    def step_times(self, model: Model, n_steps: int) -> Tensor:
+        """The times as :meth:`step` takes them in a program, where they are not known in advance: (n + 1, k) numbers.
+
+        k is 1, the time of all sites, unless a sampler has several.
+        """
+        return self.times(model, n_steps).unsqueeze(1)
+
     def nfe(self, n_steps: int) -> int:
         """Number of network evaluations for n steps: one per step, and one at the end."""
         return n_steps + 1

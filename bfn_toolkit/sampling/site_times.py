@@ -131,19 +131,28 @@ class AnyOrderSampler(_OwnTimes, Sampler[OrderedState]):
     def step(
         self, model: Model, state: OrderedState, s: Times, t: Times, condition: Condition | None = None
     ) -> OrderedState:
-        """A step of the sampler of a block, under the times of all sites."""
+        """A step of the sampler of a block, under the times of all sites; s and t may be those of the blocks."""
         if self._blocks(model.family) > 1:
-            n = round(1.0 / float(t - s))
-            first = round(float(s) * n)
-            s, t = (self._site_times(model, state.block, n, number) for number in (first, first + 1))
+            if s.ndim == 0:
+                n = round(1.0 / float(t - s))
+                first = round(float(s) * n)
+                s, t = (self._block_times(model, n, number) for number in (first, first + 1))
+            s, t = s.to(state.block.device)[state.block], t.to(state.block.device)[state.block]
         inner = self.sampler.step(model, state.inner, s, t, condition)
         return OrderedState(inner.params, inner, state.block, previous=inner.previous)
+
+    def step_times(self, model: Model, n_steps: int) -> Tensor:
+        """The times of the blocks, which need no division to tell the number of the step."""
+        times = self.times(model, n_steps)
+        if self._blocks(model.family) == 1:
+            return times.unsqueeze(1)
+        return torch.stack([self._block_times(model, n_steps, number) for number in range(n_steps + 1)])
 
     def _blocks(self, family: Family[Any]) -> int:
         return -(-math.prod(_sites(family)) // self.block)
 
-    def _site_times(self, model: Model, block: Tensor, n: int, number: int) -> Tensor:
-        """Times of all sites after a number of the n steps.
+    def _block_times(self, model: Model, n: int, number: int) -> Tensor:
+        """Times of the blocks after a number of the n steps.
 
         The first step of a sampler that begins without an evaluation is at the same time the last of the block before.
         """
@@ -152,8 +161,7 @@ class AnyOrderSampler(_OwnTimes, Sampler[OrderedState]):
         short, long = (self.sampler.times(model, few + free + extra) for extra in (0, 1))
         steps = few + (torch.arange(blocks) < more).long()
         since = (number - (steps.cumsum(0) - steps)).clamp_min(0)
-        times = torch.where(steps == few, short[since.clamp_max(len(short) - 1)], long[since.clamp_max(len(long) - 1)])
-        return times.to(block.device)[block]
+        return torch.where(steps == few, short[since.clamp_max(len(short) - 1)], long[since.clamp_max(len(long) - 1)])
 
 
 def _sites(family: Family[Any]) -> tuple[int, ...]:

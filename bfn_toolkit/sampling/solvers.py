@@ -112,7 +112,7 @@ def _beliefs(family: ChannelFamily[Any], path: SolverPath) -> Any:
     if not isinstance(path.q, Tensor):
         return family.from_scaled(path.w, path.q)
     q = path.q.to(path.w.dtype)
-    accuracy = fit(q.square(), 1 + len(family.sites)).expand(len(q), *family.sites)
+    accuracy = fit(q.square(), 1 + len(family.sites)).expand(q.shape[0], *family.sites)
     return family.from_natural(q * path.w, accuracy)
 
 
@@ -187,7 +187,7 @@ class Solver(Sampler[SolverState]):
         """
 
     def guess_of(self, output: Output) -> Any:
-        """What a step makes of the output before it looks at the parts: by default the output itself."""
+        """Guess that a step makes from the output before it looks at the parts: by default the output itself."""
         return output
 
     def embedding(self, family: ChannelFamily[Any], guess: Any, w: Tensor) -> Tensor:

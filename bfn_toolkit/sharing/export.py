@@ -14,7 +14,8 @@ from bfn_toolkit.errors import ConfigError, RunDirectoryError
 from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs.records import EXPERIMENT, read_evaluation
 from bfn_toolkit.runs.run import Run, Weights
-from bfn_toolkit.sharing import pretrained
+from bfn_toolkit.sharing import hub, pretrained
+from bfn_toolkit.sharing.zoo import located
 
 
 def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | None = None, force: bool = False) -> None:
@@ -32,8 +33,7 @@ def export_run(run: Run, directory: str | Path, *, card: Mapping[str, Any] | Non
     """
     architecture = pretrained.Architecture(run.experiment.family, run.experiment.network, run.model.codec)
     fields = {**_card(run), **(card or {})}
-    weights = run.model.network.state_dict()
-    pretrained.save(architecture, weights, directory, fields, force=force, seen=run.seen)
+    pretrained.save(architecture, run.model.network, directory, fields, force=force, seen=run.seen, sizes=run.sizes)
 
 
 def push_run(
@@ -48,7 +48,7 @@ def push_run(
     def save(folder: Path) -> None:
         export_run(run, folder, card=card)
 
-    return pretrained.push(save, repo_id, private=private, token=token)
+    return hub.push(save, repo_id, private=private, token=token)
 
 
 def open_model(
@@ -62,7 +62,7 @@ def open_model(
     """Opens a run directory, or a saved model: a run that can be sampled, and has no data, loss or metrics.
 
     Arguments:
-        path: The directory.
+        path: The directory, or the name of a model of a zoo: "zoo:digits".
         checkpoint: State of a run; see :meth:`bfn_toolkit.Run.open`.
         weights: Weights of a run; see there.
         allow_nonfinite: Whether weights may be NaN or infinite.
@@ -72,7 +72,7 @@ def open_model(
         RunDirectoryError: If the directory is neither, or a file of it is damaged.
         PluginError: If a plugin is not installed, or only in another major version.
     """
-    folder = Path(path)
+    folder = located(path)
     trust = {"allow_nonfinite": allow_nonfinite, "allow_plugin_mismatch": allow_plugin_mismatch}
     if not (folder / pretrained.CONFIG).is_file() or (folder / EXPERIMENT).exists():
         return Run.open(folder, checkpoint=checkpoint, weights=weights, **trust)
@@ -83,7 +83,8 @@ def open_model(
     model = BFN(family, saved.network, builder, saved.architecture.codec)
     with attrs.validators.disabled():  # nobody else makes an experiment without data
         experiment = Experiment(dataset=None, family=family, network=builder, loss=None)  # type: ignore[arg-type]
-    return Run(experiment, model.eval(), (), folder, Weights("saved", 0, pretrained.CONFIG), saved.conditions)
+    state = Weights("saved", 0, pretrained.CONFIG)
+    return Run(experiment, model.eval(), (), folder, state, saved.conditions, sizes=saved.sizes)
 
 
 def _card(run: Run) -> dict[str, Any]:
@@ -110,9 +111,9 @@ def _card(run: Run) -> dict[str, Any]:
 
 
 def _scores(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers of an evaluation by dotted names."""
+    """The numbers and words of an evaluation by dotted names."""
     for name, value in scores.items():
         if isinstance(value, Mapping):
             yield from _scores(value, f"{prefix}{name}.")
-        elif value is not None:
+        elif value not in (None, "") and not isinstance(value, list):  # a list may name rows of private data
             yield f"{prefix}{name}", value

@@ -15,6 +15,7 @@ import attrs
 from bfn_toolkit.errors import ConfigError, did_you_mean
 from bfn_toolkit.registry.registry import BUILT_IN
 
+CONFIG, CARD = "config.json", "README.md"  # files of a saved model
 LIBRARY = "bfn-toolkit"
 STEPS = 100  # number of messages in the example, unless the family has a fixed number
 
@@ -41,28 +42,36 @@ class Card:
     """Contents of a model card that are not in the model's configuration; all are optional.
 
     Arguments:
+        name: Name to load the model by, in the example; by default that of its directory.
         title: Headline.
+        summary: Line on what the model draws, for a list of models.
         license: Licence of the model, by its identifier on the Hub ("mit", "apache-2.0", ...).  Only the author can
             choose it, so there is no default.
         tags: Search terms.
         text: Text of the author: purpose and limits of the model.
         data: Training data.
+        data_license: Licence of the training data.
         seed: Seed of the training.
         command: Command line that trained it.
         weights: Origin of the weights.
         experiment: The experiment, in TOML.
+        quality: The measurement that says most, for a list of models: "W1 0.013".
         metrics: Measurements by name.
     """
 
+    name: str = attrs.field(default="", validator=_text)
     title: str = attrs.field(default="Bayesian flow network", validator=_text)
+    summary: str = attrs.field(default="", validator=_text)
     license: str = attrs.field(default="", validator=_text)
     tags: tuple[str, ...] = attrs.field(default=(), converter=_strings, validator=_tags)
     text: str = attrs.field(default="", validator=_text)
     data: str = attrs.field(default="", validator=_text)
+    data_license: str = attrs.field(default="", validator=_text)
     seed: int | None = None
     command: str = attrs.field(default="", validator=_text)
     weights: str = attrs.field(default="", validator=_text)
     experiment: str = attrs.field(default="", validator=_text)
+    quality: str = attrs.field(default="", validator=_text)
     metrics: Mapping[str, Any] = attrs.field(factory=dict, validator=_metrics, hash=False)
 
     @classmethod
@@ -84,26 +93,33 @@ class Card:
         """The card as Markdown.
 
         Arguments:
-            name: Directory to load the model from, in the example.
+            name: Directory of the model.
             config: Content of ``config.json``.
             numbers: Number of weights.
             n_steps: Fixed number of steps of the family, or None.
         """
         made = {f"{key} {_code(part['name'])}": _origin(part) for key, part in config["plugins"].items()}
         versions = {"bfn-toolkit": config["bfn-toolkit"], "torch": config["torch"]}
-        facts = {"data": self.data, "seed": self.seed, "command": _code(self.command), "weights": self.weights}
+        facts = {
+            "data": self.data,
+            "licence of the data": self.data_license,
+            "seed": self.seed,
+            "command": _code(self.command),
+            "weights": self.weights,
+        }
         training = _table({key: value for key, value in facts.items() if value not in (None, "")})
         experiment = f"`experiment.toml`:\n\n```toml\n{self.experiment.rstrip()}\n```" if self.experiment else ""
-        license_ = {"license": self.license} if self.license else {}
-        head = {"library_name": LIBRARY, **license_, "tags": list(dict.fromkeys([*_TAGS, *self.tags]))}
+        listed = {name: getattr(self, name) for name in ("license", *LISTED)}
+        head = {"library_name": LIBRARY, **{name: value for name, value in listed.items() if value}}
+        head["tags"] = list(dict.fromkeys([*_TAGS, *self.tags]))
         sections = [
             # JSON is also YAML, with only one way to write a string.
             "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---"]),
             f"# {' '.join(self.title.split())}",
             self.text.strip(),
-            _EXAMPLE.format(name=json.dumps(name), steps=n_steps or STEPS),
+            _EXAMPLE.format(name=json.dumps(self.name or name), steps=n_steps or STEPS),
             "## Model",
-            _table({**made, "numbers in the weights": f"{numbers:,}", **versions}),
+            _table({**made, "parameters": f"{numbers:,}", **versions}),
             "## Training" if training or experiment else "",
             training,
             experiment,
@@ -111,6 +127,28 @@ class Card:
             _table(self.metrics),
         ]
         return "\n\n".join(section for section in sections if section) + "\n"
+
+
+LISTED = ("summary", "data_license", "quality")  # fields that a list of models shows
+
+
+def listed_fields(card: str) -> dict[str, str]:
+    r"""Fields of a card for a list of models, from its front matter; "" for one that is missing or not a string.
+
+    >>> listed_fields('---\nlicense: "mit"\nsummary: "Digits"\n---\n# Title')
+    {'summary': 'Digits', 'data_license': '', 'quality': ''}
+    """
+    head = card.partition("---\n")[2].partition("\n---")[0]
+    pairs = dict(line.partition(": ")[::2] for line in head.splitlines())
+    return {name: _string(pairs.get(name, "")) for name in LISTED}
+
+
+def _string(text: str) -> str:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return ""
+    return value if isinstance(value, str) else ""
 
 
 _TAGS = ("bayesian-flow-network", "generative-model")

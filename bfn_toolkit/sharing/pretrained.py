@@ -11,9 +11,7 @@ network on the meta device.  Only then is memory allocated for the network of ``
 
 from __future__ import annotations
 
-import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,14 @@ from bfn_toolkit.config.layers import Configuration
 from bfn_toolkit.config.schema import parts_of, shown
 from bfn_toolkit.config.structure import structure
 from bfn_toolkit.config.unstructure import destructure
-from bfn_toolkit.data.conditions import ConditionSpec, recorded
-from bfn_toolkit.errors import BFNError, ConfigError, PluginError, ResourceError, RunDirectoryError, UnknownPlugin
+from bfn_toolkit.data.conditions import ConditionSpec, SizeSpec, recorded, recorded_sizes
+from bfn_toolkit.errors import BFNError, ConfigError, PluginError, RunDirectoryError, UnknownPlugin
 from bfn_toolkit.registry.hookspecs import KINDS
 from bfn_toolkit.registry.registry import default_registry
 from bfn_toolkit.runs import blueprints
 from bfn_toolkit.runs.model_files import WEIGHTS
 from bfn_toolkit.runs.provenance import check_providers
-from bfn_toolkit.sharing.model_card import Card
+from bfn_toolkit.sharing.model_card import CARD as CARD, CONFIG as CONFIG, Card
 from bfn_toolkit.storage.files import (
     MAX_JSON,
     check_space,
@@ -48,7 +46,6 @@ from bfn_toolkit.storage.files import (
 )
 from bfn_toolkit.storage.safetensors_files import State, dumps, loads, shape_mismatches
 
-CONFIG, CARD = "config.json", "README.md"
 MODEL_TYPE = "bfn"
 FORMAT = 1
 _FLOATS = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
@@ -93,12 +90,14 @@ class Saved:
     Arguments:
         architecture: Family, builder of the network, and codec of the data.
         network: The network with its weights, on the CPU.
-        conditions: Kind and range of each condition in the training rows, where known.
+        conditions: Summary of each condition in the training rows, where known.
+        sizes: Sizes of the training rows, if they differ and are known.
     """
 
     architecture: Architecture
     network: nn.Module
     conditions: Mapping[str, ConditionSpec]
+    sizes: SizeSpec | None
 
 
 def architecture_of(family: Any, network: nn.Module, builder: Any, codec: Any) -> Architecture:
@@ -118,16 +117,18 @@ def architecture_of(family: Any, network: nn.Module, builder: Any, codec: Any) -
 
 def save(
     architecture: Architecture,
-    weights: State,
+    network: nn.Module,
     directory: str | Path,
     card: Mapping[str, Any] | None,
     *,
     force: bool,
     seen: Mapping[str, ConditionSpec] | None = None,
+    sizes: SizeSpec | None = None,
 ) -> None:
     """Writes a model and its card; :meth:`bfn_toolkit.BFN.save_pretrained` says more.
 
-    Arguments are the same, and ``seen``: kind and range of each condition in the training rows, where known.
+    Arguments are the same, and where known ``seen``, a summary of each condition in the training rows, and ``sizes``.
+    Adapters are added to the weights that they adapt (:attr:`NetworkBuilder.base <bfn_toolkit.NetworkBuilder.base>`).
 
     Raises:
         ConfigError: If a part has no name, the weights are of another network, or the directory is not empty.
@@ -135,8 +136,10 @@ def save(
         ResourceError: If a file cannot be written.
     """
     folder = Path(directory)
-    _check_place(folder, force)
+    check_place(folder, CONFIG, force)
     written = Card.of(card or {})
+    weights = architecture.network.base_state(network)
+    architecture = attrs.evolve(architecture, network=architecture.network.base)
     options = destructure(architecture, default_registry())
     dtype = _dtype_of(weights) or torch.float32
     wrong = shape_mismatches(architecture.blueprint(dtype), weights)
@@ -154,6 +157,7 @@ def save(
         **{key: without_infinities(value) for key, value in options.items()},
         "plugins": _parts(architecture),
         "conditions": {name: attrs.asdict(facts) for name, facts in (seen or {}).items()},
+        "sizes": None if sizes is None else sizes.counts,
     }
     numbers = sum(value.numel() for value in weights.values())
     text = written.render(folder.absolute().name, config, numbers, architecture.family.n_steps)
@@ -171,7 +175,9 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
     """
     folder = Path(directory)
     if not folder.is_dir():
-        raise RunDirectoryError(f"{folder} is not a directory{_how_to_fetch(str(directory))}")
+        raise RunDirectoryError(
+            f"{folder} is not a directory; BFN.save_pretrained(directory) and 'bfn export RUN --out DIR' make one"
+        )
     path = folder / CONFIG
     config = _read_config(path)
     check_providers(config["plugins"], allow_mismatch=allow_plugin_mismatch)
@@ -190,30 +196,8 @@ def load(directory: str | Path, *, allow_nonfinite: bool = False, allow_plugin_m
     except Exception as error:
         raise RunDirectoryError(f"{path}: its network cannot be built: {type(error).__name__}: {error}") from error
     network.load_state_dict(state)
-    return Saved(architecture, network, recorded(config.get("conditions"), path) or {})
-
-
-def push(save_to: Callable[[Path], None], repo_id: str, *, private: bool, token: str | None) -> str:
-    """Saves a model into a temporary directory and uploads that; :meth:`bfn_toolkit.BFN.push_to_hub` says more.
-
-    Raises:
-        ResourceError: If the Hub's client is not installed, or the upload fails.
-    """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ResourceError("huggingface_hub is not installed; write: pip install huggingface-hub") from error
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / repo_id.rpartition("/")[2]
-        save_to(folder)
-        try:
-            api = HfApi(token=token)
-            address = api.create_repo(repo_id, private=private, exist_ok=True)
-            message = f"Upload a model of bfn-toolkit {version('bfn-toolkit')}"
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-        except Exception as error:  # the client, its transport and the server raise different ones
-            raise ResourceError(f"cannot push to {repo_id}: {type(error).__name__}: {error}") from error
-    return str(address)
+    conditions, sizes = recorded(config.get("conditions"), path), recorded_sizes(config.get("sizes"), path)
+    return Saved(architecture, network, conditions or {}, sizes)
 
 
 def _dtype_of(weights: State) -> torch.dtype | None:
@@ -222,16 +206,26 @@ def _dtype_of(weights: State) -> torch.dtype | None:
     return found.pop() if len(found) == 1 and found < set(_FLOATS.values()) else None
 
 
-def _check_place(folder: Path, force: bool) -> None:
-    """Checks that a directory holds only hidden files, such as those of a clone, or a model to replace."""
+def check_place(folder: Path, file: str, force: bool) -> None:
+    """Checks that a directory holds only hidden files, such as those of a clone, or a model to replace.
+
+    Arguments:
+        folder: The directory.
+        file: Name of the JSON file by whose "model_type" a model is known.
+        force: Whether to replace it.
+    Raises:
+        ConfigError: If it holds anything else.
+    """
     try:
         if not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())):
             return
-        ours = folder.is_dir() and _model_type(folder / CONFIG) == MODEL_TYPE
+        ours = folder.is_dir() and _model_type(folder / file) == MODEL_TYPE
     except OSError as error:
         raise resource_error(error, folder) from error
     if not ours:
-        raise ConfigError(f"{folder} exists and is not a saved model, so it is left alone; choose another directory")
+        raise ConfigError(
+            f"{folder} exists and is not such a model ({file}), so it is left alone; choose another directory"
+        )
     if not force:
         raise ConfigError(
             f"{folder} holds a model already; choose another directory, or replace it (force=True, --force)"
@@ -244,16 +238,6 @@ def _model_type(path: Path) -> object:
     except RunDirectoryError:
         return None
     return config.get("model_type") if isinstance(config, dict) else None
-
-
-def _how_to_fetch(name: str) -> str:
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) is None:
-        return "; BFN.save_pretrained(directory) and 'bfn export RUN --out DIR' make one"
-    place = name.rpartition("/")[2]
-    return (
-        ", and models are read from local directories only. If it is a repository of the Hugging Face Hub, write: "
-        f"hf download {name} --local-dir {place}, and then BFN.from_pretrained({place!r})"
-    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

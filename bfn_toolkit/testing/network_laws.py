@@ -410,7 +410,10 @@ def check_network_moves_to_a_device(builder: NetworkBuilder) -> float:
 
 @law("network", "the gradient of a sum of squares reaches every parameter, and is finite")
 def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
-    """No parameter is dead, with conditions or without; weights are moved first, because some layers start at zero."""
+    """No parameter is dead, with conditions or without; weights are moved first, because some layers start at zero.
+
+    Parameters with ``requires_grad = False`` are not trained, and left out.
+    """
     judge = Judge(check_gradients_reach_every_parameter, builder)
     for io, network in _networks(builder):
         for condition in ({}, _told(builder, network, io)):  # what stands for a missing condition is reached without
@@ -418,6 +421,8 @@ def check_gradients_reach_every_parameter(builder: NetworkBuilder) -> float:
             judge.true(raw.requires_grad, f"raw has no gradient for {io}", "a gradient")
             torch.autograd.backward(raw.square().sum())
         for name, weight in network.named_parameters():
+            if not weight.requires_grad:
+                continue
             reached = weight.grad is not None and bool((weight.grad != 0).any() & torch.isfinite(weight.grad).all())
             judge.true(
                 reached, f"{name} has gradient {None if weight.grad is None else 'zero or not finite'}", "reached"
@@ -434,6 +439,25 @@ def check_state_dict_is_complete(builder: NetworkBuilder) -> float:
         another.load_state_dict(copy.deepcopy(network.state_dict()))
         a, b = (_raw(judge, net, io, *_inputs(io)) for net in (network, another))
         _same(judge, a, b, f"a loaded network gives other numbers for {io}", 0.0)
+    return judge.figure
+
+
+@law(
+    "network",
+    "a network of base with the weights of base_state gives the same raw numbers",
+    applies=lambda builder: builder.base is not builder,
+)
+def check_adapters_merge(builder: NetworkBuilder) -> float:
+    """A network with adapters is one without them, of the tensors that base_names states (float32, 1e-4)."""
+    judge = Judge(check_adapters_merge, builder)
+    for io, network in _networks(builder):
+        merged = _network(builder.base, io)
+        merged.load_state_dict(builder.base_state(network))
+        names = builder.base_names(network)
+        known = names.keys() == merged.state_dict().keys() and network.state_dict().keys() >= {*names.values()}
+        judge.true(known, f"base_names are not those of the tensors for {io}", "all of base, by names of the network")
+        a, b = (_raw(judge, net, io, *_inputs(io)) for net in (network, merged))
+        _same(judge, a, b, f"the merged network gives other numbers for {io}")
     return judge.figure
 
 

@@ -40,7 +40,7 @@ class Checkpointer:
         train_step: The steps, with the weights.
         validation: The validation, whose state is saved too.
         origin: Environment and fingerprint of the data, which must be the same after a resume.
-        data_facts: Facts about the data, saved with the weights.
+        data_facts: Facts about the data and the first weights, saved with the weights.
         inexact: Resumes after something had changed.
         lines: Record of ``metrics.jsonl`` in the checkpoint that was restored.
         home: The directory while it is written.
@@ -149,7 +149,7 @@ class Checkpointer:
         self._rewrite = read_toml(path, str(path))[0] != parsed(self._text)
         listed, passed = find_checkpoint(folder)
         for fault in passed:
-            processes.warn(f"passed over: {fault}")
+            processes.warn(f"skipped: {fault}")
         if listed is None:  # stopped before the first checkpoint: start again
             if (folder / DESCRIPTION).exists():
                 raise RunDirectoryError(
@@ -185,6 +185,8 @@ class Checkpointer:
         self.train_step.restore(checkpoint, schedule=all(before.get(key) == after.get(key) for key in SCHEDULE))
         self._saved, self._began = checkpoint.step, time.monotonic() - state["seconds"]
         self.inexact, self.lines = state["inexact"], state["metrics"]
+        if "init" in state:
+            self.data_facts["init"] = state["init"]
         self.validation.restore(state)
         if before["steps"] == after["steps"]:
             self.validation.metrics.stopped = state.get("stopped")

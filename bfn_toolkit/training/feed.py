@@ -111,8 +111,7 @@ class Summary:
         for name, spec in seen_in(batch.condition).items():
             if not (math.isfinite(spec.low) and math.isfinite(spec.high)):
                 raise DataError(f"the condition '{name}' has a value that is not finite; leave out its row")
-            before = self.conditions.get(name, spec)
-            self.conditions[name] = attrs.evolve(spec, low=min(spec.low, before.low), high=max(spec.high, before.high))
+            self.conditions[name] = self.conditions[name].plus(spec) if name in self.conditions else spec
         for part in family.walk(batch.x):
             (rows,) = part.values
             if part.family.is_discrete:
@@ -133,7 +132,10 @@ class Summary:
                     self.clipped[part.name] = total + square, bound, max(largest, float(phi.abs().max()))
         sizes = SizeSpec.of(batch.mask)
         self._padded = self._padded and sizes is not None
-        self.sizes = sizes.plus(self.sizes or SizeSpec(())) if sizes is not None and self._padded else None
+        if sizes is None or not self._padded:
+            self.sizes = None
+        else:
+            self.sizes = sizes if self.sizes is None else sizes.plus(self.sizes)
         if batch.weight is not None:
             total, count = self.weights
             self.weights = total + float(batch.weight.double().sum()), count + len(batch)

@@ -1,6 +1,6 @@
 """The way of a training on the screen: its plan, a bar or lines in a log, and what came of it.
 
-On a terminal and in a notebook (with ipywidgets) there is a bar; elsewhere there is a line every few seconds.  Nothing
+On a terminal and in a notebook with ipywidgets there is a bar; elsewhere there is a line every few seconds.  Nothing
 here reads from the device: the losses are those that the metrics have read.
 """
 
@@ -22,6 +22,7 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.errors import ConfigError, printable
 from bfn_toolkit.parallel import processes
 from bfn_toolkit.registry import default_registry
+from bfn_toolkit.runs.wording import clock, shown_parameters, with_error
 from bfn_toolkit.training.metrics import TrainingEvent
 from bfn_toolkit.training.step import TrainStep
 
@@ -141,7 +142,7 @@ def progress(experiment: Experiment, step: TrainStep, rows: int, folder: Path | 
         numbers = shown.numbers()
         say(f"done   {done:,} steps in {clock(shown.seconds)}{'; ' * bool(numbers)}{numbers}")
     elif first:
-        say(f"done   before, at step {first:,}; for more steps: --training.steps {2 * first} --allow-inexact")
+        say(f"done   already, at step {first:,}; for more steps: --training.steps {2 * first} --allow-inexact")
     if shown.stopped is not None:
         say(f"       stopped at step {shown.step:,} of {shown.steps:,}: {shown.stopped}")
     if click.get_current_context(silent=True) is None:  # a command has another last line
@@ -178,7 +179,9 @@ def plan(experiment: Experiment, step: TrainStep, rows: int, folder: Path | None
     names = dict.fromkeys(name_of("family", part) for part in family.parts.values())
     product = "product of " if family.has_parts else ""
     network = name_of("network", experiment.network)
-    size = shown_parameters(sum(weight.numel() for weight in step.parameters))
+    trained, total = (sum(w.numel() for w in ws) for ws in (step.parameters, step.unwrapped.parameters()))
+    size = shown_parameters(total)
+    size += f" ({100 * trained / total:.3g} % of them trained)" if trained < total else ""
     device = f"{processes.world_size()} x {step.device}" if processes.world_size() > 1 else str(step.device)
     steps = f"{training.steps:,} steps of {training.batch_size:,} rows"
     place = "kept in memory" if folder is None else f"in {folder}"
@@ -198,27 +201,14 @@ def name_of(kind: str, part: object) -> str:
 
 
 def say(line: str) -> None:
-    """Prints a line to stderr, in the first process."""
+    """Prints a line to stderr, in the first process; in a notebook, which shows stderr as an error, to stdout."""
     if processes.is_main_process():
         with suppress(OSError):  # nobody can read it, as after the terminal is closed
-            click.echo(printable(line), sys.stderr)  # which rich replaces while a bar is shown
+            # Either of which rich replaces while a bar is shown.
+            click.echo(printable(line), sys.stdout if _in_cell() else sys.stderr)
 
 
-def with_error(value: float | None, stderr: float | None) -> str:
-    """A mean and its standard error, which a single row does not have."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    known = stderr is not None and math.isfinite(stderr)
-    return f"{value:.4f} \N{PLUS-MINUS SIGN} {stderr:.4f}" if known else f"{value:.4f}"
-
-
-def shown_parameters(n: int) -> str:
-    """A number of parameters in words: "1.2 M parameters"."""
-    return f"{n / 1e6:.3g} M parameters" if n >= 100_000 else f"{n:,} parameters"
-
-
-def clock(seconds: float) -> str:
-    """A time as a clock has it: "0:38", "2:05:00"."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _in_cell() -> bool:
+    """Whether a cell of a notebook called, and not a command."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") and click.get_current_context(silent=True) is None

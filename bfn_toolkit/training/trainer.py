@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -48,6 +49,7 @@ from bfn_toolkit.runs.model_files import load_description, save_model, verify_mo
 from bfn_toolkit.runs.provenance import data_facts, environment, fingerprint
 from bfn_toolkit.runs.records import RESUME_SAFE_OPTIONS
 from bfn_toolkit.runs.run import Run, Weights, read_experiment
+from bfn_toolkit.sharing.initial import initialise
 from bfn_toolkit.storage.files import digest, to_json
 from bfn_toolkit.storage.locks import locked
 from bfn_toolkit.storage.safetensors_files import dumps
@@ -56,7 +58,7 @@ from bfn_toolkit.training.feed import Check, checked
 from bfn_toolkit.training.metrics import READ_EVERY, Callback, MetricsLogger, start_trackers
 from bfn_toolkit.training.network_checks import check_network
 from bfn_toolkit.training.nonfinite import explained
-from bfn_toolkit.training.progress import progress as show_progress
+from bfn_toolkit.training.progress import progress as show_progress, say
 from bfn_toolkit.training.step import NonFiniteStep, TrainStep
 from bfn_toolkit.training.validation import Validation
 
@@ -94,6 +96,10 @@ def train(
         experiment.to_toml()  # an experiment that cannot be written is refused before anything is
     if folder is not None and processes.is_main_process():
         check_out(folder, force=force, dataset=experiment.dataset)
+        if folder.absolute() == Path(experiment.training.init):
+            raise ConfigError(
+                f"{folder} holds the weights that this training starts from (--init); choose another --out"
+            )
     return _Training(experiment, folder, callbacks, progress).run()
 
 
@@ -123,6 +129,8 @@ def resume(
     """
     folder = Path(path)
     experiment = read_experiment(folder, allow_plugin_mismatch=allow_plugin_mismatch)
+    if any(name in ("init", "training.init") for name, _ in overrides):
+        raise ConfigError(f"--init names the weights that a new training starts from, not {folder}; leave it out")
     if overrides:
         if not allow_inexact and not all(
             name.removeprefix("training.") in RESUME_SAFE_OPTIONS for name, _ in overrides
@@ -391,6 +399,8 @@ class _Training:
         with seeded(experiment.seed, "weights"):
             model = BFN(experiment.family, experiment.network)
         check_network(model, self._another_network)
+        if experiment.training.init and not (self.resumed and self._has_checkpoint):
+            facts["init"] = self._initialise(model.network)
         model.to(accelerator.device)
         for rows in (self.data, valid):
             first = check.prepared(rows[torch.arange(1)])
@@ -419,6 +429,24 @@ class _Training:
         self.validation = Validation(step, self.model, self.metrics, valid)
         self.checkpointer = Checkpointer(self.folder, experiment, step, self.validation, origin, facts)
         model.train()
+
+    @property
+    def _has_checkpoint(self) -> bool:
+        """Whether the run directory holds a state, which has the weights, to continue from."""
+        return self.folder is not None and find_checkpoint(self.folder)[0] is not None
+
+    def _initialise(self, network: Module) -> dict[str, Any]:
+        """Gives the network the weights of ``training.init``, and says which; returns facts about them."""
+        initial = initialise(network, self.experiment)
+        processes.check_in_sync("weights of training.init", initial.sha256, self.step)
+        first, *others = initial.lines
+        if self.progress:
+            say(f"init   {first}")
+            for line in others:
+                say(f"       {line}")
+        elif initial.fresh or others:
+            processes.warn(f"training.init: {'; '.join(initial.lines)}")
+        return initial.facts
 
     def _another_network(self) -> Module:
         with seeded(self.experiment.seed, "other weights"):

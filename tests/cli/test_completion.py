@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("bfn plugins toy", ["toy2d"]),
         ("bfn check toy", ["toy2d"]),
         ("bfn sample ", ["runs/001", "runs/002"]),
+        ("bfn report --co", ["--compare"]),
+        ("bfn report runs/001 --compare runs/", ["runs/001", "runs/002"]),
         ("bfn train --resume runs/", ["runs/001", "runs/002"]),
         ("bfn sample ./runs/001", ["./runs/001"]),
         ("bfn sample nowhere/", ["<dir>"]),
@@ -72,6 +75,13 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_words_are_completed(line: str, expected: Sequence[str]) -> None:
     assert completions(line) == expected
+
+
+def test_models_of_a_zoo_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = types.SimpleNamespace(name="theirs", models={"ring": Path(), "rim": Path(), "disk": Path()})
+    monkeypatch.setattr("bfn_toolkit.sharing.zoo.zoos", lambda: {"theirs": zoo})
+    for command in ("sample", "score", "zoo"):
+        assert completions(f"bfn {command} theirs:ri") == ["theirs:rim", "theirs:ring"]
 
 
 def test_every_field_of_the_experiment_is_offered() -> None:

@@ -205,6 +205,7 @@ def test_toml_options_and_python_build_the_same_tree(tmp_path: Path) -> None:
 
 def test_defaults_of_training() -> None:
     assert attrs.asdict(Training()) == {
+        "init": "",
         "steps": 400,
         "batch_size": 4096,
         "accumulate": 1,

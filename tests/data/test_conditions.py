@@ -20,6 +20,7 @@ from bfn_toolkit import (
     Dataset,
     Experiment,
     NetworkBuilder,
+    Run,
     Split,
     Training,
     seeded,
@@ -31,6 +32,7 @@ from bfn_toolkit.data.conditions import recorded, seen_in
 from bfn_toolkit.errors import RunDirectoryError
 from bfn_toolkit.runs.conditions import check_conditions, warn_of_unread
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
+from bfn_toolkit.sharing.export import open_model
 from bfn_transformer import Transformer
 
 SMALL = {"dataset": "digits", "training": {"steps": 1, "batch_size": 64}}
@@ -103,7 +105,9 @@ def test_what_was_seen_goes_into_a_file_and_comes_back() -> None:
     with pytest.raises(ConfigError, match=r"numbers of shape \(2,\), such as place=\[0\.\d+,0\.\d+\], from"):
         seen["place"].constant("place", 0.5, 1)
     assert recorded(None, Path()) is None
-    for wrong in ([], {"label": {}}, {"label": {**table["label"], "dtype": "Tensor"}}, {"label": None}):
+    wrong_fields: list[dict[str, object]] = [{"dtype": "Tensor"}, *({"counts": c} for c in ([1, 1], [1, -1, 1, 1], 4))]
+    labels = [{}, None, *({**table["label"], **fields} for fields in wrong_fields)]
+    for wrong in ([], *({"label": label} for label in labels)):
         with pytest.raises(RunDirectoryError, match="damaged"):
             recorded(wrong, Path())
 
@@ -145,7 +149,7 @@ def test_a_run_whose_file_is_gone_is_sampled_exported_and_drawn(
     for words, status, told in (
         (["sample", "-n", "3", "--condition", "label=1", "--out", out, "--force"], 0, "those of config.json"),
         (["sample", "-n", "3", "--condition", "label=2"], 2, "from 0 to 1, as in the training rows"),
-        (["sample", "-n", "3"], 3, "add: --condition label=none"),
+        (["sample", "-n", "3", "--out", out, "--force"], 0, "those of config.json"),
         (["sample", "-n", "3", "--weights", "raw"], 2, "has one state; leave out --checkpoint and --weights"),
         (["plot", "--flows", "--steps", "2"], 0, "those of config.json"),
         (["evaluate"], 3, "use the run directory that it came from"),
@@ -164,6 +168,34 @@ def test_a_saved_model_gives_the_samples_of_its_run(moved: Path, tmp_path: Path)
         words = ["-n", "7", "--steps", "3", "--condition", "label=1", "--out", str(tmp_path / f"{source.name}.npy")]
         assert main(["sample", str(source), *words]) == 0
     assert (tmp_path / "run.npy").read_bytes() == (tmp_path / "model.npy").read_bytes()
+
+
+def test_a_saved_model_draws_labels_as_often_as_they_were_in_training(tmp_path: Path) -> None:
+    train(experiment(name="mlp", width=8), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    run.save_pretrained(tmp_path / "model")
+    saved = open_model(tmp_path / "model")
+    assert saved.seen == run.seen
+    n = 20_000
+    drawn = ResolvedPlan.of(saved, SamplePlan(n=n, steps=1, seed=1)).draws.condition(torch.arange(n))
+    assert drawn is not None
+    rows = run.split("train").condition["label"]
+    shares = torch.bincount(rows, minlength=10) / len(rows)
+    found = torch.bincount(drawn["label"], minlength=10) / n
+    assert bool(((found - shares).abs() < 5.0 * (shares * (1.0 - shares) / n).sqrt()).all())
+    again = ResolvedPlan.of(saved, SamplePlan(n=n, steps=1, seed=1)).draws.condition(torch.arange(17, 40))
+    assert again is not None
+    assert torch.equal(again["label"], drawn["label"][17:40])  # a sample has its label whatever else is drawn
+
+
+def test_counts_of_two_lots_of_rows_add_up() -> None:
+    lots = [torch.tensor([3, 3, 5]), torch.tensor([-1, 4])]
+    first, second = (seen_in({"label": lot})["label"] for lot in lots)
+    assert first.plus(second) == second.plus(first) == seen_in({"label": torch.cat(lots)})["label"]
+    assert first.counts == (2, 0, 1)
+    far = seen_in({"label": torch.tensor([5000])})["label"]
+    assert (far.plus(first).counts, far.plus(first).low, far.plus(first).high) == (None, 3.0, 5000.0)
+    assert seen_in({"place": torch.rand(4)})["place"].counts is None
 
 
 @attrs.frozen

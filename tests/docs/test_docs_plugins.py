@@ -168,7 +168,7 @@ def test_as_many_laws_are_broken_as_the_page_says(tmp_path: Path, monkeypatch: p
     assert "Seven of the 43 laws are broken" in page("write_a_family")
 
 
-# The page of laws
+# The pages of laws
 
 
 class BySite(AdditiveFamily[Any]):
@@ -202,15 +202,22 @@ def plain(base: type[Any]) -> Any:
     return cls()
 
 
+LAW_PAGES = ("families", "schedules", "networks", "data_sets", "samplers", "losses")
+
+
 def sections() -> dict[str, tuple[str, str]]:
-    """Heading above, and text, of each law of the page."""
+    """Heading above, and text, of each law of the pages, in their order."""
     found: dict[str, tuple[str, str]] = {}
-    for part in re.split(r"^## ", page("laws"), flags=re.M)[1:]:
-        title, _, rest = part.partition("\n")
-        for section in re.split(r"^### ", rest, flags=re.M)[1:]:
-            name, _, body = section.partition("\n")
-            assert name not in found
-            found[name] = (title, body)
+    title = ""
+    for name in LAW_PAGES:
+        text = (ROOT / "docs" / "reference" / "laws" / f"{name}.md").read_text(encoding="utf-8")
+        for section in re.split(r"^#+ ", text, flags=re.M)[1:]:
+            heading, _, body = section.partition("\n")
+            if heading in LAWS:
+                assert heading not in found
+                found[heading] = (title, body)
+            else:
+                title = heading.removeprefix("Laws of ").capitalize()
     return found
 
 
@@ -221,9 +228,11 @@ def home(law: Law) -> str:
     return next(title for title, holds in CLAIMS.items() if holds(law))
 
 
-def test_every_law_stands_in_the_page_and_no_other() -> None:
+def test_every_law_stands_in_the_pages_and_no_other() -> None:
     titles = [*CLAIMS, *KINDS]
     assert list(sections()) == sorted(LAWS, key=lambda name: titles.index(home(LAWS[name])))
+    links = re.findall(r"\[([a-z0-9-]+)\]\(laws/\w+\.md#([a-z0-9-]+)\)", page("laws"))
+    assert [text for text, anchor in links if text == anchor] == list(sections())
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=lambda law: law.name)
@@ -244,13 +253,14 @@ def test_a_law_stands_under_its_claim_with_its_formula_a_mutant_and_a_tolerance(
     assert named <= {type(mutant.subject).__name__ for mutant in mutants if law.name in mutant.rejected_by}
 
 
-def test_every_published_fault_stands_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_published_fault_stands_in_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "laws"))
     importlib.import_module("other_mutants")
     importlib.import_module("family_mutants")
     published = [mutant for mutant in importlib.import_module("mutants").MUTANTS if mutant.published]
     assert len(published) > 10
-    assert [name for m in published if f"`{(name := type(m.subject).__name__)}`" not in page("laws")] == []
+    pages = "".join(body for _, body in sections().values())
+    assert [name for m in published if f"`{(name := type(m.subject).__name__)}`" not in pages] == []
 
 
 def test_the_page_counts_the_laws_of_each_base_class() -> None:
@@ -299,7 +309,7 @@ def test_the_profiles_are_as_the_page_says(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["testing", *(f"write_a_{kind}" for kind in FILES)])
 def test_the_laws_that_a_page_links_or_tries_exist(name: str) -> None:
-    anchors = set(re.findall(r"laws\.md#([a-z-]+)", page(name)))
+    anchors = set(re.findall(r"laws/\w+\.md#([a-z-]+)", page(name)))
     headings = {title.lower().replace(" ", "-") for title in (*CLAIMS, *KINDS)}
     assert anchors <= set(LAWS) | headings
     assert set(re.findall(r"--law ([a-z-]+)", page(name))) <= set(LAWS)

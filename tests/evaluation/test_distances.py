@@ -9,8 +9,8 @@ import torch
 
 from bfn_categorical import Categorical
 from bfn_gaussian import Gaussian
-from bfn_toolkit import Batch, seeded, sliced_w1
-from bfn_toolkit.evaluation.distances import distances, total_variation
+from bfn_toolkit import Batch, ProductFamily, seeded, sliced_w1
+from bfn_toolkit.evaluation.distances import distances, one_distance, total_variation
 
 
 def test_total_variation_counts_rows() -> None:
@@ -60,3 +60,28 @@ def test_sets_are_compared_whatever_the_order_of_their_points() -> None:
     there = (torch.arange(4) < 2).expand(50, 4)
     padded = distances(family, Batch(square.expand(50, 4, 2), mask=there), Batch(square.expand(50, 4, 2)))
     assert padded["w1_lengths"] == pytest.approx((4.0 + 2.0 * math.sqrt(2.0)) / 6.0 - 1.0)
+
+
+def test_one_distance_suits_the_kind_of_data() -> None:
+    with seeded(3):
+        x, y = torch.randn(2, 60, 4, 2)
+        words = torch.randint(3, (60, 6))
+    assert one_distance(Gaussian((1,)), Batch(x[:, 0, :1]), Batch(x[:, 0, :1] + 0.25)) == ("w1", pytest.approx(0.25))
+    assert one_distance(Gaussian((4, 2)), Batch(x), Batch(y)) == ("sliced_w1", sliced_w1(x, y))
+    sets = Gaussian((4, 2), axes=("set", "channel"))
+    lengths = distances(sets, Batch(x), Batch(y))["w1_lengths"]
+    assert one_distance(sets, Batch(x), Batch(y)) == ("w1_lengths", lengths)
+    both = ProductFamily({"a": Gaussian((1,)), "b": Categorical((1,), classes=3)})
+    one, two = (Batch({"a": x[:, 0, :1] + shift, "b": words[:, :1]}) for shift in (0.0, 0.5))
+    assert one_distance(both, one, two) == ("mean", pytest.approx(0.25))
+
+
+def test_neighbours_of_sequences_are_counted_at_all_places() -> None:
+    """Pairs are counted wherever they stand, and those that begin beyond the end of a row are left out."""
+    family = Categorical((4,), classes=3, axes=("sequence",))
+    a, b = torch.tensor([[0, 1, 0, 1]]), torch.tensor([[1, 0, 1, 2]])
+    name, score = one_distance(family, Batch(a), Batch(b))
+    assert (name, score) == ("tv_pair", pytest.approx(1.0 / 3.0))  # 01 01 10 against 10 01 12
+    there = torch.tensor([[True, True, True, False]])
+    _, score = one_distance(family, Batch(b, mask=there), Batch(a, mask=there))
+    assert score == pytest.approx(0.5 * (1.0 / 3.0 + 1.0 / 3.0))  # 10 01 1. against 01 10 0.

@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from mutants import Wrapped, rejected_by
-from subjects import Angles, ByDefinition, Listening, ListeningModule, Residual, ResidualModule, SaturatingSchedule
+from subjects import (
+    Adapted,
+    Angles,
+    ByDefinition,
+    Listening,
+    ListeningModule,
+    Residual,
+    ResidualModule,
+    SaturatingSchedule,
+)
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention, silu
 
@@ -345,6 +354,15 @@ class ReadsWhateverComes(Wrapped):
             for value in condition.values():
                 t = t + value.reshape(len(t), -1).float().mean(1)
             return super().forward(features, t)
+
+
+@rejected_by("adapters-merge")
+class LosesItsAdapter(Adapted):
+    """The weights without the adapter are those that the adapter would change."""
+
+    def base_state(self, network: nn.Module) -> Mapping[str, Tensor]:
+        state = network.state_dict()
+        return {name: state[name] for name in self.base_names(network)}
 
 
 @rejected_by("network-leaves-global-state-alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -216,6 +217,36 @@ class Residual(NetworkBuilder):
         return ResidualModule(self.width, self.depth, io)
 
 
+class AdaptedModule(ResidualModule):
+    def __init__(self, width: int, depth: int, io: NetworkIO) -> None:
+        super().__init__(width, depth, io)
+        self.adapter = nn.Parameter(torch.zeros(2))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        return super().forward(features, t) * (1.0 + self.adapter.sum())
+
+
+@attrs.frozen
+class Adapted(Residual):
+    """The same, with a factor that is trained beside its weights."""
+
+    @property
+    def base(self) -> NetworkBuilder:
+        return Residual(self.width, self.depth)
+
+    def base_names(self, network: nn.Module) -> Mapping[str, str]:
+        return {name: name for name in network.state_dict() if name != "adapter"}
+
+    def base_state(self, network: nn.Module) -> Mapping[str, Tensor]:
+        state = network.state_dict()
+        factor = 1.0 + state["adapter"].sum()
+        found = {name: state[name] for name in self.base_names(network)}
+        return found | {name: factor * state[name] for name in ("last.weight", "last.bias")}
+
+    def build(self, io: NetworkIO) -> nn.Module:
+        return AdaptedModule(self.width, self.depth, io)
+
+
 class ListeningModule(ResidualModule):
     def forward(self, features: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         side = condition.get("side", torch.zeros_like(t)).to(t.dtype)
@@ -289,6 +320,7 @@ SUBJECTS: tuple[Any, ...] = (
     Wheel(),
     Residual(),
     Residual(width=5, depth=1),
+    Adapted(),
     Listening(),
     Angles(),
     SaturatingSchedule(),

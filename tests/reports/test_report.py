@@ -40,6 +40,7 @@ from bfn_toolkit import (
     likelihood_bound,
     seeded,
     train,
+    w1,
 )
 from bfn_toolkit.cli import train as cli_train
 from bfn_toolkit.cli.display import say
@@ -48,7 +49,9 @@ from bfn_toolkit.cli.score_tables import scores_table
 from bfn_toolkit.evaluation import likelihood
 from bfn_toolkit.evaluation.likelihood import BUDGET_CHUNK, Budget
 from bfn_toolkit.reports import report
+from bfn_toolkit.reports.by_steps import affordable, by_steps
 from bfn_toolkit.reports.figures import figures
+from bfn_toolkit.reports.memorisation import memorisation
 from bfn_toolkit.reports.report import complete_run
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, report_size
 from bfn_toolkit.testing.toys import Atoms, Line, Toy
@@ -161,20 +164,76 @@ def test_a_report_without_time_has_one_piece_of_everything(run: Run) -> None:
     scores, lines = completed(run, seconds=0.0, show=lambda name, done: (shown.append(name), shares.append(done)))
     assert (scores["samples"]["n"], scores["examples"], scores["draws"]) == (16, BUDGET_CHUNK, 1)
     assert lines[0].startswith("16 samples of 3,000, for which there was no time, in 3 steps: ")
-    assert shown[:5] == ["samples", "likelihood", "baselines", "distances", "figures"]
-    assert shown[5:] == [f"figure {name}" for name in ("data", "schedule", "training", "samples", "flows")]
+    parts = ["samples", "likelihood", "baselines", "distances", "quality by steps", "memorisation", "figures"]
+    assert shown[:7] == parts
+    assert shown[7:] == [*(f"figure {name}" for name in ("data", "schedule", "training", "samples", "flows")), "page"]
     assert shares == sorted(shares)
-    assert (shares[0], shares[4]) == (0.0, 0.8)
+    assert (shares[0], shares[6], shares[-1]) == (0.0, 6.0 / 8.0, 7.0 / 8.0)
+    assert scores["samples"]["by_steps"] == []  # 16 samples say nothing
+    assert scores["samples"]["by_steps_left_out"] == [3, 5, 10, 20, 50, 100]
+    assert scores["samples"]["memorisation"]["rows"]["samples"] == 16
     assert run.path is not None
     assert scores.items() <= json.loads((run.path / "evaluation.json").read_text()).items()
+    assert lines[-1].startswith(f"report: {run.path / 'report.html'}  (")
+    assert (run.path / "report.html").is_file()
 
 
-def test_a_report_with_time_has_all_samples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither figures nor a page, because drawing takes most of the time."""
     monkeypatch.setattr(report, "save_figure", lambda draw, path: path)
+    monkeypatch.setattr(report._Report, "page", lambda self: "report: ")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_with_time_has_all_samples(run: Run) -> None:
     scores, lines = completed(run, seconds=1e6)
     assert scores["samples"]["n"] == 3000
     assert scores["total_nats_stderr"] <= 0.01 * abs(scores["total_nats"]) or scores["draws"] > 1000
     assert lines[0].startswith("3,000 samples in 3 steps: ")
+    assert [line["steps"] for line in scores["samples"]["by_steps"]] == [3, 5, 10, 20, 50, 100]
+    found = scores["samples"]["memorisation"]
+    assert abs(found["copied"]) < Z * found["copied_stderr"]  # two steps of training memorise nothing
+    assert abs(found["membership"]["auc"] - 0.5) < Z * found["membership"]["stderr"]
+
+
+def test_scores_by_steps_are_of_the_same_noise(run: Run) -> None:
+    plan = ResolvedPlan.of(run, SamplePlan(n=70, steps=20))
+    scores = {line["steps"]: line for line in by_steps(plan, plan.draw())["by_steps"]}
+    assert [line["sampler"] for line in scores.values()] == ["ode-2"] * 3 + ["sde-2"] * 2
+    other = ResolvedPlan.of(run, SamplePlan(n=70, steps=5))
+    assert torch.equal(plan.with_steps(5).draw(), other.draw())
+    rows = run.split("all").x
+    assert scores[5]["score"] == w1(other.draw(), rows)
+    assert scores[20]["score"] == w1(plan.draw(), rows)
+    assert {line["n"] for line in scores.values()} == {70}
+    (floor,) = {line["floor"] for line in scores.values()}
+    assert 0.0 < floor < scores[5]["score"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n", "kept"),
+    [
+        (math.inf, 1000, [0, 1, 2]),
+        (9.0, 300, [0, 1, 2]),
+        (2.6, 260, [0, 1]),
+        (1.0, 100, [0, 1]),
+        (0.5, 1000, [1]),
+    ],
+)
+def test_steps_that_are_too_slow_are_left_out(seconds: float, n: int, kept: list[int]) -> None:
+    """Three numbers of steps, of which the second has its samples already."""
+    assert affordable([0.01, 0.0, 0.02], 1000, seconds) == (n, kept)
+
+
+def test_a_model_that_copies_is_caught(run: Run) -> None:
+    """Its samples are training rows."""
+    plan = ResolvedPlan.of(run, SamplePlan(n=180, steps=2))
+    found = memorisation(plan, run.split("train").x)
+    assert found["copies"]["samples"] == 1.0
+    assert found["copied"] == pytest.approx(1.0)
+    assert found["auc"] > 0.9
+    assert found["rows"] == {"samples": 180, "train": 180, "train_of": 180, "held_out": 220}
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -194,10 +253,10 @@ def leaves(*_: Any, **__: Any) -> Any:
         ("save_figure", "figure flows", "samples"),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_part_that_fails_costs_only_itself(
     place: str, lost: str, kept: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "save_figure", lambda draw, path: path)  # drawing takes most of the time
     monkeypatch.setattr(report, place, broken)
     scores, lines = completed(run, seconds=0.0)
     assert f"no {lost}: ZeroDivisionError: division by zero" in lines
@@ -211,7 +270,7 @@ def test_a_part_that_fails_costs_only_itself(
             [(report, name) for name in ("likelihood_bound", "write_samples", "sample_scores", "save_figure")],
             ["no likelihood: SystemExit: a plugin", "no samples: ", "no figure data: "],
         ),
-        ([(cli_train, "make_plan")], ["no report: SystemExit: a plugin that ends the program; later: bfn evaluate "]),
+        ([(cli_train, "make_plan")], ["no report: SystemExit: a plugin that ends the program; later: bfn report "]),
         ([(cli_train, "scores_table")], ["figure: ", "no report: SystemExit"]),
     ],
     ids=["parts", "plan", "table"],
@@ -275,7 +334,7 @@ def test_the_table_says_what_its_numbers_are(run: Run, capsys: pytest.CaptureFix
     scores_table(scores)
     lines = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines()]
     rows = {line[0].strip(): line[1].strip() for line in lines if len(line) == 2}
-    assert rows["entropy: less only by chance"] == "-0.1905 nats"
+    assert rows["entropy of the data: the minimum"] == "-0.1905 nats"
     assert "lower is better" in lines[0][0]
     shares, floor = scores["samples"]["mode_shares"], scores["samples"]["floor"]["mode_shares"]
     for mode in MODES:
@@ -340,9 +399,7 @@ def test_the_first_signal_ends_a_report_and_says_how_to_get_it_later(
     command = ["train", "--out", str(folder), *["--training.steps", "2", "--network.width", "8"]]
     assert forked(lambda: os._exit(main(command))) == 130
     said = capfd.readouterr().err.splitlines()[-1]
-    assert said == (
-        f"stopped by SIGINT; the model is complete, its report is not: bfn evaluate {folder}, bfn plot {folder}"
-    )
+    assert said == (f"stopped by SIGINT; the model is complete, its report is not: bfn report {folder}")
     assert (folder / "samples.npy").exists()
     assert "samples" not in json.loads((folder / "evaluation.json").read_text())
     assert not (folder / "figures").exists()
@@ -418,8 +475,16 @@ def test_every_score_stands_beside_a_baseline_and_a_floor(capsys: pytest.Capture
     floor = scores["samples"]["floor"]
     assert (floor["n"], floor["rows"]) == (50, "test rows")
     assert floor["tv_pair"] < 0.5 * scores["samples"]["tv_pair"]  # of a network that has learned nothing
+    private = scores["samples"]["memorisation"]
+    assert private["longest"]["samples"] <= private["longest"]["real"] < 130
+    assert "copied" not in private
+    copies = memorisation(ResolvedPlan.of(run, SamplePlan(n=50)), run.split("train").x[:50])
+    assert copies["longest"]["samples"] == 130.0
+    assert copies["copies"] == {"samples": 1.0, "real": 0.0}
+    assert copies["auc"] == 1.0
     scores_table(scores)
     out = capsys.readouterr().out
+    assert "longest run of a training text" in out
     assert "bits per character" in out
     assert "each character from the one before" in out
     printed = out.splitlines()[-3:]
@@ -433,7 +498,7 @@ def test_few_test_rows_are_replaced_by_halves_of_the_data() -> None:
     assert scores["floor"]["rows"] == "test rows"
     few = attrs.evolve(run, experiment=attrs.evolve(run.experiment, dataset=FewTestRows()))
     floor = report._floor(few, 20, rows)
-    assert (floor["rows"], floor["n"]) == ("rows, to the other half", 20)
+    assert (floor["rows"], floor["n"]) == ("rows of one half, against the other", 20)
 
 
 @attrs.frozen

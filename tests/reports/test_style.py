@@ -24,6 +24,7 @@ from bfn_toolkit import BFN, seeded
 from bfn_toolkit.data.typed_columns import TypedColumn, TypedTable
 from bfn_toolkit.reports import animation
 from bfn_toolkit.reports.figures import data_figure, flows_figure, schedule_figure
+from bfn_toolkit.reports.style import StyledFigure
 from bfn_toolkit.reports.table_figures import columns_figure, pairs_figure
 from bfn_toolkit.sampling.trajectory import Trajectory
 
@@ -145,3 +146,17 @@ def test_the_command_reads_no_settings_of_matplotlib(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "figure.png").exists()
+
+
+def test_a_figure_is_shown_at_the_end_of_a_cell_of_a_notebook() -> None:
+    formatters = pytest.importorskip("IPython.core.formatters")
+    shown, _ = formatters.DisplayFormatter().format(FIGURES["schedule"]())
+    assert shown["image/png"] == png(FIGURES["schedule"])
+
+
+def test_axes_that_a_user_adds_have_the_style() -> None:
+    figure = StyledFigure(2.0, 2.0)
+    with matplotlib.rc_context(SETTINGS):
+        axis = figure.add_subplot()
+    assert not axis.spines["top"].get_visible()
+    assert axis.title.get_fontsize() == 10

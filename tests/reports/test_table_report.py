@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -17,10 +18,12 @@ from bfn_toolkit.cli.entry import main
 from bfn_toolkit.data.typed_columns import TypedColumn, TypedTable
 from bfn_toolkit.evaluation import table_quality
 from bfn_toolkit.reports import report
+from bfn_toolkit.reports.memorisation import memorisation
 from bfn_toolkit.reports.report import complete_run, write_figures, write_film
 from bfn_toolkit.reports.table_figures import columns_figure, pairs_figure
 from bfn_toolkit.reports.tables import advice, check_target
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan, report_size
+from tests.significance import Z
 
 PLANTED, TIMES = ["9.75", "c", "0"], 60
 
@@ -88,6 +91,24 @@ def test_the_report_of_a_table_has_scores_and_figures_of_its_columns(
         header, *rows = csv.reader(file)
     assert header == ["u", "kind", "n"]
     assert len(rows) == 640
+
+
+def test_a_table_is_checked_for_copies_with_its_own_prices(
+    run: Run, reported: tuple[Mapping[str, Any], list[str]]
+) -> None:
+    samples = reported[0]["samples"]
+    found = samples["memorisation"]
+    assert found["rows"] == {"samples": 640, "train": 547, "train_of": 547, "held_out": 93}
+    assert abs(found["copied"]) < Z * found["copied_stderr"]
+    assert found["membership"].items() <= samples["table"]["membership"].items()
+    train = run.split("train").x[:200]
+    copies = memorisation(attrs.evolve(plan_of(run), plan=SamplePlan(n=200)), train)
+    assert copies["copies"]["samples"] == 1.0
+    assert copies["copied"] > 0.8  # some rows stand on both sides
+    steps = samples["by_steps"]
+    assert [line["steps"] for line in steps] == [1, 2, 3]  # one for each column at most
+    assert {line["name"] for line in steps} == {"pairs"}
+    assert steps[0]["score"] > 3.0 * steps[0]["floor"]  # all columns at once do not know of each other
 
 
 def test_a_row_that_stands_there_many_times_is_named_with_its_place(
@@ -185,18 +206,18 @@ OPTIONS = {"training.steps": 1000, "network.dropout": 0.2, "network.width": 128,
         ({}, []),
         (
             {"membership": {"auc": 0.7, "stderr": 0.01}},
-            ["training rows are cheaper", "--training.steps 500", "dropout"],
+            ["training rows are cheaper", "(AUC 0.70)", "--training.steps 500", "--network.dropout 0.4"],
         ),
-        ({"copies": {"samples": 0.05, "real": 0.01}}, ["copy training rows", "--training.steps 500"]),
-        ({"nearest": {"ratio": 0.5}}, ["close to training rows", "--training.steps 500"]),
+        ({"copies": {"samples": 0.05, "real": 0.01}}, ["(5.0%, of held-out rows 1.0%)", "--training.steps 500"]),
+        ({"nearest": {"ratio": 0.5}}, ["close to training rows (0.50", "--training.steps 500"]),
         ({"nearest": {"ratio": 0.5}, "copies": {"samples": 0.05, "real": 0.0}, "rows": {"held_out": 20}}, []),
         ({"membership": {}}, []),
-        ({"columns": {"u": {"w1": {"samples": 0.3, "real": 0.1}}}}, ["numbers of u", "--dataset.bins"]),
+        ({"columns": {"u": {"w1": {"samples": 0.3, "real": 0.1}}}}, ["of u", "(up to 0.30 sd", "--dataset.bins 200"]),
         (
             {"pairs": {"mean": {"samples": 0.1, "real": 0.03}}},
-            ["go together", "--training.steps 2000", "network.width"],
+            ["(associations off by 0.100, in training rows 0.030)", "--training.steps 2000 or --network.width 256"],
         ),
-        ({"two_samples": {"samples": 0.8, "stderr": 0.01}}, ["go together", "--training.steps 2000"]),
+        ({"two_samples": {"samples": 0.8, "stderr": 0.01}}, ["with an AUC of 0.80", "--training.steps 2000"]),
         ({"two_samples": {}, "pairs": {}}, []),
     ],
 )
@@ -208,7 +229,8 @@ def test_settings_follow_from_what_looks_wrong(changes: Mapping[str, Any], expec
 
 def test_settings_that_an_experiment_lacks_are_not_named() -> None:
     scores = {**FINE, "columns": {"u": {"w1": {"samples": 0.3, "real": 0.1}}}, "nearest": {"ratio": 0.1}}
-    assert advice(scores, {"training.steps": 10}) == ["samples lie close to training rows: --training.steps 5"]
+    (line,) = advice(scores, {"training.steps": 10})
+    assert line == "samples lie close to training rows (0.10 of the distance of held-out rows): --training.steps 5"
 
 
 def test_the_step_of_the_lowest_validation_loss_is_proposed() -> None:
@@ -223,5 +245,7 @@ def test_the_step_of_the_lowest_validation_loss_is_proposed() -> None:
 def test_no_other_number_of_steps_is_proposed_where_the_best_step_counts() -> None:
     scores, options = {**FINE, "nearest": {"ratio": 0.1}}, {"training.steps": 30, "training.final": "best"}
     assert advice(scores, options) == []
-    (line,) = advice(scores, {**options, "network.dropout": 0.2})
-    assert line == "samples lie close to training rows: a higher --network.dropout"
+    assert advice(scores, {**options, "network.dropout": 0.5}) == []
+    for now, more in ((0.2, 0.4), (0.0, 0.1), (0.3, 0.5)):
+        (line,) = advice(scores, {**options, "network.dropout": now})
+        assert line.endswith(f"held-out rows): --network.dropout {more}")

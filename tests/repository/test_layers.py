@@ -10,6 +10,7 @@ STANDS_ON = {
     "bfn_gaussian_heads": {"bfn_gaussian"},  # heads of that family
     "bfn_columns": {"bfn_masked"},  # the same channel, of points
     "bfn_product": {"bfn_categorical", "bfn_gaussian"},  # its examples have to be products of something
+    "bfn_lora": {"bfn_mlp"},
     "bfn_points": {"bfn_files"},
     "bfn_arrays": {"bfn_files"},
     "bfn_table": {"bfn_files"},

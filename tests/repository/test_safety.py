@@ -53,6 +53,7 @@ OPENS = {
     "cli/results.py": "a descriptor",
     "registry/scaffold.py": "its own templates; and it writes what it has just removed",
     "config/layers.py": "its own presets",
+    "sharing/standalone.py": "runs without the toolkit, and reads the files beside it",
     "training/dry_run.py": "the file of the system about this process",
     "reports/animation.py": "a temporary file of its own",
     "bfn_table/table_model.py": "writes what it has just removed",

@@ -50,6 +50,11 @@ def test_the_wheel_is_what_is_imported(fresh: Path, tmp_path: Path) -> None:
     assert all(Path(file).is_relative_to(fresh.parent) for file in files)
 
 
+def test_the_wheel_brings_the_page_of_a_report(fresh: Path) -> None:
+    (page,) = fresh.parent.glob("lib/python*/site-packages/bfn_toolkit/reports/page/page.html")
+    assert page.read_bytes() == (ROOT / "bfn_toolkit" / "reports" / "page" / "page.html").read_bytes()
+
+
 def test_the_wheel_trains(fresh: Path, tmp_path: Path) -> None:
     options = ["--training.steps", "3", "--dataset.count", "20", "--no-report"]
     run(fresh / "bfn", "train", "--out", "run", *options, cwd=tmp_path)

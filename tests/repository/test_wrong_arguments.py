@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir
 from typing import Any
 
+import pytest
 import torch
 
 import bfn_toolkit
@@ -30,6 +32,14 @@ from bfn_toolkit import (
     UniformTimes,
 )
 from bfn_toolkit.registry.registry import BUILT_IN, default_registry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where "x" is a directory to save a model in."""
+    with chdir(tmp_path_factory.mktemp("wrong")):
+        yield
+
 
 WRONG: list[Any] = [None, "x", -1, float("nan"), object(), {}, torch.zeros(2, 3)]
 WRONG_TYPES: list[Any] = [None, "x", object()]

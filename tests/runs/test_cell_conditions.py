@@ -141,7 +141,7 @@ def test_the_rows_of_a_file_are_filled_in_as_often_as_asked(run: Run, tmp_path: 
     with pytest.raises(ConfigError, match="has 2 rows, expected 7"):
         make_plan(run, known=known, n=7)
     for choice in ({"draws": 3}, {"draws": 3, "n": 6, "known": known}):
-        with pytest.raises(ConfigError, match="--draws is the number of fillings"):
+        with pytest.raises(ConfigError, match="--draws is how many times"):
             make_plan(run, **choice)
 
 
@@ -182,7 +182,7 @@ def test_conditions_that_cannot_hold_are_told(where: list[str], words: str) -> N
 
 
 def test_other_data_have_no_conditions_on_columns() -> None:
-    with pytest.raises(ConfigError, match="these data have no columns whose cells lie on a line"):
+    with pytest.raises(ConfigError, match="the columns of these data take none"):
         CellConditions.of(IdentityCodec(names=["height"]), ["height>3"])
 
 

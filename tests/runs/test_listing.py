@@ -141,7 +141,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
             write_sealed(run / "evaluation.json", {"total_nats": 1.5, "weights": {"sha256": "a"}}),
             write("model.json", '{"step": 40, "sha256": "b"}')(run),
         ],
-        "evaluation.json is of other weights",
+        "evaluation.json belongs to other weights",
     ),
     "metrics-of-others": (
         write("model.json", '{"step": 40, "metrics": {"bytes": 10, "sha256": "b"}}'),

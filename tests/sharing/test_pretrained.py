@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,15 +230,6 @@ def test_a_crash_at_every_step_of_a_replacement_leaves_the_one_or_the_other(save
 
 
 # --- what is refused
-
-
-def test_the_name_of_a_repository_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunDirectoryError, match=r"hf download user/name --local-dir name"):
-        BFN.from_pretrained("user/name")
-    with pytest.raises(RunDirectoryError) as raised:
-        BFN.from_pretrained("nowhere; rm -rf x/y")
-    assert "hf download" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "SHA256SUMS"])
@@ -542,11 +533,32 @@ class StubApi:
         self.calls.append(("card", (Path(folder_path) / "README.md").read_text()))
 
 
+class StubSnapshot:
+    """A download of the repository user/moons into a cache of links, as the Hub's client makes it."""
+
+    def __init__(self, api: type[StubApi], folder: Path) -> None:
+        self.api = api
+        self.cache = folder
+
+    def __call__(self, repo_id: str, *, revision: str | None, allow_patterns: Sequence[str]) -> str:
+        self.api.calls.append((repo_id, revision))
+        if self.api.fails or repo_id != "user/moons":
+            raise OSError("no route to host")
+        blobs, snapshot = self.cache / "blobs", self.cache / "snapshot"
+        made().save_pretrained(blobs)
+        (blobs / "train.py").write_text("raise SystemExit")
+        snapshot.mkdir(parents=True)
+        for name in allow_patterns:
+            (snapshot / name).symlink_to(blobs / name)
+        return str(snapshot)
+
+
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> type[StubApi]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[StubApi]:
     api = type("Api", (StubApi,), {"calls": []})
     module = types.ModuleType("huggingface_hub")
     module.HfApi = api  # type: ignore[attr-defined]
+    module.snapshot_download = StubSnapshot(api, tmp_path / "cache")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return api
 
@@ -567,7 +579,38 @@ def test_a_push_that_fails_is_told(hub: type[StubApi]) -> None:
         made().push_to_hub("user/moons")
 
 
-def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_is_fetched(hub: type[StubApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert same(BFN.from_pretrained("user/moons", revision="v1"), made())
+    assert hub.calls == [("user/moons", "v1")]
+
+
+def test_folders_are_never_asked_of_the_hub(
+    hub: type[StubApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user").mkdir()
+    for name in ("user/moons", "nowhere; rm -rf x/y", "a/b/c", "./user/moons", Path("nobody/moons"), "moons"):
+        with pytest.raises(RunDirectoryError, match="is not a directory"):
+            BFN.from_pretrained(name)
+    made().save_pretrained("user/moons")
+    assert same(BFN.from_pretrained("user/moons"), made())
+    assert main(["sample", "nobody/moons", "-n", "1"]) == 4
+    assert "is not a run directory" in capsys.readouterr().err
+    assert hub.calls == []
+
+
+def test_a_repository_that_cannot_be_fetched_is_told(
+    hub: type[StubApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResourceError, match=r"cannot fetch nobody/moons from .*: OSError: no route to host"):
+        BFN.from_pretrained("nobody/moons")
+
+
+def test_without_the_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ResourceError, match="pip install huggingface-hub"):
-        made().push_to_hub("user/moons")
+    for ask in (made().push_to_hub, BFN.from_pretrained):
+        with pytest.raises(ResourceError, match="pip install huggingface-hub"):
+            ask("user/moons")

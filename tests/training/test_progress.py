@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,9 +13,10 @@ from rich.console import Console
 from bfn_gaussian import Gaussian
 from bfn_siren import Siren
 from bfn_toolkit import BFN, Experiment, resume, train
+from bfn_toolkit.runs.wording import clock
 from bfn_toolkit.training import progress
 from bfn_toolkit.training.metrics import TrainingEvent
-from bfn_toolkit.training.progress import Progress, clock
+from bfn_toolkit.training.progress import Progress
 
 TINY = {
     "network": {"width": 4},
@@ -49,6 +51,16 @@ def test_a_resumed_training_counts_its_own_steps(tmp_path: Path, capfd: pytest.C
     err = capfd.readouterr().err
     assert "from step 3 to 5 steps" in err
     assert "done   2 steps" in err
+
+
+def test_a_notebook_which_shows_stderr_as_an_error_has_the_lines_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ipython = pytest.importorskip("IPython")
+    for shell, place in ((SimpleNamespace(), 1), (SimpleNamespace(kernel=None), 0)):  # of a terminal, of a notebook
+        monkeypatch.setattr(ipython, "get_ipython", lambda shell=shell: shell)
+        progress.say("a line")
+        assert capsys.readouterr()[place] == "a line\n"
 
 
 def test_nothing_is_printed_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:

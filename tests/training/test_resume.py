@@ -173,7 +173,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_end_is_the_same(whol
     with pytest.raises(Interrupted), signal_at(13, signal.SIGTERM):
         train(with_everything(checkpoint_every=5, keep=2), run)
     flip_bit(run / "checkpoints" / "step-00000013" / "weights.safetensors", 0)
-    with pytest.warns(BFNWarning, match=r"passed over: .*step-00000013/weights\.safetensors is damaged"):
+    with pytest.warns(BFNWarning, match=r"skipped: .*step-00000013/weights\.safetensors is damaged"):
         resume(run)
     same(whole, run)
 

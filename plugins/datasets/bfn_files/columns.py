@@ -383,7 +383,7 @@ def array_header(
     try:
         shape, fortran, dtype = read_header(stream)
     except ValueError as error:
-        raise DataError(f"{path}: {what} is truncated or no .npy: {' '.join(str(error).split())[:100]}") from error
+        raise DataError(f"{path}: {what} is truncated or not .npy: {' '.join(str(error).split())[:100]}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {what} has the dtype object, which would be unpickled; save it as numbers")
     if dtype.kind not in kinds:
@@ -434,9 +434,9 @@ def _safetensors(path: Path) -> Iterator[tuple[Sequence[str], Callable[[str], Ar
         try:
             tensors_header(file, os.fstat(file.fileno()).st_size)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: truncated or no .safetensors: {error}") from error
+            raise DataError(f"{path}: truncated or not .safetensors: {error}") from error
         try:
             with safe_open(path, framework="pt") as opened:
                 yield list(opened.keys()), load
         except SafetensorError as error:
-            raise DataError(f"{path}: truncated or no .safetensors: {error}") from error
+            raise DataError(f"{path}: truncated or not .safetensors: {error}") from error

@@ -101,7 +101,7 @@ def _idx_header(path: Path, stream: Any) -> tuple[tuple[int, ...], int]:
     """Shape of the array, and the number of bytes before it."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[3] not in (1, 3, 4):
-        raise DataError(f"{path}: no IDX file: it begins with the bytes {magic.hex(' ') or 'of an empty file'}")
+        raise DataError(f"{path}: not an IDX file: it begins with the bytes {magic.hex(' ') or 'of an empty file'}")
     if magic[2] != 8:
         raise DataError(f"{path}: its header says the type {magic[2]:#04x}; expected 0x08, bytes")
     sizes = stream.read(4 * magic[3])
@@ -298,7 +298,7 @@ def _records(paths: Sequence[Path], *, labels: bool) -> Part:
         classes[rows], images[rows] = records[:, 0], records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         if int(classes[rows].max()) > 9:
             row = int((classes[rows] > 9).argmax())
-            raise DataError(f"{path}: no CIFAR-10: the label of image {row} is {classes[first + row]}, expected 0...9")
+            raise DataError(f"{path}: not CIFAR-10: the label of image {row} is {classes[first + row]}, expected 0...9")
         first = rows.stop
     return part_of(paths[0], images, "the images", (paths[0], classes) if labels else None)
 

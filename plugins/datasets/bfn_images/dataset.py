@@ -189,7 +189,7 @@ class Images(Dataset):
 
     @property
     def default_config(self) -> Mapping[str, object]:
-        """A small U-Net, for classes, or for bins to look at (docs/results.md has the measurements)."""
+        """A small U-Net, for classes, or for bins to look at (docs/reference/results.md has the measurements)."""
         if self.binarise != "none" or self.pixels == "classes":
             return {"preset": "images", "family": "categorical"}
         return {

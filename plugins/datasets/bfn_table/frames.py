@@ -185,11 +185,14 @@ class Frame:
         """Its cells as texts."""
         return table_of_frame(_stored(self.table))
 
-    def with_cells(self, replaced: Mapping[str, tuple[Sequence[int], Sequence[str | None], Column]]) -> Any:
+    def with_cells(
+        self, replaced: Mapping[str, tuple[Sequence[int], Sequence[str | None], Column]], learned: FrameType
+    ) -> Any:
         """The same table with other cells in some places.
 
         Arguments:
             replaced: By column, the numbers of rows (m,), their texts, and the column of the model.
+            learned: The type of the table that was learned, which columns of nothing but gaps take over.
         """
         import pyarrow as pa
 
@@ -197,10 +200,14 @@ class Frame:
         for name, (rows, texts, column) in replaced.items():
             old, number = table.column(name).combine_chunks(), table.column_names.index(name)
             old = old.chunk(0) if isinstance(old, pa.ChunkedArray) else old
+            like, field = old, table.schema.field(name)
+            if len(old) == old.null_count and not _holds(field.type, column):
+                like = learned.like.column(name).chunk(0)
+                old, field = pa.nulls(len(old), like.type), field.with_type(like.type)
             index = np.arange(len(old))
             index[list(rows)] = len(old) + np.arange(len(rows))
-            both = pa.chunked_array([old, typed(texts, old, column)]).unify_dictionaries()
-            table = table.set_column(number, table.schema.field(name), both.take(pa.array(index)))
+            both = pa.chunked_array([old, typed(texts, like, column)]).unify_dictionaries()
+            table = table.set_column(number, field, both.take(pa.array(index)))
         made = FrameType(self.library, table.slice(0, 0), self.dtype).of_arrow(table)
         if self.index is not None:
             made.index = self.index
@@ -227,6 +234,16 @@ def typed(texts: Sequence[str | None], like: pa.Array, column: Column) -> pa.Arr
     else:
         values = known
     return values.cast(kind, safe=False).take(pa.array(index))
+
+
+def _holds(kind: pa.DataType, column: Column) -> bool:
+    """Whether values of a column have a type at all: one of nothing but gaps has none, or that of NaN."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(kind):
+        own = arrow_type(column)
+        return bool(pa.types.is_floating(own) or pa.types.is_integer(own))
+    return not pa.types.is_null(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -488,7 +488,7 @@ def _moments(values: Sequence[str], kind: str, form: str) -> list[float] | None:
 
 
 def _most_dates(values: list[str]) -> list[bool]:
-    """Which texts are dates of the form of most."""
+    """True for texts that are dates of the most frequent form."""
     best = [False] * len(values)
     for text in values[:3]:
         for kind, form in _forms(text):

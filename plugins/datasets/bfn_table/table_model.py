@@ -58,7 +58,7 @@ OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
 
 @attrs.define(slots=False, eq=False, kw_only=True, repr=_Estimator is object)
 class TableModel(_Estimator):  # type: ignore[misc]
-    """Learns a table: draws rows like its rows, fills gaps, answers conditions, prices rows.
+    """Learns a table: draws rows like its rows, fills gaps, answers conditions, and scores rows by their likelihood.
 
     The table is a data frame of pandas, polars or pyarrow, an array (N, C), a mapping of columns, or the path of a .csv
     or .parquet file.  Rows that come out are of the same kind, with the same types.  The interface is that of
@@ -189,7 +189,7 @@ class TableModel(_Estimator):  # type: ignore[misc]
                     if len(gaps):
                         texts = [filled[column.name][i] for i in gaps.tolist()]
                         replaced[column.name] = some[gaps].tolist(), texts, column
-            tables.append(frame.with_cells(replaced))
+            tables.append(frame.with_cells(replaced, self.frame_type_))
         return tables[0] if draws == 1 else tables
 
     def score_samples(self, X: X) -> Array:  # noqa: N803

@@ -134,7 +134,7 @@ class WindowRows(Rows):
 
     @property
     def stamp(self) -> str:
-        """That of the file, if it is mapped into memory."""
+        """Stamp of the file, if it is mapped into memory."""
         return self.text.stamp
 
 

@@ -138,7 +138,7 @@ class Directional(ChannelFamily[DirectionalParams]):
     def from_natural(self, v: Tensor, accuracy: Tensor) -> DirectionalParams:
         """Stores v and B."""
         accuracy = accuracy if accuracy.ndim < 2 else fit(accuracy, 1 + len(self.sites))
-        return DirectionalParams(v.reshape(len(v), *self.sites, -1), accuracy)
+        return DirectionalParams(v.reshape(v.shape[0], *self.sites, -1), accuracy)
 
     def input(self, params: DirectionalParams) -> Distribution:
         """p(x | v) at each site."""

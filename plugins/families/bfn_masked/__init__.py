@@ -214,8 +214,9 @@ class Masked(AdditiveFamily[MaskedParams]):
     def forget(self, params: MaskedParams, alpha: Tensor) -> MaskedParams:
         """Masks known sites again, each with probability (e^alpha - 1) / (e^beta - 1)."""
         u = torch.rand(params.x.shape, dtype=params.accuracy.dtype, device=params.x.device)
+        alpha = alpha.to(u.dtype)
         # Without the division, which would be 0 / 0 at the prior.
-        gone = u * expand(params.accuracy.expm1(), u) < expand(alpha.to(u.dtype).expm1(), u)
+        gone = u * expand(params.accuracy.expm1(), u) < expand(alpha.expm1(), u)
         return MaskedParams(torch.where(gone, self.classes, params.x), plus(params.accuracy, -alpha).clamp_min(0.0))
 
     def features(self, params: MaskedParams) -> Tensor:

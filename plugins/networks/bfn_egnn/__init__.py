@@ -141,7 +141,7 @@ class EGNNModule(nn.Module):
         """Raw numbers from features (B, *site, F), times (B,) or of the features' shape, and their mask."""
         present = self._present(mask, features)
         features = features if mask is None else torch.where(mask, features, 0.0)
-        rows, parts = len(features), self.io.split(features)
+        rows, parts = features.shape[0], self.io.split(features)
         n = present.sum(1, keepdim=True).clamp_min(1.0)  # (B, 1, 1)
         vectors = self._centred(parts[self.points], present.unsqueeze(-1), n.unsqueeze(-1))  # (B, N, D, vectors)
         x, first = vectors[..., 0], vectors[..., 0]
@@ -171,8 +171,8 @@ class EGNNModule(nn.Module):
     def _present(self, mask: Tensor | None, features: Tensor) -> Tensor:
         """1 for points with all coordinates, otherwise 0: (B, N, 1)."""
         if mask is None:
-            return features.new_ones(len(features), self.count, 1)
-        of_points = self.io.split(mask)[self.points].reshape(len(features), self.count, -1)
+            return features.new_ones(features.shape[0], self.count, 1)
+        of_points = self.io.split(mask)[self.points].reshape(features.shape[0], self.count, -1)
         return of_points.all(-1, keepdim=True).to(features.dtype)
 
     def _centred(self, vectors: Tensor, present: Tensor, n: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""The transformer of the paper for text: one for sequences of a fixed length, to the parameter.
+r"""The transformer of the paper for text: one for sequences of a fixed length, with the same parameters.
 
 The tokens are embedded with fixed waves for the position and a linear layer for the time; ordinary layers follow, and
 the last one sees their result beside the embedding:

@@ -188,7 +188,7 @@ class ConditionEmbedding(nn.Module):
             return self.missing.unsqueeze(0)
         weight, (shift, scale) = self.linear.weight, self.scale
         numbers = (value if value.dtype == torch.float64 else value.float()).sub(shift).div(scale)
-        h: Tensor = self.linear(numbers.to(weight.dtype).reshape(len(value), -1, weight.shape[1]))
+        h: Tensor = self.linear(numbers.to(weight.dtype).reshape(value.shape[0], -1, weight.shape[1]))
         if self.training and self.dropout:
             dropped = torch.rand(len(value), device=value.device) < self.dropout
             h = torch.where(dropped[:, None, None], self.missing.to(h.dtype), h)
@@ -268,7 +268,7 @@ class TransformerModule(nn.Module):
             label: Labels (B,); a negative one means none.
             condition: Further conditions by name, of shape (B, ...) as in ``condition_shapes``.
         """
-        rows, present = len(features), None
+        rows, present = features.shape[0], None
         if mask is not None:
             present = tokens_with_data(self.view, mask)
             features = torch.where(mask, features, 0.0)

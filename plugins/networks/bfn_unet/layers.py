@@ -1,4 +1,4 @@
-"""Layers of a U-Net: residual block, attention, sampling up, waves of the time, Fourier features."""
+"""Layers of a U-Net: residual block, attention, upsampling, embedding of the time, Fourier features."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class VectorEmbedding(nn.Module):
         if value is None:
             value = self.missing
         else:
-            value = value.reshape(len(value), -1).to(self.missing.dtype)
+            value = value.reshape(value.shape[0], -1).to(self.missing.dtype)
             if self.training:
                 value = torch.where(torch.rand_like(value[:, :1]) < self.dropout, self.missing, value)
         result: Tensor = self.linear(value)

@@ -171,7 +171,7 @@ class UNetModule(nn.Module):
         """Times and masks of the sites: as planes of the image, and as numbers of the other parts."""
         values = [2.0 * t - 1.0] if self.config.site_times else []
         if self.config.masks:
-            values.append(features.new_ones(len(features)) if mask is None else mask.to(features.dtype))
+            values.append(features.new_ones(features.shape[0]) if mask is None else mask.to(features.dtype))
         pairs = [self._of_sites(value) for value in values]
         planes, numbers = [plane for plane, _ in pairs], [number for _, number in pairs if number is not None]
         if self.form.time_channel:
@@ -197,9 +197,9 @@ class UNetModule(nn.Module):
         for name in self.images:
             shape, value = self.config.condition_shapes[name], condition.get(name)
             if value is None:
-                planes.append(pixels.new_zeros(len(pixels), 1 + math.prod(shape) // size.numel(), *size))
+                planes.append(pixels.new_zeros(pixels.shape[0], 1 + math.prod(shape) // size.numel(), *size))
                 continue
-            image = (value if shape[-2:] == size else value.movedim(-1, 1)).reshape(len(pixels), -1, *size)
+            image = (value if shape[-2:] == size else value.movedim(-1, 1)).reshape(pixels.shape[0], -1, *size)
             present = torch.ones_like(pixels[:, :1])
             if self.training and self.config.label_dropout:
                 present = (torch.rand_like(present[..., :1, :1]) >= self.config.label_dropout) * present

@@ -369,7 +369,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: put(p, {"train-labels-idx1-ubyte": idx_of(Y)}) / "train-labels-idx1-ubyte",
         "holds labels; give the file of images",
     ),
-    "idx magic": (lambda p: put(p, {"images-idx3-ubyte": b"abcd" + bytes(20)}), "no IDX file: it begins with"),
+    "idx magic": (lambda p: put(p, {"images-idx3-ubyte": b"abcd" + bytes(20)}), "not an IDX file: it begins with"),
     "idx of floats": (lambda p: put(p, {"images-idx3-ubyte": b"\0\0\r\3" + bytes(20)}), "type 0x0d; expected 0x08"),
     "idx header alone": (lambda p: put(p, {"images-idx3-ubyte": idx_of(G)[:9]}), "ends within its header"),
     "idx sizes": (

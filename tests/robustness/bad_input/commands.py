@@ -170,7 +170,7 @@ CASES: list[Case] = [
         "L13-json-with-a-warning",
         f"{EVALUATE} --checkpoint last --json",
         0,
-        "warning: passed over: ",
+        "warning: skipped: ",
         run=damaged,
         prints=json.loads,
     ),

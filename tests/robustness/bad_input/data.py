@@ -62,7 +62,7 @@ CASES: list[Case] = [
     table("D1-empty-gzip", "x.csv.gz", gzip.compress(b""), 3, "no rows"),
     table("D1-one-missing-row", "x.csv", csv_of(with_value(0, 0, "nan")[:1]), 3, "column 'a' has no number"),
     images("D1-folder-without-pictures", "x/a.txt", "", 3, "x: no pictures; expected files that end in"),
-    images("D1-empty-idx", "x-images-idx3-ubyte", "", 3, "no IDX file: it begins with the bytes of an empty file"),
+    images("D1-empty-idx", "x-images-idx3-ubyte", "", 3, "not an IDX file: it begins with the bytes of an empty file"),
     # D2: too few
     images("D2-one-picture", "x/a.png", PNG, 3, "x: cannot split 1 row;", "3 or more"),
     table("D2-one-row", "x.csv", csv_of(X[:1]), 3, "x.csv: cannot split 1 row;", "3 or more"),
@@ -264,7 +264,7 @@ CASES: list[Case] = [
     images("D17-pickled-images", "data_batch_1", pickle.dumps({}), 3, "is a pickle, which is never loaded"),
     table("D17-objects", "x.npy", npy_of(np.array([None, {}], object)), 3, "dtype object", "unpickled"),
     table("D17-objects-in-archive", "x.npz", npz_of(x=np.array([None, {}], object)), 3, "dtype object"),
-    table("D17-pickle", "x.npy", pickle.dumps(X), 3, "truncated or no .npy"),
+    table("D17-pickle", "x.npy", pickle.dumps(X), 3, "truncated or not .npy"),
     # D19: claims
     images(
         "D19-idx-larger-than-its-file",
@@ -281,15 +281,15 @@ CASES: list[Case] = [
     images("D20-truncated-picture", "x/a.png", PNG[:150], 3, "x/a.png: truncated or damaged"),
     table("D20-array-cut", "x.npy", npy_of(X)[:-1], 3, "the array is truncated"),
     table("D20-header-cut", "x.npy", npy_of(X)[:50], 3, "truncated"),
-    table("D20-header-damaged", "x.npy", npy_of(X).replace(b"}", b" "), 3, "truncated or no .npy"),
+    table("D20-header-damaged", "x.npy", npy_of(X).replace(b"}", b" "), 3, "truncated or not .npy"),
     table("D20-array-empty", "x.npy", b"", 3, "truncated"),
     table("D20-gzip-cut", "x.csv.gz", gzip.compress(csv_of(X).encode())[:-20], 3, "truncated"),
     table("D20-no-gzip", "x.csv.gz", csv_of(X).encode(), 3, "cannot be read", "gzip"),
     table("D20-archive-cut", "x.npz", npz_of(x=X)[:-30], 3, "truncated"),
     table("D20-archive-damaged", "x.npz", npz_of(x=X).replace(X.tobytes()[80:96], bytes(16)), 3, "damaged", "CRC"),
     table("D20-archive-empty", "x.npz", b"", 3, "truncated"),
-    table("D20-safetensors-damaged", "x.safetensors", b"\xff" * 64, 3, "truncated or no .safetensors"),
-    table("D20-safetensors-empty", "x.safetensors", b"", 3, "truncated or no .safetensors"),
+    table("D20-safetensors-damaged", "x.safetensors", b"\xff" * 64, 3, "truncated or not .safetensors"),
+    table("D20-safetensors-empty", "x.safetensors", b"", 3, "truncated or not .safetensors"),
     # D25: differing lengths
     table(
         "D25-lengths-differ",

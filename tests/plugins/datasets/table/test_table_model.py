@@ -130,6 +130,11 @@ def test_cells_that_are_known_survive_imputation_and_no_gap_is_left() -> None:
             assert (filled[name][known] == gaps[name][known]).all()
     assert not one.equals(two)
     assert model.impute(gaps).equals(one)
+    for gap in (None, np.nan):  # columns of nothing but gaps have no type, or that of NaN
+        filled = model.impute(type(frame)({name: [gap] * 4 for name in frame}))
+        assert not filled.drop(columns=["name", "one"]).isna().any().any()  # which are not learned
+        assert set(filled["kind"]) <= set(frame["kind"])
+        assert filled["day"].dtype.kind == "M"
 
 
 def test_types_and_categories_of_polars_come_back(tmp_path: Path) -> None:
