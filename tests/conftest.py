@@ -45,4 +45,9 @@ def every_plugin_is_loaded() -> None:
     """Loads the plugins before any test: one that breaks files or numbers must not be the first to import them."""
     default_registry().entries()
     assert not default_registry().failures
-    report.LEAST_SECONDS = 1.0  # in place of 5: what a training says of itself is tested with times of its own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_take_a_second() -> None:
+    """At least one second in place of five; the tests of the budget give times of their own."""
+    report.LEAST_SECONDS = 1.0

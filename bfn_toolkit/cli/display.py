@@ -78,7 +78,7 @@ def stdout_bytes() -> BinaryIO:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """A console that takes texts as they are: ``[bold]`` in a name is no markup."""
+    """A console that takes texts as they are: ``[bold]`` in a name is not markup."""
     from rich.console import Console
 
     return Console(file=None if stderr else results(), stderr=stderr, markup=False, emoji=False)

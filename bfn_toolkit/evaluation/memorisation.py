@@ -5,7 +5,7 @@ Held-out rows are the yardstick: they come from the distribution of the training
 * :func:`distance_scores` compares the distances of samples and of held-out rows to their nearest training rows: the
   share of samples that are nearer than all but 5 % of the held-out rows, and the probability that a held-out row is
   farther away than a sample (Meehan et al. 2020, arXiv 2004.05675, whose test is a standardised form of it).
-  Samples that are blurred lie near to everything, so a high probability alone is no proof.
+  Samples that are blurred lie near to everything, so a high probability alone proves nothing.
 * :func:`train_share` is evidence of copies.  Training and held-out rows are pooled, and each sample votes for the row
   nearest to it.  A model that does not copy treats the N training rows and the M held-out ones alike, so that the
   expected share of votes for training rows is

@@ -23,7 +23,7 @@ from bfn_toolkit.cli.entry import main
 from bfn_toolkit.evaluation import table_quality
 from bfn_toolkit.reports import report
 from bfn_toolkit.reports.page import pictures, sections
-from bfn_toolkit.reports.page.blocks import four_digits, number, rough
+from bfn_toolkit.reports.page.blocks import Table, four_digits, number, rough
 from bfn_toolkit.reports.page.checks import Evidence, checks
 from bfn_toolkit.reports.page.curves import MOST, Curve, chart, read_curves, smoothed, thinned
 from bfn_toolkit.reports.page.sections import SECTIONS
@@ -99,6 +99,15 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(report, "save_figure", lambda draw, path: path)  # drawing takes most of the time
         assert main(["report", str(path)]) == 0
     return path
+
+
+def test_the_training_has_all_its_steps_also_where_earlier_weights_are_the_best(evaluated: Path) -> None:
+    run = Run.open(evaluated)
+    assert run.experiment.training.steps == 6
+    best = attrs.evolve(run, weights=attrs.evolve(run.weights, step=4))
+    (table,) = sections.data_and_model(subject_of(best, n=1))
+    assert isinstance(table, Table)
+    assert dict(table.rows)["Training"] == "6 steps of 4,096 examples"
 
 
 @pytest.fixture(scope="module")

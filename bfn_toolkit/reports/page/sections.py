@@ -65,7 +65,7 @@ def data_and_model(subject: Subject) -> Iterator[Block]:
         rows.append((title, _component(parts, key)))
     weights = sum(weight.numel() for weight in run.model.parameters())
     rows.append(("Parameters", Number(weights, f"{weights / 1e6:.3g} million" if weights >= 1e6 else f"{weights:,}")))
-    training, step = experiment.training, run.weights.step
+    training, step = experiment.training, subject.steps
     asked = "" if step == training.steps else f" of {training.steps:,}"
     rows.append(("Training", f"{step:,}{asked} steps of {training.batch_size:,} {plural(subject.noun)}"))
     rows.append(("Optimiser", f"{training.optimizer}, learning rate {training.lr:g}, schedule {training.scheduler}"))
@@ -366,9 +366,9 @@ def training(subject: Subject) -> Iterator[Block]:
     """Curves of the training."""
     charts = training_charts(subject.curves)
     if charts:
-        steps = max(int(curve[0, -1]) for curve in subject.curves.values())
         yield Paragraph(
-            f"{steps:,} steps. Each curve is a moving average over a fortieth of them; the pale line is the raw values."
+            f"{subject.steps:,} steps. Each curve is a moving average over a fortieth of them; "
+            "the pale line is the raw values."
         )
         yield Charts(charts)
     else:

@@ -70,6 +70,11 @@ class Subject:
         """The measurements of the training."""
         return read_curves(self.run.metrics)
 
+    @property
+    def steps(self) -> int:
+        """Number of steps of the training, which may have continued after that of the weights."""
+        return max([self.run.weights.step, *(int(curve[0, -1]) for curve in self.curves.values())])
+
     @cached_property
     def description(self) -> Mapping[str, Any]:
         """The content of ``model.json``; nothing if the training has not ended."""
