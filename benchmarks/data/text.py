@@ -172,7 +172,7 @@ def autoregressive(seconds: float, seed: int = 0, **training: Any) -> Result:
         with seeded(seed, "autoregressive"):
             network = Autoregressive(setting.network)
         parameters = list(network.parameters())
-        optimizer = make_optimizer(options, parameters)
+        optimizer = make_optimizer(options, network)
         schedule, average = make_scheduler(options, optimizer), MovingAverage(network, options.ema_decay)
         start = time.process_time()
         for _ in range(options.steps):

@@ -53,9 +53,9 @@ def raw_prices(
 ) -> RawPrices:
     """Negative log-likelihoods (prices) of rows in the user's form.
 
-    Families that are sampled one site after another (:attr:`Family.one_by_one`) price rows by the chain rule
-    (:func:`row_prices`); for others the price is the likelihood bound of each row (:func:`likelihood_bound`), which is
-    an estimate.  Gaps that are no value of the data are left out: the rest of the row is priced without them.
+    Named columns of a family that is sampled one site after another (:attr:`Family.one_by_one`) are priced by the chain
+    rule (:func:`row_prices`); for others the price is the likelihood bound of each row (:func:`likelihood_bound`), which
+    is an estimate.  Gaps that are no value of the data are left out: the rest of the row is priced without them.
 
     Arguments:
         model: A model with the codec of its data.
@@ -74,12 +74,13 @@ def raw_prices(
     model.check_condition(None, n)
     filled, mask = _with_mask(family, x, dtype)
     check_present(family, filled, mask)
-    if not family.one_by_one:
+    names = model.codec.names
+    if not (family.one_by_one and names):
         rows = Batch(filled, mask=mask).to(device)
         total, stderr = row_bounds(model, rows, n_steps=family.n_steps, draws=draws, seed=seed, deal=deal)
         return RawPrices(total.cpu(), stderr.cpu(), {})
     prices = row_prices(model, Batch(x.to(device, dtype)), orders=orders, seed=seed, deal=deal)
-    cells = dict(zip(model.codec.names, prices.sites.cpu().unbind(1), strict=True))
+    cells = dict(zip(names, prices.sites.cpu().unbind(1), strict=True))
     none = torch.zeros(n, dtype=torch.float64)
     columns = {name: cells.get(name, none) + added.get(name, none) for name in {**added, **cells}}
     return RawPrices(sum(added.values(), prices.total.cpu()), None, columns)

@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 
 from bfn_toolkit.config.experiment import Training
 from bfn_toolkit.errors import ConfigError, did_you_mean
+from bfn_toolkit.training.muon import Muon
 
 Scheduler = lr_scheduler.LRScheduler
 
@@ -43,7 +44,11 @@ def _look_up(field: str, name: str, known: Mapping[str, Any], ours: Sequence[str
 
 
 def _refused(field: str, cls: type, options: Mapping[str, Any], error: Exception) -> ConfigError:
-    takes = [name for name in inspect.signature(cls).parameters if name not in ("self", "params", "optimizer", "lr")]
+    takes = [
+        name
+        for name in inspect.signature(cls).parameters
+        if name not in ("self", "params", "network", "optimizer", "lr")
+    ]
     names = ", ".join(options) or "no options"
     return ConfigError(
         f"training.{field}: {cls.__name__} does not work with {names}: {error}. It takes: {', '.join(takes)}. "
@@ -51,23 +56,32 @@ def _refused(field: str, cls: type, options: Mapping[str, Any], error: Exception
     )
 
 
-def make_optimizer(training: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Makes the torch optimiser of that name, fused where possible.
+def make_optimizer(training: Training, network: nn.Module) -> torch.optim.Optimizer:
+    """Makes the torch optimiser of that name for a network, fused where possible.
+
+    "muon" is :class:`~bfn_toolkit.training.muon.Muon`, since that of torch takes nothing but matrices.
 
     Raises:
-        ConfigError: If torch has none of that name, or it does not take these options.
+        ConfigError: If torch has none of that name, it does not take these options, or the network has no parameters.
     """
-    cls = _look_up("optimizer", training.optimizer, _classes(torch.optim, torch.optim.Optimizer, _NO_OPTIMIZERS))
+    known = {**_classes(torch.optim, torch.optim.Optimizer, _NO_OPTIMIZERS), "muon": Muon}
+    cls = _look_up("optimizer", training.optimizer, known)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigError("the network has no parameters to train")
-    options = training.optimizer_options
+    if cls is Muon and training.parallel == "fsdp":
+        raise ConfigError(
+            'training.optimizer: muon needs whole matrices, of which fsdp gives each process a slice; write "adamw", or '
+            'parallel = "ddp"'
+        )
+    options, trained = training.optimizer_options, network if cls is Muon else parameters
     real = all(parameter.is_floating_point() for parameter in parameters)
     # Some optimisers, devices and dtypes have no fused form; that it is refused shows in a step for complex weights.
     for fused in ({"fused": True}, {}) if real else ({},):
         if fused and ("fused" in options or "fused" not in inspect.signature(cls).parameters):
             continue
         try:
-            optimizer: torch.optim.Optimizer = cls(parameters, lr=training.lr, **fused, **options)
+            optimizer: torch.optim.Optimizer = cls(trained, lr=training.lr, **fused, **options)
             return optimizer
         except (ValueError, TypeError) as error:
             raise _refused("optimizer", cls, options, error) from error

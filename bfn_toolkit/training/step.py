@@ -94,7 +94,7 @@ class TrainStep:
             )
         if training.ema_decay > 0.0:
             self.ema = MovingAverage(self.unwrapped, training.ema_decay)
-        self.optimizer = make_optimizer(training, [p for p in self.unwrapped.parameters() if p.requires_grad])
+        self.optimizer = make_optimizer(training, self.unwrapped)
         self.scheduler = make_scheduler(training, self.optimizer)
         if training.compile:
             self.unwrapped.compile()

@@ -29,7 +29,7 @@ def trained(steps: int, width: int, seed: int, **recipe: float) -> tuple[nn.Modu
         with seeded(seed, "weights"):
             network = experiment.network.build(NetworkIO((28, 28), axes=images.AXES))
         parameters = list(network.parameters())
-        optimizer = make_optimizer(training, parameters)
+        optimizer = make_optimizer(training, network)
         schedule = make_scheduler(training, optimizer)
         average = MovingAverage(network, training.ema_decay)
         assert schedule is not None

@@ -55,6 +55,7 @@ from bfn_toolkit import (
     weighted,
 )
 
+STEPS = 100  # largest default number of steps
 CERTAIN = 1e6  # nats between a known class and the others; finite, because guidance subtracts logits
 
 
@@ -171,6 +172,16 @@ class Masked(AdditiveFamily[MaskedParams]):
     @property
     def network_io(self) -> NetworkIO:  # noqa: D102
         return NetworkIO(self.site_shape, self.classes + 1, self.classes, self.axes, "classes", self.classes)
+
+    @property
+    def default_steps(self) -> int:
+        """One step for each site, as far as 100."""
+        return min(math.prod(self.site_shape), STEPS)
+
+    @property
+    def one_by_one(self) -> bool:
+        """True: sites drawn together are drawn as if they were independent."""
+        return True
 
     @property
     def site_times(self) -> bool:  # noqa: D102

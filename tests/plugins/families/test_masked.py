@@ -17,6 +17,7 @@ from bfn_mlp import MLP
 from bfn_toolkit import (
     BFN,
     AncestralSampler,
+    AnyOrderSampler,
     ChurnSampler,
     ConfigError,
     ContinuousTimeLoss,
@@ -34,6 +35,7 @@ from bfn_toolkit import (
     kl,
     seeded,
 )
+from bfn_toolkit.sampling.default import default_steps
 from bfn_toolkit.testing.toys import Toy
 from significance import Z, z_of_mean
 
@@ -224,9 +226,15 @@ def test_remasking_revises_early_mistakes() -> None:
     assert found[1] < 0.6 * found[0]
 
 
-def test_the_default_sampler_is_ancestral_and_no_known_class_changes() -> None:
+def test_by_default_sites_are_drawn_one_by_one() -> None:
+    family = Masked((3, 50), classes=3)
+    assert default_steps(family) == 100
+    assert default_sampler(family, 100) == AnyOrderSampler(block=2)
+    assert default_steps(Masked((3,))) == 3
+
+
+def test_no_known_class_changes() -> None:
     toy = chain()
-    assert default_sampler(toy.family, 10) == AncestralSampler()
     with seeded(0, "samples"):
         states = AncestralSampler().trajectory(marginals(toy), 500, n_steps=10, dtype=DOUBLE)
         before, *later = [state.params.x for state in states]
