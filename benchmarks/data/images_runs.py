@@ -32,7 +32,7 @@ from bfn_toolkit.evaluation.likelihood import likelihood_bound
 from bfn_toolkit.sampling.default import default_sampler
 
 from . import images, images_baselines
-from .common import CACHE, Result, environment_of, kept, run_of, save, spread, steps_for, trained, with_steps
+from .common import CACHE, Result, Run, environment_of, kept, remembered, run_of, spread, steps_for, trained, with_steps
 from .images import Pixels
 from .separation import QUARTER
 
@@ -42,7 +42,12 @@ LOOKS = ContinuousTimeLoss(weighting="unit", times=LogNormalTimes())
 GREY = {"head_name": "noise", "sigma_1": 0.03, "loss": LOOKS}  # to look at
 BINS = {"head_name": "discretised", "sigma_1": QUARTER, "loss": ContinuousTimeLoss()}  # to be priced
 SAMPLES = 500
-PEERS = {"torchcfm": RECIPE["lr"], "torchcfm, lr 1e-3": 1e-3}  # our rate may not be the best of another loss
+PEERS: Mapping[str, Mapping[str, str]] = {
+    "torchcfm": {},
+    "torchcfm, logit-normal times": {"times": "logit-normal"},
+    "torchcfm, logit-normal times, optimal transport": {"times": "logit-normal", "pairs": "optimal transport"},
+}
+METHODS = ("Euler 20", "midpoint 20", "stochastic 20", "Euler 50", "stochastic 50")  # of its samples
 GREY_SECONDS, BINARY_SECONDS = 156.0, 240.0
 LABELS = 10
 NATS_OF_LABEL = torch.tensor(float(LABELS)).log().item()  # a price without the label is at most so much higher
@@ -55,15 +60,9 @@ def experiment(pixels: Pixels, seed: int = 0, **options: Any) -> Experiment:
 
 def for_budget(key: str, seconds: float, make: Callable[[int], Experiment], seed: int) -> tuple[BFN, Result]:
     """The model of a training that takes about so many CPU seconds."""
-
-    def sized() -> Experiment:
-        path = CACHE / "models" / f"{key}-{seconds:g}.steps"  # the same for all seeds
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(steps_for(make(seed), seconds)))
-        return with_steps(make(seed), int(path.read_text()))
-
-    return kept(f"{key}-{seconds:g}-{seed}", sized)
+    name = f"images/{key}-{seconds:g}"
+    steps = remembered(f"{name}-steps", lambda: {"steps": steps_for(make(seed), seconds)})["steps"]  # for all seeds
+    return kept(f"{name}-{seed}", lambda: with_steps(make(seed), steps))
 
 
 def priced(pixels: Pixels, seconds: float, seeds: int, quick: bool, **options: Any) -> Result:
@@ -134,9 +133,11 @@ def binary(seconds: float, seed: int) -> tuple[BFN, Result]:
 
 
 def looked_at(quick: bool, seeds: int = 3) -> Result:
-    """Grey samples, beside flow matching on the same network and for the same steps."""
-    python = environment_of("torchcfm", "torchcfm==1.0.7", "pot")
-    budget, n, rows = (3.0 if quick else GREY_SECONDS), (20 if quick else SAMPLES), []
+    """Grey samples, beside flow matching on the same network and for the same steps.
+
+    The first seed has all settings of the peer; the others have the one whose samples at 20 evaluations are best there.
+    """
+    budget, n, rows, settings = (3.0 if quick else GREY_SECONDS), (20 if quick else SAMPLES), [], list(PEERS)
     for seed in range(1 if quick else seeds):
         model, cost = grey(budget, seed)
         row: Result = {"seed": seed, "cost": cost}
@@ -144,16 +145,40 @@ def looked_at(quick: bool, seeds: int = 3) -> Result:
             row[f"ours {steps}"] = sampled(model, "bins", None, steps, n=n)
         row["guided 20"] = sampled(model, "bins", None, 20, n=n, guidance=1.0)
         print(json.dumps(row), file=sys.stderr, flush=True)
-        options = {"steps": cost["steps"], "width": WIDTH, "seed": seed, "samples": n}
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        for peer, lr in PEERS.items():
-            recipe = json.dumps({**RECIPE, "lr": lr})
-            row[peer] = run_of(python, "benchmarks.data.peers.images_torchcfm", *words, "--recipe", recipe)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+        options = {"steps": cost["steps"], "width": WIDTH, "seed": seed, "samples": n, "recipe": json.dumps(RECIPE)}
+        for name in settings:
+            key = f"images/{name}-{cost['steps']}-{seed}-{n}"
+            row[name] = remembered(key, partial(_of_peer, {**options, **PEERS[name]}))
+            print(json.dumps({name: row[name]}), file=sys.stderr, flush=True)
         rows.append(row)
-        if not quick:
-            save("images-grey", {"partial": True, "rows": rows})
+        settings = [min(settings, key=lambda name: best_of_peer(rows[0][name], 20)[1]["distance"])]
     return {"budget": budget, "width": WIDTH, "samples": n, "floor": images.floor(n, "bins"), "rows": rows}
+
+
+def _of_peer(options: Mapping[str, Any]) -> Result:
+    """Scores of the peer with these options."""
+    python = environment_of("torchcfm", "torchcfm==1.0.7", "pot")
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    return run_of(python, "benchmarks.data.peers.images_torchcfm", *words)
+
+
+def best_of_peer(scores: Mapping[str, Any], evaluations: int) -> tuple[str, Result]:
+    """The method whose samples of so many evaluations are best, and its scores."""
+    names = [name for name in METHODS if name.endswith(f" {evaluations}") and name in scores]
+    best = min(names, key=lambda name: scores[name]["distance"])
+    return best, scores[best]
+
+
+def binary_samples(quick: bool) -> Result:
+    """Many black and white samples, so that the floor of as many held-out images is low."""
+    n = 20 if quick else 2000
+    model, cost = binary(3.0 if quick else BINARY_SECONDS, 0)
+    rows: Result = {}
+    for name, sampler in (("default", None), ("ancestral", AncestralSampler())):
+        for evaluations in (20, 50):
+            rows[f"{name} {evaluations}"] = sampled(model, "binary", sampler, evaluations, n=n)
+            print(name, evaluations, rows[f"{name} {evaluations}"], file=sys.stderr, flush=True)
+    return {"cost": cost, "samples": n, "floor": images.floor(n, "binary"), "rows": rows}
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -169,7 +194,7 @@ def binary_losses(quick: bool) -> Result:
     rows = []
     for name, loss in LOSSES.items():
         make = partial(experiment, "binary", loss=loss, width=16, lr=4e-3, ema_decay=0.98, steps=20 if quick else 700)
-        model, cost = kept(f"binary-{name}-{'quick' if quick else 700}", make)
+        model, cost = kept(f"images/binary-{name}-{'quick' if quick else 700}", make)
         scores = [
             sampled(model, "binary", sampler, 20, n=20 if quick else 300) for sampler in (AncestralSampler(), None)
         ]
@@ -227,23 +252,24 @@ def sheet(x: Tensor) -> Image.Image:
     return picture.resize((560, 560), Image.Resampling.NEAREST)
 
 
-def _prices(pixels: Pixels, minutes: float, seeds: int, **options: Any) -> Callable[[bool], Result]:
-    return lambda quick: priced(pixels, 60.0 * minutes, seeds, quick, **options)
+def _prices(pixels: Pixels, minutes: float, seeds: int, **options: Any) -> Run:
+    return Run(lambda quick: priced(pixels, 60.0 * minutes, seeds, quick, **options), seeds * (minutes + 2.0))
 
 
-RUNS: Mapping[str, Callable[[bool], Result]] = {
-    "images-baselines": baselines,
-    "images-binary-losses": binary_losses,
+RUNS: Mapping[str, Run] = {
+    "images-baselines": Run(baselines, 1),
+    "images-binary-losses": Run(binary_losses, 8),
     "images-binary-2": _prices("binary", 2, 1, loss=BINARY),
     "images-binary-4": _prices("binary", 4, 3, loss=BINARY),
     "images-binary-15": _prices("binary", 15, 1, loss=BINARY),
     "images-bins-4": _prices("bins", 4, 3, **BINS),
     "images-bins-15": _prices("bins", 15, 1, **BINS),
-    "images-digits": digits,
-    "images-grey": looked_at,
-    "images-sheets": sheets,
-    "images-samplers-grey": partial(samplers, "bins"),
-    "images-samplers-binary": partial(samplers, "binary"),
+    "images-digits": Run(digits, 8),
+    "images-grey": Run(looked_at, 45),
+    "images-sheets": Run(sheets, 2),
+    "images-samplers-grey": Run(partial(samplers, "bins"), 5),
+    "images-samplers-binary": Run(partial(samplers, "binary"), 5),
+    "images-binary-samples": Run(binary_samples, 7),
 }
 
 
