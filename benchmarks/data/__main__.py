@@ -20,7 +20,7 @@ from types import ModuleType
 
 import torch
 
-from . import __path__ as package, goals
+from . import __path__ as package, figures, goals
 from .common import CACHE, Cache, Result, Run, alone, machine, minutes, result_file, save, saved, version
 
 PAGE = """\
@@ -93,6 +93,7 @@ def main() -> None:
         return
     if options.write:
         options.write.write_text(page())
+        figures.write(saved(), options.write.parent.parent / "figures")
         return
     wanted = options.only.split(",") if options.only else list(runs)
     if unknown := [name for name in wanted if name not in runs]:

@@ -62,9 +62,8 @@ def machine() -> str:
 def version() -> dict[str, str]:
     """Commit of the repository, and a digest of the source code of the toolkit and its plugins as it is."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*"]
-    described = (
-        subprocess.run(command, capture_output=True, text=True).stdout.strip() if (ROOT / ".git").exists() else ""
-    )
+    has_git = (ROOT / ".git").exists()
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if has_git else ""
     digest, folders = hashlib.sha256(), ("bfn_toolkit", "plugins")
     for path in sorted(path for name in folders for end in ("py", "toml") for path in ROOT.glob(f"{name}/**/*.{end}")):
         digest.update(path.read_bytes())
