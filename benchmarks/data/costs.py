@@ -95,8 +95,8 @@ def section(results: Mapping[str, Result]) -> str:
         "## Report, a sample, memory",
         "",
         "The report after training has the samples, the scores, the figures and the page. A sample is compared with "
-        f"the network alone: as many evaluations of the rows asked for, {STEPS} here, with the 95 % interval; the command "
-        "is `bfn sample RUN -n 1` from its start to its end.",
+        f"the network alone: as many evaluations of the rows asked for, {STEPS} here, with the 95 % interval. The "
+        "command is `bfn sample RUN -n 1` from its start to its end.",
         "",
         "| | training | report | 1 sample / network | 16 samples / network | command |",
         "|---|---|---|---|---|---|",

@@ -30,8 +30,8 @@ def _prices(results: Mapping[str, Result]) -> Iterator[tuple[str, list[Bar]]]:
     """Titles and bars of the panels."""
     of = results.get("images-baselines")
     for kind, unit, title in (
-        ("binary", "nats", "Fashion-MNIST, black and white: nats"),
-        ("bins", "bits", "Fashion-MNIST, 256 bins: bits per dimension"),
+        ("binary", "nats", "Black and white images: nats"),
+        ("bins", "bits", "256 bins: bits per dimension"),
     ):
         found = {minutes: results.get(f"images-{kind}-{minutes}") for minutes in (2, 4, 15)}
         ours = [
@@ -79,12 +79,13 @@ def samplers(tables: Mapping[str, Result]) -> StyledFigure:
     figure = StyledFigure(9.0, 3.6)
     for i, (kind, result) in enumerate(tables.items()):
         axis: Any = figure.add_subplot(1, len(tables), i + 1)
-        for j, (name, row) in enumerate(result["table"].items()):
+        for j, (name, row) in enumerate((name, row) for name, row in result["table"].items() if len(row) > 1):
             counts = sorted(row, key=int)
             heights = [row[count]["distance"] for count in counts]
-            axis.loglog([int(n) for n in counts], heights, marker="o", label=name, color=f"C{j}")
+            axis.semilogx([int(n) for n in counts], heights, marker="o", label=name, color=f"C{j}")
         axis.axhline(result["floor"]["distance"], color="black", linestyle="--", linewidth=1.0)
         axis.set(xlabel="evaluations of the network", title="grey" if kind == "grey" else "black and white")
+        axis.set_ylim(bottom=0.0)
         axis.set_xticks([10, 20, 50, 100], ["10", "20", "50", "100"])
         axis.minorticks_off()
         if not i:

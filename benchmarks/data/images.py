@@ -184,9 +184,11 @@ def scores(x: Tensor, labels: Tensor, pixels: Pixels) -> dict[str, float]:
 
 
 def floor(n: int, pixels: Pixels) -> dict[str, float]:
-    """Scores of n other held-out images."""
-    data = held_out(pixels, n)
-    return scores(data.x, data.condition["label"], pixels)
+    """Scores of n other held-out images, of which each label has as many, as samples have."""
+    data = held_out(pixels, 5000)
+    labels = data.condition["label"]
+    index = torch.cat([(labels == label).nonzero()[: n // 10, 0] for label in range(10)])
+    return scores(data.x[index], labels[index], pixels)
 
 
 def asked(n: int) -> Tensor:
