@@ -50,7 +50,7 @@ class Goal:
         if self.reached is None:
             return "not measured"
         apart = abs(self.reached - self.limit)
-        inside = " (within the error)" if apart <= self.error else ""
+        inside = " (within the error)" if 0.0 < self.error >= apart else ""
         if self.is_met:
             return f"met{inside}"
         return f"missed by {apart:{self.form}}, {apart / abs(self.limit):.1%}{inside}"
@@ -132,9 +132,7 @@ def _seeds(found: Mapping[str, float]) -> str:
 
 
 def _binary_samples(result: Result | None) -> Goal:
-    what = (
-        "Fashion-MNIST, black and white, 20 evaluations of the default sampler: distance above that of held-out images"
-    )
+    what = "Fashion-MNIST, black and white, 20 evaluations by default: distance above that of held-out images"
     limit = 8.0 - 4.1
     if result is None:
         return Goal(what, limit, None, form=".1f")
@@ -192,10 +190,10 @@ def section(results: Mapping[str, Result]) -> str:
         "",
         f"{met} of {len(found)} goals are met, {len(known) - met} are missed, {len(found) - len(known)} are not "
         "measured. Behind ± is the standard error over the held-out data or, where it is larger, the standard "
-        "deviation over seeds. Distances are of Frechet between features of our own small classifier, and depend on the "
-        "number of samples: they are to be compared with that of as many held-out images, of which each label has as "
-        "many, and not with those of another classifier. So a goal that was set with another one (black and white: 8, "
-        "held-out images 4.1) is stated as what is above the held-out images.",
+        "deviation over seeds. Distances are of Frechet between features of our own small classifier, and depend on "
+        "the number of samples: they are to be compared with that of as many held-out images, of which each label has "
+        "as many, and not with those of another classifier. So a goal that was set with another one (black and white: "
+        "8, held-out images 4.1) is stated as what is above the held-out images.",
         "",
         "| what | goal | reached | beside it | verdict |",
         "|---|---|---|---|---|",
