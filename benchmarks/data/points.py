@@ -44,7 +44,8 @@ from .common import (
 
 SECONDS = {"polygons": 120.0, "typed polygons": 240.0, "molecules": 900.0}
 SEEDS = {"polygons": 3, "typed polygons": 3, "molecules": 1}
-SAMPLES, STEPS = 1000, 100
+SAMPLES = {"polygons": 1000, "typed polygons": 1000, "molecules": 500}
+STEPS = 100
 PEER = ("molecules", "rdkit==2026.9.1", "qm9pack==1.0.3")
 HEAVY, LAST = 7, 4000  # most atoms besides hydrogen of a molecule; number of the last molecule that may have so few
 
@@ -166,19 +167,19 @@ def scores_of_molecules(sets: Sets, data: Sets) -> dict[str, float]:
 
 def measured(kind: str, quick: bool) -> Result:
     """Trains through the reader, and scores samples beside the held-out rows."""
-    seconds, seeds, n = (SECONDS[kind], SEEDS[kind], SAMPLES) if not quick else (20.0, 1, 200)
+    seconds, seeds, n, steps = (SECONDS[kind], SEEDS[kind], SAMPLES[kind], STEPS) if not quick else (5.0, 1, 20, 10)
     found = [
-        remembered(f"points/{kind}-{seconds:g}-{seed}", partial(of_seed, kind, seconds, seed, n))
+        remembered(f"points/{kind}-{seconds:g}-{seed}", partial(of_seed, kind, seconds, seed, n, steps))
         for seed in range(seeds)
     ]
     kinds = {
         part: {name: spread([one[part][name] for one in found]) for name in found[0][part]}
         for part in ("cost", "scores", "held out")
     }
-    return {"budget": seconds, "seeds": seeds, "samples": n, "messages": STEPS, **kinds}
+    return {"budget": seconds, "seeds": seeds, "samples": n, "messages": steps, **kinds}
 
 
-def of_seed(kind: str, seconds: float, seed: int, n: int) -> Result:
+def of_seed(kind: str, seconds: float, seed: int, n: int, steps: int) -> Result:
     """Cost and scores of one training."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{seed}{'.npz' if kind == 'polygons' else '.xyz'}"
@@ -188,7 +189,7 @@ def of_seed(kind: str, seconds: float, seed: int, n: int) -> Result:
             write_polygons(path, kind == "typed polygons", seed)
         run, cost = trained_on(path, seconds, seed)
         dataset = run.experiment.dataset
-        plan = ResolvedPlan.of(run, SamplePlan(n=n, steps=STEPS, seed=seed))
+        plan = ResolvedPlan.of(run, SamplePlan(n=n, steps=steps, seed=seed))
         with cpu_time(cost, "sampling seconds"):
             samples = sets_of(plan.raw(plan.draw()), dataset)
         train, test = rows_of(dataset, "train"), rows_of(dataset, "test")
@@ -233,5 +234,5 @@ WORDS = {
     "molecule of one piece in which RDKit finds bonds that give each atom its valence, without charges or radicals; "
     "different is one of another SMILES than those before, new one that is in no training row.",
 }
-MINUTES = {"polygons": 7, "typed polygons": 14, "molecules": 18}
+MINUTES = {"polygons": 7, "typed polygons": 14, "molecules": 20}
 RUNS = {f"points-{kind.replace(' ', '-')}": Run(partial(measured, kind), minutes) for kind, minutes in MINUTES.items()}
