@@ -25,7 +25,7 @@ from bfn_toolkit.training.trainer import train
 
 from .. import memory
 from ..timing import Variant, interleave, process_time, ratios
-from .common import Result, Run, steps_for, with_steps
+from .common import Result, Run, cpu_time, steps_for, with_steps
 from .images import FASHION
 from .text import kjv_file
 
@@ -40,11 +40,14 @@ def costs(quick: bool) -> Result:
         setting = Experiment.from_path(path, preset=preset)
         with tempfile.TemporaryDirectory() as folder:
             steps = 20 if quick else steps_for(setting, SECONDS)
+            cost: dict[str, float] = {}
             began = time.monotonic()
-            run = train(with_steps(setting, steps), Path(folder) / "run")
+            with cpu_time(cost, "training, CPU"):
+                run = train(with_steps(setting, steps), Path(folder) / "run")
             trained = time.monotonic()
-            complete_run(ResolvedPlan.of(run, SamplePlan()), lambda line: print(line, file=sys.stderr))
-            found[name] = {"training": trained - began, "report": time.monotonic() - trained}
+            with cpu_time(cost, "report, CPU"):
+                complete_run(ResolvedPlan.of(run, SamplePlan()), lambda line: print(line, file=sys.stderr))
+            found[name] = {"training": trained - began, "report": time.monotonic() - trained, **cost}
             found[name]["sampling"] = {str(n): sampling(run, n, 2 if quick else most) for n, most in COUNTS.items()}
             found[name]["command"] = command(run)
         print(name, found[name], file=sys.stderr, flush=True)
@@ -94,7 +97,8 @@ def section(results: Mapping[str, Result]) -> str:
     lines = [
         "## Report, a sample, memory",
         "",
-        "The report after training has the samples, the scores, the figures and the page. A sample is compared with "
+        "The report after training has the samples, the scores, the figures and the page; its budget is in time that "
+        "passes, as are these seconds, of which a busy machine makes more. A sample is compared with "
         f"the network alone: as many evaluations of the rows asked for, {STEPS} here, with the 95 % interval. The "
         "command is `bfn sample RUN -n 1` from its start to its end.",
         "",

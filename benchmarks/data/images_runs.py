@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +31,20 @@ from bfn_toolkit.evaluation.likelihood import likelihood_bound
 from bfn_toolkit.sampling.default import default_sampler
 
 from . import images, images_baselines
-from .common import CACHE, Result, Run, environment_of, kept, remembered, run_of, spread, steps_for, trained, with_steps
+from .common import (
+    CACHE,
+    ROOT,
+    Result,
+    Run,
+    environment_of,
+    kept,
+    remembered,
+    run_of,
+    spread,
+    steps_for,
+    trained,
+    with_steps,
+)
 from .images import Pixels
 from .separation import QUARTER
 
@@ -236,7 +248,7 @@ def digits(quick: bool) -> Result:
 
 def sheets(quick: bool) -> Result:
     """Figures of samples, a column for each label, from the models of the other runs."""
-    folder = CACHE if quick else Path("docs/figures")
+    folder = CACHE if quick else ROOT / "docs" / "figures"
     seconds = (3.0, 3.0) if quick else (GREY_SECONDS, BINARY_SECONDS)
     look, black_and_white = grey(seconds[0], 0)[0], binary(seconds[1], 0)[0]
     for name, model, guidance in (("samples", look, 0.0), ("guided", look, 1.0), ("binary", black_and_white, 0.0)):
