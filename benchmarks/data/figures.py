@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bfn_toolkit.reports.panels import BLUE, ORANGE
 from bfn_toolkit.reports.style import StyledFigure, style
 
@@ -24,6 +26,8 @@ def write(results: Mapping[str, Result], folder: Path) -> None:
     tables = {kind: found for kind in ("grey", "binary") if (found := results.get(f"images-samplers-{kind}"))}
     if tables:
         samplers(tables).savefig(folder / "results_samplers.png", dpi=90)
+    if "examples" in (found := results.get("points-molecules", {})):
+        molecules(found["examples"]).savefig(folder / "results_molecules.png", dpi=75)
 
 
 def _prices(results: Mapping[str, Result]) -> Iterator[tuple[str, list[Bar]]]:
@@ -91,4 +95,28 @@ def samplers(tables: Mapping[str, Result]) -> StyledFigure:
         if not i:
             axis.set_ylabel("distance")
         axis.legend(fontsize=7)
+    return figure
+
+
+RADII = {"H": 0.31, "C": 0.76, "N": 0.71, "O": 0.66, "F": 0.57}  # covalent radii in Angstrom, Cordero et al. 2008
+COLOURS = {"H": "white", "C": "0.4", "N": "tab:blue", "O": "tab:red", "F": "tab:green"}
+
+
+@style()
+def molecules(examples: Sequence[tuple[Sequence[str], Any]]) -> StyledFigure:
+    """Molecules from their flattest side, with a line between atoms that are near enough for a bond."""
+    figure = StyledFigure(8.0, 4.0)
+    for i, (names, places) in enumerate(examples):
+        x = np.array(places) - np.mean(places, 0)
+        x = x @ np.linalg.svd(x)[2].T
+        radii = np.array([RADII[name] for name in names])
+        near = np.linalg.norm(x[:, None] - x, axis=-1) < 1.25 * (radii[:, None] + radii)
+        axis: Any = figure.add_subplot(2, -(-len(examples) // 2), i + 1)
+        for a, b in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+            axis.plot(*x[[a, b], :2].T, color="0.6", linewidth=2.0, zorder=1)
+        colours = [COLOURS[name] for name in names]
+        axis.scatter(*x[:, :2].T, s=300.0 * radii, c=colours, edgecolor="black", linewidth=0.5, zorder=2)
+        axis.set_aspect("equal")
+        axis.axis("off")
+        axis.margins(0.15)
     return figure

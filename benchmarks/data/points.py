@@ -45,7 +45,7 @@ from .common import (
 SECONDS = {"polygons": 120.0, "typed polygons": 240.0, "molecules": 900.0}
 SEEDS = {"polygons": 3, "typed polygons": 3, "molecules": 1}
 SAMPLES = {"polygons": 1000, "typed polygons": 1000, "molecules": 500}
-STEPS = 100
+STEPS, EXAMPLES = 100, 8
 PEER = ("molecules", "rdkit==2026.9.1", "qm9pack==1.0.3")
 HEAVY, LAST = 7, 4000  # most atoms besides hydrogen of a molecule; number of the last molecule that may have so few
 
@@ -176,7 +176,14 @@ def measured(kind: str, quick: bool) -> Result:
         part: {name: spread([one[part][name] for one in found]) for name in found[0][part]}
         for part in ("cost", "scores", "held out")
     }
-    return {"budget": seconds, "seeds": seeds, "samples": n, "messages": steps, **kinds}
+    return {
+        "budget": seconds,
+        "seeds": seeds,
+        "samples": n,
+        "messages": steps,
+        "examples": found[0]["examples"],
+        **kinds,
+    }
 
 
 def of_seed(kind: str, seconds: float, seed: int, n: int, steps: int) -> Result:
@@ -196,7 +203,7 @@ def of_seed(kind: str, seconds: float, seed: int, n: int, steps: int) -> Result:
     score = scores_of_molecules if kind == "molecules" else scores_of_polygons
     result = {"cost": cost, "scores": score(samples, train), "held out": score(test, train)}
     print(json.dumps(result), file=sys.stderr, flush=True)
-    return result
+    return {**result, "examples": [[list(names), x.round(3).tolist()] for names, x in samples[:EXAMPLES]]}
 
 
 def trained_on(path: Path, seconds: float, seed: int) -> tuple[TrainedRun, dict[str, float]]:
@@ -220,6 +227,9 @@ def section(results: Mapping[str, Result]) -> str:
         for name, found in result["scores"].items():
             lines.append(f"| {name} | {_cell(found)} | {_cell(result['held out'][name])} |")
         lines.append("")
+        if kind == "molecules":
+            lines += ["![The first molecules that were drawn](../figures/results_molecules.png)", ""]
+            lines += ["The first samples, none left out: hydrogen white, carbon grey, nitrogen blue, oxygen red.", ""]
     return "\n".join(lines) if len(lines) > 2 else ""
 
 

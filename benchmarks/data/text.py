@@ -301,6 +301,11 @@ def section(results: Mapping[str, Result]) -> str:
     lines = ["## Text: the King James Version in 27 characters", ""]
     if found := results.get("text"):
         lines += [*_prices(found, results.get("text-long")), ""]
+        lines += ["![Pieces of the text beside samples](../figures/text_samples.png)", ""]
+        lines += [
+            "Pieces of the text beside samples of a run of the command line ([Your text](../tutorials/your_text.md)).",
+            "",
+        ]
     if found := results.get("text-samplers"):
         lines += [*_samplers(found), ""]
     if found := results.get("text-long"):
