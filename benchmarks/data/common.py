@@ -159,11 +159,11 @@ def with_steps(experiment: Experiment, steps: int, **training: Any) -> Experimen
 def steps_for(experiment: Experiment, seconds: float) -> int:
     """Number of steps that take so many CPU seconds, from two short trainings."""
     pace = {}
-    for steps in (5, 5, 25):  # the first training also reads the data
+    for steps in (5, 5, 45):  # the first training also reads the data
         start = time.process_time()
         train(with_steps(experiment, steps))
         pace[steps] = time.process_time() - start
-    return max(10, round(seconds * 20 / (pace[25] - pace[5])))
+    return max(10, round(seconds * 40 / (pace[45] - pace[5])))
 
 
 def trained(experiment: Experiment) -> tuple[TrainedRun, dict[str, float]]:

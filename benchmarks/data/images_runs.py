@@ -42,7 +42,6 @@ from .common import (
     run_of,
     spread,
     steps_for,
-    trained,
     with_steps,
 )
 from .images import Pixels
@@ -238,8 +237,9 @@ def digits(quick: bool) -> Result:
             "training": {"steps": 900, "batch_size": 128, "lr": 1e-3, "warmup": 50, "ema_decay": 0.99},
         }
         made = Experiment.from_mapping(tables, base="default")
-        run, cost = trained(with_steps(made, 20) if quick else made)
-        bound = likelihood_bound(run.model, run.split("test"), draws=2 if quick else 30)
+        steps = 20 if quick else made.training.steps
+        model, cost = kept(f"images/digits-{pixels}-{steps}", partial(with_steps, made, steps))
+        bound = likelihood_bound(model, made.dataset.split("test"), draws=2 if quick else 30)
         of = images_baselines.of_binary if levels == 2 else partial(images_baselines.of_bins, levels=levels)
         price = {"nats": bound.total.value, "stderr": bound.total.stderr, "bits": bound.bits_per_dimension.value}
         found[pixels] = {"cost": cost, "price": price, "baselines": of(*_levels(made.dataset))}
