@@ -66,8 +66,9 @@ bench: install  ## ratios to bare torch, which docs/reference/benchmarks.md reco
 bench-samplers: install  ## quality of samples by evaluations of the network, which docs/reference/sampler_tables.md records: half an hour
 	$(BIN)/python -m benchmarks.quality --write docs/reference/sampler_tables.md
 
+# What is saved is kept: OPTIONS=--list shows it, OPTIONS='--only NAME --again' measures it anew.  Two of them share the work.
 bench-data: install  ## what is learned from images, text, strings and points, beside peers, which docs/reference/results.md records: hours
-	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.data $(OPTIONS)
 	$(BIN)/python -m benchmarks.data --write docs/reference/results.md
 
 bench-tables: install  ## mixed tables beside other generators, which docs/reference/results_tables.md records: hours

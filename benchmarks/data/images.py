@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from bfn_toolkit.evaluation.likelihood import CodeLength, likelihood_bound
 from bfn_toolkit.shapes import Data
 from bfn_unet import UNet
 
-from .common import CACHE
+from .common import CACHE, Cache
 
 FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))  # Debian: dataset-fashion-mnist
 AXES = ("height", "width")
@@ -131,16 +131,20 @@ def looks(x: Data) -> Tensor:
 
 
 @cache
-@torch.inference_mode(False)
-@torch.enable_grad()
 def classifier(pixels: Pixels) -> Classifier:
     """The classifier of a kind of pixels, trained once on the labels and then kept."""
-    path = CACHE / f"classifier-{pixels}.pt"
+    path = Cache.made(CACHE / f"classifier-{pixels}.pt", partial(_trained_classifier, pixels))
     with seeded(0, "classifier"):
         network = Classifier()
-        if path.exists():
-            network.load_state_dict(torch.load(path, weights_only=True))
-            return network.eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval()
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _trained_classifier(pixels: Pixels, path: Path) -> None:
+    with seeded(0, "classifier"):
+        network = Classifier()
         data, steps, rows = split(pixels, "all"), 1800, 128
         x, labels = looks(data.x), data.condition["label"]
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
@@ -152,9 +156,7 @@ def classifier(pixels: Pixels) -> Classifier:
             loss.backward()
             optimizer.step()
             schedule.step()
-    CACHE.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), path)
-    return network.eval()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -182,9 +184,11 @@ def scores(x: Tensor, labels: Tensor, pixels: Pixels) -> dict[str, float]:
 
 
 def floor(n: int, pixels: Pixels) -> dict[str, float]:
-    """Scores of n other held-out images."""
-    data = held_out(pixels, n)
-    return scores(data.x, data.condition["label"], pixels)
+    """Scores of n other held-out images, of which each label has as many, as samples have."""
+    data = held_out(pixels, 5000)
+    labels = data.condition["label"]
+    index = torch.cat([(labels == label).nonzero()[: n // 10, 0] for label in range(10)])
+    return scores(data.x[index], labels[index], pixels)
 
 
 def asked(n: int) -> Tensor:

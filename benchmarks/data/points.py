@@ -1,15 +1,19 @@
 """Points: polygons, polygons with types in space, and small molecules, through files and the reader ``points``.
 
 Polygons are a test with a known answer: shares of the sizes, edges, diagonals, and types that alternate around squares.
-Molecules are the saturated chains and stars of up to four atoms of carbon, nitrogen and oxygen, with their hydrogens,
-of which rdkit, in an environment of its own, embeds some conformers.  A sample is valid if its bonds, pairs nearer than
-1.25 times the sum of their covalent radii, give each atom its valence and connect all of them.
+Molecules are those of QM9 (Ramakrishnan et al. 2014) with up to seven atoms besides hydrogen, with the coordinates of
+density functional theory that the package ``qm9pack`` ships; RDKit tells whether bonds and valences are right.
 """
 
 from __future__ import annotations
 
+import ast
+import csv
+import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +23,31 @@ from torch import Tensor
 
 from bfn_points import Points
 from bfn_polygons import Polygons, distances
-from bfn_toolkit import Run, w1
+from bfn_toolkit import Run as TrainedRun, w1
 from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 
-from .common import CACHE, Result, environment_of, run_of, spread, steps_for, trained, with_steps
+from .common import (
+    CACHE,
+    Cache,
+    Result,
+    Run,
+    cpu_time,
+    environment_of,
+    remembered,
+    run_of,
+    spread,
+    steps_for,
+    trained,
+    with_steps,
+)
 
 SECONDS = {"polygons": 120.0, "typed polygons": 240.0, "molecules": 900.0}
 SEEDS = {"polygons": 3, "typed polygons": 3, "molecules": 1}
-SAMPLES, STEPS = 1000, 100
-RADII = {"H": 0.31, "C": 0.76, "N": 0.71, "O": 0.66}  # covalent radii in Angstrom, Cordero et al. 2008
-VALENCE = {"H": 1, "C": 4, "N": 3, "O": 2}
-CONFORMERS = 40
+SAMPLES = {"polygons": 1000, "typed polygons": 1000, "molecules": 500}
+STEPS, EXAMPLES = 100, 8
+PEER = ("molecules", "rdkit==2026.9.1", "qm9pack==1.0.3")
+HEAVY, LAST = 7, 4000  # most atoms besides hydrogen of a molecule; number of the last molecule that may have so few
 
 Sets = list[tuple[Sequence[str], np.ndarray[Any, Any]]]  # names and positions of each set
 
@@ -108,47 +125,41 @@ def _right_types(example: tuple[Sequence[str], Any]) -> bool:
 # Molecules
 
 
-def scores_of_molecules(sets: Sets, data: Sets) -> dict[str, float]:
-    """Shares of atoms with their valence, of valid molecules, and among these of different and of new ones."""
-    graphs = [graph_of(*example) for example in sets]
-    known = {graph for example in data if (graph := graph_of(*example)[0])}
-    valid = [graph for graph, _ in graphs if graph]
-    right = sum(count for _, count in graphs)
-    return {
-        "atoms with their valence": right / sum(len(x) for _, x in sets),
-        "valid": len(valid) / len(sets),
-        "different": len(set(valid)) / max(1, len(valid)),
-        "new": sum(graph not in known for graph in valid) / max(1, len(valid)),
-    }
-
-
-def graph_of(names: Sequence[str], x: np.ndarray[Any, Any]) -> tuple[str, int]:
-    """A text that is equal for equal graphs of bonds, "" if they are not valid, and the number of right atoms.
-
-    The text is the sorted neighbourhoods of the atoms after as many rounds as there are atoms (Weisfeiler and Lehman).
-    """
-    radii = np.array([RADII[name] for name in names])
-    apart = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    bonds = (apart < 1.25 * (radii[:, None] + radii)) & ~np.eye(len(x), dtype=bool)
-    right = bonds.sum(1) == [VALENCE[name] for name in names]
-    reached = np.linalg.matrix_power(bonds + np.eye(len(x)), max(1, len(x))) > 0
-    if not (right.all() and reached.all()):
-        return "", int(right.sum())
-    colours = list(names)
-    for _ in range(4):
-        colours = [
-            f"{colour}({','.join(sorted(np.array(colours, dtype=object)[row]))})"
-            for colour, row in zip(colours, bonds, strict=True)
-        ]
-    return ";".join(sorted(colours)), int(right.sum())
-
-
+@cache
 def molecules_file() -> Path:
-    """The .xyz file of molecules, made once by rdkit in its own environment."""
-    path = CACHE / "molecules.xyz"
-    if not path.exists():
-        run_of(environment_of("rdkit", "rdkit==2026.9.1"), "benchmarks.data.molecules", str(path), str(CONFORMERS))
-    return path
+    """The .xyz file of the 3,921 molecules."""
+
+    def write(path: Path) -> None:
+        folder, heavy = environment_of(*PEER).parents[1], HEAVY
+        (source,) = folder.glob("lib/python*/site-packages/qm9pack/data/qm9_part1.csv")  # ordered by size
+        blocks = []
+        with source.open() as file:
+            for row in csv.DictReader(file):
+                elements, places = ast.literal_eval(row["Elements"]), ast.literal_eval(row["XYZ_Ang"])
+                if sum(element != "H" for element in elements) <= heavy:
+                    blocks.append(xyz(elements, np.array(places), row["SMILES"]))
+                elif int(row["Index"]) > LAST:
+                    break
+        path.write_text("".join(blocks))
+
+    return Cache.made(CACHE / "qm9.xyz", write)
+
+
+def xyz(names: Sequence[str], places: np.ndarray[Any, Any], comment: str = "") -> str:
+    """A set of atoms as a block of an .xyz file."""
+    lines = (" ".join([name, *(f"{v:.5f}" for v in place)]) for name, place in zip(names, places.tolist(), strict=True))
+    return "\n".join([str(len(names)), comment, *lines]) + "\n"
+
+
+def scores_of_molecules(sets: Sets, data: Sets) -> dict[str, float]:
+    """Shares of molecules with right bonds and valences, and of different and new ones among them, by RDKit."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("training.xyz", "samples.xyz")]
+        for file, some in zip(files, (data, sets), strict=True):
+            file.write_text("".join(xyz(*one) for one in some))
+        found = run_of(environment_of(*PEER), f"{__package__}._molecules", *map(str, files))
+    result: dict[str, float] = found[str(files[1])]
+    return result
 
 
 # Runs
@@ -156,38 +167,46 @@ def molecules_file() -> Path:
 
 def measured(kind: str, quick: bool) -> Result:
     """Trains through the reader, and scores samples beside the held-out rows."""
-    seconds, seeds = (SECONDS[kind], SEEDS[kind]) if not quick else (20.0, 1)
-    scores: list[dict[str, float]] = []
-    floors: list[dict[str, float]] = []
-    costs: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(seeds):
-            path = Path(folder) / f"{seed}{'.npz' if kind == 'polygons' else '.xyz'}"
-            if kind == "molecules":
-                path = molecules_file()
-            else:
-                write_polygons(path, kind == "typed polygons", seed)
-            run, cost = trained_on(path, seconds, seed)
-            dataset = run.experiment.dataset
-            plan = ResolvedPlan.of(run, SamplePlan(n=200 if quick else SAMPLES, steps=STEPS, seed=seed))
-            samples = sets_of(plan.raw(plan.draw()), dataset)
-            train, test = rows_of(dataset, "train"), rows_of(dataset, "test")
-            score = scores_of_molecules if kind == "molecules" else scores_of_polygons
-            scores.append(score(samples, train))
-            floors.append(score(test, train))
-            costs.append(cost)
+    seconds, seeds, n, steps = (SECONDS[kind], SEEDS[kind], SAMPLES[kind], STEPS) if not quick else (5.0, 1, 20, 10)
+    found = [
+        remembered(f"points/{kind}-{seconds:g}-{seed}", partial(of_seed, kind, seconds, seed, n, steps))
+        for seed in range(seeds)
+    ]
+    kinds = {
+        part: {name: spread([one[part][name] for one in found]) for name in found[0][part]}
+        for part in ("cost", "scores", "held out")
+    }
     return {
         "budget": seconds,
         "seeds": seeds,
-        "samples": SAMPLES,
-        "messages": STEPS,
-        "cost": {name: spread([cost[name] for cost in costs]) for name in costs[0]},
-        "scores": {name: spread([found[name] for found in scores]) for name in scores[0]},
-        "held out": {name: spread([found[name] for found in floors]) for name in floors[0]},
+        "samples": n,
+        "messages": steps,
+        "examples": found[0]["examples"],
+        **kinds,
     }
 
 
-def trained_on(path: Path, seconds: float, seed: int) -> tuple[Run, dict[str, float]]:
+def of_seed(kind: str, seconds: float, seed: int, n: int, steps: int) -> Result:
+    """Cost and scores of one training."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{seed}{'.npz' if kind == 'polygons' else '.xyz'}"
+        if kind == "molecules":
+            path = molecules_file()
+        else:
+            write_polygons(path, kind == "typed polygons", seed)
+        run, cost = trained_on(path, seconds, seed)
+        dataset = run.experiment.dataset
+        plan = ResolvedPlan.of(run, SamplePlan(n=n, steps=steps, seed=seed))
+        with cpu_time(cost, "sampling seconds"):
+            samples = sets_of(plan.raw(plan.draw()), dataset)
+        train, test = rows_of(dataset, "train"), rows_of(dataset, "test")
+    score = scores_of_molecules if kind == "molecules" else scores_of_polygons
+    result = {"cost": cost, "scores": score(samples, train), "held out": score(test, train)}
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return {**result, "examples": [[list(names), x.round(3).tolist()] for names, x in samples[:EXAMPLES]]}
+
+
+def trained_on(path: Path, seconds: float, seed: int) -> tuple[TrainedRun, dict[str, float]]:
     """A run of the defaults, for so many CPU seconds."""
     dataset = {"name": "points", "path": str(path)}
     experiment = Experiment.from_mapping({"dataset": dataset, "seed": seed}, base="default")
@@ -201,11 +220,16 @@ def section(results: Mapping[str, Result]) -> str:
         result = results.get(f"points-{kind.replace(' ', '-')}")
         if result is None:
             continue
-        lines += [f"### {kind.capitalize()}, {result['budget']:.0f} s, {result['seeds']} seeds", ""]
+        seeds = f"{result['seeds']} seed{'s' * (result['seeds'] > 1)}"
+        lines += [f"### {kind.capitalize()}, {result['budget']:.0f} s, {seeds}", ""]
+        lines += [f"{WORDS[kind]} {result['samples']:,} samples of {result['messages']} messages.", ""]
         lines += ["| | samples | held-out rows |", "|---|---|---|"]
         for name, found in result["scores"].items():
             lines.append(f"| {name} | {_cell(found)} | {_cell(result['held out'][name])} |")
         lines.append("")
+        if kind == "molecules":
+            lines += ["![The first molecules that were drawn](../figures/results_molecules.png)", ""]
+            lines += ["The first samples, none left out: hydrogen white, carbon grey, nitrogen blue, oxygen red.", ""]
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -213,4 +237,12 @@ def _cell(found: Mapping[str, float]) -> str:
     return f"{found['mean']:.3f} ± {found['std']:.3f}" if found["n"] > 1 else f"{found['mean']:.3f}"
 
 
-RUNS = {f"points-{kind.replace(' ', '-')}": (lambda quick, kind=kind: measured(kind, quick)) for kind in SECONDS}
+WORDS = {
+    "polygons": "Triangles and squares in the plane, as .npz; distances W1 of the lengths, of which an edge has 3.",
+    "typed polygons": "The same turned in space, with types that alternate around squares, as .xyz.",
+    "molecules": "QM9 up to seven atoms besides hydrogen, 3,921 molecules as .xyz (the package `qm9pack`). Right is a "
+    "molecule of one piece in which RDKit finds bonds that give each atom its valence, without charges or radicals; "
+    "different is one of another SMILES than those before, new one that is in no training row.",
+}
+MINUTES = {"polygons": 7, "typed polygons": 14, "molecules": 20}
+RUNS = {f"points-{kind.replace(' ', '-')}": Run(partial(measured, kind), minutes) for kind, minutes in MINUTES.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from bfn_toolkit import (
@@ -20,7 +21,7 @@ from bfn_toolkit import (
 from bfn_toolkit.storage.files import to_json
 
 from . import images
-from .common import CACHE, Result, cpu_time, kept
+from .common import Result, Run, cpu_time, kept, remembered
 
 QUARTER = 0.5 / images.BINS  # of a bin: sigma_1 for prices
 STEPS, WIDTH, SAMPLES = 600, 16, 300
@@ -56,18 +57,13 @@ def trained_cell(cell: Cell, *, steps: int = STEPS, width: int = WIDTH, seed: in
 
 def measured(cell: Cell, **options: Any) -> Result:
     """Scores of a cell."""
-    keys = dict(zip(("head", "sigma_1", "weighting", "times"), cell, strict=True))
-    path = CACHE / "separation" / f"{json.dumps([cell, options, SAMPLES])}.json"
-    if path.exists():
-        result: Result = json.loads(path.read_text())
-        return result
     model, cost = trained_cell(cell, **options)
+    keys = dict(zip(("head", "sigma_1", "weighting", "times"), cell, strict=True))
     result = {**keys, **options, "cost": cost, "price": images.price(model, "bins")}
     with cpu_time(cost, "scoring"):
         for sampler in (SDE2(), ODE2()):
             x = images.samples(model, SAMPLES, 20, sampler)
             result[type(sampler).__name__] = images.scores(x, images.asked(SAMPLES), "bins")
-    path.write_text(to_json(result, indent=None))
     print(to_json(result, indent=None), file=sys.stderr, flush=True)
     return result
 
@@ -76,11 +72,13 @@ def separate(quick: bool) -> Result:
     """All cells."""
     options = {"steps": 20} if quick else {}
     cells = FIRST[:2] if quick else [*FIRST, *SECOND]
-    rows = [measured(cell, **options) for cell in cells]
+    rows = [
+        remembered(f"separation/{json.dumps([cell, options])}", partial(measured, cell, **options)) for cell in cells
+    ]
     return {"steps": STEPS, "width": WIDTH, "samples": SAMPLES, "floor": images.floor(SAMPLES, "bins"), "rows": rows}
 
 
-RUNS = {"images-separation": separate}
+RUNS = {"images-separation": Run(separate, 32)}
 
 
 def section(results: Mapping[str, Result]) -> str:

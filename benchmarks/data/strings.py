@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import random
 import statistics
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from bfn_lines import Lines
-from bfn_toolkit import Run
+from bfn_toolkit import Run as TrainedRun, seeded
 from bfn_toolkit.config.experiment import Experiment
-from bfn_toolkit.evaluation.likelihood import likelihood_bound
+from bfn_toolkit.evaluation.likelihood import Estimate, likelihood_bound
 from bfn_toolkit.runs.sampling import ResolvedPlan, SamplePlan
 
-from .common import CACHE, Result, cpu_time, environment_of, run_of, spread, steps_for, trained, with_steps
+from .autoregressive import Autoregressive, fitted
+from .common import (
+    CACHE,
+    Cache,
+    Result,
+    Run,
+    cpu_time,
+    environment_of,
+    remembered,
+    run_of,
+    spread,
+    steps_for,
+    trained,
+    with_steps,
+)
 
 PEER = ("strings", "rdkit==2026.9.1", "molsets==0.3.1")  # the second has the data
 EVERY = 16  # of the 1.6 million training molecules of MOSES
@@ -27,24 +47,26 @@ ORDER = 5  # of the n-grams
 END = "\n"
 SAMPLES, PRICED, MESSAGES = 1000, 1000, 50
 SAMPLERS = ("", "ancestral")  # the first is the default
+PEER_NAME = "autoregressive transformer, same blocks"
+TRAINED, SHARES = ("bfn", PEER_NAME), ("valid", "unique", "new", "all three")
 
 
 @cache
 def molecules() -> Path:
     """A file of 99,042 SMILES, each sixteenth of the training set of MOSES."""
-    path = CACHE / "moses.smi"
-    if not path.exists():
+
+    def write(path: Path) -> None:
         (source,) = environment_of(*PEER).parents[1].glob("lib/python*/site-packages/moses/dataset/data/train.csv.gz")
         _, *rows = gzip.decompress(source.read_bytes()).decode().splitlines()
         path.write_text("\n".join(rows[::EVERY]) + "\n")
-    return path
+
+    return Cache.made(CACHE / "moses.smi", write)
 
 
-def experiment(seed: int, minutes: float) -> Experiment:
-    """What ``bfn train`` does with the file, with the steps that take so long here."""
+def experiment(seed: int = 0) -> Experiment:
+    """What ``bfn train`` does with the file."""
     dataset = {"name": "lines", "path": str(molecules())}
-    setting = Experiment.from_mapping({"dataset": dataset, "seed": seed}, base="default")
-    return with_steps(setting, steps_for(setting, 60.0 * minutes))
+    return Experiment.from_mapping({"dataset": dataset, "seed": seed}, base="default")
 
 
 def strings(dataset: Lines, name: Any) -> list[str]:
@@ -122,7 +144,7 @@ def length_nats(train: Sequence[str], test: Sequence[str]) -> float:
     return statistics.fmean(-math.log((counts[len(row)] + 1) / (len(train) + most)) for row in test)
 
 
-def sampled(run: Run, sampler: str, n: int, messages: int) -> list[str]:
+def sampled(run: TrainedRun, sampler: str, n: int, messages: int) -> list[str]:
     """Strings of a run."""
     plan = ResolvedPlan.of(run, SamplePlan(n=n, steps=messages, sampler=sampler or None))
     raw: list[str] = plan.raw(plan.draw())
@@ -141,8 +163,53 @@ def scores(rows: Mapping[str, Sequence[str]]) -> Result:
         return {name: found[file] for name, file in zip(rows, files, strict=True)}
 
 
+def ours(minutes: float, seed: int, n: int, priced: int, messages: int) -> Result:
+    """Cost, price without that of the length, and samples of a model."""
+    setting, seconds = experiment(seed), 60.0 * minutes
+    steps = remembered(f"strings/{minutes:g}-steps", lambda: {"steps": steps_for(setting, seconds)})["steps"]
+    run, cost = trained(with_steps(setting, steps))
+    held = setting.dataset.split("test").part(0, priced)
+    with cpu_time(cost, "price seconds"):
+        bound = likelihood_bound(run.model, held, draws=8).total
+    rows = {}
+    for sampler in SAMPLERS:
+        name = f"bfn, {sampler or 'default sampler'}"
+        with cpu_time(cost, f"{name} seconds"):
+            rows[name] = sampled(run, sampler, n, messages)
+    return {"cost": cost, "nats": bound.value, "stderr": bound.stderr, "rows": rows}
+
+
+def autoregressive(minutes: float, seed: int, n: int, priced: int) -> Result:
+    """The same of the autoregressive transformer, which says itself where a string ends."""
+    setting = experiment(seed)
+    train, test = (ended(setting.dataset, name) for name in ("train", "test"))
+    end = int(train.max())
+
+    def rows(n: int, generator: torch.Generator) -> Tensor:
+        return train[torch.randint(len(train), (n,), generator=generator)]
+
+    network, cost = fitted(
+        setting, lambda config: Autoregressive(config, end + 1, train.shape[1], end), rows, 60.0 * minutes, seed
+    )
+    with torch.inference_mode():
+        nats = Estimate.of(torch.cat([network(part) for part in test[:priced].split(100)]))
+    with cpu_time(cost, f"{PEER_NAME} seconds"), seeded(seed, "samples"):
+        x = torch.cat([network.draw(min(250, n - i)) for i in range(0, n, 250)])
+    there = (x == end).cumsum(1) == 0
+    drawn = setting.dataset.codec.decode(torch.where(there, x, 0)[:, :-1], there[:, :-1])
+    return {"cost": cost, "nats": nats.value, "stderr": nats.stderr, "rows": {PEER_NAME: drawn}}
+
+
+def ended(dataset: Lines, name: Any) -> Tensor:
+    """The strings of a split as classes of characters, with one more class from the end on: (N, L + 1)."""
+    rows = dataset.split(name)
+    assert isinstance(rows.x, Tensor)
+    end = len(dataset.codec.alphabet)
+    return F.pad(torch.where(rows.mask, rows.x, end), (0, 1), value=end)
+
+
 def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
-    """Prices and shares after so many minutes of training, beside held-out strings and n-grams."""
+    """Prices and shares after so many minutes of training, beside held-out strings, n-grams and autoregression."""
     minutes, seeds, n, messages = (0.2, 1, 50, 10) if quick else (minutes, seeds, SAMPLES, MESSAGES)
     dataset = Lines(molecules())
     train, test = strings(dataset, "train"), strings(dataset, "test")
@@ -154,33 +221,32 @@ def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
         f"{k}-gram": [sum(map(g.nats, priced)) / characters / math.log(2)]
         for k, g in ((1, NGrams(1, train)), (3, NGrams(3, train)), (ORDER, grams))
     }
-    costs = []
+    lengths, costs = length_nats(train, priced), []
     for seed in range(seeds):
-        run, cost = trained(experiment(seed, minutes))
-        with cpu_time(cost, "price seconds"):
-            held = dataset.split("test").part(0, len(priced))
-            nats = likelihood_bound(run.model, held, draws=8).total.value
-        total = (nats + length_nats(train, priced)) * len(priced)
-        prices.setdefault("bfn", []).append(total / characters / math.log(2))
-        for sampler in SAMPLERS:
-            name = f"bfn, {sampler or 'default sampler'}"
-            with cpu_time(cost, f"{name} seconds"):
-                rows[f"{name}, seed {seed}"] = sampled(run, sampler, n, messages)
-        costs.append(cost)
-    found = scores(rows)
+        key = f"{minutes:g}-{seed}-{n}"
+        found = {"bfn": remembered(f"strings/{key}", partial(ours, minutes, seed, n, len(priced), messages))}
+        if not seed:
+            options = (minutes, seed, n, len(priced))
+            found[PEER_NAME] = remembered(f"strings/autoregressive-{key}", partial(autoregressive, *options))
+        for name, one in found.items():
+            nats = one["nats"] + (lengths if name == "bfn" else 0.0)  # the other has priced the end
+            prices.setdefault(name, []).append(nats * len(priced) / characters / math.log(2))
+            costs.append({"of": name, **one["cost"]})
+            rows |= {f"{row}, seed {seed}": some for row, some in one["rows"].items()}
+            print(json.dumps([name, one["cost"], prices[name]]), file=sys.stderr, flush=True)
     return {
         "minutes": minutes,
         "messages": messages,
         "costs": costs,
         "bits": prices,
-        "scores": found,
+        "scores": scores(rows),
         "examples": {k: list(v[:8]) for k, v in rows.items()},
     }
 
 
-RUNS: Mapping[str, Callable[[bool], Result]] = {
-    "strings": measure,
-    "strings-15": partial(measure, minutes=15.0, seeds=1),
+RUNS: Mapping[str, Run] = {
+    "strings": Run(measure, 35),
+    "strings-15": Run(partial(measure, minutes=15.0, seeds=1), 45),
 }
 
 
@@ -189,29 +255,32 @@ def section(results: Mapping[str, Result]) -> str:
     found = [results[name] for name in RUNS if name in results]
     if not found:
         return ""
-    rows = []
+    lines = []
     for result in found:
-        budget = f"{result['minutes']:g} min"
         groups: dict[str, list[Result]] = {}
         for name, row in result["scores"].items():
-            flow = name.startswith("bfn")
-            if flow or result is found[0]:
-                groups.setdefault(f"{name.partition(', seed')[0]}, {budget}" if flow else name, []).append(row)
+            if name.startswith(TRAINED) or result is found[0]:
+                groups.setdefault(name.partition(", seed")[0], []).append(row)
         for name, scored in groups.items():
             bits = next((result["bits"][key] for key in result["bits"] if name.startswith(key)), [])
-            shares = [_cell([row[key] for row in scored], ".1%") for key in ("valid", "unique", "new", "all three")]
-            rows.append("| " + " | ".join([name, _cell(bits, ".3f"), *shares]) + " |")
+            seconds = [cost["seconds"] for cost in result["costs"] if name.startswith(cost.get("of", "bfn"))]
+            shares = [_cell([row[key] for row in scored], ".1%") for key in SHARES]
+            lines.append("| " + " | ".join([name, _cell(seconds, ".0f"), _cell(bits, ".3f"), *shares]) + " |")
+    drawn = found[-1]["examples"]
+    examples = [name for name in drawn if name.startswith("bfn, default sampler")][:1]
+    texts = ["", "The first samples of the last model:", "", "```text", *drawn[examples[0]], "```"] if examples else []
     return f"""\
 ## Strings: SMILES
 
 Each sixteenth molecule of the training set of MOSES (the package `molsets`), as `bfn train molecules.smi` reads it;
-10 % are held out. Bits per character price the length too, by its frequencies. Valid is the share of the strings that
-RDKit reads, unique the share of different molecules among the valid ones, new the share of those that are in no
-training row. Samples take {found[0]["messages"]} messages.
+10 % are held out. Bits per character price the length or the end too: that of `bfn` by the frequencies of the lengths,
+which its samples have. Valid is the share of the strings that RDKit reads, unique the share of different molecules
+among the valid ones, new the share of those that are in no training row. Samples take {found[0]["messages"]} messages.
+The autoregressive transformer has the width, depth, batch and optimiser of ours.
 
-| | bits per character | valid | unique | new | all three |
-|---|---|---|---|---|---|
-{chr(10).join(rows)}
+| | CPU s | bits per character | valid | unique | new | all three |
+|---|---|---|---|---|---|---|
+{chr(10).join([*lines, *texts])}
 """
 
 

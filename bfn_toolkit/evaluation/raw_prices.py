@@ -54,8 +54,8 @@ def raw_prices(
     """Negative log-likelihoods (prices) of rows in the user's form.
 
     Named columns of a family that is sampled one site after another (:attr:`Family.one_by_one`) are priced by the chain
-    rule (:func:`row_prices`); for others the price is the likelihood bound of each row (:func:`likelihood_bound`), which
-    is an estimate.  Gaps that are no value of the data are left out: the rest of the row is priced without them.
+    rule (:func:`row_prices`); for others the price is the likelihood bound of each row (:func:`likelihood_bound`),
+    which is an estimate.  Gaps that are no value of the data are left out: the rest of the row is priced without them.
 
     Arguments:
         model: A model with the codec of its data.

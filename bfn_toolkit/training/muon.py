@@ -5,10 +5,12 @@ moves along all directions alike, where one of AdamW follows the few that the gr
 
 .. math:: W \leftarrow W - \eta \, 0.2 \sqrt{\max(n, m)} \; U V^\top, \qquad M = U S V^\top \in R^{n \times m} .
 
-The factor gives the update the size of one by AdamW, so both take the same learning rate.  The first and the last linear
-layer, whose rows belong to single features or classes, are left to AdamW, as are vectors, tables and convolutions.
+The factor gives the update the size of one by AdamW, so both take the same learning rate.  The first and the last
+linear layer, whose rows belong to single features or classes, are left to AdamW, as are vectors, tables and
+convolutions.
 
-Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982) for the factor.
+Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982) for the
+factor.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for part in self._parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> Tensor | None:  # type: ignore[override]
-        """Makes a step of each part, on the groups and the state that this optimiser has, so that they can be loaded."""
+        """Makes a step of each part, on the groups and the state of this optimiser, which may have been loaded."""
         loss: Tensor | None = None
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state

@@ -17,6 +17,8 @@ from bfn_toolkit.training.muon import Muon
 
 Scheduler = lr_scheduler.LRScheduler
 
+_GIVEN = ("self", "params", "network", "optimizer", "lr")  # arguments that are no options
+
 # One needs a closure, one sparse gradients; the others are base classes, need a validation loss, or combine others.
 _NO_OPTIMIZERS = ("optimizer", "lbfgs", "sparseadam")
 _NO_SCHEDULERS = (
@@ -44,11 +46,7 @@ def _look_up(field: str, name: str, known: Mapping[str, Any], ours: Sequence[str
 
 
 def _refused(field: str, cls: type, options: Mapping[str, Any], error: Exception) -> ConfigError:
-    takes = [
-        name
-        for name in inspect.signature(cls).parameters
-        if name not in ("self", "params", "network", "optimizer", "lr")
-    ]
+    takes = [name for name in inspect.signature(cls).parameters if name not in _GIVEN]
     names = ", ".join(options) or "no options"
     return ConfigError(
         f"training.{field}: {cls.__name__} does not work with {names}: {error}. It takes: {', '.join(takes)}. "
@@ -71,8 +69,8 @@ def make_optimizer(training: Training, network: nn.Module) -> torch.optim.Optimi
         raise ConfigError("the network has no parameters to train")
     if cls is Muon and training.parallel == "fsdp":
         raise ConfigError(
-            'training.optimizer: muon needs whole matrices, of which fsdp gives each process a slice; write "adamw", or '
-            'parallel = "ddp"'
+            "training.optimizer: muon needs whole matrices, of which fsdp gives each process a slice; "
+            'write "adamw", or parallel = "ddp"'
         )
     options, trained = training.optimizer_options, network if cls is Muon else parameters
     real = all(parameter.is_floating_point() for parameter in parameters)
