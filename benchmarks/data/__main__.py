@@ -21,7 +21,7 @@ from types import ModuleType
 import torch
 
 from . import __path__ as package, figures, goals
-from .common import CACHE, Cache, Result, Run, alone, machine, minutes, result_file, save, saved, version
+from .common import CACHE, Cache, Result, Run, Seeds, alone, machine, minutes, result_file, save, saved, version
 
 PAGE = """\
 # Results on real data
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--only", metavar="NAME,...", help="measure these alone")
     parser.add_argument("--again", action="store_true", help="first drop what is saved of them, and train anew")
+    parser.add_argument("--seeds", metavar="N", type=int, help="at most so many seeds of each")
     parser.add_argument("--quick", action="store_true", help="tiny budgets, to try it; nothing is saved")
     parser.add_argument("--list", action="store_true", help="list the measurements with their CPU minutes")
     parser.add_argument(
@@ -86,6 +87,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    Seeds.most = options.seeds
     version()  # before the source code can change
     runs: dict[str, Run] = {name: run for module in subjects() for name, run in module.RUNS.items()}
     if options.list:

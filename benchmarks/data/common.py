@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -141,6 +141,17 @@ def cpu_time(result: dict[str, float], name: str) -> Iterator[None]:
     start = time.process_time()
     yield
     result[name] = round(result.get(name, 0.0) + time.process_time() - start, 2)
+
+
+class Seeds:
+    """Seeds of a measurement that is repeated."""
+
+    most: ClassVar[int | None] = None
+
+    @classmethod
+    def of(cls, n: int, quick: bool = False) -> range:
+        """The first n, or fewer if fewer are wanted."""
+        return range(1 if quick else min(n, cls.most or n))
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -150,7 +150,8 @@ def _text(results: Mapping[str, Result]) -> Iterator[Goal]:
         peers = ", ".join(f"{row['bits']:.2f} in {row['seconds']:.0f} s" for row in found["autoregressive"])
         beside = f"1- to {len(found['n-grams'])}-gram {grams}; autoregressive, same blocks, {peers}"
     what = "King James Version, 27 characters, length 128, {} min: bits per character"
-    prices = [row["prices"]["infinity"] for row in found["flow"]] if found is not None else []
+    flows = found["flow"] if found is not None else []
+    prices = [row["prices"]["infinity"] for row in flows if row["preset"] == flows[0]["preset"]]
     value = spread([price["bits"] for price in prices]) if prices else None
     error = max(value["std"], prices[0]["stderr"]) if value else 0.0
     yield Goal(what.format(5), 3.0, value["mean"] if value else None, error, beside)

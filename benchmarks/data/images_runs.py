@@ -36,6 +36,7 @@ from .common import (
     ROOT,
     Result,
     Run,
+    Seeds,
     environment_of,
     kept,
     remembered,
@@ -79,7 +80,7 @@ def for_budget(key: str, seconds: float, make: Callable[[int], Experiment], seed
 def priced(pixels: Pixels, seconds: float, seeds: int, quick: bool, **options: Any) -> Result:
     """Prices after a budget, for several seeds."""
     rows = []
-    for seed in range(1 if quick else seeds):
+    for seed in Seeds.of(seeds, quick):
         budget, key = (3.0 if quick else seconds), f"{pixels}-priced"
         model, cost = for_budget(key, budget, lambda seed: experiment(pixels, seed, **options), seed)
         rows.append({"seed": seed, "cost": cost, "price": images.price(model, pixels, draws=1 if quick else 8)})
@@ -149,7 +150,7 @@ def looked_at(quick: bool, seeds: int = 3) -> Result:
     The first seed has all settings of the peer; the others have the one whose samples at 20 evaluations are best there.
     """
     budget, n, rows, settings = (3.0 if quick else GREY_SECONDS), (20 if quick else SAMPLES), [], list(PEERS)
-    for seed in range(1 if quick else seeds):
+    for seed in Seeds.of(seeds, quick):
         model, cost = grey(budget, seed)
         row: Result = {"seed": seed, "cost": cost}
         for steps in (20, 50):

@@ -32,6 +32,7 @@ from .common import (
     Cache,
     Result,
     Run,
+    Seeds,
     cpu_time,
     environment_of,
     remembered,
@@ -170,7 +171,7 @@ def measured(kind: str, quick: bool) -> Result:
     seconds, seeds, n, steps = (SECONDS[kind], SEEDS[kind], SAMPLES[kind], STEPS) if not quick else (5.0, 1, 20, 10)
     found = [
         remembered(f"points/{kind}-{seconds:g}-{seed}", partial(of_seed, kind, seconds, seed, n, steps))
-        for seed in range(seeds)
+        for seed in Seeds.of(seeds)
     ]
     kinds = {
         part: {name: spread([one[part][name] for one in found]) for name in found[0][part]}
@@ -178,7 +179,7 @@ def measured(kind: str, quick: bool) -> Result:
     }
     return {
         "budget": seconds,
-        "seeds": seeds,
+        "seeds": len(Seeds.of(seeds)),
         "samples": n,
         "messages": steps,
         "examples": found[0]["examples"],

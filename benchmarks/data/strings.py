@@ -31,6 +31,7 @@ from .common import (
     Cache,
     Result,
     Run,
+    Seeds,
     cpu_time,
     environment_of,
     remembered,
@@ -45,7 +46,7 @@ PEER = ("strings", "rdkit==2026.9.1", "molsets==0.3.1")  # the second has the da
 EVERY = 16  # of the 1.6 million training molecules of MOSES
 ORDER = 5  # of the n-grams
 END = "\n"
-SAMPLES, PRICED, MESSAGES = 1000, 1000, 50
+SAMPLES, PRICED, MESSAGES = 500, 1000, 60
 SAMPLERS = ("", "ancestral")  # the first is the default
 PEER_NAME = "autoregressive transformer, same blocks"
 TRAINED, SHARES = ("bfn", PEER_NAME), ("valid", "unique", "new", "all three")
@@ -222,7 +223,7 @@ def measure(quick: bool, *, minutes: float = 5.0, seeds: int = 3) -> Result:
         for k, g in ((1, NGrams(1, train)), (3, NGrams(3, train)), (ORDER, grams))
     }
     lengths, costs = length_nats(train, priced), []
-    for seed in range(seeds):
+    for seed in Seeds.of(seeds, quick):
         key = f"{minutes:g}-{seed}-{n}"
         found = {"bfn": remembered(f"strings/{key}", partial(ours, minutes, seed, n, len(priced), messages))}
         if not seed:

@@ -38,14 +38,15 @@ from bfn_toolkit.config.experiment import Experiment
 from bfn_toolkit.evaluation.likelihood import Estimate, likelihood_bound
 
 from .autoregressive import Autoregressive, fitted
-from .common import CACHE, Cache, Result, Run, cpu_time, kept, remembered, spread, with_steps
+from .common import CACHE, Cache, Result, Run, Seeds, cpu_time, kept, remembered, spread, with_steps
 
 KJV = os.environ.get("KJV")  # a file with the output of the command below, for machines without it
 COMMAND = ("bible", "-f", "gen1:1-rev22:21")  # Debian: bible-kjv
 LENGTH, CLASSES = 128, 27
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-SEEDS = 1
-QUICK, LONG = 10, 17_000  # steps of training: half an hour; those of the preset take five minutes
+SEEDS = 3
+QUICK, LONG = 10, 15_000  # steps of training: half an hour; those of the presets take five minutes
+PRESETS = ("text", "text8-small")  # by default, and with the family of the paper
 STEPS = (10, 25, 50, 100, 200)
 SCORES = ("bits", "entropy", "distinct", "distance", "words")
 
@@ -152,10 +153,11 @@ def bits(nats: Estimate) -> dict[str, float]:
 # The flow
 
 
-def experiment(steps: int | None = None, seed: int = 0) -> Experiment:
-    """The preset text8-small on this text, with so many steps; the held-out windows are always the same."""
-    options = [("dataset.path", str(kjv_file())), ("dataset.split", "windows"), ("seed", str(seed))]
-    setting = Experiment.from_toml(None, "text8-small", options)
+def experiment(steps: int | None = None, seed: int = 0, preset: str = PRESETS[0]) -> Experiment:
+    """A preset on this text, with so many steps; the held-out windows are always the same."""
+    data = {"name": "text", "path": str(kjv_file()), "length": LENGTH, "alphabet": "text8", "split": "windows"}
+    options = [*((f"dataset.{key}", str(value)) for key, value in data.items()), ("seed", str(seed))]
+    setting = Experiment.from_toml(None, preset, options)
     return setting if steps is None else with_steps(setting, steps)
 
 
@@ -164,19 +166,19 @@ def price(model: BFN, n_steps: int | None = None, draws: int = 4) -> dict[str, f
     return bits(likelihood_bound(model, Batch(windows("test")), n_steps=n_steps, draws=draws).total)
 
 
-def model_of(steps: int | None = None, seed: int = 0) -> tuple[BFN, Result]:
-    """The model of the preset, trained for so many steps or those of the preset, and its cost; the cache keeps it."""
-    setting = experiment(steps, seed)
-    return kept(f"text/{setting.training.steps}-{seed}", lambda: setting)
+def model_of(steps: int | None = None, seed: int = 0, preset: str = PRESETS[0]) -> tuple[BFN, Result]:
+    """The model of a preset, trained for so many steps or those of the preset, and its cost; the cache keeps it."""
+    setting = experiment(steps, seed, preset)
+    return kept(f"text/{preset}-{setting.training.steps}-{seed}", lambda: setting)
 
 
-def flow(steps: int | None, seed: int, message_counts: Sequence[int] = ()) -> Result:
+def flow(steps: int | None, seed: int, preset: str = PRESETS[0], message_counts: Sequence[int] = ()) -> Result:
     """Cost and prices of a model, in continuous time and with some numbers of messages."""
-    model, cost = model_of(steps, seed)
+    model, cost = model_of(steps, seed, preset)
     prices = {"infinity": price(model, draws=1 if steps == QUICK else 4)}
     prices |= {str(n): price(model, n, draws=1) for n in message_counts}
     parameters = sum(p.numel() for p in model.parameters())
-    row = {"seed": seed, **cost, "parameters": parameters, "prices": prices}
+    row = {"preset": preset, "seed": seed, **cost, "parameters": parameters, "prices": prices}
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 
@@ -269,7 +271,9 @@ def prices(quick: bool) -> Result:
     baselines = {str(k): bits(Estimate.of(model.nats(test).sum(1))) for k, model in grams.items()}
     print(json.dumps(baselines), file=sys.stderr, flush=True)
     counts: Sequence[int] = (10,) if quick else (10, 25, 50, 100)
-    flows = [flow(QUICK if quick else None, seed, () if seed else counts) for seed in range(SEEDS)]
+    steps = QUICK if quick else None
+    flows = [flow(steps, seed, PRESETS[0], () if seed else counts) for seed in Seeds.of(SEEDS, quick)]
+    flows += [flow(steps, 0, preset, counts) for preset in PRESETS[1:]]
     peers = [
         remembered(f"text/autoregressive-{seconds:g}", partial(autoregressive, seconds))
         for seconds in ((1.0,) if quick else (100.0, 300.0))
@@ -278,9 +282,10 @@ def prices(quick: bool) -> Result:
 
 
 def samplers(quick: bool) -> Result:
-    """All samplers on the model of 5 minutes."""
-    model, _ = model_of(QUICK if quick else None)
-    return study(model, NGrams(6, windows("train"), windows("valid")), 4 if quick else 48, (10,) if quick else STEPS)
+    """All samplers on the models of 5 minutes."""
+    grams, n, counts = NGrams(6, windows("train"), windows("valid")), 4 if quick else 48, (10,) if quick else STEPS
+    models = {preset: model_of(QUICK if quick else None, preset=preset)[0] for preset in PRESETS}
+    return {preset: study(model, grams, n, counts) for preset, model in models.items()}
 
 
 def long(quick: bool) -> Result:
@@ -306,8 +311,9 @@ def section(results: Mapping[str, Result]) -> str:
             "Pieces of the text beside samples of a run of the command line ([Your text](../tutorials/your_text.md)).",
             "",
         ]
-    if found := results.get("text-samplers"):
-        lines += [*_samplers(found), ""]
+    for preset in PRESETS:
+        if found := results.get("text-samplers", {}).get(preset):
+            lines += [*_samplers(preset, found), ""]
     if found := results.get("text-long"):
         lines += [*_samples(found), ""]
     return "\n".join(lines).strip() if len(lines) > 2 else ""
@@ -315,7 +321,8 @@ def section(results: Mapping[str, Result]) -> str:
 
 def _prices(found: Result, long: Result | None) -> list[str]:
     flows = [*found["flow"], *([long] if long else [])]
-    first, seeds = flows[0], [row["prices"]["infinity"]["bits"] for row in found["flow"]]
+    first = flows[0]
+    seeds = [row["prices"]["infinity"]["bits"] for row in found["flow"] if row["preset"] == first["preset"]]
     counts = sorted(int(n) for n in first["prices"] if n != "infinity")
     lines = [
         f"Windows of {found['length']} characters, {found['windows']:,} of them held out; the characters before a "
@@ -330,7 +337,7 @@ def _prices(found: Result, long: Result | None) -> list[str]:
         for row in found["autoregressive"]
     ]
     lines += [
-        f"| flow, `text8-small`, seed {row['seed']} | {row['seconds']:.0f} s | {row['steps']:,} "
+        f"| flow, `{row['preset']}`, seed {row['seed']} | {row['seconds']:.0f} s | {row['steps']:,} "
         f"| {_bits(row['prices']['infinity'])} |"
         for row in flows
     ]
@@ -338,16 +345,17 @@ def _prices(found: Result, long: Result | None) -> list[str]:
         over = spread(seeds)
         lines += ["", f"Over {over['n']} seeds: {over['mean']:.3f} ± {over['std']:.3f}."]
     if counts:
-        told = ", ".join(f"{first['prices'][str(n)]['bits']:.2f} with {n}" for n in counts)
-        lines += ["", f"The same model with few messages: {told}."]
+        for row in (row for row in found["flow"] if str(counts[0]) in row["prices"]):
+            told = ", ".join(f"{row['prices'][str(n)]['bits']:.2f} with {n}" for n in counts)
+            lines += ["", f"`{row['preset']}` with few messages: {told}."]
     return lines
 
 
-def _samplers(found: Result) -> list[str]:
+def _samplers(preset: str, found: Result) -> list[str]:
     floor = found["floor"]
     lines = [
-        f"{found['n']} samples of the model of five minutes. *Bits* under a 6-gram of the training text say how likely "
-        "the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total variation "
+        f"{found['n']} samples of `{preset}` after five minutes. *Bits* under a 6-gram of the training text say how "
+        "likely the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total variation "
         "distance of their 3-grams from those of held-out text; *words* is the share of words that the training text "
         "has. The first row is held-out text itself: likelier or less varied than that is not better.",
         "",

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
     """Trained weights of the linear layers of a network, except the first and the last of them."""
-    weights = [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
-    return [weight for weight in dict.fromkeys(weights[1:-1]) if weight.requires_grad]
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    weights = {layer.weight: None for layer in layers[1:-1] if isinstance(layer.weight, nn.Parameter)}  # each once
+    return [weight for weight in weights if weight.requires_grad]
 
 
 class Muon(torch.optim.Optimizer):
