@@ -355,9 +355,9 @@ def _samplers(preset: str, found: Result) -> list[str]:
     floor = found["floor"]
     lines = [
         f"{found['n']} samples of `{preset}` after five minutes. *Bits* under a 6-gram of the training text say how "
-        "likely the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total variation "
-        "distance of their 3-grams from those of held-out text; *words* is the share of words that the training text "
-        "has. The first row is held-out text itself: likelier or less varied than that is not better.",
+        "likely the samples are, *entropy* and *distinct* (of their 4-grams) how varied; *distance* is the total "
+        "variation distance of their 3-grams from those of held-out text; *words* is the share of words that the "
+        "training text has. The first row is held-out text itself: likelier or less varied than that is not better.",
         "",
         "| sampler | steps | bits | entropy | distinct | distance | words |",
         "|---|---|---|---|---|---|---|",
