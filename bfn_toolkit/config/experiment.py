@@ -120,7 +120,7 @@ class Training:
         steps: Number of optimiser steps.
         batch_size: Number of rows in a step, over all processes; at most the number of training rows.
         accumulate: Number of pieces of a step, computed one after another to save memory.
-        optimizer: Name of the optimiser: a class of ``torch.optim``.
+        optimizer: Name of the optimiser: a class of ``torch.optim``, or "muon" for Muon with AdamW.
         optimizer_options: Options of that class, except the learning rate.
         lr: Learning rate at the start.
         scheduler: "cosine" lowers it to zero over the steps, "constant" keeps it; or a class of

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from bfn_toolkit import ConfigError, Training, train
 from bfn_toolkit.parallel.signals import Interrupted
-from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_scheduler
+from bfn_toolkit.training.muon import hidden_matrices
+from bfn_toolkit.training.optimizers import MovingAverage, clip_gradients, make_optimizer, make_scheduler
 from bfn_toolkit.training.trainer import resume
 
 
@@ -82,6 +83,36 @@ def test_wrong_options_and_names_are_refused_in_one_line() -> None:
     is_refused(optimizer_options={"lr": 0.1})
     is_refused(scheduler="cosin")
     is_refused(scheduler_options={"T_max": 3, "x": 1}, scheduler="CosineAnnealingLR")
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Embedding(4, 8), nn.Linear(8, 6), nn.Conv1d(6, 6, 1), nn.Linear(6, 2))
+
+
+def test_muon_moves_hidden_matrices_along_all_directions_alike_and_all_else_by_adamw() -> None:
+    network, twin = deep(), deep()
+    (hidden,) = hidden_matrices(network)
+    assert hidden is network[2].weight
+    ours = make_optimizer(Training(optimizer="muon", lr=0.01, optimizer_options={"weight_decay": 0.1}), network)
+    adamw = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.98), weight_decay=0.1)
+    for _ in range(3):
+        before = hidden.detach().clone()
+        for one, other in zip(network.parameters(), twin.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        ours.step()
+        adamw.step()
+        moved = torch.linalg.svdvals((1 - 0.01 * 0.1) * before - hidden.detach()) / (0.01 * 0.2 * 8**0.5)
+        assert bool(((moved > 0.6) & (moved < 1.25)).all())  # five iterations make them 1 so far
+    for (name, one), other in zip(network.named_parameters(), twin.parameters(), strict=True):
+        assert (one is hidden) != torch.allclose(one, other, rtol=1e-5, atol=1e-7), name
+
+
+def test_muon_is_not_for_sharded_weights_and_wants_no_matrices() -> None:
+    with pytest.raises(ConfigError, match=r"fsdp.*write \"adamw\""):
+        make_optimizer(Training(optimizer="muon", parallel="fsdp", ema_decay=0.0), deep())
+    assert len(make_optimizer(Training(optimizer="muon"), nn.Linear(2, 2)).param_groups) == 1
 
 
 class Peculiar(nn.Module):
