@@ -75,14 +75,13 @@ class Format(abc.ABC):
             ConfigError: If the format is only written.
             DataError: If the file is not of this format.
         """
-        raise ConfigError(f"{path.name}: values are not read from {path.suffix or 'a folder'}; use {', '.join(readable(self.codec))}")
+        found, known = path.suffix or "a folder", ", ".join(readable(self.codec))
+        raise ConfigError(f"{path.name}: values are not read from {found}; use {known}")
 
 
 def readable(codec: Codec) -> list[str]:
     """Endings of the files that a codec reads, in words."""
-    return [
-        ending or "a folder" for ending, format_ in codec.formats.items() if type(format_).read is not Format.read
-    ]
+    return [ending or "a folder" for ending, format_ in codec.formats.items() if type(format_).read is not Format.read]
 
 
 def writable(codec: Codec) -> list[str]:

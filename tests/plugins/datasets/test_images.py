@@ -428,7 +428,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "channels first": (lambda p: npy(p / "x.npy", RGB.transpose(0, 3, 1, 2)), r"x.transpose\(0, 2, 3, 1\)"),
     "channels of opacity": (lambda p: npy(p / "x.npy", np.zeros((3, 5, 6, 4), np.uint8)), r"opacity: x\[..., :3\]"),
     "npy cut": (lambda p: put(p, {"x.npy": npy(p / "y.npy", G).read_bytes()[:-9]}) / "x.npy", "720 bytes, and 711 fol"),
-    "npy long": (lambda p: put(p, {"x.npy": npy(p / "y.npy", G).read_bytes() + b"1"}) / "x.npy", "bytes, and 721 follow"),
+    "npy long": (lambda p: put(p, {"x.npy": npy(p / "y.npy", G).read_bytes() + b"1"}) / "x.npy", "bytes, and 721"),
     "photos": (
         lambda p: npy(p / "x.npy", np.zeros((3, 200, 500), np.uint8)),
         r"x.npy has 500 x 200 pixels.* --dataset.size 64 to cut and scale .*--dataset.size '\[200, 500\]' to keep",

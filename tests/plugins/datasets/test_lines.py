@@ -188,7 +188,12 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
         {},
         "x.smi:1: 'Mol-0' is not SMILES",
     ),
-    "outlier": ("x.txt", chains(line9="C" * 500), {"length": 100}, "x.txt:9: a string of 500 .*1 of 40 .*--dataset.length 500"),
+    "outlier": (
+        "x.txt",
+        chains(line9="C" * 500),
+        {"length": 100},
+        "x.txt:9: a string of 500 .*--dataset.length 500",
+    ),
     "outlier of few": ("x.txt", chains(line9="C" * 500), {}, "x.txt:9: a string of 500 .*longer than 4 times the 12"),
     "alphabet": (
         "x.txt",
