@@ -19,6 +19,7 @@ from bfn_toolkit.cli.checkpoints import checkpoint, export, import_checkpoint
 from bfn_toolkit.cli.completion import completion
 from bfn_toolkit.cli.display import complain, echo, is_follower, say
 from bfn_toolkit.cli.launcher import end_with_launcher, lost_contact, record
+from bfn_toolkit.cli.memory import limited_memory
 from bfn_toolkit.cli.options import Group, usage_message
 from bfn_toolkit.cli.plugins import check, new_plugin, plugins, presets
 from bfn_toolkit.cli.report import report
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with suppress(OSError):  # it is flushed first, and may be full
                 stream.reconfigure(errors="backslashreplace")
     end_with_launcher()
-    with warnings.catch_warnings(), _safe_children():
+    with warnings.catch_warnings(), _safe_children(), limited_memory():
         warnings.simplefilter("always", BFNWarning)
         warnings.showwarning = _show_warning
         try:

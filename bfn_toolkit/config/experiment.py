@@ -119,7 +119,7 @@ class Training:
             or zoo:NAME; "" to start at random.
         steps: Number of optimiser steps.
         batch_size: Number of rows in a step, over all processes; at most the number of training rows.
-        accumulate: Number of pieces of a step, computed one after another to save memory.
+        accumulate: Number of pieces of a step, computed one after another to save memory; at most one for each row.
         optimizer: Name of the optimiser: a class of ``torch.optim``, or "muon" for Muon with AdamW.
         optimizer_options: Options of that class, except the learning rate.
         lr: Learning rate at the start.

@@ -7,8 +7,10 @@ names another.
 from __future__ import annotations
 
 import inspect
+import os
 import stat
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,27 @@ import attrs
 
 from bfn_toolkit.errors import BFNWarning, ConfigError, DataError, did_you_mean
 from bfn_toolkit.registry.registry import Registry
+from bfn_toolkit.untrusted import open_regular
 
 if TYPE_CHECKING:
     from bfn_toolkit.data.dataset import Recognised
 
 EXPERIMENT = "experiment.toml"  # file of a run directory
+MOST = 512  # bytes of a file by which it is told why no data set reads it
+_UNPACK = "unpack it, and give what it holds"
+_PICKLE = "a pickle, which is never loaded, because it can run code", "save its arrays by numpy.savez"
+SIGNATURES = {  # first bytes of files that no data set reads: what they are, and what to do
+    b"PK\x03\x04": ("a zip archive, as .docx, .xlsx and .pt are too", _UNPACK),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it, or end its name in .csv.gz or .txt.gz"),
+    b"\xfd7zXZ": ("compressed by xz", _UNPACK),
+    b"BZh": ("compressed by bzip2", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", _UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+    b"%PDF": ("a PDF", "save it as plain text"),
+    b"\x89HDF": ("HDF5", "save its arrays by numpy.savez"),
+    **dict.fromkeys((bytes([0x80, protocol]) for protocol in range(2, 6)), _PICKLE),
+}
 
 
 def check_path(path: Path) -> None:
@@ -83,6 +101,8 @@ def dataset_for(path: Path, registry: Registry) -> str:
         raise ConfigError(f"{path}: a configuration, not data; write --config {path}, or --as NAME if it is data")
     found = recognitions(path, registry)
     if not found:
+        if reason := _why_not(path):
+            raise DataError(f"{path}: {reason}")
         kinds = "; ".join(f"--as {name}: {_summary(cls)}" for name, cls in readers(registry).items())
         raise DataError(f"{path}: no data set recognises it; name the one that reads it: {kinds}")
     name, *others = found
@@ -91,6 +111,27 @@ def dataset_for(path: Path, registry: Registry) -> str:
         choices = ", or ".join(f"--as {other} ({found[other].description})" for other in equal)
         raise ConfigError(f"{path}: several data sets can read it; write {choices}")
     return name
+
+
+def _why_not(path: Path) -> str:
+    """Reason for which no data set reads a path, and what to do; "" if there is none but the content."""
+    try:
+        if path.is_dir():
+            visible = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
+            if not visible:
+                return "an empty folder; give one with pictures, sets of points or a table"
+            endings = Counter(os.path.splitext(entry.name)[1].lower() for entry in visible if entry.is_file())
+            files = ", ".join(f"{n:,} {ending or 'without an ending'}" for ending, n in endings.most_common(3))
+            kinds = "; ".join([*([f"files: {files}"] if files else []), f"folders: {len(visible) - endings.total():,}"])
+            return f"a folder in which no data set finds its files ({kinds}); give one of pictures, or one of the files"
+        with open_regular(path) as file:
+            head = file.read(MOST)
+    except OSError:
+        return ""
+    if not head:
+        return "an empty file"
+    known = (f"{what}; {cure}" for magic, (what, cure) in SIGNATURES.items() if head.startswith(magic))
+    return next(known, "a tar archive; unpack it, and give what it holds" if head[257:262] == b"ustar" else "")
 
 
 def check_reader(name: str, registry: Registry) -> None:

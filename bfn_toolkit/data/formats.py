@@ -15,6 +15,7 @@ import math
 import os
 import re
 import tokenize
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ Raw: TypeAlias = Annotated[Any, Tensor, np.ndarray, Sequence, Mapping]
 TILE = 32  # smallest height, in pixels, of an image on a sheet
 FRAME = 128  # level of the lines between them
 MOST_TILES = 10_000  # largest number of images on a sheet
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")  # endings of the names of pictures that are read
 GAPS = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?"}  # words for a missing number
 
 
@@ -73,12 +75,13 @@ class Format(abc.ABC):
             ConfigError: If the format is only written.
             DataError: If the file is not of this format.
         """
-        raise ConfigError(f"{path.name}: values are not read from {path.suffix}; use {', '.join(readable(self.codec))}")
+        found, known = path.suffix or "a folder", ", ".join(readable(self.codec))
+        raise ConfigError(f"{path.name}: values are not read from {found}; use {known}")
 
 
 def readable(codec: Codec) -> list[str]:
-    """Endings of the files that a codec reads."""
-    return [ending for ending, format_ in codec.formats.items() if type(format_).read is not Format.read]
+    """Endings of the files that a codec reads, in words."""
+    return [ending or "a folder" for ending, format_ in codec.formats.items() if type(format_).read is not Format.read]
 
 
 def writable(codec: Codec) -> list[str]:
@@ -396,6 +399,27 @@ class ImageFolderFormat(FolderFormat):
         """The images."""
         return map(_png, _pictures(self.codec.numbers(raw), self.levels))
 
+    def read(self, path: Path) -> Raw:
+        """The pictures of a folder, in the order of their names; a transparent pixel is a gap."""
+        try:
+            names = sorted(name for name in os.listdir(path) if name.lower().endswith(PICTURES) and name[0] != ".")
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not names:
+            raise DataError(f"{path}: no pictures in it; expected files that end in {', '.join(PICTURES)}")
+        pictures = [_picture(path / name) for name in names]
+        for name, picture in zip(names, pictures, strict=True):
+            if picture.shape != pictures[0].shape:
+                (h, w), (height, width) = pictures[0].shape[:2], picture.shape[:2]
+                raise DataError(
+                    f"{path}: {names[0]} has {w} x {h} pixels, and {name} {width} x {height}; expected one size"
+                )
+        pixels = torch.from_numpy(np.stack(pictures))
+        levels, seen = pixels[..., :3].int() * self.levels // 256, pixels[..., 3:] > 0
+        if bool((levels == levels[..., :1]).all()):
+            levels, seen = levels[..., 0], seen[..., 0]
+        return self.codec.from_numbers(levels.where(seen, -1).long())
+
 
 @attrs.frozen
 class SheetFormat(Format):
@@ -429,6 +453,23 @@ class SheetFormat(Format):
         for image, (i, j) in zip(images, itertools.product(range(rows), range(columns)), strict=False):
             sheet[i * (height + 1) + 1 :, j * (width + 1) + 1 :][:height, :width] = image
         yield end, _png(sheet)
+
+
+def _picture(path: Path) -> np.ndarray[Any, Any]:
+    """Red, green, blue and opacity of a picture as uint8, (H, W, 4)."""
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP")) as picture:
+                if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+                    raise ValueError(f"its mode is {picture.mode}; expected grey or colours of 8 bits")
+                return np.asarray(picture.convert("RGBA"))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise DataError(f"{path}: not a picture, or damaged: {' '.join(str(error).split())[:120]}") from error
 
 
 def _pictures(levels: Data, most: int) -> np.ndarray[Any, Any]:

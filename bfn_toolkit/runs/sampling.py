@@ -530,6 +530,8 @@ def _facts(plan: ResolvedPlan) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
+    if path.is_dir():
+        return " ".join(f"{inner.name} {_digest(inner)}" for inner in sorted(path.iterdir()) if inner.is_file())
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -70,7 +70,7 @@ def dry_run(experiment: Experiment) -> DryRun:
     step, data = prepared(experiment)
     training, device = experiment.training, step.device
     batch = min(training.batch_size, len(data))
-    rows, seconds, number = training.accumulate, 0.0, 0
+    rows, seconds, number = min(training.accumulate, batch), 0.0, 0
     while True:
         number += 1
         few = sent(next(batches(data, rows, seed=experiment.seed)), device)

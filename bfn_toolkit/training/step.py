@@ -243,12 +243,13 @@ class TrainStep:
         Raises:
             ConfigError: If a process would have none.
         """
-        pieces, world, rank = self.training.accumulate, processes.world_size(), processes.rank()
-        if n < pieces * world:
+        world, rank = processes.world_size(), processes.rank()
+        if n < world:
             raise ConfigError(
-                f"a batch of {n} rows cannot be shared by {world} processes in {pieces} pieces; "
-                f"lower training.accumulate, or raise training.batch_size to {pieces * world} or more"
+                f"a batch of {n} rows cannot be shared by {world} processes; raise training.batch_size to {world} or "
+                "more"
             )
+        pieces = min(self.training.accumulate, n // world)
         mine = range(rank * pieces, (rank + 1) * pieces)
         return [(i * n // (pieces * world), (i + 1) * n // (pieces * world)) for i in mine]
 

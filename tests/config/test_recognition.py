@@ -98,6 +98,29 @@ def test_an_unknown_path_lists_those_that_read() -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04 zip", "a zip archive, .*unpack it"),
+        (b"\x80\x04 pickle", "a pickle, which is never loaded, because it can run code"),
+        (bytes(257) + b"ustar" + bytes(300), "a tar archive; unpack it"),
+        (b"", "an empty file"),
+        (None, "an empty folder"),
+        ({"y.md": b"", "z.md": b""}, "a folder in which no data set finds its files .files: 2 .md; folders: 0"),
+    ],
+)
+def test_it_is_told_why_nothing_reads_a_path(content: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.mkdir()
+        for name, inside in (content or {}).items():
+            (path / name).write_bytes(inside)
+    with pytest.raises(DataError, match=f"x: {words}"):
+        dataset_for(path, registry(C))
+
+
 def test_a_broken_data_set_stops_nothing() -> None:
     with pytest.warns(BFNWarning, match="data set 'broken' cannot tell whether it reads a: ZeroDivisionError"):
         assert dataset_for(Path("a"), registry(A, Broken)) == "a"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,26 @@ def test_images_are_a_sheet(shape: tuple[int, ...], tmp_path: Path) -> None:
         assert np.array_equal(tile, np.round(raw[number].double().numpy() * 255 / 16).astype(np.uint8))
     with pytest.raises(ConfigError, match="room for 10,000 images"), sample_file(path, 10_001, codec=codec) as file:
         file.append(raw[:1].expand(10_001, *shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 5, 4, 3)])
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_a_folder_of_pictures_is_read_with_its_gaps(levels: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+    codec, raw = ImageCodec(levels), torch.arange(math.prod(shape)).reshape(shape) % levels
+    for number, content in enumerate(codec.formats[""].contents(raw)):  # type: ignore[attr-defined]
+        (tmp_path / f"{number}.png").write_bytes(content)
+    (tmp_path / "notes.txt").write_text("")
+    assert torch.equal(codec.formats[""].read(tmp_path), raw)
+    with Image.open(tmp_path / "1.png") as picture:
+        transparent = picture.convert("RGBA")
+    transparent.putalpha(Image.new("L", (2, 5), 255).resize((4, 5)).crop((2, 0, 6, 5)))
+    transparent.save(tmp_path / "1.png")
+    gaps = codec.formats[""].read(tmp_path) < 0
+    assert gaps.reshape(3, 5, 4, -1).any(-1).nonzero()[:, 2].unique().tolist() == [2, 3]
+    assert not gaps[0].any()
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1\.png: not a picture, or damaged"):
+        codec.formats[""].read(tmp_path)
 
 
 def test_parts_are_one_table_and_tensors_by_name(tmp_path: Path) -> None:

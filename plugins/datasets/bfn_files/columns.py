@@ -378,7 +378,7 @@ def array_header(
     """Shape of the array in a .npy stream of ``size`` bytes, whether its order is Fortran's, and its dtype.
 
     Raises:
-        DataError: If its dtype is not one of the kinds, or its header claims more than ``size`` bytes.
+        DataError: If its dtype is not one of the kinds, or its header does not fit ``size``.
     """
     try:
         shape, fortran, dtype = read_header(stream)
@@ -390,9 +390,10 @@ def array_header(
         names = " or names" if "U" in kinds else ""
         raise DataError(f"{path}: {what} has the dtype {dtype}; expected integers, floats or booleans{names}")
     expected = math.prod(shape) * dtype.itemsize
-    if size is not None and (any(length < 0 for length in shape) or expected > size):
-        found = f"its header claims the shape {shape}, {expected:,} bytes, which is larger than the file"
-        raise DataError(f"{path}: {what} is truncated or damaged: {found}")
+    if size is not None and (left := size - stream.tell()) != expected:
+        found = "which is larger than the file" if expected > size else f"and {left:,} follow it"
+        claim = f"its header claims the shape {shape}, {expected:,} bytes, {found}"
+        raise DataError(f"{path}: {what} is truncated or damaged: {claim}")
     return shape, fortran, dtype
 
 

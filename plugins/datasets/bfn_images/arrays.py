@@ -21,7 +21,7 @@ from PIL import Image
 
 from bfn_files.columns import array_header, open_npz
 from bfn_files.reading import check_unpacked, fingerprint, reading
-from bfn_images.pictures import ENDINGS, Colour, Size, is_grey, scaled, sizes_differ
+from bfn_images.pictures import ENDINGS, Colour, Size, check_pixels, is_grey, scaled, sizes_differ
 from bfn_toolkit import BFNWarning, DataError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -85,6 +85,13 @@ def is_idx(name: str) -> bool:
     return re.search(r"images.idx[34]-ubyte(\.gz)?$", name) is not None
 
 
+def begins_idx(path: Path) -> bool:
+    """Whether a file, whatever its name, begins like an IDX file of bytes."""
+    with reading(path) as file:
+        magic = _unpacked(file).read(4)
+    return bool(magic[:3] == b"\0\0\x08" and magic[3:] in (b"\1", b"\3", b"\4"))
+
+
 def idx_header(path: Path) -> tuple[int, ...]:
     """Shape of the array in an IDX file."""
     with reading(path) as file:
@@ -143,13 +150,13 @@ def read_idx(path: Path) -> Array:
 def _labels_beside(path: Path) -> Path | None:
     """The IDX file of labels beside one of images."""
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    names = (name, name.removesuffix(".gz"), f"{name}.gz")
+    names = () if name == path.name else (name, name.removesuffix(".gz"), f"{name}.gz")
     return next((path.with_name(other) for other in names if path.with_name(other).is_file()), None)
 
 
 def _idx_part(path: Path, *, labels: bool) -> tuple[Part, list[Path]]:
     beside = _labels_beside(path) if labels else None
-    if beside is not None and beside.samefile(path):
+    if len(idx_header(path)) == 1:
         raise DataError(f"{path}: holds labels; give the file of images")
     part = part_of(path, read_idx(path), "the array", None if beside is None else (beside, read_idx(beside)))
     return part, [path, *([beside] if beside else [])]
@@ -226,22 +233,22 @@ def _roles(path: Path, names: Sequence[str]) -> tuple[dict[Place, str], dict[Pla
 
 
 def array_shape(path: Path) -> tuple[int, ...] | None:
-    """Shape of the images in a .npy or .npz file; None if it holds none of bytes.
+    """Shape of the images in a .npy or .npz file, in any order of channels; None if it holds none of bytes.
 
     Raises:
         DataError: If it is damaged.
     """
     if path.suffix.lower() == ".npy":
         with reading(path) as file:
-            shape, _, dtype = array_header(path, "the array", file, fingerprint(path)[2])
+            shape, _, dtype = array_header(path, "the array", file)
     else:
         with reading(path) as file, zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             images, _ = _roles(path, list(members))
             info = members[next(iter(images.values()))]
             with archive.open(info) as stream:
-                shape, _, dtype = array_header(path, "the array", stream, info.file_size)
-    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+                shape, _, dtype = array_header(path, "the array", stream)
+    fits = len(shape) == 3 or (len(shape) == 4 and {shape[1], shape[3]} & {1, 3, 4})
     return shape if dtype == np.uint8 and fits else None
 
 
@@ -328,6 +335,7 @@ def part_of(path: Path, images: Array, what: str, labels: tuple[object, Array] |
         images = images[..., 0]
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         hint = "; move the channels to the end: x.transpose(0, 2, 3, 1)" if _channels_first(images) else ""
+        hint = "; leave out the opacity: x[..., :3]" if images.ndim == 4 and images.shape[3] == 4 else hint
         raise DataError(f"{place} has the shape {images.shape}; expected (N, H, W) or (N, H, W, 3){hint}")
     if not images.size:
         raise DataError(f"{place} has no images: its shape is {images.shape}")
@@ -358,6 +366,8 @@ def _classes(images: str, n: int, place: object, labels: Array) -> Array:
 
 def in_words(shape: Sequence[int]) -> str:
     """Images of a shape (N, H, W) or (N, H, W, C) in words."""
+    if len(shape) == 4 and shape[3] not in (1, 3):
+        return f"images of the shape {tuple(shape[1:])}"
     kind = "coloured" if shape[3:] == (3,) else "grey"
     return f"{shape[0]:,} {kind} images of {shape[2]} x {shape[1]}"
 
@@ -373,7 +383,7 @@ def read_file(path: Path, *, labels: bool) -> Arrays:
         return read_npy(path)
     if name.endswith(".npz"):
         return read_npz(path, labels=labels)
-    if re.search(r"idx\d-ubyte(\.gz)?$", name):
+    if re.search(r"idx\d-ubyte(\.gz)?$", name) or begins_idx(path):
         return read_idx_files([path], labels=labels)
     if name.endswith(".bin"):
         return read_cifar(path, labels=labels)
@@ -402,6 +412,7 @@ def fitted(arrays: Arrays, colour: Colour, size: Size | None) -> dict[Place, Arr
     )
     found = {place: _fitted(part.images, coloured, colour, size) for place, part in parts.items()}
     (first, one), *others = found.items()
+    check_pixels(parts[first].path, one.shape[1:], size)
     for place, other in others:
         if other.shape[1:] != one.shape[1:]:
             raise sizes_differ(parts[first].path, one.shape[1:], parts[place].path, other.shape[1:])

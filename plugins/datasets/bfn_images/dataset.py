@@ -11,6 +11,7 @@ Networks, section 4.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,11 +25,12 @@ import torch
 from attrs import field
 from torch import Tensor
 
-from bfn_files.reading import absolute, fingerprint, fraction, partition, sha256_of, warn_of_missing
+from bfn_files.reading import absolute, few, fingerprint, fraction, partition, sha256_of, warn_of_missing
 from bfn_images.arrays import (
     Array,
     Place,
     array_shape,
+    begins_idx,
     fitted,
     idx_header,
     in_words,
@@ -55,6 +57,9 @@ from bfn_toolkit import (
     validators,
 )
 
+WHOLE = 2**14  # pixels of an image up to which the preset's batch is computed as a whole, in 2.7 GB
+PIECES = 32  # the preset's batch
+USES: Mapping[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
 KNOWN = 2**20  # levels from which the mean square is taken
 ROWS = 1024  # rows that are converted together
 
@@ -190,13 +195,28 @@ class Images(Dataset):
     @property
     def default_config(self) -> Mapping[str, object]:
         """A small U-Net, for classes, or for bins to look at (docs/reference/results.md has the measurements)."""
+        height, width = self.site_shape[:2]
+        # The memory for an image grows with its pixels to the power of 1.75, because of the attention.
+        pieces = min(math.ceil((height * width / WHOLE) ** 1.75), PIECES)
+        common: dict[str, object] = {"preset": "images", **({"training": {"accumulate": pieces}} if pieces > 1 else {})}
         if self.binarise != "none" or self.pixels == "classes":
-            return {"preset": "images", "family": "categorical"}
+            return {**common, "family": "categorical"}
         return {
-            "preset": "images",
+            **common,
             "family": {"name": "gaussian", "sigma_1": 0.03, "head": "noise"},
             "loss": {"name": "continuous-time", "weighting": "unit", "times": "log-normal"},
         }
+
+    @property
+    def summary(self) -> Sequence[str]:
+        """Numbers of images, size, colour and labels."""
+        content = self.content
+        height, width, *colours = content.shape
+        numbers = [f"{len(content.splits[name]):,} for {use}" for name, use in USES.items()]
+        kind = "in colour" if colours else "grey"
+        labels = list(content.names) or [str(number) for number in range(content.labels)]
+        told = f"{len(labels)} labels: {few(labels)}" if labels else "no labels"
+        return [f"{width} x {height} pixels, {kind}; {', '.join(numbers)}; {told}"]
 
     def rows(self, name: Split) -> Rows:
         """Images as bytes."""
@@ -302,18 +322,27 @@ def _recognised(path: Path) -> Recognised | None:
             names = os.listdir(path)
             idx = sorted(name for name in names if is_idx(name))
             if idx:
-                shapes = [idx_header(path / name) for name in idx]
-                return Recognised(in_words((sum(shape[0] for shape in shapes), *shapes[0][1:])), 3)
+                return _in_idx([path / name for name in idx])
             if is_cifar(names):
                 return Recognised("images of CIFAR-10", 3)
             pictures = recognised_folder(path)
             return Recognised(pictures, 3) if pictures else None
-        if is_idx(path.name):
-            return Recognised(in_words(idx_header(path)), 3)
+        if is_idx(path.name) or begins_idx(path):
+            return _in_idx([path])
         if path.suffix.lower() in (".npy", ".npz"):
             shape = array_shape(path)
-            return Recognised(in_words(shape)) if shape else None
+            return Recognised(in_words(shape), 3) if shape else None
         if path.suffix.lower() in ENDINGS or is_cifar([path.name]):
             return Recognised("an image", 3)
-        return None
-    return Recognised("images in a damaged IDX file", 3) if is_idx(path.name) else None
+    return None
+
+
+def _in_idx(paths: Sequence[Path]) -> Recognised:
+    try:
+        shapes = {path.name.removesuffix(".gz"): idx_header(path) for path in paths}
+        first = next(iter(shapes.values()))
+        if len(first) == 1:
+            return Recognised("labels in an IDX file", 3)
+        return Recognised(in_words((sum(shape[0] for shape in shapes.values()), *first[1:])), 3)
+    except DataError:  # reading it will tell
+        return Recognised("images in a damaged IDX file", 3)

@@ -11,6 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from bfn_files.reading import reading
 from bfn_images.arrays import SPLITS, Array, Place
-from bfn_images.pictures import ENDINGS, Colour, Size, read_picture, sizes_differ
+from bfn_images.pictures import ENDINGS, Colour, Size, check_pixels, read_picture, sizes_differ
 from bfn_toolkit import ArrayRows, Batch, BFNWarning, DataError, Rows
 
 DECODED = 2**29  # bytes of levels, up to which a folder is decoded once
+FOLDERS, NAMES = 100, 1000  # that say whether a folder has pictures
 LOOKED_AT = 64  # pictures that say whether a larger folder is grey
 WHOLE = 2**26  # bytes of a folder whose digest is that of all contents
 CONTENTS = 256  # files whose content is part of the digest of a larger folder
@@ -85,7 +87,7 @@ def list_folder(folder: Path, *, labels: bool) -> Listing:
     Raises:
         DataError: If there are none, a link leaves the folder, or labels or splits are unclear.
     """
-    others, root = _Others(), os.path.realpath(folder)
+    others, root, folder = _Others(), os.path.realpath(folder), _innermost(folder)
     places = [name for name in _subfolders(folder) if name.lower() in SPLITS]
     if "train" in {SPLITS[name.lower()] for name in places}:
         groups: dict[Place, dict[str, list[bytes]]] = {}
@@ -110,6 +112,16 @@ def list_folder(folder: Path, *, labels: bool) -> Listing:
         warnings.warn(f"{folder}: ignored {what} {others.first}", BFNWarning, stacklevel=2)
     names = _label_names(folder, groups) if labels else []
     return Listing({place: _index(folder, found, names) for place, found in groups.items()}, names)
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder, or the first one below it that holds more than one folder, as an unpacked archive has it."""
+    while True:
+        with os.scandir(folder) as entries:
+            visible = list(islice((entry for entry in entries if not _hidden(entry.name)), 2))
+        if len(visible) != 1 or not visible[0].is_dir(follow_symlinks=False):
+            return folder
+        folder /= visible[0].name
 
 
 def _hidden(name: str) -> bool:
@@ -266,6 +278,7 @@ def folder_rows(listing: Listing, colour: Colour, size: Size | None) -> dict[Pla
     parts = listing.parts
     index = next(iter(parts.values()))
     shape = read_picture(index.path(0), size=size).shape[:2]
+    check_pixels(index.path(0), shape, size)
     rows = range(0, len(index), max(1, len(index) // LOOKED_AT))
     coloured = colour == "rgb" or (
         colour == "auto" and any(read_picture(index.path(row), size=size).ndim == 3 for row in rows)
@@ -296,15 +309,9 @@ def _decoded(
 
 
 def recognised_folder(path: Path) -> str | None:
-    """A folder with pictures in words; None if the first names in it are none."""
-    try:
-        below = [path, *(path / name for name in _subfolders(path)[:20])]
-        below += [folder / name for folder in below[1:4] for name in _subfolders(folder)[:3]]
-        for folder in below:
-            with os.scandir(folder) as entries:
-                names = [entry.name for entry, _ in zip(entries, range(1000), strict=False)]
-            if any(name.lower().endswith(ENDINGS) and not _hidden(name) for name in names):
-                return "pictures" if folder == path else "pictures in sub-folders"
-    except OSError:
-        return None
+    """A folder with pictures at any depth in words; None if the first names in its folders are none."""
+    for folder, inner, names in islice(os.walk(path), FOLDERS):
+        inner[:] = [name for name in inner if not _hidden(name)]
+        if any(name.lower().endswith(ENDINGS) and not _hidden(name) for name in names[:NAMES]):
+            return "pictures" if folder == str(path) else "pictures in sub-folders"
     return None

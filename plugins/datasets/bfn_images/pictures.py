@@ -25,6 +25,8 @@ Size: TypeAlias = tuple[int, int]  # height and width
 Colour: TypeAlias = Literal["auto", "grey", "rgb"]
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP")
+USUAL = 64  # pixels of a side that a small network learns in minutes
+LARGEST = 2**16  # pixels of an image up to which it is left as it is
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".pbm", ".pgm", ".ppm", ".webp")
 
 
@@ -92,10 +94,24 @@ def is_grey(levels: Array) -> bool:
     return bool((levels[..., 0] == levels[..., 1]).all() and (levels[..., 1] == levels[..., 2]).all())
 
 
+def check_pixels(path: Path, shape: Sequence[int], size: Size | None) -> None:
+    """Refuses images that are too large for the networks, unless their size was asked for.
+
+    Raises:
+        DataError: If they have more than :data:`LARGEST` pixels, and ``size`` is None.
+    """
+    if size is None and shape[0] * shape[1] > LARGEST:
+        raise DataError(
+            f"{path} has {shape[1]} x {shape[0]} pixels, which take hours to learn and gigabytes of memory; write "
+            f"--dataset.size {USUAL} to cut and scale all pictures to one size, or --dataset.size "
+            f"'[{shape[0]}, {shape[1]}]' to keep them"
+        )
+
+
 def sizes_differ(first: Path, one: Sequence[int], second: Path, other: Sequence[int]) -> DataError:
     """The error for two pictures of different sizes."""
     sizes = [f"{shape[1]} x {shape[0]}" for shape in (one, other)]
-    least = min(*one[:2], *other[:2])
+    least = min(*one[:2], *other[:2], USUAL)
     return DataError(
         f"{first} has {sizes[0]} pixels, and {second} {sizes[1]}; write --dataset.size {least} to cut and scale all "
         "pictures to one size"

@@ -223,7 +223,7 @@ def _lines(dataset: Lines, _: Fingerprint) -> LinesContent:
 def _of_length(dataset: Lines, strings: Strings) -> Strings:
     """The strings that are not too long."""
     lengths = strings.lengths
-    usual = int(np.ceil(np.quantile(lengths, 0.99)))
+    usual = int(np.quantile(lengths, 0.99, method="lower"))  # of few strings, the second longest
     most = dataset.length or OUTLIER * usual
     long = lengths > most
     if not long.any():
@@ -234,7 +234,7 @@ def _of_length(dataset: Lines, strings: Strings) -> Strings:
     if dataset.too_long == "error":
         raise DataError(
             f"{dataset.path}:{strings.lines[first]}: a string of {lengths[first]:,} characters; {found}; "
-            f'length = {longest} keeps all, too_long = "drop" leaves such strings out'
+            f"--dataset.length {longest} keeps all, --dataset.too_long drop leaves such strings out"
         )
     warnings.warn(
         f"{dataset.path}: left out: {found}, the first in line {strings.lines[first]}", BFNWarning, stacklevel=2

@@ -43,6 +43,7 @@ LINE = 10**6  # smallest number of bytes of a line, or characters of a string, t
 ROWS = 2**16  # strings that are encoded together
 LEAST = 10  # lines by which a file is recognised
 PEEKED = 1000  # first records, by which the form of a file is judged
+NUMBERS = 0.9  # share of the first values from which on a column is one of numbers
 MOST_CATEGORIES = 1000
 SHOWN = 10  # largest number of names in a message
 BEYOND_UNICODE = 0x110000
@@ -137,7 +138,7 @@ def read_strings(
         what = {"fasta": "a record without a sequence", "table": f"column '{name}' is empty"}.get(
             form_of(path), "an empty line"
         )
-        raise DataError(f'{path}:{first}: {what} ({empty:,} in all); on_empty = "drop" leaves such lines out')
+        raise DataError(f"{path}:{first}: {what} ({empty:,} in all); --dataset.on_empty drop leaves such lines out")
     if empty:
         warnings.warn(f"{path}: left out {empty:,} empty strings, the first in line {first}", BFNWarning, stacklevel=2)
     return collected.strings()
@@ -218,11 +219,11 @@ def _smiles(path: Path, lines: Iterator[str], named: bool) -> Iterator[Record]:
     )
     records = ((number, text.rstrip().split(maxsplit=1) or [""]) for number, text in numbered)
     first = list(islice(records, PEEKED))
-    if first and first[0][1][0].lower() == "smiles":
+    if first and first[0][1][0].lower().endswith("smiles"):  # a header
         del first[0]
     _check_order(path, first)
     if not named and any(len(words) > 1 for _, words in first):
-        more = 'conditions = ["name"] would make them a condition'
+        more = "--dataset.conditions '[\"name\"]' would make them a condition"
         warnings.warn(f"{path}: the names after the SMILES are not read; {more}", BFNWarning, stacklevel=2)
     for number, words in chain(first, records):
         yield number, words[0], (words[1:] or [""]) if named else ()
@@ -423,7 +424,7 @@ class _Collected:
 
 
 class _Column:
-    """Values of a condition so far: numbers if all of the first ones are, else names."""
+    """Values of a condition so far: numbers if nearly all of the first ones are, else names."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -439,7 +440,8 @@ class _Column:
         """
         texts = [value.strip() for value in values]
         if not self.parts:
-            self.is_number = all(_is_number(text) for text in texts if text.lower() not in ("", "nan"))
+            known = [text for text in texts if text.lower() not in ("", "nan")]
+            self.is_number = sum(map(_is_number, known)) >= NUMBERS * len(known)
         for line, text in zip(lines, texts, strict=True):
             if not text or (self.is_number and not _is_number(text)):
                 expected = "a number" if self.is_number else "a name"

@@ -129,10 +129,14 @@ def _not_utf8(path: Path, place: int, line: int, head: bytes, rest: bytes, mixed
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         fits = ["UTF-32" if head.startswith(codecs.BOM_UTF32_LE) else "UTF-16"]
         why = f"it begins with the byte order mark of {fits[0]}"
+    elif mixed:
+        return (
+            f"{start}: characters before it are UTF-8, so the encodings are mixed: mend the lines that "
+            f"grep -naxv '.*' '{path.name}' prints, or read the bytes by --dataset.unit bytes"
+        )
     else:
         fits = [name for name in ENCODINGS if _decodes(rest, name)] or ["ISO-8859-1"]
         why = f"{ascii(rest[:12])[1:]} there would be text in {' or '.join(fits)}"
-        why += ", but characters before it are UTF-8: the encodings are mixed" * mixed
     new = path.with_suffix(".utf8.txt")
     return (
         f"{start}: {why}; save it as UTF-8 (iconv -f {fits[0]} -t UTF-8 '{path.name}' > '{new.name}'), or read its "
@@ -222,6 +226,12 @@ def _alphabet_of(path: Path, alphabet: str | None) -> tuple[str, int]:
             if alphabet:
                 strange, first = strange + text.count(character), first or f"{path}:{line + 1}: the character {place}"
             elif character < " " and character not in CONTROLS:
+                if text.count("\0") > len(text) // 4:
+                    order_of_bytes = "LE" if (size + offset) % 2 else "BE"
+                    raise DataError(
+                        f"{path}:{line + 1}: {place}: UTF-16 without a byte order mark, it seems; save it as UTF-8 "
+                        f"(iconv -f UTF-16{order_of_bytes} -t UTF-8 '{path.name}' > '{path.stem}.utf8.txt')"
+                    )
                 raise DataError(
                     f"{path}:{line + 1}: not text: the control character {place}; if it belongs there, list all "
                     "characters in the option alphabet, or read bytes by --dataset.unit bytes"

@@ -86,11 +86,13 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], Any]] = {
     "ppm": (lambda p: pictures(p, RGB, ending="PPM"), RGB),
     "idx": (lambda p: put(p, {"images-idx3-ubyte": idx_of(G)}), G),
     "idx.gz": (lambda p: put(p, {"x-images.idx3-ubyte.gz": gzip.compress(idx_of(G))}), G),
+    "idx of another name": (lambda p: put(p, {"faces.bin": idx_of(G)}) / "faces.bin", G),
     "one idx": (lambda p: put(p, {"images-idx3-ubyte": idx_of(G)}) / "images-idx3-ubyte", G),
     "npy": (lambda p: npy(p / "x.npy", G), G),
     "npy of colours": (lambda p: npy(p / "x.npy", RGB), RGB),
     "npy with a channel": (lambda p: npy(p / "x.npy", G[..., None]), G),
     "npy in Fortran's order": (lambda p: npy(p / "x.npy", np.asfortranarray(G)), G),
+    "folder in a folder": (lambda p: pictures(p / "all" / "of them", RGB, "b", "a").parent.parent, RGB),
     "booleans": (lambda p: npy(p / "x.npy", G > 127), (G > 127).astype(np.uint8) * 255),
     "npz": (lambda p: npz(p / "x.npz", images=G, labels=Y), G),
     "npz of one array": (lambda p: npz(p / "x.npz", arr_0=RGB), RGB),
@@ -179,6 +181,27 @@ def test_sub_folders_are_labels_by_name_and_splits(tmp_path: Path) -> None:
         batch = dataset.rows(name)[torch.arange(len(images))]  # type: ignore[arg-type]
         assert sorted(x.numpy().tobytes() for x in batch.x) == sorted_bytes(images)
         assert batch.condition["label"].tolist() == [int(x.numpy().tobytes() not in ants) for x in batch.x]
+
+
+def test_what_was_read_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path / "a" / "photos", RGB, "boot", "shoe")
+    pictures(tmp_path / "b", G)
+    for name, words in {
+        "a": "6 x 5 pixels, in colour; 20 for training, 2 for validation, 2 for test; 2 labels: boot, shoe",
+        "b": "6 x 5 pixels, grey; 20 for training, 2 for validation, 2 for test; no labels",
+    }.items():
+        found = Images.recognise(tmp_path / name)
+        assert found is not None
+        assert Images(tmp_path / name).summary == [words]
+
+
+def test_large_images_are_learned_in_pieces(tmp_path: Path) -> None:
+    pieces = []
+    for side in (64, 128, 129, 256, 512):
+        path = npy(tmp_path / f"{side}.npy", np.zeros((3, side, side), np.uint8))
+        training: Any = Images(path, size=side).default_config.get("training", {})
+        pieces.append(training.get("accumulate", 1))
+    assert pieces == [1, 1, 2, 12, 32]
 
 
 def test_without_labels_pictures_of_all_depths_are_read(tmp_path: Path) -> None:
@@ -403,6 +426,13 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "floats": (lambda p: npy(p / "x.npy", G / 255), r"stored as float64; .*\(255 \* x\).round\(\).astype"),
     "integers": (lambda p: npy(p / "x.npy", G.astype(int)), r"stored as int64; .*x.astype"),
     "channels first": (lambda p: npy(p / "x.npy", RGB.transpose(0, 3, 1, 2)), r"x.transpose\(0, 2, 3, 1\)"),
+    "channels of opacity": (lambda p: npy(p / "x.npy", np.zeros((3, 5, 6, 4), np.uint8)), r"opacity: x\[..., :3\]"),
+    "npy cut": (lambda p: put(p, {"x.npy": npy(p / "y.npy", G).read_bytes()[:-9]}) / "x.npy", "720 bytes, and 711 fol"),
+    "npy long": (lambda p: put(p, {"x.npy": npy(p / "y.npy", G).read_bytes() + b"1"}) / "x.npy", "bytes, and 721"),
+    "photos": (
+        lambda p: npy(p / "x.npy", np.zeros((3, 200, 500), np.uint8)),
+        r"x.npy has 500 x 200 pixels.* --dataset.size 64 to cut and scale .*--dataset.size '\[200, 500\]' to keep",
+    ),
     "flat": (lambda p: npy(p / "x.npy", G.reshape(24, -1)), r"\(24, 30\); expected \(N, H, W\)"),
     "npz without images": (lambda p: npz(p / "x.npz", a=G, b=G), "holds the arrays a, b; expected images named x"),
     "npz with two": (lambda p: npz(p / "x.npz", x=G, images=G), "'x' and 'images' have the same role"),
@@ -418,7 +448,8 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_a_fault_is_told_by_its_file_and_what_to_do(fault: str, tmp_path: Path) -> None:
     make, words = FAULTS[fault]
     dataset = Images(make(tmp_path))
-    Images.recognise(dataset.path)  # raises nothing
+    found = Images.recognise(dataset.path)
+    assert found is not None or not fault.startswith(("idx", "npy ", "channels", "labels as images"))
     tracemalloc.start()
     with pytest.raises(DataError, match=words) as caught:
         _ = dataset.metadata

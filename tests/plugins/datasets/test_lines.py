@@ -175,7 +175,7 @@ def chains(**at: str) -> str:
 BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
     "empty file": ("x.txt", "", {}, "x.txt: no rows"),
     "one line": ("x.txt", "CCO\n", {}, "x.txt: cannot split 1 row"),
-    "empty line": ("x.txt", chains(line7=""), {}, r'x.txt:7: an empty line \(1 in all\); on_empty = "drop"'),
+    "empty line": ("x.txt", chains(line7=""), {}, r"x.txt:7: an empty line \(1 in all\); --dataset.on_empty drop"),
     "blank line": ("x.smi", chains(line7="  "), {}, "x.smi:7: an empty line"),
     "Latin-1": ("x.txt", chains(line5="CéC").encode("latin-1"), {}, "x.txt:5: not UTF-8: 0xE9 at byte 2 of the line"),
     "UTF-16": ("x.txt", chains().encode("utf-16"), {}, "x.txt:1: not UTF-8: 0xFF"),
@@ -188,7 +188,13 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
         {},
         "x.smi:1: 'Mol-0' is not SMILES",
     ),
-    "outlier": ("x.txt", chains(line9="C" * 500), {"length": 100}, "x.txt:9: a string of 500 .*1 of 40 .*length = 500"),
+    "outlier": (
+        "x.txt",
+        chains(line9="C" * 500),
+        {"length": 100},
+        "x.txt:9: a string of 500 .*--dataset.length 500",
+    ),
+    "outlier of few": ("x.txt", chains(line9="C" * 500), {}, "x.txt:9: a string of 500 .*longer than 4 times the 12"),
     "alphabet": (
         "x.txt",
         chains(line9="CXC"),
@@ -213,6 +219,12 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
         table(CHAINS, [*range(38), "nan", 3], names="s,n"),
         {"conditions": ["n"]},
         "x.csv:40: column 'n': expected a number, got 'nan'",
+    ),
+    "a word among numbers": (
+        "x.csv",
+        table(CHAINS, [*range(38), "many", 3], names="s,n"),
+        {"column": "s", "conditions": ["n"]},
+        "x.csv:40: column 'n': expected a number, got 'many'",
     ),
     "constant": ("x.csv", table(CHAINS, [5] * 40, names="s,n"), {"conditions": ["n"]}, "'n' is constant"),
     "one category": (

@@ -249,8 +249,13 @@ def test_many_characters_are_told(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"caf\xe9 au lait\n" * 9, r":1: not UTF-8 at byte 3: .*Windows-1252.*iconv -f Windows-1252"),
-        ("\xe9t\xe9\n".encode() + b"\xe9 \n", r":2: not UTF-8 at byte 6: .*encodings are mixed"),
+        (
+            "\xe9t\xe9\n".encode() + b"\xe9 \n",
+            r":2: not UTF-8 at byte 6: .*encodings are mixed: mend .* grep",
+        ),
         (PROSE.encode("utf-16"), "begins with the byte order mark of UTF-16"),
+        (PROSE.encode("utf-16-le"), "at offset 1: UTF-16 without a byte order mark.*iconv -f UTF-16LE"),
+        (PROSE.encode("utf-16-be"), "at offset 0: UTF-16 without a byte order mark.*iconv -f UTF-16BE"),
         (b"PK\x03\x04\xff" * 9, "zip archive"),
         (b"ab\ncd\0", r":2: not text: the control character U\+0000 .* at offset 5.*--dataset.unit bytes"),
         (b"\xef\xbb\xbf", "the file is empty"),
