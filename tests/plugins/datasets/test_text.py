@@ -307,7 +307,7 @@ def test_a_text_trains_by_name(tmp_path: Path) -> None:
     table = {"dataset": {"name": "text", "path": str(put(tmp_path, PROSE)), "length": 32}, **small}
     experiment = Experiment.from_mapping(table, base="default")
     assert type(experiment.network).__name__ == "Transformer"
-    assert (type(experiment.family).__name__, experiment.family.classes) == ("Categorical", 28)
+    assert (type(experiment.family).__name__, experiment.family.classes) == ("Masked", 28)
     samples = train(experiment).model.sample(5, n_steps=3)
     assert [len(text) for text in experiment.dataset.decode(samples)] == [32] * 5
     assert Experiment.from_mapping(experiment.to_mapping()) == experiment

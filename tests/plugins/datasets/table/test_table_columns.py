@@ -52,6 +52,9 @@ def cells(draw: st.DrawFn, kind: str) -> list[str]:
     return [*many, *repeated, *gap]
 
 
+RESOLVED = 2**17  # texts between two levels that float32 tells apart, in a column of up to 64 classes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40)
 @given(data=st.data(), bins=st.integers(2, 40))
@@ -73,7 +76,13 @@ def test_cells_come_back_and_points_are_cells(kind: str, data: st.DataObject, bi
     found = column.decode(x)
     again = column.encode(found)
     assert np.array_equal(np.floor(again), np.floor(x))
-    assert column.decode(again) == found
+    widest = max(np.diff(column.values), default=0.0)
+    if column.smooth and widest * 10**column.decimals > RESOLVED:
+        # Between two levels so far apart, a place in float32 is less exact than the text.
+        close = np.abs(column.encode(column.decode(again)) - again) <= 4 * np.spacing(np.float32(column.classes))
+        assert bool((close | np.isnan(again)).all())
+    else:
+        assert column.decode(again) == found
     assert (column.log_width(x) <= 0.0).all()
     everything = set(texts) - set(column.gaps)
     if not column.smooth:
