@@ -55,6 +55,7 @@ OPENS = {
     "config/layers.py": "its own presets",
     "sharing/standalone.py": "runs without the toolkit, and reads the files beside it",
     "training/dry_run.py": "the file of the system about this process",
+    "cli/memory.py": "files of the system about memory",
     "reports/animation.py": "a temporary file of its own",
     "bfn_table/table_model.py": "writes what it has just removed",
 }
