@@ -43,7 +43,7 @@ from .common import (
     with_steps,
 )
 
-SECONDS = {"polygons": 120.0, "typed polygons": 240.0, "molecules": 900.0}
+SECONDS = {"polygons": 120.0, "typed polygons": 240.0, "molecules": 600.0}
 SEEDS = {"polygons": 3, "typed polygons": 3, "molecules": 1}
 SAMPLES = {"polygons": 1000, "typed polygons": 1000, "molecules": 500}
 STEPS, EXAMPLES = 100, 8

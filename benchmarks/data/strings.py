@@ -47,7 +47,7 @@ EVERY = 16  # of the 1.6 million training molecules of MOSES
 ORDER = 5  # of the n-grams
 END = "\n"
 SAMPLES, PRICED, MESSAGES = 500, 1000, 60
-SAMPLERS = ("", "ancestral")  # the first is the default
+SAMPLERS = ("", "any-order")  # the first is the default
 PEER_NAME = "autoregressive transformer, same blocks"
 TRAINED, SHARES = ("bfn", PEER_NAME), ("valid", "unique", "new", "all three")
 

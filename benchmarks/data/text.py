@@ -47,7 +47,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 SEEDS = 3
 QUICK, LONG = 10, 15_000  # steps of training: half an hour; those of the presets take five minutes
 PRESETS = ("text", "text8-small")  # by default, and with the family of the paper
-STEPS = (10, 25, 50, 100, 200)
+STEPS = (10, 25, 50, 100, LENGTH)
 SCORES = ("bits", "entropy", "distinct", "distance", "words")
 
 
@@ -233,7 +233,9 @@ SAMPLERS: Mapping[str, Sampler[Any]] = {
     "sde-2, signal": SDE2(slope="signal"),
     "ode-2": ODE2(),
     "ode-2, signal": ODE2(slope="signal"),
-    "any-order": AnyOrderSampler(block=16),
+    "any-order, 16": AnyOrderSampler(block=16),
+    "any-order": AnyOrderSampler(),
+    "in order": AnyOrderSampler(sequence="given"),
 }
 
 

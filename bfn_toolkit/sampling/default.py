@@ -47,7 +47,10 @@ def default_reason(family: Family[Any], n_steps: int) -> str:
 
 def _choice(family: Family[Any], n_steps: int) -> tuple[Sampler[Any], str]:
     if family.one_by_one:
-        block = max(1, -(-math.prod(family.network_io.site_shape) // max(1, n_steps)))
+        io = family.network_io
+        block = max(1, -(-math.prod(io.site_shape) // max(1, n_steps)))
+        if block == 1 and any("sequence" in part.axes for part in io.parts.values()):
+            return AnyOrderSampler(sequence="given"), "because networks know best what follows the beginning of a text"
         return AnyOrderSampler(block=block), "because the messages about a site tell all of it, or nothing"
     for part in family.walk():
         try:

@@ -55,7 +55,7 @@ from bfn_toolkit import (
     weighted,
 )
 
-STEPS = 100  # largest default number of steps
+STEPS = 256  # largest default number of steps
 CERTAIN = 1e6  # nats between a known class and the others; finite, because guidance subtracts logits
 
 
@@ -175,7 +175,7 @@ class Masked(AdditiveFamily[MaskedParams]):
 
     @property
     def default_steps(self) -> int:
-        """One step for each site, as far as 100."""
+        """One step for each site, as far as 256."""
         return min(math.prod(self.site_shape), STEPS)
 
     @property

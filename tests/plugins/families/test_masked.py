@@ -228,9 +228,13 @@ def test_remasking_revises_early_mistakes() -> None:
 
 def test_by_default_sites_are_drawn_one_by_one() -> None:
     family = Masked((3, 50), classes=3)
-    assert default_steps(family) == 100
-    assert default_sampler(family, 100) == AnyOrderSampler(block=2)
-    assert default_steps(Masked((3,))) == 3
+    assert default_steps(family) == 150
+    assert default_steps(Masked((300,))) == 256
+    assert default_sampler(family, 150) == AnyOrderSampler()
+    assert default_sampler(family, 75) == AnyOrderSampler(block=2)
+    text = Masked((50,), classes=3, axes=("sequence",))
+    assert default_sampler(text, 50) == AnyOrderSampler(sequence="given")
+    assert default_sampler(text, 49) == AnyOrderSampler(block=2)  # neighbours drawn together would not fit
 
 
 def test_no_known_class_changes() -> None:
