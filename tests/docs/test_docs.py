@@ -221,7 +221,7 @@ NOT_RUN = {
     "docs/how-to/training.md": 4,  # trackers, which are extras
     "docs/tutorials/your_images.md": 3,  # a package of Debian
     "docs/tutorials/your_table.md": 9,  # a package of PyPI
-    "docs/tutorials/your_text.md": 4,  # a package of Debian
+    "docs/tutorials/your_text.md": 3,  # a package of Debian
 }
 
 

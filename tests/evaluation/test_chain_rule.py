@@ -196,7 +196,7 @@ def test_soft_messages_give_a_bound() -> None:
     [
         (ORACLE, {"orders": 0}, "orders: expected an integer of at least 1, got 0"),
         (ORACLE, {"orders": True}, "got True"),
-        (BFN(FAMILY, MLP(width=8)), {}, r"--network.site_times true"),
+        (BFN(Categorical((3,), 3), MLP(width=8)), {}, r"--network.site_times true"),
         (BFN(PlainCategorical((3,)), MLP(width=8)), {}, r"write likelihood_bound\(model, data\)"),
         (BFN(ProductFamily({"a": Gaussian()}), MLP(width=8)), {}, "has several parts"),
     ],

@@ -76,6 +76,12 @@ def test_a_schedule_without_its_options_says_which_it_takes(name: str) -> None:
         train(experiment(scheduler=name))
 
 
+def test_more_pieces_than_rows_are_one_for_each_row() -> None:
+    many, three = (train(experiment(steps=2, batch_size=3, accumulate=pieces)) for pieces in (8, 3))
+    for one, other in zip(many.model.parameters(), three.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_wrong_options_and_names_are_refused_in_one_line() -> None:
     is_refused(optimizer="adm")
     is_refused(optimizer_options={"betas": 3})
