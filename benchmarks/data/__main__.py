@@ -53,7 +53,10 @@ def page() -> str:
 def _made(results: Mapping[str, Result]) -> str:
     """From which commit each result is."""
     runs = [name for module in subjects() for name in module.RUNS if name in results]
-    lines = ["## From which version", "", "| measurement | commit | CPU minutes |", "|---|---|---|"]
+    lines = ["## From which version", ""]
+    lines += ["Distances of held-out images were computed anew, with balanced labels, also where the samples are of an"]
+    lines += ["earlier version. The rows of texts are of two calls: those of 128 steps were added to the others.", ""]
+    lines += ["| measurement | commit | CPU minutes |", "|---|---|---|"]
     for name in runs:
         used = results[name].get("cpu_minutes")
         commit = results[name].get("version", {}).get("commit", "")
